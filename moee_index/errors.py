@@ -1,0 +1,51 @@
+"""One tree of errors. Every message says what, where and what to do next, in one line.
+
+`exit_status` is the only place where an error becomes a process exit status; an HTTP status
+would be mapped beside it.
+"""
+
+from __future__ import annotations
+
+
+class MoeeIndexError(Exception):
+    """Base of everything this package raises on purpose. Exit status 1."""
+
+    exit_status = 1
+
+
+class MisuseError(MoeeIndexError):
+    """The call itself is wrong: a contradiction, a value out of range. Exit status 2."""
+
+    exit_status = 2
+
+
+class CorpusError(MoeeIndexError):
+    """A corpus, query or candidate file cannot be read as what it claims to be."""
+
+
+class ModelError(MoeeIndexError):
+    """A checkpoint cannot be found, read or run as a Mixture-of-Experts model."""
+
+
+class NotAnIndexError(MoeeIndexError):
+    """The directory holds no finished index."""
+
+
+class IndexDamagedError(MoeeIndexError):
+    """A file of an index is missing, truncated or altered."""
+
+
+class FingerprintMismatchError(MoeeIndexError):
+    """An index was built with another model or other options than the ones at hand."""
+
+
+class IndexChangedError(MoeeIndexError):
+    """A finished or interrupted build is asked to go on with another corpus or other options."""
+
+
+class IndexLockedError(MoeeIndexError):
+    """Another process is writing to the same index."""
+
+
+class StorageError(MoeeIndexError):
+    """The disk is full, read-only, or refuses a write."""
