@@ -1,0 +1,240 @@
+"""Texts → Embeddings: the one encoder behind build, query, rerank, embed and the bench.
+
+Joins tokenizer, prompts, batches and a running model. Knows no index and no corpus file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moee_index.batching import group_equal, plan_batches
+from moee_index.embeddings import Embeddings, EncoderSpec
+from moee_index.errors import MisuseError, ModelError
+from moee_index.model.checkpoint import Checkpoint, find_checkpoint
+from moee_index.model.running import RunningModel
+from moee_index.prompts import parse_prompt
+from moee_index.tokenizing import Tokenized, Tokenizer
+
+POOLINGS = ("last", "mean")
+WINDOW = 1024
+CPU_BATCH_TOKENS = 8192
+CUDA_BATCH_TOKENS = 65536
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of one window; see `EncodingPlan` for the contract."""
+
+    batches: Sequence[Sequence[int]]
+    tokens: int
+    truncated: Sequence[bool]
+    _encoder: Encoder
+    _groups: Sequence[Sequence[Sequence[int]]]
+    _texts: Sequence[Tokenized]
+
+    def encode(self, batch: int) -> Embeddings:
+        """Embed one batch; row i belongs to position `batches[batch][i]`. Texts with equal token
+        sequences are computed once."""
+        groups = self._groups[batch]
+        found = self._encoder.running.embed([self._texts[group[0]].text for group in groups])
+        rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        return Embeddings(found.hs[rows], found.rw[rows])
+
+
+class Encoder:
+    """Embeds texts with a Mixture-of-Experts model: HS and RW of one forward pass each.
+
+    Make one with `Encoder.load`. Fulfils `TextEncoder`.
+    """
+
+    def __init__(
+        self, spec: EncoderSpec, running: RunningModel, tokenizer: Tokenizer, batch_tokens: int
+    ) -> None:
+        self._spec = spec
+        self.running = running
+        self._tokenizer = tokenizer
+        self._batch_tokens = batch_tokens
+        self._prompt = parse_prompt(spec.prompt)
+        self._query_prompt = parse_prompt(spec.query_prompt)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        bits: int = 4,
+        double_quant: bool = True,
+        prompt: str | None = None,
+        query_prompt: str | None = None,
+        rw: str | None = None,
+        pooling: str | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+        offline: bool = False,
+        notify: Notify | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Encoder:
+        """Load a model: the bundled `tiny` (None), a checkpoint directory, or a hub id.
+
+        What is not given is taken from the checkpoint's own `moee_index.json`, else from the
+        defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens. `notify` is told each
+        choice once, with its reason; `progress(done, total)` follows the loading.
+
+        Raises ModelError where there is no such model or it is no Mixture-of-Experts model, and
+        MisuseError for an option that makes no sense.
+        """
+        checkpoint = find_checkpoint(model, revision=revision, offline=offline)
+        tell = notify or (lambda message: None)
+        options = resolve_options(
+            checkpoint,
+            bits=bits,
+            double_quant=double_quant,
+            prompt=prompt,
+            query_prompt=query_prompt,
+            rw=rw,
+            pooling=pooling,
+            max_tokens=max_tokens,
+        )
+        if checkpoint.quantization is not None and bits != 4:
+            tell(f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to {bits} bits")
+        tokenizer = Tokenizer(checkpoint, options["max_tokens"])
+        running = RunningModel(
+            checkpoint,
+            bits=bits,
+            double_quant=options["double_quant"],
+            rw=options["rw"],
+            pooling=options["pooling"],
+            device=device,
+            threads=threads,
+            progress=progress,
+        )
+        spec = EncoderSpec(
+            model=checkpoint.name,
+            path=str(checkpoint.path),
+            revision=checkpoint.revision,
+            fingerprint=checkpoint.fingerprint,
+            bits=bits,
+            double_quant=options["double_quant"],
+            prompt=options["prompt"],
+            query_prompt=options["query_prompt"],
+            rw=running.rw,
+            pooling=options["pooling"],
+            max_tokens=options["max_tokens"],
+            hs_dim=running.hs_dim,
+            rw_dim=running.rw_dim,
+        )
+        cpu = running.device.value.type == "cpu"
+        budget = batch_tokens or (CPU_BATCH_TOKENS if cpu else CUDA_BATCH_TOKENS)
+        if budget < 1:
+            raise MisuseError(f"--batch-tokens {budget} must be at least 1")
+        why = "as asked" if batch_tokens else "large enough for the kernels' full rate"
+        tell(
+            f"model {spec.model}: device {running.device.value} ({running.device.reason}), compute "
+            f"{str(running.compute.value).removeprefix('torch.')} ({running.compute.reason}), "
+            f"{running.threads} threads, batches of {budget} tokens ({why})"
+        )
+        return cls(spec, running, tokenizer, budget)
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Everything that decides an embedding."""
+        return self._spec
+
+    @property
+    def batch_tokens(self) -> int:
+        """Token budget of a batch, padding included."""
+        return self._batch_tokens
+
+    def with_batch_tokens(self, batch_tokens: int) -> Encoder:
+        """The same encoder with another budget (a resumed build keeps its first one)."""
+        return Encoder(self._spec, self.running, self._tokenizer, batch_tokens)
+
+    def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
+        """Tokenise one window of texts and plan its batches; see `EncodingPlan`."""
+        prompt = self._query_prompt if query else self._prompt
+        tokenized = self._tokenizer.tokenize(list(texts), prompt)
+        # Under mean pooling equal ids with other own tokens would be other embeddings.
+        groups = group_equal([(*one.text.ids, *one.text.own) for one in tokenized])
+        lengths = [len(tokenized[group[0]].text.ids) for group in groups]
+        batches = plan_batches(lengths, self._batch_tokens)
+        grouped = [[groups[item] for item in batch] for batch in batches]
+        return Plan(
+            batches=[[position for group in batch for position in group] for batch in grouped],
+            tokens=sum(lengths),
+            truncated=[one.truncated for one in tokenized],
+            _encoder=self,
+            _groups=grouped,
+            _texts=tokenized,
+        )
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        query: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Embeddings:
+        """Raw HS float32 [n, d] and RW float32 [n, layers * experts] of texts, in their order.
+
+        An empty text is embedded as the bare template. `query=True` uses the query prompt.
+        """
+        hs = np.empty((len(texts), self._spec.hs_dim), dtype=np.float32)
+        rw = np.empty((len(texts), self._spec.rw_dim), dtype=np.float32)
+        done = 0
+        for start in range(0, len(texts), WINDOW):
+            plan = self.plan(texts[start : start + WINDOW], query=query)
+            for number, positions in enumerate(plan.batches):
+                found = plan.encode(number)
+                rows = start + np.asarray(positions, dtype=np.int64)
+                hs[rows], rw[rows] = found.hs, found.rw
+                done += len(rows)
+                if progress is not None:
+                    progress(done, len(texts))
+        return Embeddings(hs, rw)
+
+
+def resolve_options(
+    checkpoint: Checkpoint,
+    *,
+    bits: int,
+    double_quant: bool | None,
+    prompt: str | None,
+    query_prompt: str | None,
+    rw: str | None,
+    pooling: str | None,
+    max_tokens: int | None,
+) -> dict[str, Any]:
+    """Options as they will be: given explicitly, else the checkpoint's, else the defaults."""
+    said = checkpoint.defaults
+    if bits not in (4, 16, 32):
+        raise MisuseError(f"--bits {bits}: 4, 16 or 32")
+    chosen_pooling = pooling or said.get("pooling", "last")
+    if chosen_pooling not in POOLINGS:
+        raise MisuseError(f"--pooling {chosen_pooling!r} is unknown; known: {', '.join(POOLINGS)}")
+    chosen_prompt = parse_prompt(prompt or said.get("prompt", "prompteol")).name
+    # A prompt given for all texts also holds for queries, whatever the checkpoint says of them.
+    for_queries = query_prompt or (said.get("query-prompt") if prompt is None else None)
+    tokens = max_tokens if max_tokens is not None else said.get("max-tokens", 512)
+    if not isinstance(tokens, int) or isinstance(tokens, bool):
+        raise ModelError(f"{checkpoint.path}: 'max-tokens' must be an integer, not {tokens!r}")
+    double = True if double_quant is None else double_quant
+    if bits == 4 and checkpoint.quantization is not None and double_quant is None:
+        double = bool(checkpoint.quantization.get("double_quant"))
+    return {
+        "prompt": chosen_prompt,
+        "query_prompt": parse_prompt(for_queries or chosen_prompt).name,
+        "rw": rw or said.get("rw", "auto"),
+        "pooling": chosen_pooling,
+        "max_tokens": tokens,
+        "double_quant": double if bits == 4 else False,
+    }

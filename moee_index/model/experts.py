@@ -1,0 +1,109 @@
+"""The forward of all routed experts of a layer, in 4 bits or dense, registered with transformers.
+
+Knows torch and the experts interface of transformers (its layout flags `has_gate`, `has_bias`,
+`is_transposed`, `has_post_expert_norm` and a class's own `_apply_gate`), and no architecture by
+name. Knows nothing of checkpoints or texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from moee_index.model.nf4 import NF4Stack, Workspace, chunks
+
+IMPLEMENTATION = "moee_index"
+
+# Weights dequantised at once: 4 Mi bf16 weights (8 MB) stay near the cores' caches, one expert's
+# projection of the published models is 2 to 6 Mi.
+CHUNK_WEIGHTS = 4 * 2**20
+
+
+@dataclass
+class RealTokens:
+    """Which flattened positions [batch * length] of the running batch hold real tokens.
+
+    `rows` is int64, ascending, or None where all are real. Shared by all layers: padding then
+    never reaches an expert.
+    """
+
+    rows: torch.Tensor | None = None
+
+
+def register() -> None:
+    """Make `experts_forward` known to transformers as the experts implementation `moee_index`."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
+
+
+def experts_forward(
+    self: nn.Module,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """Routed experts of one layer: hidden_states [tokens, d] -> [tokens, d].
+
+    For each chunk of hit experts the 4-bit weights are dequantised into a reused workspace and
+    multiplied with the tokens routed there. Sums run in float32 in the order of the experts, so a
+    token's result does not depend on its neighbours beyond the rounding of the products.
+    """
+    real: RealTokens | None = getattr(self, "moee_real_tokens", None)
+    rows = real.rows if real is not None else None
+    if rows is not None:
+        top_k_index, top_k_weights = top_k_index[rows], top_k_weights[rows]
+    top_k = top_k_index.shape[-1]
+    expert_of, order = torch.sort(top_k_index.reshape(-1), stable=True)
+    token = order // top_k
+    if rows is not None:
+        token = rows[token]
+    share = top_k_weights.reshape(-1)[order].float()[:, None]
+    counts = torch.bincount(expert_of, minlength=self.num_experts)
+    ends = counts.cumsum(0).tolist()
+    result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
+
+    up_name = "gate_up_proj" if self.has_gate else "up_proj"
+    hit = counts.nonzero()[:, 0]
+    for group in _groups(self, up_name, hit):
+        up_weights = _weights(self, up_name, group, hidden_states.dtype, "moee_up_workspace")
+        down_weights = _weights(self, "down_proj", group, hidden_states.dtype, "moee_workspace")
+        for place, expert in enumerate(group.tolist()):
+            start, end = (ends[expert - 1] if expert else 0), ends[expert]
+            tokens = token[start:end]
+            state = _linear(self, hidden_states[tokens], up_weights[place], up_name, expert)
+            state = self._apply_gate(state) if self.has_gate else self.act_fn(state)
+            state = _linear(self, state, down_weights[place], "down_proj", expert)
+            if self.has_post_expert_norm:
+                state = self.post_expert_norm(state)
+            result.index_add_(0, tokens, state.float() * share[start:end])
+    return result.to(hidden_states.dtype)
+
+
+def _groups(experts: nn.Module, name: str, hit: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    stack = getattr(experts, name)
+    if not isinstance(stack, NF4Stack):
+        return (hit,)
+    return tuple(chunks(hit, stack.size, CHUNK_WEIGHTS))
+
+
+def _weights(
+    experts: nn.Module, name: str, group: torch.Tensor, dtype: torch.dtype, workspace: str
+) -> torch.Tensor | list[torch.Tensor]:
+    held = getattr(experts, name)
+    if isinstance(held, NF4Stack):
+        scratch: Workspace = getattr(experts, workspace)
+        return held.dequantize(group, dtype, scratch)
+    return [held[expert] for expert in group.tolist()]
+
+
+def _linear(
+    experts: nn.Module, x: torch.Tensor, weight: torch.Tensor, name: str, expert: int
+) -> torch.Tensor:
+    bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
+    if experts.is_transposed:
+        product = x @ weight
+        return product if bias is None else product.add_(bias)
+    return nn.functional.linear(x, weight, bias)

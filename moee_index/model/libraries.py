@@ -1,0 +1,87 @@
+"""Imports of the heavy libraries, in one place and in the one right order.
+
+Knows torch, bitsandbytes and FAISS as libraries only. Torch comes before FAISS, so that both
+share one OpenMP runtime; bitsandbytes comes without asking a hub for kernels and without
+torch's compiler.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def import_bitsandbytes() -> ModuleType:
+    """Import bitsandbytes, quietly and without its two slow habits.
+
+    On processors with AVX512-BF16 its CPU backend asks a hub for an extra kernel as soon as it is
+    imported; and it wraps functions that we never call in `torch.compile`, which imports all of
+    torch's compiler (a second). Both have plain fallbacks inside bitsandbytes, which are forced here.
+    """
+    import sys
+
+    if "bitsandbytes" in sys.modules:
+        return sys.modules["bitsandbytes"]
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with _without_torch_compile(), _offline_hub():
+            import bitsandbytes
+    finally:
+        logger.setLevel(level)
+    return bitsandbytes  # type: ignore[no-any-return]
+
+
+def import_faiss() -> ModuleType:
+    """Import FAISS after torch: one OpenMP runtime instead of two pools on the same cores."""
+    import torch  # noqa: F401
+    import faiss
+
+    return faiss  # type: ignore[no-any-return]
+
+
+def set_threads(threads: int | None) -> int:
+    """Set the threads of torch (and with it of the OpenMP runtime that FAISS shares).
+
+    Returns the number in force. None leaves the libraries' own choice.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+@contextmanager
+def _without_torch_compile() -> Iterator[None]:
+    import torch
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("torch.compile is not wanted while bitsandbytes is imported")
+
+    original = torch.compile
+    torch.compile = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = original
+
+
+@contextmanager
+def _offline_hub() -> Iterator[None]:
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before

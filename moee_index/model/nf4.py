@@ -1,0 +1,242 @@
+"""NF4 matrices: quantise slice by slice, dequantise into a reused workspace.
+
+Knows torch and bitsandbytes' kernels; knows no checkpoint, no model and no routing. The layout
+is bitsandbytes' standard one (two codes a byte, block 64, absmax per block), so that what is
+written to disk moves between machines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from moee_index.model.libraries import import_bitsandbytes
+
+BLOCK = 64
+NESTED_BLOCK = 256
+
+_C_KERNELS = {
+    torch.float32: "cdequantize_blockwise_cpu_nf4_fp32",
+    torch.bfloat16: "cdequantize_blockwise_cpu_nf4_bf16",
+    torch.float16: "cdequantize_blockwise_cpu_nf4_fp16",
+}
+
+
+def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise one matrix to NF4 (QLoRA, Dettmers et al. 2023, section 3).
+
+    Returns (packed uint8 [ceil(numel / 2)], absmax float32 [ceil(numel / 64)]), flat over the
+    row-major matrix.
+    """
+    import_bitsandbytes()
+    packed, absmax = torch.ops.bitsandbytes.quantize_4bit(
+        matrix.contiguous(), BLOCK, "nf4", torch.uint8
+    )
+    return packed.reshape(-1), absmax.reshape(-1).float()
+
+
+def dequantize(
+    packed: torch.Tensor, absmax: torch.Tensor, count: int, out: torch.Tensor
+) -> torch.Tensor:
+    """Dequantise `count` consecutive weights into the flat tensor `out` [count].
+
+    The weights are passed on as a single row: given as a matrix, bitsandbytes 0.50's CPU kernel
+    is wrong where the number of columns is no multiple of the block (an error of 1.6 on unit
+    Gaussian weights at 64 x 48).
+    """
+    if out.device.type == "cpu" and count % 2 == 0 and (name := _C_KERNELS.get(out.dtype)):
+        kernel = _cpu_kernel(name)
+        if kernel is not None:
+            kernel(
+                ctypes.c_void_p(packed.data_ptr()),
+                ctypes.c_void_p(absmax.data_ptr()),
+                ctypes.c_void_p(out.data_ptr()),
+                ctypes.c_longlong(BLOCK),
+                ctypes.c_longlong(1),
+                ctypes.c_longlong(count),
+            )
+            return out
+    import_bitsandbytes()
+    values = torch.ops.bitsandbytes.dequantize_4bit(
+        packed, absmax, BLOCK, "nf4", (1, count), out.dtype
+    )
+    return out.copy_(values.reshape(-1))
+
+
+def _cpu_kernel(name: str) -> ctypes._FuncPointer | None:
+    """bitsandbytes' own CPU kernel, called directly so that it writes into our workspace."""
+    import_bitsandbytes()
+    from bitsandbytes.cextension import lib
+
+    library = getattr(lib, "_lib", None)
+    if not isinstance(library, ctypes.CDLL):
+        return None
+    return getattr(library, name, None)
+
+
+class NF4Stack(nn.Module):
+    """n matrices [rows, cols] of the same shape in 4 bits: the experts of one projection.
+
+    Kept as buffers: `packed` uint8 [n, rows * cols / 2] and either `absmax` float32 [n, blocks],
+    or with double quantisation `absmax` uint8 [n, blocks] with `absmax_scale` float32
+    [n, ceil(blocks / 256)] and `absmax_offset` float32 [n]. Each matrix has its own statistics, as
+    if bitsandbytes had quantised it alone. Bytes a weight: 0.5625 plain, 0.516 double.
+    """
+
+    packed: torch.Tensor
+    absmax: torch.Tensor
+    absmax_scale: torch.Tensor | None
+    absmax_offset: torch.Tensor | None
+
+    def __init__(self, n: int, rows: int, cols: int, *, double_quant: bool) -> None:
+        super().__init__()
+        self.n, self.rows, self.cols, self.double_quant = n, rows, cols, double_quant
+        self.size = rows * cols
+        if self.size % BLOCK:
+            raise ValueError(f"a {rows} x {cols} matrix is no multiple of {BLOCK} weights")
+        self.blocks = self.size // BLOCK
+        self._filled: list[torch.Tensor | None] = [None] * n
+        for name in self.names(double_quant):
+            self.register_buffer(name, None)
+
+    @staticmethod
+    def names(double_quant: bool) -> tuple[str, ...]:
+        """The buffers of a stack, as they are named on disk."""
+        nested = ("absmax_scale", "absmax_offset") if double_quant else ()
+        return ("packed", "absmax", *nested)
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of each buffer, for checking a file against them."""
+        found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "packed": ((self.n, self.size // 2), torch.uint8),
+            "absmax": ((self.n, self.blocks), torch.uint8 if self.double_quant else torch.float32),
+        }
+        if self.double_quant:
+            found["absmax_scale"] = ((self.n, math.ceil(self.blocks / NESTED_BLOCK)), torch.float32)
+            found["absmax_offset"] = ((self.n,), torch.float32)
+        return found
+
+    def allocate(self, device: torch.device | str = "cpu") -> None:
+        """Make empty buffers, to be filled by `put`."""
+        for name, (shape, dtype) in self.shapes().items():
+            setattr(self, name, torch.empty(shape, dtype=dtype, device=device))
+
+    def put(self, index: int, row: int, part: torch.Tensor) -> None:
+        """Quantise `part` [r, cols] as rows row..row+r of matrix `index`.
+
+        Rows of a matrix may come in several parts where r * cols is a multiple of the block.
+        """
+        if not 0 <= row <= row + len(part) <= self.rows or part.shape[1] != self.cols:
+            raise ValueError(f"{tuple(part.shape)} does not fit at row {row} of {self}")
+        start = row * self.cols
+        packed, absmax = quantize(part)
+        self.packed[index, start // 2 : (start + part.numel()) // 2] = packed
+        if not self.double_quant:
+            self.absmax[index, start // BLOCK : (start + part.numel()) // BLOCK] = absmax
+            return
+        pending = self._filled[index]
+        if pending is None:
+            pending = self._filled[index] = torch.full((self.blocks,), torch.nan)
+        pending[start // BLOCK : (start + part.numel()) // BLOCK] = absmax
+        if not bool(pending.isnan().any()):
+            self._nest(index, pending)
+            self._filled[index] = None
+
+    def _nest(self, index: int, absmax: torch.Tensor) -> None:
+        offset = absmax.mean()
+        codes, scale = torch.ops.bitsandbytes.quantize_blockwise(
+            absmax - offset, _dynamic_map(absmax.device), NESTED_BLOCK
+        )
+        assert self.absmax_scale is not None and self.absmax_offset is not None
+        self.absmax[index] = codes
+        self.absmax_scale[index] = scale
+        self.absmax_offset[index] = offset
+
+    def full_absmax(self, index: torch.Tensor) -> torch.Tensor:
+        """float32 [len(index), blocks], the nested statistics undone."""
+        codes = self.absmax[index]
+        if not self.double_quant:
+            return codes
+        assert self.absmax_scale is not None and self.absmax_offset is not None
+        scale = self.absmax_scale[index]
+        values = _dynamic_map(codes.device)[codes.int()]
+        if self.blocks % NESTED_BLOCK == 0:
+            values.view(len(codes), -1, NESTED_BLOCK).mul_(scale[..., None])
+        else:
+            values.mul_(scale.repeat_interleave(NESTED_BLOCK, dim=1)[:, : self.blocks])
+        return values.add_(self.absmax_offset[index][:, None])
+
+    def dequantize(
+        self, index: torch.Tensor, dtype: torch.dtype, workspace: Workspace
+    ) -> torch.Tensor:
+        """Matrices `index` (int64 [k]) as [k, rows, cols], valid until the workspace's next use."""
+        count = len(index) * self.size
+        absmax = self.full_absmax(index)
+        first, last = int(index[0]), int(index[-1])
+        whole_run = last - first + 1 == len(index)
+        packed = self.packed[first : last + 1] if whole_run else self.packed[index]
+        out = workspace.take(count, dtype, self.packed.device)
+        return dequantize(packed, absmax, count, out).view(len(index), self.rows, self.cols)
+
+    def extra_repr(self) -> str:
+        kind = "double quantisation" if self.double_quant else "float32 absmax"
+        return f"n={self.n}, rows={self.rows}, cols={self.cols}, {kind}"
+
+
+class NF4Linear(nn.Module):
+    """`nn.Linear` with its weight in 4 bits; the bias, where there is one, stays as it is."""
+
+    def __init__(
+        self, rows: int, cols: int, *, bias: bool, double_quant: bool, workspace: Workspace
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = cols, rows
+        self.weight = NF4Stack(1, rows, cols, double_quant=double_quant)
+        self.bias = nn.Parameter(torch.empty(rows, device="meta")) if bias else None
+        self.workspace = workspace
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        only = torch.zeros(1, dtype=torch.int64, device=x.device)
+        weight = self.weight.dequantize(only, x.dtype, self.workspace)[0]
+        return nn.functional.linear(x, weight, self.bias)
+
+
+class Workspace:
+    """One growing scratch buffer per dtype for dequantised weights: no allocation per call."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+
+    def take(self, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        buffer = self._buffers.get((dtype, device))
+        if buffer is None or len(buffer) < count:
+            buffer = torch.empty(count, dtype=dtype, device=device)
+            self._buffers[dtype, device] = buffer
+        return buffer[:count]
+
+
+_MAPS: dict[torch.device, torch.Tensor] = {}
+
+
+def _dynamic_map(device: torch.device) -> torch.Tensor:
+    """The 256 values of bitsandbytes' dynamic 8-bit type, in which nested absmax are kept."""
+    if device not in _MAPS:
+        functional = import_bitsandbytes().functional
+        _MAPS[device] = functional.create_dynamic_map().to(device)
+    return _MAPS[device]
+
+
+def stacks(module: nn.Module) -> Iterator[tuple[str, NF4Stack]]:
+    """All NF4 stacks of a model with their names, in order."""
+    for name, child in module.named_modules():
+        if isinstance(child, NF4Stack):
+            yield name, child
+
+
+def chunks(index: torch.Tensor, size: int, budget: int) -> Sequence[torch.Tensor]:
+    """Split matrix numbers so that a chunk of matrices of `size` weights fits `budget` weights."""
+    return index.split(max(1, budget // size))

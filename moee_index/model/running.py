@@ -1,0 +1,162 @@
+"""A loaded model: token ids in, HS and RW out, from one forward pass of the base model.
+
+Knows no text and no disk. No language-model head, no list of all layers' states: HS is read from
+the last hidden state after the final norm, RW is caught at the routers by hooks that keep only
+what the pooling needs (paper, section 3; camera-ready 4.1: last token for both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from moee_index.embeddings import Embeddings
+from moee_index.errors import ModelError
+from moee_index.model.architecture import find_routers, rw_kind
+from moee_index.model.checkpoint import Checkpoint
+from moee_index.model.libraries import import_bitsandbytes, set_threads
+from moee_index.model.loading import Progress, Storage, bytes_by_kind, load_model
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """One text as the model sees it.
+
+    ids: token ids with special tokens and template. own: [start, end) of the document's own
+    tokens within ids, over which `mean` pools.
+    """
+
+    ids: tuple[int, ...]
+    own: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value chosen for the user, with the reason that is told once."""
+
+    value: Any
+    reason: str
+
+
+def choose_device(asked: str) -> Choice:
+    """`auto`: the first CUDA device where there is one, else the CPU."""
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return Choice(torch.device("cuda:0"), "a CUDA device is there")
+        return Choice(torch.device("cpu"), "no CUDA device")
+    device = torch.device(asked)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"--device {asked}: torch finds no CUDA device; take --device cpu")
+    return Choice(device, "as asked")
+
+
+def choose_compute(bits: int, device: torch.device) -> Choice:
+    """bfloat16 where the processor multiplies it, float32 elsewhere and for 32 bits."""
+    if bits == 32:
+        return Choice(torch.float32, "32 bits were asked for")
+    if device.type == "cuda":
+        return Choice(torch.bfloat16, "CUDA device")
+    if bits == 16:
+        return Choice(torch.bfloat16, "16 bits were asked for")
+    if import_bitsandbytes().functional.has_avx512bf16():
+        return Choice(torch.bfloat16, "the processor has AVX512-BF16")
+    return Choice(torch.float32, "the processor has no bfloat16 arithmetic")
+
+
+class RunningModel:
+    """A base model with its routers hooked, ready for batches of token ids."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        bits: int,
+        double_quant: bool,
+        rw: str,
+        pooling: str,
+        device: str = "auto",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.pooling = pooling
+        self.rw = rw_kind(rw, checkpoint)
+        self.threads = set_threads(threads)
+        self.device = choose_device(device)
+        self.compute = choose_compute(bits, self.device.value)
+        storage = Storage(bits, double_quant, self.compute.value, self.device.value)
+        self.model, self._real_tokens = load_model(checkpoint, storage, progress)
+        routers = find_routers(self.model)
+        self._routing: list[torch.Tensor] = []
+        self._weights = torch.empty(0)
+        for router in routers:
+            router.module.register_forward_hook(self._hook(router.index))
+        self.hs_dim = int(self.model.config.hidden_size)
+        # One tiny pass tells how wide RW is, whatever a config calls its number of experts.
+        self.rw_dim = self.embed([TokenizedText((0,), (0, 1))]).rw.shape[1]
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes of weights in memory by kind."""
+        return bytes_by_kind(self.model)
+
+    def embed(self, texts: Sequence[TokenizedText]) -> Embeddings:
+        """HS [n, d] and RW [n, layers * experts] of one batch, float32, in the order given.
+
+        Right padding, no attention mask: attention is causal, so a real token never sees padding,
+        and padding never reaches an expert. Raises ModelError where a value is not finite.
+        """
+        lengths = [len(text.ids) for text in texts]
+        longest = max(lengths)
+        ids = np.zeros((len(texts), longest), dtype=np.int64)
+        weights = np.zeros((len(texts), longest), dtype=np.float32)
+        real = np.zeros((len(texts), longest), dtype=bool)
+        for row, text in enumerate(texts):
+            ids[row, : lengths[row]] = text.ids
+            real[row, : lengths[row]] = True
+            start, end = text.own if self.pooling == "mean" else (lengths[row] - 1, lengths[row])
+            weights[row, start:end] = 1.0 / (end - start)
+        device = self.device.value
+        self._weights = torch.from_numpy(weights).to(device)
+        self._real_tokens.rows = (
+            None if real.all() else torch.from_numpy(np.flatnonzero(real)).to(device)
+        )
+        self._routing = []
+        with torch.inference_mode():
+            states = self.model(
+                input_ids=torch.from_numpy(ids).to(device), use_cache=False
+            ).last_hidden_state
+            hs = self._pool(states)
+            rw = torch.cat(self._routing, dim=1)
+        self._routing = []
+        found = Embeddings(hs.cpu().numpy(), rw.cpu().numpy())
+        for name, values in (("HS", found.hs), ("RW", found.rw)):
+            if not np.isfinite(values).all():
+                raise ModelError(
+                    f"{self.checkpoint.name} gave a value that is not finite in {name} (compute "
+                    f"dtype {self.compute.value}); take --bits 32 or check the checkpoint"
+                )
+        return found
+
+    def _pool(self, values: torch.Tensor) -> torch.Tensor:
+        """Weighted sum over tokens, [batch, length, n] -> float32 [batch, n]."""
+        if self.pooling == "last":
+            rows, columns = self._weights.nonzero(as_tuple=True)
+            return values[rows, columns].float()
+        return torch.bmm(self._weights[:, None, :], values.float())[:, 0]
+
+    def _hook(self, index: int) -> Any:
+        def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            logits = output[index] if isinstance(output, (tuple, list)) else output
+            batch, length = self._weights.shape
+            logits = logits.view(batch, length, -1).float()
+            if self.rw == "softmax":
+                logits = logits.softmax(-1)
+            elif self.rw == "sigmoid":
+                logits = logits.sigmoid()
+            self._routing.append(self._pool(logits))
+
+        return keep
