@@ -130,9 +130,7 @@ def read_corpora(
 
     def documents() -> Generator[Document]:
         for file in files:
-            prefix = file.stem if stems[file.stem] == 1 else file.path
-            # A file name need not be UTF-8, an id must be.
-            prefix = prefix.encode("utf-8", "replace").decode("utf-8")
+            prefix = _utf8(file.stem) if stems[file.stem] == 1 else file.name
             with open_bytes(file.path, stdin) as source:
                 progress.current = source
                 records = READERS[file.kind](source, file.name, columns)
@@ -167,7 +165,12 @@ class _File:
 
     @property
     def name(self) -> str:
-        return "stdin" if self.path == "-" else self.path
+        return "stdin" if self.path == "-" else _utf8(self.path)
+
+
+def _utf8(name: str) -> str:
+    """A file name as text: it need not be UTF-8, while ids and messages must be."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 class _Progress:

@@ -95,6 +95,9 @@ class TextEncoder(Protocol):
     def batch_tokens(self) -> int:
         """Token budget of a batch; part of the plan, so a resumed build keeps the first one's."""
 
+    def with_batch_tokens(self, batch_tokens: int) -> TextEncoder:
+        """The same encoder, sharing its model, that plans with another token budget."""
+
     def plan(self, texts: Sequence[str], *, query: bool = False) -> EncodingPlan:
         """Tokenise one window of texts and plan its batches."""
 

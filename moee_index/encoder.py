@@ -14,8 +14,8 @@ import numpy as np
 
 from moee_index.batching import group_equal, plan_batches
 from moee_index.embeddings import Embeddings, EncoderSpec
-from moee_index.errors import MisuseError, ModelError
-from moee_index.model.checkpoint import Checkpoint, find_checkpoint
+from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
+from moee_index.model.checkpoint import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.running import RunningModel
 from moee_index.prompts import parse_prompt
 from moee_index.tokenizing import Tokenized, Tokenizer
@@ -71,7 +71,7 @@ class Encoder:
         *,
         revision: str | None = None,
         bits: int = 4,
-        double_quant: bool = True,
+        double_quant: bool | None = None,
         prompt: str | None = None,
         query_prompt: str | None = None,
         rw: str | None = None,
@@ -106,7 +106,10 @@ class Encoder:
             max_tokens=max_tokens,
         )
         if checkpoint.quantization is not None and bits != 4:
-            tell(f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to {bits} bits")
+            tell(
+                f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to "
+                f"{bits} bits"
+            )
         tokenizer = Tokenizer(checkpoint, options["max_tokens"])
         running = RunningModel(
             checkpoint,
@@ -144,6 +147,72 @@ class Encoder:
             f"{running.threads} threads, batches of {budget} tokens ({why})"
         )
         return cls(spec, running, tokenizer, budget)
+
+    @classmethod
+    def for_spec(
+        cls,
+        spec: EncoderSpec,
+        *,
+        model: str | Path | None = None,
+        revision: str | None = None,
+        bits: int | None = None,
+        double_quant: bool | None = None,
+        prompt: str | None = None,
+        query_prompt: str | None = None,
+        rw: str | None = None,
+        pooling: str | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+        offline: bool = False,
+        notify: Notify | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Encoder:
+        """The encoder that an index was built with, from the index's own spec.
+
+        Options given explicitly must agree with the spec. Raises MisuseError naming option and
+        both values where one does not, and FingerprintMismatchError where the model found, here
+        or under `model`, is another one; both before any weight is read.
+        """
+        given = {
+            "bits": bits,
+            "double_quant": double_quant,
+            "prompt": parse_prompt(prompt).name if prompt else None,
+            "query_prompt": parse_prompt(query_prompt).name if query_prompt else None,
+            "rw": None if rw == "auto" else rw,
+            "pooling": pooling,
+            "max_tokens": max_tokens,
+        }
+        for field, value in given.items():
+            built = getattr(spec, field)
+            if value is not None and value != built:
+                raise MisuseError(
+                    f"--{field.replace('_', '-')} {value} contradicts the index, which was built "
+                    f"with {built}; leave the option out, or build another index"
+                )
+        checkpoint = _checkpoint_of(spec, model, revision, offline)
+        if checkpoint.fingerprint != spec.fingerprint:
+            raise FingerprintMismatchError(
+                f"the index was built with model {spec.model} (fingerprint "
+                f"{spec.fingerprint[:12]}), but {checkpoint.path} is another one (fingerprint "
+                f"{checkpoint.fingerprint[:12]}); give the right one with --model, or build again"
+            )
+        return cls.load(
+            checkpoint.path if checkpoint.name != BUNDLED else None,
+            bits=spec.bits,
+            double_quant=spec.double_quant if spec.bits == 4 else None,
+            prompt=spec.prompt,
+            query_prompt=spec.query_prompt,
+            rw=spec.rw,
+            pooling=spec.pooling,
+            max_tokens=spec.max_tokens,
+            batch_tokens=batch_tokens,
+            threads=threads,
+            device=device,
+            notify=notify,
+            progress=progress,
+        )
 
     @property
     def spec(self) -> EncoderSpec:
@@ -201,6 +270,28 @@ class Encoder:
                 if progress is not None:
                     progress(done, len(texts))
         return Embeddings(hs, rw)
+
+
+def _checkpoint_of(
+    spec: EncoderSpec, model: str | Path | None, revision: str | None, offline: bool
+) -> Checkpoint:
+    """Where the model of an index is now: as given, else where it was, else by its name."""
+    if model is not None:
+        return find_checkpoint(model, revision=revision, offline=offline)
+    if revision is not None and revision != spec.revision:
+        raise MisuseError(
+            f"--revision {revision} contradicts the index, which was built with {spec.revision}"
+        )
+    if spec.model == BUNDLED:
+        return find_checkpoint(BUNDLED)
+    if Path(spec.path).is_dir():
+        return open_checkpoint(Path(spec.path), name=spec.model, revision=spec.revision)
+    if spec.revision is None:
+        raise ModelError(
+            f"the index was built with the model at {spec.path}, which is no longer there; give "
+            "its new place with --model"
+        )
+    return find_checkpoint(spec.model, revision=spec.revision, offline=offline)
 
 
 def resolve_options(

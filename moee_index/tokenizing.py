@@ -5,6 +5,7 @@ Knows a checkpoint's tokenizer and prompts; knows no model and no batches.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,9 +55,7 @@ class Tokenizer:
             return []
         pieces = [prompt.apply(text) for text in texts]
         encoded = self._encode(["".join(piece) for piece in pieces])
-        return [
-            self._finish(piece, *one) for piece, one in zip(pieces, encoded, strict=True)
-        ]
+        return [self._finish(piece, *one) for piece, one in zip(pieces, encoded, strict=True)]
 
     def _encode(
         self, inputs: list[str]
@@ -126,9 +125,12 @@ def _load(checkpoint: Checkpoint) -> Any:
 
     file = checkpoint.path / "tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.path, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
+        with warnings.catch_warnings():
+            # Deprecated keys of a config are the checkpoint's affair, not the user's.
+            warnings.simplefilter("ignore", FutureWarning)
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.path, local_files_only=True, trust_remote_code=False, use_fast=True
+            )
     except (ValueError, KeyError, OSError, ImportError, AttributeError) as error:
         if not file.is_file():
             raise ModelError(
@@ -138,7 +140,7 @@ def _load(checkpoint: Checkpoint) -> Any:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
     if not tokenizer.is_fast:
         raise ModelError(
-            f"{checkpoint.path}: its tokenizer has no tokenizer.json, which is needed to know which "
-            "tokens are the text's own; convert it with transformers first"
+            f"{checkpoint.path}: its tokenizer has no tokenizer.json, which is needed to know "
+            "which tokens are the text's own; convert it with transformers first"
         )
     return tokenizer

@@ -504,6 +504,17 @@ def test_everything_is_looked_at_before_anything_is_read(write: Write, tmp_path:
         read_corpora([write("a.json", "[]")])
 
 
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
+    try:
+        Path(path).write_text("one")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (document,) = read_corpora([path])
+    assert document.id == "caf?:1"
+    document.source.encode()
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(write: Write) -> None:
     path = write("a.jsonl", "")
@@ -545,6 +556,26 @@ def test_index_names(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for path in ("-", "/"):
         with pytest.raises(MisuseError, match="--index"):
             default_index_name([path])
+
+
+# The corpus of the repository
+
+
+def test_the_corpus_that_is_shipped() -> None:
+    folder = Path(__file__).parent.parent / "corpora"
+    path = folder / "wikinews.jsonl"
+    assert path.stat().st_size < 4_000_000
+    corpus = {document.id: document for document in read_corpora([path])}
+    assert len(corpus) == 2400
+    assert len({document.content for document in corpus.values()}) == 2400
+    for document in corpus.values():
+        assert document.title
+        assert 40 <= len(document.text.split()) <= 115
+        assert document.metadata["url"].startswith("https://en.wikinews.org/")
+    answers = [json.loads(line)["answers"] for line in (folder / "queries.jsonl").open()]
+    assert len(list(read_queries(folder / "queries.jsonl"))) == len(answers) >= 20
+    assert all(answer in corpus for some in answers for answer in some)
+    assert "CC BY 2.5" in (folder / "LICENSE").read_text()
 
 
 # Round trips

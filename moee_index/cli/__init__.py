@@ -1,0 +1,124 @@
+"""The command line: parse, call one library function, print.
+
+This module knows the commands' names and turns errors into exit statuses; a command's own module
+is imported only when it runs or its help is asked for. Nothing here imports torch, transformers,
+FAISS or numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from moee_index import __version__
+from moee_index.cli.console import Console
+from moee_index.errors import MoeeIndexError
+
+COMMANDS = {
+    "build": "read a corpus, embed it, write an index",
+    "query": "search an index",
+    "rerank": "order candidate lists for their queries",
+    "embed": "print or save the vectors themselves",
+    "info": "what an index holds, or what this program finds on this machine",
+    "verify": "check the files of an index",
+    "quantize": "write a 4-bit checkpoint of a model",
+}
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use, with one mapping of errors to exit statuses."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = import_module(f"moee_index.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        options["standalone_mode"] = False
+        options.setdefault("prog_name", "moee-index")
+        debug = "--debug" in (sys.argv[1:] if args is None else args)
+        sys.exit(self._run(args, more, options, debug))
+
+    def _run(
+        self, args: Sequence[str] | None, more: tuple[Any, ...], options: Any, debug: bool
+    ) -> int:
+        try:
+            status = super().main(args, *more, **options)
+        except MoeeIndexError as error:
+            if debug:
+                raise
+            return _fail(str(error), error.exit_status)
+        except click.exceptions.Exit as wish:
+            return wish.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            return _fail("interrupted; what was done so far is kept", INTERRUPTED)
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except MemoryError:
+            if debug:
+                raise
+            return _fail("out of memory; take a smaller --batch-tokens", 1)
+        except OSError as error:
+            if debug:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            return _fail(f"{where}{error.strerror or error}; check the path and try again", 1)
+        except Exception as error:
+            if debug:
+                raise
+            return _fail(
+                f"unexpected {type(error).__name__}: {error}; run again with "
+                "`moee-index --debug …` and report it",
+                1,
+            )
+        return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return status
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "MOEE_INDEX",
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__, "--version", prog_name="moee-index")
+@click.option("-q", "--quiet", is_flag=True, help="No notes and no progress bars on stderr.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
+    """Training-free semantic search with 4-bit Mixture-of-Experts language models.
+
+    A text's hidden state (HS) and routing weights (RW) go into two FAISS indexes; a query is
+    answered by sim_HS + α·sim_RW (MoEE, Li & Zhou, ICLR 2025).
+
+    Every option can be given as an environment variable MOEE_INDEX_<COMMAND>_<OPTION>;
+    MOEE_INDEX_MODEL sets the model for all commands.
+    """
+    ctx.obj = Console(quiet=quiet)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli.main()

@@ -47,8 +47,8 @@ def build_empty(checkpoint: Checkpoint) -> Any:
     _materialise_rotary(model)
     if not find_routers(model):
         raise ModelError(
-            f"{checkpoint.name} ({checkpoint.config.get('model_type')}) is a dense model: no router "
-            "was found, so it has no routing weights; moee-index needs a Mixture-of-Experts model"
+            f"{checkpoint.name} ({checkpoint.config.get('model_type')}) is a dense model: it has "
+            "no router and so no routing weights; give --model a Mixture-of-Experts model"
         )
     return model
 
@@ -128,8 +128,8 @@ def _config_of(checkpoint: Checkpoint) -> Any:
     except (ValueError, KeyError, OSError, TypeError) as error:
         kind = checkpoint.config.get("model_type")
         raise ModelError(
-            f"{checkpoint.path / 'config.json'}: transformers cannot read a model of type {kind!r}: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{checkpoint.path / 'config.json'}: transformers cannot read a model of type "
+            f"{kind!r}: {str(error).strip().splitlines()[0]}"
         ) from error
     return config.get_text_config(decoder=True)
 

@@ -187,7 +187,7 @@ def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoin
         )
     except HFValidationError:
         raise ModelError(
-            f"{repository!r} is neither a directory nor a hub id (owner/name); see --model in --help"
+            f"{repository!r} is neither a directory nor a hub id (owner/name); give --model either"
         ) from None
     except LocalEntryNotFoundError as error:
         why = "offline, and it is not in the hub's cache" if offline else str(error).split("\n")[0]

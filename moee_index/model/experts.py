@@ -8,6 +8,7 @@ name. Knows nothing of checkpoints or texts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ IMPLEMENTATION = "moee_index"
 # Weights dequantised at once: 4 Mi bf16 weights (8 MB) stay near the cores' caches, one expert's
 # projection of the published models is 2 to 6 Mi.
 CHUNK_WEIGHTS = 4 * 2**20
+
+# Rows of an expert's product are rounded up to powers of two, above this to its multiples.
+ROW_STEP = 64
 
 
 @dataclass
@@ -40,7 +44,7 @@ def register() -> None:
 
 
 def experts_forward(
-    self: nn.Module,
+    self: Any,
     hidden_states: torch.Tensor,
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,
@@ -73,16 +77,34 @@ def experts_forward(
         for place, expert in enumerate(group.tolist()):
             start, end = (ends[expert - 1] if expert else 0), ends[expert]
             tokens = token[start:end]
-            state = _linear(self, hidden_states[tokens], up_weights[place], up_name, expert)
+            state = hidden_states[_padded(tokens)]
+            state = _linear(self, state, up_weights[place], up_name, expert)
             state = self._apply_gate(state) if self.has_gate else self.act_fn(state)
             state = _linear(self, state, down_weights[place], "down_proj", expert)
+            state = state[: len(tokens)]
             if self.has_post_expert_norm:
                 state = self.post_expert_norm(state)
             result.index_add_(0, tokens, state.float() * share[start:end])
     return result.to(hidden_states.dtype)
 
 
-def _groups(experts: nn.Module, name: str, hit: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _padded(tokens: torch.Tensor) -> torch.Tensor:
+    """Token numbers, the first one repeated up to a row count that comes again and again.
+
+    oneDNN builds and keeps a kernel for every new number of rows: with ever new counts, building
+    costs more than multiplying and the kernels kept pile up in memory.
+    """
+    count = len(tokens)
+    if count <= ROW_STEP:
+        wanted = 1 << (count - 1).bit_length()
+    else:
+        wanted = -(-count // ROW_STEP) * ROW_STEP
+    if wanted == count:
+        return tokens
+    return torch.cat((tokens, tokens[:1].expand(wanted - count)))
+
+
+def _groups(experts: Any, name: str, hit: torch.Tensor) -> tuple[torch.Tensor, ...]:
     stack = getattr(experts, name)
     if not isinstance(stack, NF4Stack):
         return (hit,)
@@ -90,7 +112,7 @@ def _groups(experts: nn.Module, name: str, hit: torch.Tensor) -> tuple[torch.Ten
 
 
 def _weights(
-    experts: nn.Module, name: str, group: torch.Tensor, dtype: torch.dtype, workspace: str
+    experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype, workspace: str
 ) -> torch.Tensor | list[torch.Tensor]:
     held = getattr(experts, name)
     if isinstance(held, NF4Stack):
@@ -100,7 +122,7 @@ def _weights(
 
 
 def _linear(
-    experts: nn.Module, x: torch.Tensor, weight: torch.Tensor, name: str, expert: int
+    experts: Any, x: torch.Tensor, weight: torch.Tensor, name: str, expert: int
 ) -> torch.Tensor:
     bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
     if experts.is_transposed:

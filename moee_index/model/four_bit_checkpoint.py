@@ -20,11 +20,13 @@ from safetensors import safe_open
 from torch import nn
 
 from moee_index.errors import ModelError, StorageError
-from moee_index.model.checkpoint import DEFAULTS_FILE, FORMAT, Checkpoint
-from moee_index.model.loading import Progress, Storage, _assign, _check_shape, _owner
-from moee_index.model.nf4 import NF4Stack, Workspace, dequantize, stacks
+from moee_index.model.checkpoint import DEFAULTS_FILE, FORMAT, Checkpoint, find_checkpoint
+from moee_index.model.loading import Progress, Storage, load_model
+from moee_index.model.nf4 import NF4Stack, dequantize, stacks
+from moee_index.model.placing import assign, check_shape, owner
 
 WEIGHTS_FILE = "model.safetensors"
+_EXISTS = "{} exists; quantize never overwrites, take another directory"
 _COPIED = (
     "config.json",
     "tokenizer.json",
@@ -48,17 +50,13 @@ def write_four_bit(
     from safetensors.torch import save_file
 
     if directory.exists():
-        raise StorageError(f"{directory} exists; quantize never overwrites, take another directory")
+        raise StorageError(_EXISTS.format(directory))
     tensors: dict[str, torch.Tensor] = {}
-    embedding = model.get_input_embeddings()
     for name, stack in stacks(model):
         for part in NF4Stack.names(double_quant):
-            tensors[f"{_disk_name(model, name)}.{part}"] = getattr(stack, part).contiguous()
+            tensors[f"{name}.{part}"] = getattr(stack, part).contiguous()
     for name, parameter in model.named_parameters():
-        kept = parameter.data
-        if kept.is_floating_point() and model.get_parameter(name) is not embedding.weight:
-            kept = kept.to(torch.bfloat16)
-        tensors[name] = kept.contiguous()
+        tensors[name] = parameter.data.to(torch.bfloat16).contiguous()
     persistent = set(model.state_dict())
     for name, buffer in model.named_buffers():
         if name in persistent and name not in tensors and not _within_stack(model, name):
@@ -97,6 +95,31 @@ def write_four_bit(
     return directory
 
 
+def quantize_checkpoint(
+    model: str | Path,
+    directory: Path,
+    *,
+    revision: str | None = None,
+    double_quant: bool = True,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Load a 16- or 32-bit checkpoint in 4 bits and write it to a new directory.
+
+    Raises ModelError where there is no such model or it is in 4 bits already, StorageError where
+    the directory exists or cannot be written.
+    """
+    checkpoint = find_checkpoint(model, revision=revision, offline=offline)
+    if checkpoint.quantization is not None:
+        raise ModelError(f"{checkpoint.path} is a 4-bit checkpoint already; use it as it is")
+    if directory.exists():
+        raise StorageError(_EXISTS.format(directory))
+    # bfloat16 is what the checkpoint keeps beside its 4-bit matrices, so nothing is cast twice.
+    storage = Storage(4, double_quant, torch.bfloat16, torch.device("cpu"))
+    loaded, _ = load_model(checkpoint, storage, progress)
+    return write_four_bit(loaded, checkpoint, directory, double_quant=double_quant)
+
+
 def fill_from_four_bit(
     model: Any,
     checkpoint: Checkpoint,
@@ -132,10 +155,10 @@ def fill_from_four_bit(
             elif name in keys:
                 wanted.add(name)
                 tensor = reader.get_tensor(name)
-                _check_shape(name, name, tuple(tensor.shape), shape)
+                check_shape(name, name, tuple(tensor.shape), shape)
                 dtype = storage.kept if tensor.is_floating_point() else tensor.dtype
-                module, attribute = _owner(model, name)
-                _assign(module, attribute, tensor.to(storage.device, dtype))
+                module, attribute = owner(model, name)
+                assign(module, attribute, tensor.to(storage.device, dtype))
             else:
                 raise ModelError(f"{file}: tensor {name!r} is missing; copy the file again")
             if progress is not None:
@@ -161,7 +184,7 @@ def _fill_stack(
         tensor = reader.get_tensor(f"{name}.{part}")
         if tensor.dtype != dtype:
             raise ModelError(f"{name}.{part} is {tensor.dtype} on disk, not {dtype}")
-        _check_shape(name, f"{name}.{part}", tuple(tensor.shape), wanted)
+        check_shape(name, f"{name}.{part}", tuple(tensor.shape), wanted)
         setattr(stack, part, tensor.to(storage.device))
     if home is not None:
         return
@@ -169,19 +192,14 @@ def _fill_stack(
     for index in range(count):
         absmax = stack.full_absmax(torch.tensor([index]))
         dequantize(stack.packed[index], absmax, stack.size, whole[index].view(-1))
-    module, attribute = _owner(model, name)
-    _assign(module, attribute, whole if len(shape) == 3 else whole[0])
+    module, attribute = owner(model, name)
+    assign(module, attribute, whole if len(shape) == 3 else whole[0])
 
 
 def sha256_of(file: Path) -> str:
     """sha256 of a whole file, read in blocks."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _disk_name(model: nn.Module, stack_name: str) -> str:
-    """An NF4Linear's stack is a submodule called `weight`, so names agree with the base model's."""
-    return stack_name
 
 
 def _within_stack(model: nn.Module, buffer_name: str) -> bool:
@@ -195,6 +213,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-__all__ = ["Workspace", "fill_from_four_bit", "sha256_of", "write_four_bit"]

@@ -22,7 +22,7 @@ def import_bitsandbytes() -> ModuleType:
 
     On processors with AVX512-BF16 its CPU backend asks a hub for an extra kernel as soon as it is
     imported; and it wraps functions that we never call in `torch.compile`, which imports all of
-    torch's compiler (a second). Both have plain fallbacks inside bitsandbytes, which are forced here.
+    torch's compiler (a second). Both have plain fallbacks inside bitsandbytes, forced here.
     """
     import sys
 
@@ -36,15 +36,15 @@ def import_bitsandbytes() -> ModuleType:
             import bitsandbytes
     finally:
         logger.setLevel(level)
-    return bitsandbytes  # type: ignore[no-any-return]
+    return bitsandbytes
 
 
 def import_faiss() -> ModuleType:
     """Import FAISS after torch: one OpenMP runtime instead of two pools on the same cores."""
-    import torch  # noqa: F401
     import faiss
+    import torch  # noqa: F401
 
-    return faiss  # type: ignore[no-any-return]
+    return faiss
 
 
 def set_threads(threads: int | None) -> int:
@@ -67,7 +67,7 @@ def _without_torch_compile() -> Iterator[None]:
         raise RuntimeError("torch.compile is not wanted while bitsandbytes is imported")
 
     original = torch.compile
-    torch.compile = refuse  # type: ignore[assignment]
+    torch.compile = refuse
     try:
         yield
     finally:

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from moee_index.errors import ModelError
 from moee_index.model.architecture import (
@@ -31,6 +30,7 @@ from moee_index.model.architecture import (
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.experts import RealTokens
 from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, Workspace
+from moee_index.model.placing import assign, check_shape, four_bit_home, owner
 
 Progress = Callable[[int, int], None]
 
@@ -205,7 +205,7 @@ def _parts(
     converter = sources[0].converter
     if converter is None:
         (source,) = _single(target, sources)
-        _check_shape(target, source.key, source.shape, shape)
+        check_shape(target, source.key, source.shape, shape)
         if len(shape) < 3:
             yield 0, 0, readers[source.file].get_tensor(source.key)
             return
@@ -223,7 +223,7 @@ def _parts(
         yield from _expert_parts(target, shape, sources, readers, converter)
         return
     whole = _converted(target, sources, readers, converter, model)
-    _check_shape(target, sources[0].key, tuple(whole.shape), shape)
+    check_shape(target, sources[0].key, tuple(whole.shape), shape)
     if len(shape) < 3:
         yield 0, 0, whole
     else:
@@ -245,7 +245,7 @@ def _expert_parts(
     for source in sources:
         assert source.pattern is not None
         number = _expert_number(source.key, source.pattern)
-        _check_shape(target, source.key, source.shape, (part_rows, cols))
+        check_shape(target, source.key, source.shape, (part_rows, cols))
         found[number, patterns.index(source.pattern)] = source
     wanted = {(expert, part) for expert in range(count) for part in range(len(patterns))}
     if found.keys() != wanted:
@@ -307,58 +307,26 @@ def _put(
     """Lay one piece where it belongs: quantised into a 4-bit stack, or cast into a dense tensor."""
     stack = four_bit_home(model, target)
     if stack is not None:
-        if stack.packed is None:
+        if not stack.allocated:
             stack.allocate(storage.device)
         stack.put(index, row, part.to(storage.device, torch.float32))
         return
-    module, attribute = _owner(model, target)
+    module, attribute = owner(model, target)
     held = getattr(module, attribute)
     dtype = storage.kept if part.is_floating_point() else part.dtype
     if len(shape) < 3:
-        _assign(module, attribute, part.to(storage.device, dtype, copy=True))
+        assign(module, attribute, part.to(storage.device, dtype, copy=True))
         return
     if held.is_meta:
-        _assign(module, attribute, torch.empty(shape, dtype=dtype, device=storage.device))
+        assign(module, attribute, torch.empty(shape, dtype=dtype, device=storage.device))
         held = getattr(module, attribute)
     held[index, row : row + len(part)] = part.to(storage.device, dtype)
 
 
-def four_bit_home(model: Any, target: str) -> NF4Stack | None:
-    """The 4-bit stack that a checkpoint name belongs to, or None if it stays dense."""
-    try:
-        found = model.get_submodule(target)
-    except AttributeError:
-        return None
-    return found if isinstance(found, NF4Stack) else None
-
-
-def _owner(model: Any, target: str) -> tuple[nn.Module, str]:
-    path, _, attribute = target.rpartition(".")
-    return model.get_submodule(path), attribute
-
-
-def _assign(module: nn.Module, attribute: str, value: torch.Tensor) -> None:
-    if attribute in module._parameters:
-        module._parameters[attribute] = nn.Parameter(value, requires_grad=False)
-    else:
-        module._buffers[attribute] = value
-
-
 def _single(target: str, sources: list[Source]) -> list[Source]:
     if len(sources) != 1:
-        raise ModelError(
-            f"{target} is on disk twice: as {sources[0].key} and as {sources[1].key}"
-        )
+        raise ModelError(f"{target} is on disk twice: as {sources[0].key} and as {sources[1].key}")
     return sources
-
-
-def _check_shape(
-    target: str, key: str, found: tuple[int, ...], wanted: tuple[int, ...]
-) -> None:
-    if found != wanted:
-        raise ModelError(
-            f"{key} has shape {list(found)}, but config.json asks for {list(wanted)} ({target})"
-        )
 
 
 def _check_finite(part: torch.Tensor, target: str, checkpoint: Checkpoint) -> None:
@@ -419,7 +387,7 @@ def _finish(model: Any, storage: Storage) -> None:
             if module is embedding:
                 continue  # stays in 16 bits; what is looked up is cast below
             if parameter.is_floating_point() and parameter.dtype != storage.compute:
-                _assign(module, attribute, parameter.data.to(storage.compute))
+                assign(module, attribute, parameter.data.to(storage.compute))
         for attribute, buffer in module.named_buffers(recurse=False):
             if buffer is not None and buffer.device != storage.device:
                 module._buffers[attribute] = buffer.to(storage.device)

@@ -100,6 +100,7 @@ class NF4Stack(nn.Module):
             raise ValueError(f"a {rows} x {cols} matrix is no multiple of {BLOCK} weights")
         self.blocks = self.size // BLOCK
         self._filled: list[torch.Tensor | None] = [None] * n
+        self.allocated = False
         for name in self.names(double_quant):
             self.register_buffer(name, None)
 
@@ -124,6 +125,7 @@ class NF4Stack(nn.Module):
         """Make empty buffers, to be filled by `put`."""
         for name, (shape, dtype) in self.shapes().items():
             setattr(self, name, torch.empty(shape, dtype=dtype, device=device))
+        self.allocated = True
 
     def put(self, index: int, row: int, part: torch.Tensor) -> None:
         """Quantise `part` [r, cols] as rows row..row+r of matrix `index`.
@@ -239,4 +241,4 @@ def stacks(module: nn.Module) -> Iterator[tuple[str, NF4Stack]]:
 
 def chunks(index: torch.Tensor, size: int, budget: int) -> Sequence[torch.Tensor]:
     """Split matrix numbers so that a chunk of matrices of `size` weights fits `budget` weights."""
-    return index.split(max(1, budget // size))
+    return torch.split(index, max(1, budget // size))

@@ -19,13 +19,7 @@ END_OF_DOCUMENT = "<|endofdoc|>"
 SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'%]{2}[.!?])\s+(?=[A-Z\"'(])")
 WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 STOPWORDS = frozenset(
-    "a about above after again all also although an and any are as at be became because been before "
-    "being between both but by can could did do does during each few for from further had has have "
-    "having he her here him his how however i if in into is it its itself later like made many may "
-    "more most much no nor not now of off on once one only or other our out over own same she should "
-    "since so some such than that the their them then there these they this those through to too "
-    "under until up used very was we were what when where which while who whom why will with within "
-    "would you your".split()
+    ["a", "about", "above", "after", "again", "all", "also", "although", "an", "and", "any", "are", "as", "at", "be", "became", "because", "been", "before", "being", "between", "both", "but", "by", "can", "could", "did", "do", "does", "during", "each", "few", "for", "from", "further", "had", "has", "have", "having", "he", "her", "here", "him", "his", "how", "however", "i", "if", "in", "into", "is", "it", "its", "itself", "later", "like", "made", "many", "may", "more", "most", "much", "no", "nor", "not", "now", "of", "off", "on", "once", "one", "only", "or", "other", "our", "out", "over", "own", "same", "she", "should", "since", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "until", "up", "used", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom", "why", "will", "with", "within", "would", "you", "your"]
 )
 TEMPLATES = (
     "what is {}",

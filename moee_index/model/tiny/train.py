@@ -12,6 +12,7 @@ import shutil
 import time
 import unicodedata
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -59,25 +60,30 @@ class Teacher:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
 
-    def encode_ids(self, ids: list[list[int]]) -> Tensor:
+    def encode_ids(self, ids: list[list[int]], threads: int = 1) -> Tensor:
         """float32 [n, 384]; only texts of equal length share a batch, so no mask is needed."""
         lengths: dict[int, list[int]] = {}
         for place, text in enumerate(ids):
             lengths.setdefault(len(text), []).append(place)
+        batches = []
+        for length, places in sorted(lengths.items(), reverse=True):
+            step = max(1, 4096 // length)
+            batches += [places[at : at + step] for at in range(0, len(places), step)]
         out = torch.zeros(len(ids), self.model.config.hidden_size)
-        with torch.inference_mode():
-            for length, places in sorted(lengths.items()):
-                step = max(1, 4096 // length)
-                for at in range(0, len(places), step):
-                    batch = places[at : at + step]
-                    x = torch.tensor([ids[i] for i in batch])
-                    states = self.model(x, attention_mask=None).last_hidden_state
-                    out[batch] = F.normalize(states.float().mean(1), dim=1)
+
+        def embed(batch: list[int]) -> None:
+            x = torch.tensor([ids[i] for i in batch])
+            with torch.inference_mode():
+                states = self.model(x, attention_mask=None).last_hidden_state
+                out[batch] = F.normalize(states.float().mean(1), dim=1)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(embed, batches))
         return out
 
-    def encode(self, texts: list[str]) -> Tensor:
+    def encode(self, texts: list[str], threads: int = 1) -> Tensor:
         """float32 [n, 384]."""
-        return self.encode_ids([e.ids for e in self.tokenizer.encode_batch(texts)])
+        return self.encode_ids([e.ids for e in self.tokenizer.encode_batch(texts)], threads)
 
 
 @main.command()
@@ -89,7 +95,7 @@ class Teacher:
 @click.option("--threads", default=2)
 def vectors(teacher: Path, groups: Path, out: Path, first: int, last: int, threads: int) -> None:
     """Cache the teacher's vectors, two shards at a time; shards that exist are kept."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     model = Teacher(teacher)
     everything = json.loads(groups.read_text(encoding="utf-8"))
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +103,8 @@ def vectors(teacher: Path, groups: Path, out: Path, first: int, last: int, threa
         if (out / f"{shard + 1:04d}.npy").exists():
             continue
         begin = time.monotonic()
-        found = model.encode([t for g in everything[shard * SHARD : (shard + 2) * SHARD] for t in g])
+        part_texts = [t for g in everything[shard * SHARD : (shard + 2) * SHARD] for t in g]
+        found = model.encode(part_texts, threads)
         for number, part in enumerate(found.half().numpy().reshape(2, -1, found.shape[1])):
             beside = out / f"{shard + number:04d}.part"
             with beside.open("wb") as file:
@@ -114,7 +121,7 @@ def kept(token: str) -> bool:
         if character.isascii() or unicodedata.category(character)[0] not in "LM":
             continue
         if unicodedata.name(character, "?").split()[0].split("-")[0] not in (
-            "LATIN GREEK MODIFIER MICRO SUPERSCRIPT FEMININE MASCULINE SCRIPT DOUBLE".split()
+            ["LATIN", "GREEK", "MODIFIER", "MICRO", "SUPERSCRIPT", "FEMININE", "MASCULINE", "SCRIPT", "DOUBLE"]
         ):
             return False
     return True
@@ -290,6 +297,8 @@ def student_tokenizer(folder: Path) -> Tokenizer:
 def encoder(student: Student, tokenizer: Tokenizer) -> scores.Encode:
     """texts -> HS, RW of the student as it stands."""
 
+    student.cast()
+
     def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ids = [e.ids for e in tokenizer.encode_batch(texts)]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -327,6 +336,57 @@ def publish(student: Student, source: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def gradients(
+    student: Student,
+    heads: Heads,
+    head: float,
+    ids: list[list[int]],
+    teacher: Tensor,
+    pool: ThreadPoolExecutor,
+    parts: int,
+) -> dict[str, float]:
+    """Set the gradients of one step; the losses by name.
+
+    The texts are dealt out to `parts` Python threads that compute with one core each; the loss
+    joins them. One such thread a core is faster than one stream of operations on all cores.
+    """
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    dealt = [order[i::parts] for i in range(parts)]
+    teacher = teacher[[i for part in dealt for i in part]]
+    leaves = list(student.cast().values())
+    outputs = list(pool.map(lambda part: student(pack([ids[i] for i in part])), dealt))
+    joined = [torch.cat(x).detach().requires_grad_() for x in list(zip(*outputs, strict=True))[:2]]
+    hs, rw = joined
+    target = teacher @ teacher.T
+    losses = {
+        "hs": similarity_loss(hs, target),
+        "rw": similarity_loss(rw, target),
+        "head hs": head * heads.loss(heads.hs, hs, teacher),
+        "head rw": head * heads.loss(heads.rw, rw, teacher),
+    }
+    heads.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()
+    sizes = [len(part) for part in dealt]
+    given = zip(*(x.grad.split(sizes) for x in joined if x.grad is not None), strict=True)
+    share = torch.tensor(0.01 / parts)
+    found = list(
+        pool.map(
+            lambda both: torch.autograd.grad(both[0], leaves, (*both[1], share)),
+            zip(outputs, given, strict=True),
+        )
+    )
+
+    def add(place: int) -> None:
+        for value, *each in list(zip(student.weights.values(), *found, strict=True))[place::parts]:
+            value.grad = each[0].float()
+            for other in each[1:]:
+                value.grad += other
+
+    list(pool.map(add, range(parts)))
+    balance = sum(output[2].item() for output in outputs) / parts
+    return {name: value.item() for name, value in losses.items()} | {"balance": balance}
+
+
 @main.command()
 @click.option("--groups", required=True, type=Existing)
 @click.option("--vectors", required=True, type=Existing)
@@ -334,6 +394,7 @@ def publish(student: Student, source: Path, out: Path) -> None:
 @click.option("--out", required=True, type=Folder)
 @click.option("--validation", type=Existing, help="an STS file, scored at times")
 @click.option("--minutes", default=60.0, help="length of the schedule, by the clock")
+@click.option("--begin-at", default=0.0, help="share of the schedule that is already behind")
 @click.option("--batch", default=32, help="groups a step")
 @click.option("--rate", default=1e-3)
 @click.option("--floor", default=0.02, help="the rate at the end, as a share")
@@ -341,7 +402,7 @@ def publish(student: Student, source: Path, out: Path) -> None:
 @click.option("--four-bit-from", default=0.8, help="share of the time after which 4 bits are felt")
 @click.option("--threads", default=2)
 @click.option("--every", default=5.0, help="minutes between validations and checkpoints")
-@click.option("--state", type=Folder, help="optimiser state, read where it exists, written at times")
+@click.option("--state", type=Folder, help="optimiser state: read where it exists, written")
 def train(
     groups: Path,
     vectors: Path,
@@ -349,6 +410,7 @@ def train(
     out: Path,
     validation: Path | None,
     minutes: float,
+    begin_at: float,
     batch: int,
     rate: float,
     floor: float,
@@ -359,61 +421,66 @@ def train(
     state: Path | None,
 ) -> None:
     """Distil. The rate rises for 2 % of the time and falls along a cosine."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.manual_seed(1)
     student = load(source)
     heads = Heads(student.geometry)
     tokenizer = student_tokenizer(source)
     data = Groups(groups, vectors, tokenizer)
-    parameters = [*student.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.01},
-            {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
-        ],
-        lr=rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    pool = ThreadPoolExecutor(threads)
+    parameters = [*student.weights.values(), *heads.parameters()]
+    shares = [parameters[i::threads] for i in range(threads)]
+    optimisers = [
+        torch.optim.AdamW(
+            [
+                {"params": [p for p in share if p.dim() > 1], "weight_decay": 0.01},
+                {"params": [p for p in share if p.dim() == 1], "weight_decay": 0.0},
+            ],
+            lr=rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        for share in shares
+    ]
     if state and state.exists():
         saved = torch.load(state, weights_only=True)
-        optimiser.load_state_dict(saved["optimiser"])
         heads.load_state_dict(saved["heads"])
-    begin = shown = time.monotonic()
+        for optimiser, old in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(old)
+
+    def keep() -> None:
+        publish(student, source, out)
+        if state:
+            both = {"optimisers": [o.state_dict() for o in optimisers], "heads": heads.state_dict()}
+            beside = state.with_name(state.name + ".new")
+            torch.save(both, beside)
+            os.replace(beside, state)
+
+    begin = time.monotonic()
     step = seen = tokens = 0
     last = 0.0
     average: dict[str, float] = {}
     while True:
-        passed = (time.monotonic() - begin) / 60 / minutes
+        passed = begin_at + (time.monotonic() - begin) / 60 / minutes
         if passed >= 1:
             break
         factor = min(1.0, passed / 0.02 + 0.05)
         factor *= floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * passed))
-        for settings in optimiser.param_groups:
-            settings["lr"] = rate * factor
+        for optimiser in optimisers:
+            for settings in optimiser.param_groups:
+                settings["lr"] = rate * factor
         if passed >= four_bit_from and step % 8 == 0:
             student.refresh_errors()
         if step % 100 == 0:
             data.look()
         ids, teacher = data.take(batch)
-        hs, rw, balance = student(pack(ids))
-        target = teacher @ teacher.T
-        losses = {
-            "hs": similarity_loss(hs, target),
-            "rw": similarity_loss(rw, target),
-            "head hs": head * heads.loss(heads.hs, hs, teacher),
-            "head rw": head * heads.loss(heads.rw, rw, teacher),
-            "balance": 0.01 * balance,
-        }
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        losses = gradients(student, heads, head, ids, teacher, pool, threads)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        list(pool.map(lambda o: o.step(), optimisers))
         step, seen, tokens = step + 1, seen + len(ids), tokens + sum(map(len, ids))
         for name, value in losses.items():
-            average[name] = average.get(name, value.item()) * 0.95 + value.item() * 0.05
-        if step in (5, 20) or step % 50 == 0:
-            took = time.monotonic() - shown
+            average[name] = average.get(name, value) * 0.95 + value * 0.05
+        if step in (5, 10, 20) or step % 50 == 0:
             told = " ".join(f"{name} {value:.4f}" for name, value in average.items())
             click.echo(
                 f"{passed:.3f} step {step} texts {seen} tokens {tokens} "
@@ -421,13 +488,11 @@ def train(
             )
         if (time.monotonic() - begin) / 60 - last >= every:
             last = (time.monotonic() - begin) / 60
-            publish(student, source, out)
+            keep()
             if validation:
                 values = scores.sts(encoder(student, tokenizer), validation)
                 click.echo(scores.tell(f"minute {last:.1f} validation", values))
-    publish(student, source, out)
-    if state:
-        torch.save({"optimiser": optimiser.state_dict(), "heads": heads.state_dict()}, state)
+    keep()
     if validation:
         click.echo(scores.tell("end", scores.sts(encoder(student, tokenizer), validation)))
 

@@ -1,0 +1,151 @@
+"""`moee-index build`: read a corpus, embed it, write an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moee_index.cli.console import Console
+from moee_index.cli.options import (
+    STANDARDIZE,
+    json_option,
+    load_encoder,
+    model_options,
+    split_model_options,
+)
+from moee_index.cli.output import print_json
+
+if TYPE_CHECKING:
+    from moee_index.estimate import Estimate
+    from moee_index.index import BuildReport
+
+
+@click.command("build")
+@click.argument("corpus", nargs=-1, required=True, metavar="CORPUS…")
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the index goes. [default: indexes/<stem of the first corpus>]",
+)
+@click.option(
+    "--index-type",
+    default="auto",
+    show_default=True,
+    metavar="auto|flat|FACTORY",
+    help="flat is exact; a FAISS factory string such as HNSW32 is approximate.",
+)
+@click.option(
+    "--standardize",
+    type=click.Choice(STANDARDIZE),
+    help="Which parts are standardised over the corpus. [default: both from 64 documents on]",
+)
+@click.option("--id-field", metavar="F", help="Field that holds the id. [default: id or _id]")
+@click.option("--text-field", metavar="F", help="Field that holds the text. [default: text]")
+@click.option(
+    "--on-bad",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Stop at a line that cannot be used, or write it to <index>/rejected.jsonl and go on.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="How raw vectors are kept on disk.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a finished index, once the new one is whole."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Tell documents, tokens, minutes and bytes; write nothing."
+)
+@json_option
+@model_options("build")
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    corpus: tuple[str, ...],
+    index: Path | None,
+    id_field: str | None,
+    text_field: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Read CORPUS (JSONL, CSV, TSV, Parquet, .txt, a BEIR folder, or - for JSON lines on stdin;
+    .gz and .zst of these), embed it and write an index.
+
+    Started again after an interruption it goes on where it stopped.
+    """
+    from moee_index.corpus import Reject, default_index_name, read_corpora
+
+    if index is None:
+        index = Path("indexes") / default_index_name(corpus)
+    options, building = split_model_options(given)
+    on_bad = building["on_bad"]
+
+    def documents(reject: Reject | None = None) -> Any:
+        return read_corpora(
+            corpus, id_field=id_field, text_field=text_field, on_bad=on_bad, reject=reject
+        )
+
+    documents().close()  # a wrong path is told before the model is loaded
+    encoder = load_encoder(console, options)
+    if dry_run:
+        from moee_index.estimate import estimate
+
+        _print_estimate(estimate(documents(), encoder, store=building["store"]), as_json)
+        return
+
+    from moee_index.index import build_index
+
+    with console.progress("embedding", "documents") as move:
+
+        def progress(stage: str, done: int, total: int | None) -> None:
+            move(done, total)
+
+        report = build_index(
+            index,
+            documents,
+            encoder,
+            model_bytes=encoder.running.bytes(),
+            progress=progress,
+            notify=console.tell,
+            **building,
+        )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_report(report)
+
+
+def _print_report(report: BuildReport) -> None:
+    if report.unchanged:
+        click.echo(
+            f"{report.index} is finished already and nothing changed: {report.embedded} documents"
+        )
+        return
+    resumed = f" ({report.resumed} of them before an interruption)" if report.resumed else ""
+    click.echo(
+        f"{report.index}: read {report.read}, embedded {report.embedded}{resumed}, truncated "
+        f"{report.truncated}, skipped {report.skipped} empty, rejected {report.rejected}; "
+        f"{report.seconds:.1f} s, {report.texts_per_second:.1f} texts/s, "
+        f"{report.tokens_per_second:.0f} tokens/s"
+    )
+
+
+def _print_estimate(found: Estimate, as_json: bool) -> None:
+    if as_json:
+        print_json(found.as_json())
+        return
+    click.echo(
+        f"would embed {found.documents} documents ({found.skipped} empty ones skipped, "
+        f"{found.truncated} truncated), {found.tokens} tokens: about {found.seconds / 60:.1f} "
+        f"minutes at {found.tokens_per_second:.0f} tokens/s, {found.bytes / 1e6:.1f} MB on disk"
+    )

@@ -1,0 +1,103 @@
+"""`moee-index embed`: the vectors themselves."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moee_index.cli.console import Console
+from moee_index.cli.options import (
+    METHODS,
+    load_encoder,
+    load_encoder_of,
+    model_options,
+    split_model_options,
+)
+
+if TYPE_CHECKING:
+    from moee_index.fusion import Method
+
+FORMATS = (".npy", ".safetensors", ".jsonl")
+
+
+@click.command("embed")
+@click.argument("text", nargs=-1, metavar="[TEXT…]")
+@click.option("--queries", metavar="FILE|-", help="Texts out of a file of queries.")
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Embed with this index's model and standardizer.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="sum",
+    show_default=True,
+    help="hs or rw: one part; concat or sum: one vector whose cosine is that method's score.",
+)
+@click.option("--raw", is_flag=True, help="Neither standardised nor normalised (hs, rw, concat).")
+@click.option(
+    "--alpha", type=float, metavar="A", help="Weight of RW in `sum`. [default: the index's, else 1]"
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npy|.safetensors|.jsonl",
+    help="Where the vectors go. [default: JSON lines on stdout]",
+)
+@model_options("embed")
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    text: tuple[str, ...],
+    queries: str | None,
+    index: Path | None,
+    method: Method,
+    raw: bool,
+    alpha: float | None,
+    out: Path | None,
+    **given: Any,
+) -> None:
+    """Print or save the vectors of each TEXT, or of the texts of a file."""
+    if text and queries is not None:
+        raise click.UsageError("give the texts as TEXT or with --queries, not both")
+    if raw and method == "sum":
+        raise click.UsageError(
+            "--raw has no `sum`: its parts are normalised by definition; take hs, rw or concat"
+        )
+    if out is not None and out.suffix not in FORMATS:
+        raise click.UsageError(f"{out}: the name must end in {', '.join(FORMATS)}")
+
+    from moee_index.fusion import check_search
+    from moee_index.vectorfile import one_vectors, read_texts, save_vectors, vector_lines
+
+    weight = check_search(method, alpha, 1)
+    ids, texts = read_texts(text, queries)
+    options, _ = split_model_options(given)
+    standardizer = None
+    with ExitStack() as stack:
+        if index is None:
+            encoder = load_encoder(console, options)
+            if not raw:
+                console.tell("nothing is standardised: without --index there is no corpus to fit")
+        else:
+            from moee_index.index import Index
+
+            opened = stack.enter_context(Index.open(index))
+            encoder = load_encoder_of(console, opened, options)
+            standardizer = opened.standardizer
+            weight = check_search(method, alpha, 1, default_alpha=opened.alpha)
+        with console.progress("embedding", "texts") as progress:
+            embeddings = encoder.encode(texts, query=index is not None, progress=progress)
+    vectors = one_vectors(embeddings, method, raw=raw, alpha=weight, standardizer=standardizer)
+    if out is None:
+        for line in vector_lines(ids, texts, vectors):
+            click.echo(line)
+    else:
+        save_vectors(out, ids, texts, vectors)
+        click.echo(f"{out}: {len(vectors)} vectors of {vectors.shape[1]} numbers")

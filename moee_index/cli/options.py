@@ -1,0 +1,189 @@
+"""Options that several commands share, as decorators, and how they become an encoder.
+
+Knows click; imports the library only inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from moee_index.cli.console import Console
+
+if TYPE_CHECKING:
+    from moee_index.encoder import Encoder
+    from moee_index.index import Index
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+METHODS = ("sum", "concat", "hs", "rw")
+STANDARDIZE = ("both", "rw", "hs", "none")
+
+
+def model_options(command: str) -> Callable[[F], F]:
+    """The options of the model, the same on every command that runs one."""
+    options = [
+        click.option(
+            "--model",
+            metavar="NAME|PATH",
+            envvar=[f"MOEE_INDEX_{command.upper()}_MODEL", "MOEE_INDEX_MODEL"],
+            help="Checkpoint directory or hub id, such as allenai/OLMoE-1B-7B-0924. "
+            "[default: the bundled tiny, or the index's]",
+        ),
+        click.option("--revision", metavar="R", help="Revision on the hub. [default: the newest]"),
+        click.option(
+            "--bits",
+            type=click.Choice(["4", "16", "32"]),
+            help="Bits of the weights. [default: 4, or the index's]",
+        ),
+        click.option(
+            "--double-quant/--no-double-quant",
+            default=None,
+            help="Quantise the 4-bit statistics too. [default: on]",
+        ),
+        click.option(
+            "--prompt",
+            metavar="P",
+            help="Prompt around a text: none, prompteol, style, sentiment, tone, intent, "
+            "complexity, subjectivity, language-style, grammar-structure, or a template holding "
+            "{text}. [default: the model's own, else prompteol]",
+        ),
+        click.option(
+            "--query-prompt", metavar="P", help="Prompt for queries alone. [default: as --prompt]"
+        ),
+        click.option(
+            "--rw",
+            type=click.Choice(["auto", "softmax", "sigmoid", "logits"]),
+            help="Kind of routing weights. [default: auto]",
+        ),
+        click.option(
+            "--pooling",
+            type=click.Choice(["last", "mean"]),
+            help="Last token, or mean over the text's own tokens. [default: the model's own, "
+            "else last]",
+        ),
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Longest sequence, template included. [default: 512]",
+        ),
+        click.option(
+            "--batch-tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Tokens in a batch, padding included. [default: chosen and told]",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Threads of torch and FAISS. [default: chosen and told]",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            metavar="auto|cpu|cuda[:N]",
+            help="Where the model runs. [default: auto]",
+        ),
+        click.option(
+            "--offline", is_flag=True, help="Never ask the hub; its cache and directories only."
+        ),
+    ]
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+MODEL_KEYS = (
+    "model",
+    "revision",
+    "bits",
+    "double_quant",
+    "prompt",
+    "query_prompt",
+    "rw",
+    "pooling",
+    "max_tokens",
+    "batch_tokens",
+    "threads",
+    "device",
+    "offline",
+)
+
+
+def split_model_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the model's options, the rest) of a command's keyword arguments."""
+    model = {key: given[key] for key in MODEL_KEYS}
+    model["bits"] = int(model["bits"]) if model["bits"] is not None else None
+    return model, {key: value for key, value in given.items() if key not in MODEL_KEYS}
+
+
+def search_options(function: F) -> F:
+    """--method, --alpha: how two similarities become a score."""
+    function = click.option(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="Weight of RW in `sum`, 0 or more. [default: the index's, else 1.0]",
+    )(function)
+    return click.option(
+        "--method",
+        type=click.Choice(METHODS),
+        default="sum",
+        show_default=True,
+        help="sum: sim_HS + α·sim_RW (MoEE); concat: cosine of both joined; hs or rw: one alone.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """--json: one object a line on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
+
+
+def hit_output_options(function: F) -> F:
+    """--json and --trec, for commands that print hits."""
+    function = click.option("--trec", is_flag=True, help="A TREC run.")(function)
+    return json_option(function)
+
+
+def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
+    """Load the model that the options name, telling what was chosen."""
+    from moee_index.encoder import Encoder
+    from moee_index.model.checkpoint import BUNDLED
+
+    if options["model"] is None or options["model"] == BUNDLED:
+        console.tell(
+            "model: the bundled `tiny`, distilled from all-MiniLM-L6-v2: it shows the program, not "
+            "the paper's method; for that take --model allenai/OLMoE-1B-7B-0924, "
+            "Qwen/Qwen1.5-MoE-A2.7B or deepseek-ai/deepseek-moe-16b-base"
+        )
+    chosen = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
+    with console.progress("loading", "B", scale=True) as progress:
+        return Encoder.load(**chosen, notify=console.tell, progress=progress)
+
+
+def load_encoder_of(console: Console, index: Index, options: dict[str, Any]) -> Encoder:
+    """Load the model that an index was built with; refuses contradicting options."""
+    from moee_index.encoder import Encoder
+
+    with console.progress("loading", "B", scale=True) as progress:
+        return Encoder.for_spec(index.spec, **options, notify=console.tell, progress=progress)
+
+
+def choose_index(console: Console, index: Path | None) -> Path:
+    """--index, or the only or newest index under indexes/, told."""
+    if index is not None:
+        return index
+    from moee_index.index import default_index
+
+    found, reason = default_index(Path("indexes"))
+    console.tell(f"index: {found} ({reason})")
+    return found

@@ -1,0 +1,84 @@
+"""Hits on stdout: a table for people, JSON lines or a TREC run for machines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from moee_index.hits import Hit
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on a line of stdout, at full precision, flushed."""
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def check_formats(as_json: bool, trec: bool) -> None:
+    """Refuse two output formats at once."""
+    if as_json and trec:
+        raise click.UsageError("--json and --trec are two formats; give one")
+
+
+def print_hits(
+    query: str,
+    query_id: str | None,
+    hits: Sequence[Hit],
+    details: dict[str, Any],
+    *,
+    as_json: bool,
+    trec: bool,
+) -> None:
+    """The answer to one query in the format that was asked for.
+
+    details: what stands between query and hits in JSON (index, method, alpha, exact, took_ms).
+    """
+    if as_json:
+        print_json(
+            {
+                "query": query,
+                "query_id": query_id,
+                **details,
+                "hits": [
+                    {
+                        "rank": hit.rank,
+                        "id": hit.id,
+                        "score": hit.score,
+                        "hs": hit.hs,
+                        "rw": hit.rw,
+                        "text": hit.text,
+                        "metadata": hit.metadata,
+                    }
+                    for hit in hits
+                ],
+            }
+        )
+    elif trec:
+        from moee_index.runs import run_line
+
+        for hit in hits:
+            click.echo(run_line(query_id or "1", hit.id, hit.rank, hit.score))
+    else:
+        _print_table(query, hits, details)
+
+
+def _print_table(query: str, hits: Sequence[Hit], details: dict[str, Any]) -> None:
+    width = max(60, shutil.get_terminal_size((100, 20)).columns)
+    click.echo(f"{query}   ({details['took_ms']:.0f} ms)")
+    if not hits:
+        click.echo("  no hits")
+    for hit in hits:
+        title = hit.metadata.get("title")
+        shown = f"{title} · {hit.text}" if isinstance(title, str) and title else hit.text
+        start = f"{hit.rank:>3}  {hit.score:7.4f}  hs {hit.hs:+.3f}  rw {hit.rw:+.3f}  {hit.id}  "
+        click.echo(start + _cut(shown, max(20, width - len(start))))
+    click.echo()
+
+
+def _cut(text: str, width: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"

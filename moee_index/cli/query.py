@@ -1,0 +1,143 @@
+"""`moee-index query`: search an index."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moee_index.cli.console import Console
+from moee_index.cli.options import (
+    choose_index,
+    hit_output_options,
+    load_encoder_of,
+    model_options,
+    search_options,
+    split_model_options,
+)
+from moee_index.cli.output import check_formats, print_hits
+
+if TYPE_CHECKING:
+    from moee_index.corpus import Query
+
+# Queries of a file that are embedded and searched together.
+BLOCK = 64
+
+
+@click.command("query")
+@click.argument("text", nargs=-1, metavar="[TEXT…]")
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The index. [default: the only one under indexes/, or the newest]",
+)
+@click.option(
+    "-k",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Hits a query; all documents where it is larger than their number.",
+)
+@click.option(
+    "--queries",
+    metavar="FILE|-",
+    help="Queries out of a file: BEIR's queries.jsonl, id<TAB>text, or one a line.",
+)
+@click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
+@search_options
+@hit_output_options
+@model_options("query")
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    text: tuple[str, ...],
+    index: Path | None,
+    k: int,
+    queries: str | None,
+    min_score: float | None,
+    method: str,
+    alpha: float | None,
+    as_json: bool,
+    trec: bool,
+    **given: Any,
+) -> None:
+    """Search an index for each TEXT, for the queries of a file, or for each line of stdin.
+
+    The answer is the exact top k of sim_HS + α·sim_RW (or of another --method).
+    """
+    check_formats(as_json, trec)
+    if text and queries is not None:
+        raise click.UsageError("give the queries as TEXT or with --queries, not both")
+    if any(not one.strip() for one in text):
+        raise click.UsageError("the query is empty; give a text to search for")
+
+    from moee_index.fusion import check_search
+    from moee_index.index import Index
+
+    check_search(method, alpha, k)
+    source = "-" if queries is None and not text else queries
+    if source is not None:
+        source = str(source)
+        _look_at(source)
+    directory = choose_index(console, index)
+    with Index.open(directory) as opened:
+        weight = check_search(method, alpha, k, default_alpha=opened.alpha)
+        options, _ = split_model_options(given)
+        encoder = load_encoder_of(console, opened, options)
+        # stdin is answered line by line as it comes, a file in blocks
+        asked = _given(text) if source is None else _read(source)
+        block = 1 if source == "-" and queries is None else BLOCK
+        while gathered := list(islice(asked, block)):
+            started = time.perf_counter()
+            found = opened.search_embeddings(
+                encoder.encode([query.text for query in gathered], query=True),
+                k=k,
+                alpha=alpha,
+                method=method,
+                min_score=min_score,
+            )
+            took = (time.perf_counter() - started) * 1000 / len(gathered)
+            for query, answer in zip(gathered, found, strict=True):
+                details = {
+                    "index": str(directory),
+                    "method": method,
+                    "alpha": weight,
+                    "exact": answer.exact,
+                    "took_ms": took,
+                }
+                print_hits(
+                    query.text,
+                    query.id if queries is not None or trec else None,
+                    answer,
+                    details,
+                    as_json=as_json,
+                    trec=trec,
+                )
+            sys.stdout.flush()
+
+
+def _given(texts: tuple[str, ...]) -> Iterator[Query]:
+    from moee_index.corpus import Query
+
+    return (Query(str(number), text) for number, text in enumerate(texts, 1))
+
+
+def _look_at(source: str) -> None:
+    """Fail on a missing file before the model is loaded."""
+    from moee_index.errors import CorpusError
+
+    if source != "-" and not Path(source).exists():
+        raise CorpusError(f"{source}: no such file; --queries takes a file of queries, or -")
+
+
+def _read(source: str) -> Iterator[Query]:
+    from moee_index.corpus import read_queries
+
+    return read_queries(source)

@@ -1,0 +1,385 @@
+"""The MoEE maths: standardising, similarities of the two parts, fusing them, exact top k.
+
+Knows numpy. Refuses to know models, disks and FAISS: arrays in, arrays out. Where a number has to
+be exact the work is done in float64 and scores are rounded to float32 at the very end, so that
+equal texts have equal scores and stand in document order.
+
+Source: Li & Zhou, ICLR 2025, section 3 (HS, RW, `concat`, `sum`).
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.embeddings import Embeddings, FloatArray
+from moee_index.errors import MisuseError, ModelError
+
+Method = Literal["hs", "rw", "concat", "sum"]
+Standardize = Literal["both", "rw", "hs", "none"]
+Float64Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.floating[Any]]
+RowNumbers = npt.NDArray[np.int64]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+STANDARDIZE: tuple[Standardize, ...] = get_args(Standardize)
+# Fewer rows than this say little about a mean and a deviation (DESIGN, maths 5).
+MIN_ROWS = 64
+DROP_BELOW = 1e-6
+# A larger weight drowns HS in any float format, and overflows float32 scores in the end.
+MAX_ALPHA = 1e30
+# Rows held in float64 at a time; a constant, because sums depend on how they are grouped.
+FIT_BLOCK = 2048
+
+
+def check_search(
+    method: str, alpha: float | None, k: int, *, default_alpha: float = 1.0
+) -> float | None:
+    """The alpha to search with: the given one or the default for `sum`, None for other methods.
+
+    Raises MisuseError for an unknown method, k below 1, an alpha that is negative or not finite,
+    or an alpha given to another method than `sum`.
+    """
+    if method not in METHODS:
+        raise MisuseError(f"method is {method!r}; it is one of {', '.join(METHODS)}")
+    # numpy's integers are numbers too, and a bool is none.
+    whole: Any = k
+    if isinstance(whole, bool) or not isinstance(whole, numbers.Integral) or k < 1:
+        raise MisuseError(f"k is {k!r}; it must be a whole number, 1 or more")
+    if method != "sum":
+        if alpha is not None:
+            raise MisuseError(f"alpha weighs RW in method sum only, not in {method}; leave it out")
+        return None
+    if alpha is None:
+        return default_alpha
+    return check_alpha(alpha)
+
+
+def check_alpha(alpha: float) -> float:
+    """alpha as a float. Raises MisuseError unless it is a finite number of 0 or more."""
+    given: Any = alpha
+    usable = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    if not usable or not math.isfinite(alpha) or alpha < 0:
+        raise MisuseError(f"alpha is {alpha!r}; it must be a finite number, 0 or more")
+    if alpha > MAX_ALPHA:
+        raise MisuseError(f"alpha is {alpha!r}, where HS no longer counts; use method rw instead")
+    return float(alpha)
+
+
+def choose_standardize(rows: int, asked: str | None = None) -> tuple[Standardize, str]:
+    """Which parts to standardise for a corpus of so many rows, and the reason in words.
+
+    Raises MisuseError for a value that is none of both, rw, hs, none.
+    """
+    if asked is not None:
+        for which in STANDARDIZE:
+            if asked == which:
+                return which, "as asked"
+        raise MisuseError(f"standardize is {asked!r}; it is one of {', '.join(STANDARDIZE)}")
+    if rows < MIN_ROWS:
+        return "none", f"{rows} rows are too few to fit on (fewer than {MIN_ROWS})"
+    return "both", f"mean and deviation of each dimension, fitted once on {rows} rows"
+
+
+def check_finite(rows: Rows, part: str, first: int = 0) -> None:
+    """Raises ModelError naming the first row that holds NaN or infinity."""
+    good = np.isfinite(rows).all(axis=1)
+    if not good.all():
+        row = first + int(np.flatnonzero(~good)[0])
+        raise ModelError(f"{part.upper()} of row {row} holds values that are not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class PartStandardizer:
+    """Mean and unbiased deviation of one part's dimensions, float64 [d].
+
+    kept: bool [d]; a dimension that hardly varies (below 1e-6 of the median deviation) is dropped,
+    which means it is 0 in every standardised row.
+    """
+
+    mean: Float64Array
+    deviation: Float64Array
+    kept: npt.NDArray[np.bool_]
+
+    @classmethod
+    def fit(cls, rows: Rows, part: str) -> PartStandardizer:
+        """Fit on rows [n, d], read block by block: they may be a memory map larger than memory.
+
+        Raises ModelError naming the first row that is not finite.
+        """
+        count = 0
+        mean = np.zeros(rows.shape[1])
+        squares = np.zeros(rows.shape[1])
+        for start in range(0, len(rows), FIT_BLOCK):
+            taken = np.asarray(rows[start : start + FIT_BLOCK])
+            check_finite(taken, part, start)
+            block = taken.astype(np.float64)
+            # Chan, Golub & LeVeque: means and squared deviations of two groups joined.
+            block_mean = block.mean(axis=0)
+            delta = block_mean - mean
+            total = count + len(block)
+            squares += np.square(block - block_mean).sum(axis=0)
+            squares += np.square(delta) * (count * len(block) / total)
+            mean += delta * (len(block) / total)
+            count = total
+        deviation = np.sqrt(squares / max(count - 1, 1))
+        median = float(np.median(deviation)) if len(deviation) else 0.0
+        return cls(mean, deviation, (deviation > 0) & (deviation >= DROP_BELOW * median))
+
+    def apply(self, rows: Rows) -> Float64Array:
+        """Standardised rows, float64 [n, d], dropped dimensions 0."""
+        scale = np.where(self.kept, self.deviation, 1.0)
+        standardised: Float64Array = (np.asarray(rows, dtype=np.float64) - self.mean) / scale
+        standardised[:, ~self.kept] = 0.0
+        return standardised
+
+
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    """Per-dimension mean and deviation, fitted once on a corpus and frozen (DESIGN, maths 5).
+
+    A part that is None passes unchanged.
+    """
+
+    hs: PartStandardizer | None = None
+    rw: PartStandardizer | None = None
+
+    @classmethod
+    def fit(cls, embeddings: Embeddings, which: Standardize = "both") -> Standardizer:
+        """Fit on the rows of `embeddings`, whose arrays may be memory maps. Deterministic.
+
+        Raises ModelError naming the first row that is not finite.
+        """
+        return cls(
+            PartStandardizer.fit(embeddings.hs, "hs") if which in ("both", "hs") else None,
+            PartStandardizer.fit(embeddings.rw, "rw") if which in ("both", "rw") else None,
+        )
+
+    @property
+    def which(self) -> Standardize:
+        if self.hs is not None:
+            return "both" if self.rw is not None else "hs"
+        return "rw" if self.rw is not None else "none"
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many dimensions of each part vary too little to be used."""
+        parts = {"hs": self.hs, "rw": self.rw}
+        return {name: int((~part.kept).sum()) if part else 0 for name, part in parts.items()}
+
+    def apply(self, embeddings: Embeddings) -> Embeddings:
+        """Standardised embeddings, float32; parts that are not standardised pass unchanged."""
+        return Embeddings(
+            _standardised(self.hs, embeddings.hs).astype(np.float32),
+            _standardised(self.rw, embeddings.rw).astype(np.float32),
+        )
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Named arrays for storage; empty when nothing is standardised."""
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, part in (("hs", self.hs), ("rw", self.rw)):
+            if part is not None:
+                arrays[f"{name}.mean"] = part.mean
+                arrays[f"{name}.deviation"] = part.deviation
+                arrays[f"{name}.kept"] = part.kept.astype(np.uint8)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Standardizer:
+        """The inverse of `to_arrays`. Raises ValueError where arrays are missing or do not fit."""
+        parts: dict[str, PartStandardizer] = {}
+        for name in ("hs", "rw"):
+            found = [arrays.get(f"{name}.{field}") for field in ("mean", "deviation", "kept")]
+            mean, deviation, kept = found
+            if mean is None or deviation is None or kept is None:
+                if any(array is not None for array in found):
+                    raise ValueError(f"the standardizer of {name} is not complete")
+                continue
+            if not mean.shape == deviation.shape == kept.shape or mean.ndim != 1:
+                raise ValueError(f"the standardizer of {name} has arrays of different lengths")
+            parts[name] = PartStandardizer(
+                mean.astype(np.float64), deviation.astype(np.float64), kept.astype(np.bool_)
+            )
+        return cls(parts.get("hs"), parts.get("rw"))
+
+
+def standardise_batch(rows: Rows) -> FloatArray:
+    """The authors' per-batch standardising: unbiased deviation + 1e-8, NaN to 0; float32 [n, d].
+
+    For parity tests and the bench alone: it makes a vector depend on its neighbours, and a batch
+    of one all zeros (the authors' `moee.py`).
+    """
+    block = np.asarray(rows, dtype=np.float64)
+    if len(block) < 2:
+        return np.zeros(block.shape, dtype=np.float32)
+    scaled = (block - block.mean(axis=0)) / (block.std(axis=0, ddof=1) + 1e-8)
+    cleaned: FloatArray = np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+    return cleaned
+
+
+@dataclass(frozen=True, eq=False)
+class UnitVectors:
+    """Both parts of n texts at length 1, and the lengths they had.
+
+    hs: float64 [n, d]; rw: float64 [n, layers * experts]; norms: float64 [n, 2], |z(h)| and
+    |z(r)|. A part whose length is 0 stays zero: its similarity to everything is 0.
+    """
+
+    hs: Float64Array
+    rw: Float64Array
+    norms: Float64Array
+
+    def __len__(self) -> int:
+        return len(self.norms)
+
+    def __getitem__(self, rows: slice) -> UnitVectors:
+        return UnitVectors(self.hs[rows], self.rw[rows], self.norms[rows])
+
+
+def unit_vectors(embeddings: Embeddings, standardizer: Standardizer | None = None) -> UnitVectors:
+    """Standardise with a frozen standardizer (none: raw vectors) and normalise each part.
+
+    Raises ModelError naming the first row that is not finite.
+    """
+    frozen = standardizer or Standardizer()
+    hs, hs_norms = unit_rows(embeddings.hs, "hs", frozen.hs)
+    rw, rw_norms = unit_rows(embeddings.rw, "rw", frozen.rw)
+    return UnitVectors(hs, rw, np.stack([hs_norms, rw_norms], axis=1))
+
+
+def unit_rows(
+    rows: Rows, part: str, standardizer: PartStandardizer | None = None
+) -> tuple[Float64Array, Float64Array]:
+    """One part's rows standardised and at length 1, [n, d], and the lengths they had, [n].
+
+    Raises ModelError naming the first row that is not finite.
+    """
+    check_finite(rows, part)
+    standardised = _standardised(standardizer, rows)
+    norms = np.sqrt(np.square(standardised).sum(axis=1))
+    return standardised / np.where(norms > 0, norms, 1.0)[:, None], norms
+
+
+def fuse(
+    method: Method,
+    sim_hs: Rows,
+    sim_rw: Rows,
+    alpha: float | None,
+    query_norms: Rows,
+    document_norms: Rows,
+) -> Rows:
+    """Scores of n documents for one query, in the precision of the similarities.
+
+    sim_hs, sim_rw: [n]; query_norms: [2]; document_norms: [n, 2]. `concat` is the cosine of the
+    joined vectors, from the similarities and lengths of their parts (DESIGN, maths 2).
+    """
+    if method == "hs":
+        return sim_hs
+    if method == "rw":
+        return sim_rw
+    if method == "sum":
+        return sim_hs + sim_hs.dtype.type(1.0 if alpha is None else alpha) * sim_rw
+    query = _share(np.asarray(query_norms, dtype=np.float64)[None, :])[0]
+    shares = _share(np.asarray(document_norms, dtype=np.float64)) * query
+    shares = shares.astype(sim_hs.dtype, copy=False)
+    fused: Rows = shares[:, 0] * sim_hs + shares[:, 1] * sim_rw
+    return fused
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Score and similarities of n documents for one query, float32 [n] each."""
+
+    score: FloatArray
+    hs: FloatArray
+    rw: FloatArray
+
+    def __getitem__(self, rows: RowNumbers) -> Scores:
+        return Scores(self.score[rows], self.hs[rows], self.rw[rows])
+
+
+def score(
+    query: UnitVectors, documents: UnitVectors, method: Method = "sum", alpha: float | None = 1.0
+) -> Scores:
+    """Scores of n documents for one query (`query` holds one row): float64 rounded to float32.
+
+    Each document is summed by itself, so that equal rows have equal scores wherever they stand;
+    a matrix product does not promise that.
+    """
+    sim_hs = np.clip((documents.hs * query.hs[0]).sum(axis=1), -1.0, 1.0)
+    sim_rw = np.clip((documents.rw * query.rw[0]).sum(axis=1), -1.0, 1.0)
+    fused = fuse(method, sim_hs, sim_rw, alpha, query.norms[0], documents.norms)
+    # Adding 0 turns -0.0 into 0.0.
+    return Scores(
+        *(values.astype(np.float32) + np.float32(0.0) for values in (fused, sim_hs, sim_rw))
+    )
+
+
+def top_k(scores: Rows, k: int) -> RowNumbers:
+    """Positions of the k highest scores, highest first; equal ones in order, at the cut too.
+
+    Returns int64 [min(k, n)].
+    """
+    if k < len(scores):
+        cut = np.partition(scores, len(scores) - k)[len(scores) - k]
+        found = np.flatnonzero(scores >= cut)
+    else:
+        found = np.arange(len(scores))
+    order = np.argsort(-scores[found], kind="stable")
+    return found[order[:k]].astype(np.int64)
+
+
+def unseen_bound(
+    method: Method, last_hs: float, last_rw: float, alpha: float | None, query_norms: Rows
+) -> float:
+    """The highest score that a document on neither of two sorted lists can have.
+
+    last_hs, last_rw: the lowest similarities on the lists (Fagin's threshold; DESIGN, maths 3).
+    For `concat` tan θ = |z(r)| / |z(h)| of the query.
+    """
+    if method == "hs":
+        return last_hs
+    if method == "rw":
+        return last_rw
+    if method == "sum":
+        return last_hs + (1.0 if alpha is None else alpha) * last_rw
+    cos, sin = _share(np.asarray(query_norms, dtype=np.float64)[None, :])[0]
+    return math.hypot(cos * max(last_hs, 0.0), sin * max(last_rw, 0.0))
+
+
+def one_vector(
+    vectors: UnitVectors, method: Method, alpha: float | None = 1.0, *, one_sided: bool = False
+) -> FloatArray:
+    """The vectors of a method as single rows, float32 [n, d], for wherever one is expected.
+
+    The inner product of two rows is the method's score. `sum` is [h ; √α·r] on both sides; with
+    `one_sided` it is [h ; α·r], for queries alone, over documents made with alpha 1
+    (DESIGN, maths 1).
+    """
+    if method == "hs":
+        return vectors.hs.astype(np.float32)
+    if method == "rw":
+        return vectors.rw.astype(np.float32)
+    if method == "concat":
+        shares = _share(vectors.norms)
+        joined = [vectors.hs * shares[:, :1], vectors.rw * shares[:, 1:]]
+    else:
+        weight = check_alpha(1.0 if alpha is None else alpha)
+        joined = [vectors.hs, vectors.rw * (weight if one_sided else math.sqrt(weight))]
+    return np.concatenate(joined, axis=1).astype(np.float32)
+
+
+def _standardised(part: PartStandardizer | None, rows: Rows) -> Float64Array:
+    return np.asarray(rows, dtype=np.float64) if part is None else part.apply(rows)
+
+
+def _share(norms: Float64Array) -> Float64Array:
+    """Each part's share of the joined vector's length, [n, 2]; 0 where the whole is zero."""
+    whole = np.hypot(norms[:, 0], norms[:, 1])
+    return norms / np.where(whole > 0, whole, 1.0)[:, None]

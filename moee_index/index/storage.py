@@ -1,0 +1,160 @@
+"""Writing so that a crash leaves either the old file or the new one, and one writer at a time.
+
+Knows files, directories and their errors. Refuses to know what the files hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from moee_index.errors import IndexDamagedError, IndexLockedError, StorageError
+
+LOCK = "lock"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextlib.contextmanager
+def storage_errors(where: Path) -> Iterator[None]:
+    """Turn what the disk says while writing into one line that tells what to do.
+
+    Raises StorageError; a file that SQLite finds altered becomes IndexDamagedError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(_told(error.errno, error.strerror or str(error), where)) from error
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "malformed" in text or "not a database" in text:
+            raise IndexDamagedError(
+                f"{where} is damaged ({text}); build the index again with --overwrite"
+            ) from error
+        if "full" in text:
+            code = errno.ENOSPC
+        elif "readonly" in text or "unable to open" in text:
+            code = errno.EACCES
+        elif "locked" in text:
+            raise IndexLockedError(
+                f"{where} is in use by another program; close it and start again"
+            ) from error
+        else:
+            code = errno.EIO
+        raise StorageError(_told(code, text, where)) from error
+
+
+def _told(code: int | None, text: str, where: Path) -> str:
+    if code in _FULL:
+        return (
+            f"the disk is full or a size limit reached while writing {where} ({text}); make room "
+            "and start the same command again: what was embedded so far is kept"
+        )
+    if code in _REFUSED:
+        return f"cannot write {where} ({text}); choose another --index or change its permissions"
+    return f"writing {where} failed ({text}); check the disk and start the same command again"
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names in a directory survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`: synced and renamed onto it when the block ends well."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        with storage_errors(path):
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_directory(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a whole file atomically. Raises StorageError."""
+    with replacing(path) as temporary, storage_errors(path):
+        temporary.write_bytes(content)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON for people and machines: UTF-8, indented, keys in their order."""
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class WriterLock:
+    """One writer to an index directory: an advisory lock that ends with the process that holds it.
+
+    Raises IndexLockedError when another process writes, StorageError when the directory refuses.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK
+        self._handle: int | None = None
+
+    def __enter__(self) -> WriterLock:
+        # Here and not above: readers need no lock, and not every system has fcntl.
+        import fcntl
+
+        while self._handle is None:
+            with storage_errors(self._path):
+                handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A writer that gave up may have removed the name that was locked here.
+                if self._names(handle):
+                    self._handle = handle
+            except BlockingIOError:
+                raise IndexLockedError(
+                    f"another process is writing to {self._path.parent}; wait until it has ended"
+                ) from None
+            except OSError as error:
+                raise StorageError(_told(error.errno, str(error), self._path)) from error
+            finally:
+                if self._handle != handle:
+                    os.close(handle)
+        return self
+
+    def _names(self, handle: int) -> bool:
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(handle))
+
+    def remove(self) -> None:
+        """Take the lock file away; only for a directory that is to vanish."""
+        self._path.unlink(missing_ok=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None

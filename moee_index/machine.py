@@ -1,0 +1,69 @@
+"""What this program is and finds on this machine: versions, processor, devices, models at hand.
+
+For `info` and for reports. Imports torch and bitsandbytes when asked, loads no model.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "faiss-cpu", "mteb", "numpy", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the libraries that decide results."""
+    from moee_index import __version__
+
+    found = {"moee-index": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def describe_program() -> dict[str, Any]:
+    """The fields of `info --json` without an index."""
+    import torch
+
+    from moee_index.model.libraries import import_bitsandbytes
+
+    bf16 = bool(import_bitsandbytes().functional.has_avx512bf16())
+    devices = [
+        f"cpu: {os.cpu_count()} processors, {torch.backends.cpu.get_cpu_capability()}, "
+        + ("AVX512-BF16: computes in bfloat16" if bf16 else "no AVX512-BF16: computes in float32")
+    ]
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        devices.append(f"cuda:{number}: {properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    return {
+        "versions": versions(),
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "models": models_at_hand(),
+    }
+
+
+def models_at_hand() -> list[str]:
+    """The bundled model and the checkpoints in the hub's cache that have experts."""
+    from moee_index.model.checkpoint import bundled_path
+
+    found = [f"tiny ({bundled_path()})"]
+    try:
+        from huggingface_hub import constants
+
+        cache = Path(constants.HF_HUB_CACHE)
+        for folder in sorted(cache.glob("models--*")):
+            configs = sorted(folder.glob("snapshots/*/config.json"))
+            if configs and any(configs[-1].parent.glob("*.safetensors")):
+                text = configs[-1].read_text(encoding="utf-8", errors="replace")
+                if "experts" in text:
+                    found.append(folder.name.removeprefix("models--").replace("--", "/"))
+    except OSError:
+        return found
+    return found

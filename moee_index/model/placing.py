@@ -1,0 +1,42 @@
+"""Laying tensors into an empty model. Knows modules by name; knows no file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from moee_index.errors import ModelError
+from moee_index.model.nf4 import NF4Stack
+
+
+def four_bit_home(model: Any, target: str) -> NF4Stack | None:
+    """The 4-bit stack that a checkpoint name belongs to, or None if it stays dense."""
+    try:
+        found = model.get_submodule(target)
+    except AttributeError:
+        return None
+    return found if isinstance(found, NF4Stack) else None
+
+
+def owner(model: Any, target: str) -> tuple[nn.Module, str]:
+    """(module, attribute) of a parameter or buffer."""
+    path, _, attribute = target.rpartition(".")
+    return model.get_submodule(path), attribute
+
+
+def assign(module: nn.Module, attribute: str, value: torch.Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer."""
+    if attribute in module._parameters:
+        module._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[attribute] = value
+
+
+def check_shape(target: str, key: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise ModelError naming the tensor unless its shape is the one config.json asks for."""
+    if found != wanted:
+        raise ModelError(
+            f"{key} has shape {list(found)}, but config.json asks for {list(wanted)} ({target})"
+        )
