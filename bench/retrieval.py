@@ -131,7 +131,7 @@ def rerank_baseline(kind: baselines.Baseline, data: ListData) -> Run:
 
 
 def retrieval_run(
-    folder: Path, qrels: Qrels, index: Path, method: str, alpha: float | None
+    folder: Path, qrels: Qrels, index: Path, method: str, weight: Sequence[str]
 ) -> tuple[Run, float]:
     """(run, seconds) of `query --trec` over an index that is there."""
     queries = index.with_name(index.name + ".queries.jsonl")
@@ -139,7 +139,6 @@ def retrieval_run(
         for query in read_queries(folder):
             if query.id in qrels:
                 file.write(json.dumps({"_id": query.id, "text": query.text}) + "\n")
-    weight = [] if alpha is None or method != "sum" else ["--alpha", str(alpha)]
     started = time.perf_counter()
     out = moee_index(
         *("--quiet", "query", "--index", index, "--queries", queries, "--trec"),
@@ -152,7 +151,7 @@ def retrieval_run(
 
 
 def rerank_run(
-    data: ListData, work: Path, model: Sequence[str], method: str, alpha: float | None
+    data: ListData, work: Path, method: str, options: Sequence[str]
 ) -> tuple[Run, float]:
     """(run, seconds) of `rerank --candidates --json`."""
     path = work / "lists.jsonl"
@@ -161,70 +160,86 @@ def rerank_run(
             candidates = [{"id": _key(i), "text": t} for i, t in enumerate(data.texts[number])]
             one = {"query": query, "query_id": str(number), "candidates": candidates}
             file.write(json.dumps(one) + "\n")
-    weight = [] if alpha is None or method != "sum" else ["--alpha", str(alpha)]
     started = time.perf_counter()
     out = moee_index(
-        "--quiet", "rerank", "--candidates", path, "--json", "--method", method, *weight, *model
+        "--quiet", "rerank", "--candidates", path, "--json", "--method", method, *options
     )
     seconds = time.perf_counter() - started
     answers: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
     return {a["query_id"]: {h["id"]: h["score"] for h in a["hits"]} for a in answers}, seconds
 
 
-def measure_folder(
-    folder: Path,
-    work: Path,
-    models: Sequence[str | None],
-    methods: Sequence[str],
-    kinds: Sequence[baselines.Baseline],
-    alpha: float | None,
-    tell: Callable[[str], None],
-) -> Iterator[Score]:
+@dataclass(frozen=True)
+class Asked:
+    """What to measure. models: None is the bundled one; the commands choose what is None."""
+
+    work: Path
+    models: Sequence[str | None]
+    methods: Sequence[str]
+    kinds: Sequence[baselines.Baseline]
+    alpha: float | None = None
+    standardize: str | None = None
+
+    @property
+    def fit(self) -> list[str]:
+        return ["--standardize", self.standardize] if self.standardize else []
+
+    def weight(self, method: str) -> list[str]:
+        """alpha as options: it acts on `sum` alone."""
+        return [] if self.alpha is None or method != "sum" else ["--alpha", str(self.alpha)]
+
+
+def measure_folder(folder: Path, asked: Asked, tell: Callable[[str], None]) -> Iterator[Score]:
     """The scores of every system on one data folder, each as soon as it is known.
 
-    models: None is the bundled one. Raises CorpusError for a folder of neither form.
+    Raises CorpusError for a folder of neither form, CommandError.
     """
+    if (folder / "corpus.jsonl").is_file():
+        return _measure_retrieval(folder, asked, tell)
+    if (folder / "test.jsonl").is_file():
+        return _measure_lists(folder, asked)
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder; is the data at hand?")
-    name = folder.resolve().name
-    if (folder / "corpus.jsonl").is_file():
-        qrels, metric = qrels_of(folder), "nDCG@10"
-        for kind in kinds:
-            started = time.perf_counter()
-            run = retrieval_baseline(kind, folder, qrels)
-            seconds = time.perf_counter() - started
-            yield _scored(name, metric, _NAMES[kind], None, qrels, run, seconds)
-        for model in models:
-            index = work / f"{name}-{_short(model)}"
-            tell(f"{name}: building an index with {_short(model)}")
-            built = moee_index(
-                "--quiet", "build", folder, "--index", index, "--json", *_chosen(model)
-            )
-            tell(built.strip())
-            for method in methods:
-                run, seconds = retrieval_run(folder, qrels, index, method, alpha)
-                yield _scored(name, metric, _short(model), method, qrels, run, seconds)
-    elif (folder / "test.jsonl").is_file():
-        data, metric = load_lists(folder / "test.jsonl"), "MAP"
-        for kind in kinds:
-            started = time.perf_counter()
-            run = rerank_baseline(kind, data)
-            seconds = time.perf_counter() - started
-            yield _scored(name, metric, _NAMES[kind], None, data.qrels, run, seconds)
-        for model in models:
-            for method in methods:
-                run, seconds = rerank_run(data, work, _chosen(model), method, alpha)
-                yield _scored(name, metric, _short(model), method, data.qrels, run, seconds)
-    else:
-        raise CorpusError(f"{folder}: neither corpus.jsonl nor test.jsonl is in it")
+    raise CorpusError(f"{folder}: neither corpus.jsonl nor test.jsonl is in it")
 
 
-def _scored(
-    data: str, metric: str, system: str, method: str | None, qrels: Qrels, run: Run, seconds: float
-) -> Score:
-    measure = metrics.ndcg if metric == "nDCG@10" else metrics.average_precision
-    score = measure(qrels, run, complete=True)
-    return Score(data, metric, system, method, score, len(qrels), seconds)
+def _measure_retrieval(folder: Path, asked: Asked, tell: Callable[[str], None]) -> Iterator[Score]:
+    name, qrels = folder.resolve().name, qrels_of(folder)
+
+    def scored(system: str, method: str | None, run: Run, seconds: float) -> Score:
+        score = metrics.ndcg(qrels, run, complete=True)
+        return Score(name, "nDCG@10", system, method, score, len(qrels), seconds)
+
+    for kind in asked.kinds:
+        started = time.perf_counter()
+        run = retrieval_baseline(kind, folder, qrels)
+        yield scored(_NAMES[kind], None, run, time.perf_counter() - started)
+    for model in asked.models:
+        index = asked.work / f"{name}-{_short(model)}"
+        tell(f"{name}: building an index with {_short(model)}")
+        options = [*_chosen(model), *asked.fit]
+        tell(moee_index("--quiet", "build", folder, "--index", index, "--json", *options).strip())
+        for method in asked.methods:
+            run, seconds = retrieval_run(folder, qrels, index, method, asked.weight(method))
+            yield scored(_short(model), method, run, seconds)
+
+
+def _measure_lists(folder: Path, asked: Asked) -> Iterator[Score]:
+    name, data = folder.resolve().name, load_lists(folder / "test.jsonl")
+
+    def scored(system: str, method: str | None, run: Run, seconds: float) -> Score:
+        score = metrics.average_precision(data.qrels, run, complete=True)
+        return Score(name, "MAP", system, method, score, len(data.qrels), seconds)
+
+    for kind in asked.kinds:
+        started = time.perf_counter()
+        run = rerank_baseline(kind, data)
+        yield scored(_NAMES[kind], None, run, time.perf_counter() - started)
+    for model in asked.models:
+        for method in asked.methods:
+            options = [*_chosen(model), *asked.fit, *asked.weight(method)]
+            run, seconds = rerank_run(data, asked.work, method, options)
+            yield scored(_short(model), method, run, seconds)
 
 
 def _short(model: str | None) -> str:
@@ -258,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default=",".join(METHODS), help="comma list; empty for none")
     parser.add_argument("--baselines", default=",".join(baselines.BASELINES), help="comma list")
     parser.add_argument("--alpha", type=float, help="weight of RW in `sum`")
+    parser.add_argument("--standardize", metavar="WHICH", help="both, rw, hs or none")
     parser.add_argument("--work", type=Path, help="keep the indexes here, and use those there")
     parser.add_argument("--json", action="store_true", help="one score a line instead of a table")
     options = parser.parse_args(arguments)
@@ -268,15 +284,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     scores: list[Score] = []
     failed = False
+    models: list[str | None] = options.model or [None]
     with tempfile.TemporaryDirectory() as temporary:
         work: Path = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
+        asked = Asked(
+            work, models if methods else [], methods, kinds, options.alpha, options.standardize
+        )
         for folder in options.data:
-            models: list[str | None] = options.model or [None]
             try:
-                for score in measure_folder(
-                    folder, work, models if methods else [], methods, kinds, options.alpha, _tell
-                ):
+                for score in measure_folder(folder, asked, _tell):
                     scores.append(score)
                     if options.json:
                         print(json.dumps(asdict(score)), flush=True)

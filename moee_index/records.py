@@ -80,7 +80,7 @@ def _read_text(source: ByteSource, name: str, columns: Columns) -> Records:
 
 
 class _Kept(Iterator[str]):
-    """Lines that remembers what the record at hand was made of."""
+    """Lines, and what the record at hand was made of."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -150,9 +150,10 @@ def _require(names: Sequence[str], where: str, columns: Columns) -> None:
     for kind, name in (("text", columns.text or "text"), ("id", columns.id)):
         if name is not None and name not in names:
             there = ", ".join(map(repr, names))
-            raise CorpusError(
-                f"{where}: no {kind} column {name!r}; there are {there}; choose with --{kind}-field"
-            )
+            hint = f"choose with --{kind}-field"
+            if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+                hint = "is another separator used? .csv is read with commas, .tsv with tabs"
+            raise CorpusError(f"{where}: no {kind} column {name!r}; there are {there}; {hint}")
 
 
 def _read_parquet(source: ByteSource, name: str, columns: Columns) -> Records:

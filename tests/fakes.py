@@ -106,7 +106,7 @@ class GivenEncoder(FakeEncoder):
 
     def __init__(self, given: Embeddings) -> None:
         spec = fake_spec(hs_dim=given.hs.shape[1], rw_dim=given.rw.shape[1])
-        super().__init__(spec=spec, batch_tokens=16)
+        super().__init__(spec=spec, batch_tokens=50)
         self.given = given
 
     def vectors(self, texts: Sequence[str]) -> Embeddings:

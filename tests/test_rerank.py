@@ -19,7 +19,7 @@ from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, EncoderSpec, EncodingPlan
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Method, Standardizer
-from moee_index.rerank import rerank, rerank_lists, rerank_run
+from moee_index.rerank import StoredTexts, rerank, rerank_lists, rerank_run
 from moee_index.runs import RunLine
 
 HS, RW = 8, 6
@@ -236,6 +236,15 @@ class FakeIndex:
 
     def vectors(self, ids: Sequence[str]) -> Embeddings:
         return FakeEncoder().encode([self._documents[i].content for i in ids])
+
+
+def test_an_index_is_what_a_run_needs() -> None:
+    from moee_index.index import Index
+
+    def fulfils(index: Index) -> StoredTexts:
+        return index
+
+    assert all(hasattr(Index, name) for name in ("alpha", "documents", "vectors")), fulfils
 
 
 def test_a_run_takes_its_vectors_from_the_index() -> None:

@@ -212,9 +212,12 @@ class DocumentStore:
             row[0] for row in self._rows("SELECT batch FROM batches WHERE window = ?", (window,))
         }
 
-    def batch_done(self, window: int, batch: int) -> None:
+    def batches_are_done(self, window: int, batches: Sequence[int]) -> None:
         with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO batches VALUES (?, ?)", (window, batch))
+            connection.executemany(
+                "INSERT OR IGNORE INTO batches VALUES (?, ?)",
+                [(window, batch) for batch in batches],
+            )
 
     def window_done(self, window: int) -> None:
         with self._transaction() as connection:

@@ -19,6 +19,9 @@ from moee_index.index.documents import DocumentStore, PreparedDocument, Window
 from moee_index.index.intake import Counts
 from moee_index.index.vectors import RowWriter
 
+# A commit waits for the disk some 20 ms: batches that take less than this share one.
+_COMMIT_SECONDS = 0.2
+
 
 class WindowEmbedder:
     """Embeds windows into one generation. Raises ModelError, StorageError."""
@@ -96,6 +99,8 @@ class WindowEmbedder:
         done = self._store.batches_done(window.number)
         finished = window.first + sum(len(plan.batches[batch]) for batch in done)
         embedded = 0
+        written: list[int] = []
+        synced = time.perf_counter()
         for batch, positions in enumerate(plan.batches):
             if batch in done:
                 continue
@@ -103,11 +108,19 @@ class WindowEmbedder:
             filled = [own[position] for position in positions]
             self._check(embeddings, [documents[position] for position in filled])
             self._rows.write([window.first + position for position in filled], embeddings)
-            self._rows.sync()
-            self._store.batch_done(window.number, batch)
+            written.append(batch)
             embedded += len(filled)
+            if time.perf_counter() - synced >= _COMMIT_SECONDS:
+                self._commit(window, written)
+                synced = time.perf_counter()
             self._progress("embedding", finished + embedded, self._total)
+        self._commit(window, written)
         return embedded
+
+    def _commit(self, window: Window, written: list[int]) -> None:
+        self._rows.sync()
+        self._store.batches_are_done(window.number, written)
+        written.clear()
 
     def _check(self, embeddings: Embeddings, documents: Sequence[PreparedDocument]) -> None:
         spec = self._encoder.spec

@@ -27,6 +27,7 @@ Codes = npt.NDArray[np.float16]
 Blocks = Callable[[], Iterable[FloatArray]]
 _SEED = 20250415
 _TRAIN_BYTES = 512 << 20
+_TABLE_BYTES = 2 << 30
 _MIN_NPROBE = 8
 
 
@@ -176,7 +177,9 @@ def open_part(path: Path, index_type: str, rows: int, dim: int) -> Any:
     try:
         size = path.stat().st_size
         # A damaged length must not make FAISS allocate or loop for ever.
-        faiss.set_deserialization_vector_byte_limit(size + 1)
+        # (Product quantisers compute a table after reading, FAISS's own limit for it is 2 GiB.)
+        room = size + 1 if index_type == FLAT else size + _TABLE_BYTES
+        faiss.set_deserialization_vector_byte_limit(room)
         faiss.set_deserialization_loop_limit(size + 1)
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError) as error:

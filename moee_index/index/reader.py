@@ -8,7 +8,7 @@ takes its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -19,7 +19,7 @@ from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
 from moee_index.fusion import Standardizer, check_search, unit_vectors
 from moee_index.index.compare import check_spec
 from moee_index.index.derive import dims_of, read_standardizer
-from moee_index.index.documents import DocumentReader
+from moee_index.index.documents import DocumentReader, StoredDocument
 from moee_index.index.manifest import (
     DOCUMENTS,
     MANIFEST,
@@ -325,6 +325,12 @@ class Index:
                 raise MisuseError(f"{self.directory} has no document {identifier!r}")
         return self._raw.take(np.array([known[i] for i in ids], dtype=np.int64))
 
+    def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Text and metadata of documents by id; ids that are not there are left out."""
+        rows = self._documents.rows_of(ids)
+        stored = self._documents.get(list(rows.values()))
+        return {identifier: stored[row] for identifier, row in rows.items()}
+
     def info(self) -> dict[str, Any]:
         """What `info INDEX --json` prints (INTERFACE)."""
         manifest, spec = self.manifest, self.spec
@@ -373,13 +379,3 @@ def default_index(directory: str | Path = "indexes") -> tuple[Path, str]:
         return found[0][1], f"the only index in {directory}"
     created, path = max(found)
     return path, f"the newest of {len(found)} in {directory}, built {created}"
-
-
-def with_alpha(directory: str | Path, alpha: float) -> None:
-    """Write another default alpha into an index; nothing else changes."""
-    from moee_index.fusion import check_alpha
-    from moee_index.index.storage import WriterLock
-
-    directory = Path(directory)
-    with WriterLock(directory):
-        replace(Manifest.read(directory), alpha=check_alpha(alpha)).write(directory)

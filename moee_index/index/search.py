@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.embeddings import FloatArray
+from moee_index.errors import IndexDamagedError, ModelError
 from moee_index.fusion import (
     Method,
     RowNumbers,
@@ -43,6 +44,10 @@ _RESCORE_ROWS = 1024
 _DESIGN_MARGIN = 1e-4
 # Rounding of float32 products and sums, of norms, of the query.
 _ARITHMETIC = 1e-5
+_NOT_FINITE = (
+    "the index holds values that are not finite, so a file of it is damaged; moee-index verify "
+    "--full names the file"
+)
 _MIN_DEPTH = 200
 _MAX_DEPTH = 16
 
@@ -147,6 +152,8 @@ class PairSearcher:
                     rw = sims.get("rw", scanned[0])[place]
                     weight = 0.0 if len(parts) == 1 else alpha
                     fused = fuse(method, hs, rw, weight, queries.norms[query], norms)
+                    if not np.isfinite(fused.sum(dtype=np.float64)):
+                        raise IndexDamagedError(_NOT_FINITE)
                     cuts[query].add(fused, start)
         for query in range(len(queries)):
             rows_left = cuts[query].rows() if query in cuts else np.arange(k)
@@ -179,7 +186,11 @@ class PairSearcher:
         parts: list[Scores] = []
         for start in range(0, len(rows), _RESCORE_ROWS):
             raw = self._raw.take(rows[start : start + _RESCORE_ROWS])
-            parts.append(score(query, unit_vectors(raw, self._standardizer), method, alpha))
+            try:
+                units = unit_vectors(raw, self._standardizer)
+            except ModelError:
+                raise IndexDamagedError(_NOT_FINITE) from None
+            parts.append(score(query, units, method, alpha))
         scores = Scores(
             *(
                 np.concatenate([getattr(part, name) for part in parts] or [np.empty(0, np.float32)])
@@ -195,30 +206,30 @@ class PairSearcher:
         """Join both parts' lists, score them from raw rows, and go deeper while a document on
         neither list could still be among the best (DESIGN, maths 3).
 
-        The lists are approximate, so only lists that hold everything prove anything.
+        The lists are approximate, so only scoring everything proves anything.
         """
         count = len(self._raw)
         parts = _parts_that_count(method, alpha)
         depth = min(count, max(10 * k, _MIN_DEPTH))
         limit = min(count, _MAX_DEPTH * depth)
-        while True:
+        while depth < count:
             last = {"hs": 0.0, "rw": 0.0}
             lists: list[RowNumbers] = []
-            complete = False
             for part in parts:
                 vector: FloatArray = getattr(query, part)[0].astype(np.float32)
                 found, last[part] = neighbours(self._pair[part], vector, depth)
                 lists.append(found)
-                complete = complete or len(np.unique(found)) == count
             rows = np.unique(np.concatenate(lists))
-            ranking = self._rescored(query, rows, k, method, alpha, complete)
-            if complete or depth >= limit:
+            ranking = self._rescored(query, rows, k, method, alpha, len(rows) == count)
+            if depth >= limit:
                 return ranking
             weight = 0.0 if len(parts) == 1 else alpha
             bound = unseen_bound(method, last["hs"], last["rw"], weight, query.norms[0])
             if len(ranking.rows) == k and ranking.scores.score[-1] >= bound:
                 return ranking
             depth = min(limit, 2 * depth)
+        # A list of all documents has nothing over the raw rows themselves.
+        return self._rescored(query, np.arange(count), k, method, alpha, True)
 
 
 class _Cut:

@@ -230,11 +230,16 @@ class Student(nn.Module):
             shapes[f"layers.{layer}.mlp.experts.down_proj"] = (g.experts, g.hidden, g.width)
         shapes["norm"] = (g.hidden,)
         self.weights = nn.ParameterDict(
-            {name.replace(".", "/"): nn.Parameter(_start(name, size)) for name, size in shapes.items()}
+            {
+                name.replace(".", "/"): nn.Parameter(_start(name, size))
+                for name, size in shapes.items()
+            }
         )
         self.errors: dict[str, Tensor] = {}
         self.leaves: dict[str, Tensor] = {}
-        frequencies = g.theta ** -(torch.arange(0, g.hidden // g.heads, 2).float() * g.heads / g.hidden)
+        frequencies = g.theta ** -(
+            torch.arange(0, g.hidden // g.heads, 2).float() * g.heads / g.hidden
+        )
         angles = torch.outer(torch.arange(g.max_tokens).float(), frequencies).repeat(1, 2)
         self.register_buffer("cos", angles.cos().bfloat16(), persistent=False)
         sign = torch.ones(g.hidden // g.heads)
@@ -408,5 +413,3 @@ def _start(name: str, size: tuple[int, ...]) -> Tensor:
     if name.endswith(("o_proj", "down_proj")):
         deviation *= 0.3
     return torch.randn(size) * deviation
-
-

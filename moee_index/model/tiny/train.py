@@ -121,7 +121,17 @@ def kept(token: str) -> bool:
         if character.isascii() or unicodedata.category(character)[0] not in "LM":
             continue
         if unicodedata.name(character, "?").split()[0].split("-")[0] not in (
-            ["LATIN", "GREEK", "MODIFIER", "MICRO", "SUPERSCRIPT", "FEMININE", "MASCULINE", "SCRIPT", "DOUBLE"]
+            [
+                "LATIN",
+                "GREEK",
+                "MODIFIER",
+                "MICRO",
+                "SUPERSCRIPT",
+                "FEMININE",
+                "MASCULINE",
+                "SCRIPT",
+                "DOUBLE",
+            ]
         ):
             return False
     return True
@@ -189,7 +199,9 @@ def start(
     sample = json.loads(groups.read_text(encoding="utf-8"))[:4000]
     counts = torch.ones(len(origin))
     for encoding in tokenizer.encode_batch([text for group in sample for text in group]):
-        counts += torch.bincount(torch.tensor(encoding.ids, dtype=torch.long), minlength=len(counts))
+        counts += torch.bincount(
+            torch.tensor(encoding.ids, dtype=torch.long), minlength=len(counts)
+        )
     weight = 1e-3 / (1e-3 + counts / counts.sum())
     frame = Teacher(teacher).tokenizer
     before, after = frame.token_to_id("[CLS]"), frame.token_to_id("[SEP]")
@@ -278,9 +290,7 @@ class Groups:
                 self.waiting.extend(everything)
             shard, place = divmod(self.waiting.popleft(), SHARD)
             rows = slice(place * cut.GROUP, (place + 1) * cut.GROUP)
-            for text, vector in zip(
-                self.ids[shard][rows], self.vectors[shard][rows], strict=True
-            ):
+            for text, vector in zip(self.ids[shard][rows], self.vectors[shard][rows], strict=True):
                 if text:
                     ids.append(text)
                     found.append(vector)
@@ -303,9 +313,7 @@ def encoder(student: Student, tokenizer: Tokenizer) -> scores.Encode:
         ids = [e.ids for e in tokenizer.encode_batch(texts)]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         hs = np.zeros((len(ids), student.geometry.hidden), np.float32)
-        rw = np.zeros(
-            (len(ids), student.geometry.layers * student.geometry.experts), np.float32
-        )
+        rw = np.zeros((len(ids), student.geometry.layers * student.geometry.experts), np.float32)
         begin = 0
         with torch.inference_mode():
             while begin < len(order):

@@ -1,0 +1,50 @@
+"""What all tests share: no network, no leftovers, tiny checkpoints made on the spot."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports a library that reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HOME", "/nonexistent/hub")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import PARITY
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option may come in from the environment of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("MOEE_INDEX_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def copy_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a parity checkpoint, its config changed on the way."""
+
+    def copy(kind: str = "olmoe", **changes: Any) -> Path:
+        target = tmp_path / f"{kind}-copy"
+        shutil.copytree(PARITY / kind, target)
+        config = json.loads((target / "config.json").read_text())
+        config.update(changes)
+        (target / "config.json").write_text(json.dumps(config))
+        return target
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def four_bit_olmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parity OLMoE as a 4-bit checkpoint of ours."""
+    from moee_index.model.four_bit_checkpoint import quantize_checkpoint
+
+    return quantize_checkpoint(PARITY / "olmoe", tmp_path_factory.mktemp("four") / "olmoe4")
