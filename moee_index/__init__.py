@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moee_index.errors import MoeeIndexError
     from moee_index.hits import Hit
     from moee_index.index import Index
-    from moee_index.rerank import rerank
+    from moee_index.reranking import rerank
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _HOMES = {
     "MoeeIndexError": "moee_index.errors",
     "Hit": "moee_index.hits",
     "Index": "moee_index.index",
-    "rerank": "moee_index.rerank",
+    "rerank": "moee_index.reranking",
 }
 
 

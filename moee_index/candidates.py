@@ -1,7 +1,7 @@
 """Candidate lists: a query and the texts to order for it, out of files.
 
 Knows plain lines and JSON lines, and which file and line is wrong. Refuses to know how candidates
-are scored (rerank.py) and TREC runs (runs.py), whose texts lie in an index.
+are scored (reranking.py) and TREC runs (runs.py), whose texts lie in an index.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seam between texts and vectors: what an encoder gives and what an index takes.
 
 Knows numpy and nothing else: no model, no disk, no FAISS. `Encoder` (encoder.py) fulfils
-`TextEncoder`; `index/`, `rerank.py` and the tests depend on this protocol alone.
+`TextEncoder`; `index/`, `reranking.py` and the tests depend on this protocol alone.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from moee_index.cli.output import check_formats, print_hits
 if TYPE_CHECKING:
     from moee_index.encoder import Encoder
     from moee_index.index import Index
-    from moee_index.rerank import Reranked
+    from moee_index.reranking import Reranked
 
 
 @click.command("rerank")
@@ -84,11 +84,10 @@ def command(
     from moee_index.errors import CorpusError
     from moee_index.fusion import check_search
 
-    weight = check_search(method, alpha, k or 1)
+    check_search(method, alpha, k or 1)
     if candidates != "-" and not Path(candidates).exists():
         raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
     options, _ = split_model_options(given)
-    scoring = {"method": method, "alpha": alpha, "k": k}
     with ExitStack() as stack:
         opened: Index | None = None
         if index is not None:
@@ -98,6 +97,9 @@ def command(
             encoder = load_encoder_of(console, opened, options)
         else:
             encoder = load_encoder(console, options)
+        default = opened.alpha if opened is not None else 1.0
+        weight = check_search(method, alpha, k or 1, default_alpha=default)
+        scoring = {"method": method, "alpha": weight, "k": k}
         if queries is not None:
             assert opened is not None
             answers = _run(candidates, queries, opened, encoder, scoring)
@@ -108,7 +110,7 @@ def command(
         for number, answer in enumerate(answers, 1):
             details = {
                 "method": method,
-                "alpha": weight,
+                "alpha": answer.alpha,
                 "exact": True,
                 "took_ms": answer.seconds * 1000,
             }
@@ -130,7 +132,7 @@ def _lists(
     scoring: dict[str, Any],
 ) -> Iterator[Reranked]:
     from moee_index.candidates import read_candidates
-    from moee_index.rerank import BLOCK, rerank_lists
+    from moee_index.reranking import BLOCK, rerank_lists
 
     return rerank_lists(
         read_candidates(candidates, query=query),
@@ -147,7 +149,7 @@ def _run(
     candidates: str, queries: str, opened: Index, encoder: Encoder, scoring: dict[str, Any]
 ) -> Iterator[Reranked]:
     from moee_index.corpus import read_queries
-    from moee_index.rerank import rerank_run
+    from moee_index.reranking import rerank_run
     from moee_index.runs import read_run_lists
 
     texts = {query.id: query.text for query in read_queries(queries)}

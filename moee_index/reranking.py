@@ -10,11 +10,9 @@ candidates; equal scores stay in candidate order.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -321,14 +319,3 @@ def _blocks(lists: Iterable[CandidateList], block: int) -> Iterator[list[Candida
 def _take(embeddings: Embeddings, rows: Sequence[int]) -> Embeddings:
     taken = np.asarray(rows, dtype=np.int64)
     return Embeddings(embeddings.hs[taken], embeddings.rw[taken])
-
-
-class _CallableModule(ModuleType):
-    """`moee_index.rerank` names this module and the function that the package offers; importing the
-    module would otherwise take the function's place in the package."""
-
-    def __call__(self, *args: Any, **options: Any) -> list[Hit]:
-        return rerank(*args, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
