@@ -81,6 +81,7 @@ class Encoder:
         threads: int | None = None,
         device: str = "auto",
         offline: bool = False,
+        few_texts: bool = False,
         notify: Notify | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Encoder:
@@ -88,7 +89,8 @@ class Encoder:
 
         What is not given is taken from the checkpoint's own `moee_index.json`, else from the
         defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens. `notify` is told each
-        choice once, with its reason; `progress(done, total)` follows the loading.
+        choice once, with its reason; `progress(done, total)` follows the loading. `few_texts`:
+        texts will come a few at a time (queries), which lets large models take a faster layout.
 
         Raises ModelError where there is no such model or it is no Mixture-of-Experts model, and
         MisuseError for an option that makes no sense.
@@ -119,6 +121,7 @@ class Encoder:
             pooling=options["pooling"],
             device=device,
             threads=threads,
+            few_texts=few_texts,
             progress=progress,
         )
         spec = EncoderSpec(
@@ -146,6 +149,8 @@ class Encoder:
             f"{str(running.compute.value).removeprefix('torch.')} ({running.compute.reason}), "
             f"{running.threads} threads, batches of {budget} tokens ({why})"
         )
+        if bits == 4 and few_texts:
+            tell(f"4-bit layout {running.layout.value}: {running.layout.reason}")
         return cls(spec, running, tokenizer, budget)
 
     @classmethod
@@ -166,6 +171,7 @@ class Encoder:
         threads: int | None = None,
         device: str = "auto",
         offline: bool = False,
+        few_texts: bool = False,
         notify: Notify | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Encoder:
@@ -210,6 +216,7 @@ class Encoder:
             batch_tokens=batch_tokens,
             threads=threads,
             device=device,
+            few_texts=few_texts,
             notify=notify,
             progress=progress,
         )

@@ -48,3 +48,28 @@ def four_bit_olmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from moee_index.model.four_bit_checkpoint import quantize_checkpoint
 
     return quantize_checkpoint(PARITY / "olmoe", tmp_path_factory.mktemp("four") / "olmoe4")
+
+
+@pytest.fixture(scope="session")
+def wide_olmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random OLMoE checkpoint whose matrices have multiples of 64 columns, as real ones do."""
+    import torch
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    target = tmp_path_factory.mktemp("wide") / "olmoe"
+    torch.manual_seed(0)
+    config = OlmoeConfig(
+        vocab_size=2048,
+        hidden_size=128,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_experts=8,
+        num_experts_per_tok=4,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+    )
+    OlmoeForCausalLM(config).to(torch.bfloat16).save_pretrained(target)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copyfile(PARITY / "olmoe" / name, target / name)
+    return target

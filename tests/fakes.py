@@ -7,13 +7,20 @@ batch as little as a real encoder's in float32: not at all.
 from __future__ import annotations
 
 import hashlib
+import resource
+import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, EncoderSpec, FloatArray
+from moee_index.index import Index, build_index
 
 HS_DIM, RW_DIM = 24, 12
 
@@ -63,7 +70,7 @@ class FakeEncoder:
     """Batches hold `batch_tokens` words; `on_batch(n)` is called before the n-th is embedded."""
 
     spec: EncoderSpec = field(default_factory=fake_spec)
-    batch_tokens: int = 40
+    batch_tokens: int = 20
     seconds_per_batch: float = 0.0
     on_batch: Callable[[int], None] | None = None
     calls: list[int] = field(default_factory=list)
@@ -112,3 +119,63 @@ class GivenEncoder(FakeEncoder):
     def vectors(self, texts: Sequence[str]) -> Embeddings:
         rows = [int(text) for text in texts]
         return Embeddings(self.given.hs[rows], self.given.rw[rows])
+
+
+def fake_documents(count: int) -> list[Document]:
+    """Texts of 1 to 9 words, some of them equal."""
+    rng = np.random.default_rng(11)
+    return [
+        Document(
+            f"d{i}",
+            " ".join(f"w{word}" for word in rng.integers(0, 40, rng.integers(1, 10))),
+            {"x": 1} if i % 3 == 0 else {},
+            source=f"c.jsonl:{i + 1}",
+        )
+        for i in range(count)
+    ]
+
+
+def build_slowly(directory: str) -> None:
+    """A build of about a second, to be killed."""
+    build_index(directory, fake_documents(200), FakeEncoder(seconds_per_batch=0.01), window=32)
+
+
+def index_bytes(directory: Path) -> dict[str, str]:
+    """What must not depend on interruptions: checksums of vectors and FAISS files, and the rows."""
+    generation = sorted(directory.glob("gen-*"))[-1]
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in generation.iterdir()
+        if path.suffix not in (".sqlite", ".json", ".sqlite-journal")
+    }
+    connection = sqlite3.connect(generation / "documents.sqlite")
+    rows = connection.execute("SELECT * FROM documents ORDER BY row").fetchall()
+    connection.close()
+    found["documents"] = hashlib.sha256(repr(rows).encode()).hexdigest()
+    return found
+
+
+def build_limited(directory: str, size: int, answers: Any) -> None:
+    """A build whose files may not grow beyond `size` bytes; tells the error's kind and text."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        build_index(directory, fake_documents(400), FakeEncoder(), window=32)
+        answers.put(("none", ""))
+    except Exception as error:
+        answers.put((type(error).__name__, str(error)))
+
+
+def read_for_ever(directory: str, stop: Any, answers: Any) -> None:
+    """Open, search and close an index until told to stop; tells how often, and every error."""
+    opened, errors = 0, []
+    Index.open(directory).close()
+    answers.put("ready")
+    while not stop.is_set():
+        try:
+            with Index.open(directory, FakeEncoder()) as index:
+                index.search("w3 w4")
+            opened += 1
+        except Exception as error:
+            errors.append(repr(error))
+    answers.put((opened, errors))

@@ -347,9 +347,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_on_bad_skip_writes_what_it_rejects(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "mixed.jsonl", 5)
     corpus.write_text("{broken\n" + corpus.read_text() + '{"id": "d1", "text": "again"}\n')
-    report = json.loads(
-        run("build", corpus, "--model", MODEL, "--on-bad", "skip", "--json").stdout
-    )
+    report = json.loads(run("build", corpus, "--model", MODEL, "--on-bad", "skip", "--json").stdout)
     assert (report["read"], report["embedded"], report["rejected"]) == (7, 5, 2)
     rejected = Path("indexes/mixed/rejected.jsonl").read_text().splitlines()
     assert len(rejected) == 2

@@ -133,8 +133,9 @@ def test_a_four_bit_checkpoint_gives_the_very_same_vectors(four_bit_olmoe: Path)
     direct = Encoder.load(PARITY / "olmoe", bits=4)
     reopened = Encoder.load(four_bit_olmoe)
     assert reopened.spec.identity() == direct.spec.identity()
-    for a, b in zip(vars(direct.encode(texts)).values(), vars(reopened.encode(texts)).values()):
-        np.testing.assert_array_equal(a, b)
+    wanted, found = direct.encode(texts), reopened.encode(texts)
+    np.testing.assert_array_equal(found.hs, wanted.hs)
+    np.testing.assert_array_equal(found.rw, wanted.rw)
     dequantised = Encoder.load(four_bit_olmoe, bits=32)
     assert dequantised.running.bytes()["4-bit"] == 0
     assert cosines(dequantised.encode(texts).hs, direct.encode(texts).hs).min() > 0.999
@@ -155,6 +156,71 @@ def test_a_damaged_four_bit_checkpoint_is_refused(four_bit_olmoe: Path, tmp_path
         quantize_checkpoint(four_bit_olmoe, tmp_path / "again")
     with pytest.raises(StorageError, match="exists"):
         quantize_checkpoint(PARITY / "olmoe", four_bit_olmoe)
+
+
+def test_a_model_that_cannot_be_packed_says_so_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moee_index.model import running
+    from moee_index.model.packed import fast_kernel
+
+    if fast_kernel() is None:
+        pytest.skip("the packed product needs a processor with AVX512-BF16")
+    monkeypatch.setattr(running, "PACKED_FROM", 0)
+    texts = [f"text number {number} about something" for number in range(9)]
+    for kind, columns in (("olmoe", "x 48"), ("deepseek", "x 160")):
+        checkpoint = PARITY / kind
+        standard = Encoder.load(checkpoint, double_quant=False)
+        told: list[str] = []
+        other = Encoder.load(checkpoint, double_quant=False, few_texts=True, notify=told.append)
+        # columns that are no multiple of the block: such a model stays as it is, and says why
+        assert other.running.layout.value == "standard"
+        assert columns in other.running.layout.reason
+        assert told[-1].startswith("4-bit layout standard")
+        assert np.array_equal(other.encode(texts).hs, standard.encode(texts).hs)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 33, 70])
+def test_the_packed_product_is_the_product(rows: int) -> None:
+    from moee_index.model.packed import PackedStack, fast_kernel
+
+    if fast_kernel() is None:
+        pytest.skip("the packed product needs a processor with AVX512-BF16")
+    generator = torch.Generator().manual_seed(3)
+    stack = NF4Stack(3, 96, 128, double_quant=False)
+    stack.allocate()
+    for index in range(3):
+        stack.put(index, 0, torch.randn(96, 128, generator=generator))
+    packed = PackedStack.of(stack)
+    x = torch.randn(rows, 128, generator=generator).bfloat16()
+    for index in range(3):
+        weights = stack.dequantize(torch.tensor([index]), torch.float32, Workspace())[0]
+        wanted = x.float() @ weights.T
+        found = packed.multiply(index, x).float()
+        assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+def test_a_packed_model_counts_as_four_bits_and_agrees(
+    monkeypatch: pytest.MonkeyPatch, wide_olmoe: Path
+) -> None:
+    from moee_index.model import running
+    from moee_index.model.packed import PackedStack, fast_kernel
+
+    if fast_kernel() is None:
+        pytest.skip("the packed product needs a processor with AVX512-BF16")
+    texts = [f"text number {number} about something" for number in range(9)]
+    standard = Encoder.load(wide_olmoe)
+    monkeypatch.setattr(running, "PACKED_FROM", 0)
+    packed = Encoder.load(wide_olmoe, few_texts=True)
+    assert packed.running.layout.value == "packed"
+    assert any(isinstance(module, PackedStack) for module in packed.running.model.modules())
+    assert not list(stacks(packed.running.model))
+    assert_four_bits(packed.running.model)
+    held = packed.running.bytes()
+    assert held["4-bit"] > 0
+    assert held["16-bit"] == standard.running.bytes()["16-bit"]
+    wanted, found = standard.encode(texts), packed.encode(texts)
+    assert np.median(cosines(found.hs, wanted.hs)) > 0.999
+    assert np.median(cosines(found.rw, wanted.rw)) > 0.999
+    assert packed.spec.identity() == standard.spec.identity()
 
 
 def change_weights(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -243,7 +309,7 @@ def test_unknown_architecture_and_pickled_weights_are_refused(
     with pytest.raises(ModelError, match="no_such_kind"):
         Encoder.load(checkpoint)
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="no .safetensors"):
+    with pytest.raises(ModelError, match=r"no \.safetensors"):
         find_checkpoint(checkpoint)
 
 

@@ -171,11 +171,14 @@ def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
 
 
 def load_encoder_of(console: Console, index: Index, options: dict[str, Any]) -> Encoder:
-    """Load the model that an index was built with; refuses contradicting options."""
+    """Load the model that an index was built with, for a few texts at a time; refuses
+    contradicting options."""
     from moee_index.encoder import Encoder
 
     with console.progress("loading", "B", scale=True) as progress:
-        return Encoder.for_spec(index.spec, **options, notify=console.tell, progress=progress)
+        return Encoder.for_spec(
+            index.spec, **options, few_texts=True, notify=console.tell, progress=progress
+        )
 
 
 def choose_index(console: Console, index: Path | None) -> Path:

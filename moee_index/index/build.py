@@ -261,6 +261,15 @@ class _Build:
                     f"{told(different, building.spec)}; give the first options again to go on, or "
                     "--overwrite to begin anew"
                 )
+            with (
+                DocumentStore(generation / DOCUMENTS) as store,
+                RowWriter(generation, building.store, dims_of(building.spec)) as rows,
+            ):
+                if not rows.holds(store.embedded):
+                    raise IndexDamagedError(
+                        f"{generation} lacks vectors that were written; give --overwrite to begin "
+                        "anew"
+                    )
             return building
         except (IndexChangedError, IndexDamagedError) as error:
             if not self.overwrite:
@@ -287,11 +296,7 @@ class _Build:
             RowWriter(generation, building.store, dims) as rows,
         ):
             self.worth_keeping = len(store) > 0
-            if not rows.holds(store.embedded):
-                raise IndexDamagedError(
-                    f"{generation} lacks vectors that were written; remove it and build again"
-                )
-            if len(store):
+            if self.worth_keeping:
                 self.notify("going on with an interrupted build")
             count = self._embed_all(store, rows, rejects, building)
             truncated = store.truncated

@@ -178,6 +178,7 @@ class Manifest:
             files = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             for name in (named["generation"], *files):
                 _check_relative(name)
+            _check_values(named)
             return cls(**{**named, "spec": EncoderSpec(**named["spec"]), "files": files})
 
     def path(self, directory: Path, name: str) -> Path:
@@ -254,6 +255,21 @@ def _check_version(content: Mapping[str, Any], path: Path) -> None:
 def _checksum(content: Mapping[str, Any]) -> str:
     canonical = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_values(named: Mapping[str, Any]) -> None:
+    """What the rest of the program counts on; a checksum alone does not promise it."""
+    numbers = [named["documents"], named["spec"]["hs_dim"], named["spec"]["rw_dim"]]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise ValueError("a count is no whole number above 0")
+    if named["store"] not in STORES:
+        raise ValueError(f"store is {named['store']!r}")
+    if not all(isinstance(named["index_type"][part], str) for part in PARTS):
+        raise ValueError(f"index_type is {named['index_type']!r}")
+    if not all(isinstance(error, float) for error in named["codes_error"].values()):
+        raise ValueError(f"codes_error is {named['codes_error']!r}")
+    if not isinstance(named["alpha"], int | float):
+        raise ValueError(f"alpha is {named['alpha']!r}")
 
 
 def _check_relative(name: str) -> None:

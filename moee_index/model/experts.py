@@ -7,13 +7,18 @@ name. Knows nothing of checkpoints or texts.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from moee_index.model.nf4 import NF4Stack, Workspace, chunks
+from moee_index.model.nf4 import NF4Stack, chunks
+from moee_index.model.packed import PackedStack
+
+Product = Callable[[torch.Tensor], torch.Tensor]
 
 IMPLEMENTATION = "moee_index"
 
@@ -52,8 +57,9 @@ def experts_forward(
     """Routed experts of one layer: hidden_states [tokens, d] -> [tokens, d].
 
     For each chunk of hit experts the 4-bit weights are dequantised into a reused workspace and
-    multiplied with the tokens routed there. Sums run in float32 in the order of the experts, so a
-    token's result does not depend on its neighbours beyond the rounding of the products.
+    multiplied with the tokens routed there; packed weights are multiplied as they are. Sums run in
+    float32 in the order of the experts, so a token's result does not depend on its neighbours
+    beyond the rounding of the products.
     """
     real: RealTokens | None = getattr(self, "moee_real_tokens", None)
     rows = real.rows if real is not None else None
@@ -70,17 +76,16 @@ def experts_forward(
     result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
 
     up_name = "gate_up_proj" if self.has_gate else "up_proj"
-    hit = counts.nonzero()[:, 0]
-    for group in _groups(self, up_name, hit):
-        up_weights = _weights(self, up_name, group, hidden_states.dtype, "moee_up_workspace")
-        down_weights = _weights(self, "down_proj", group, hidden_states.dtype, "moee_workspace")
+    for group in _groups(self, up_name, counts.nonzero()[:, 0]):
+        up = _products(self, up_name, group, hidden_states.dtype)
+        down = _products(self, "down_proj", group, hidden_states.dtype)
         for place, expert in enumerate(group.tolist()):
             start, end = (ends[expert - 1] if expert else 0), ends[expert]
             tokens = token[start:end]
             state = hidden_states[_padded(tokens)]
-            state = _linear(self, state, up_weights[place], up_name, expert)
+            state = _biased(self, up_name, expert, up[place](state))
             state = self._apply_gate(state) if self.has_gate else self.act_fn(state)
-            state = _linear(self, state, down_weights[place], "down_proj", expert)
+            state = _biased(self, "down_proj", expert, down[place](state))
             state = state[: len(tokens)]
             if self.has_post_expert_norm:
                 state = self.post_expert_norm(state)
@@ -104,28 +109,32 @@ def _padded(tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat((tokens, tokens[:1].expand(wanted - count)))
 
 
-def _groups(experts: Any, name: str, hit: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    stack = getattr(experts, name)
-    if not isinstance(stack, NF4Stack):
-        return (hit,)
-    return tuple(chunks(hit, stack.size, CHUNK_WEIGHTS))
-
-
-def _weights(
-    experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype, workspace: str
-) -> torch.Tensor | list[torch.Tensor]:
+def _groups(experts: Any, name: str, hit: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Hit experts in chunks whose dequantised weights share one workspace."""
     held = getattr(experts, name)
+    return chunks(hit, held.size, CHUNK_WEIGHTS) if isinstance(held, NF4Stack) else (hit,)
+
+
+def _products(experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype) -> list[Product]:
+    """For each expert of a chunk what multiplies rows with its weights, however these are kept.
+
+    Valid until the same projection of another chunk is asked for.
+    """
+    held = getattr(experts, name)
+    if isinstance(held, PackedStack):
+        return [partial(held.multiply, expert) for expert in group.tolist()]
     if isinstance(held, NF4Stack):
-        scratch: Workspace = getattr(experts, workspace)
-        return held.dequantize(group, dtype, scratch)
-    return [held[expert] for expert in group.tolist()]
-
-
-def _linear(
-    experts: Any, x: torch.Tensor, weight: torch.Tensor, name: str, expert: int
-) -> torch.Tensor:
-    bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
+        weights = held.dequantize(group, dtype, experts.moee_workspaces[name]).unbind()
+    else:
+        weights = tuple(held[expert] for expert in group.tolist())
     if experts.is_transposed:
-        product = x @ weight
-        return product if bias is None else product.add_(bias)
-    return nn.functional.linear(x, weight, bias)
+        weights = tuple(weight.T for weight in weights)
+    return [partial(_times, weight) for weight in weights]
+
+
+def _times(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.linear(x, weight)
+
+
+def _biased(experts: Any, name: str, expert: int, product: torch.Tensor) -> torch.Tensor:
+    return product + getattr(experts, f"{name}_bias")[expert] if experts.has_bias else product

@@ -36,7 +36,7 @@ def import_bitsandbytes() -> ModuleType:
             import bitsandbytes
     finally:
         logger.setLevel(level)
-    return bitsandbytes
+    return bitsandbytes  # type: ignore[no-any-return,unused-ignore]
 
 
 def import_faiss() -> ModuleType:

@@ -30,6 +30,7 @@ from moee_index.model.architecture import (
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.experts import RealTokens
 from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, Workspace
+from moee_index.model.packed import PackedStack
 from moee_index.model.placing import assign, check_shape, four_bit_home, owner
 
 Progress = Callable[[int, int], None]
@@ -336,8 +337,8 @@ def _check_finite(part: torch.Tensor, target: str, checkpoint: Checkpoint) -> No
 
 
 def _install_four_bit(model: Any, checkpoint: Checkpoint, double_quant: bool) -> None:
-    """Replace what DESIGN lists by empty 4-bit modules; all share one workspace per projection."""
-    workspace, up_workspace = Workspace(), Workspace()
+    """Replace what is for 4 bits by empty modules; all layers share a projection's workspace."""
+    workspaces: dict[str, Workspace] = defaultdict(Workspace)
     stacked = expert_stacks(model)
     for module in model.modules():
         if type(module).__name__.endswith("Experts") and not hasattr(module, "has_gate"):
@@ -350,7 +351,7 @@ def _install_four_bit(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
         _check_blocks(name, rows, cols)
         del module._parameters[attribute]
         module.add_module(attribute, NF4Stack(count, rows, cols, double_quant=double_quant))
-        module.moee_workspace, module.moee_up_workspace = workspace, up_workspace  # type: ignore[assignment]
+        module.moee_workspaces = workspaces  # type: ignore[assignment]
     for name, linear in quantisable_linears(model, find_routers(model)):
         rows, cols = linear.weight.shape
         _check_blocks(name, rows, cols)
@@ -361,7 +362,7 @@ def _install_four_bit(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
                 cols,
                 bias=linear.bias is not None,
                 double_quant=double_quant,
-                workspace=workspace,
+                workspace=workspaces["linear"],
             ),
         )
 
@@ -401,7 +402,7 @@ def assert_four_bits(model: Any) -> None:
     routers = find_routers(model)
     embedding = model.get_input_embeddings()
     for name, module in model.named_modules():
-        if isinstance(module, NF4Stack) or module is embedding:
+        if isinstance(module, NF4Stack | PackedStack) or module is embedding:
             continue
         if any(name == router.name for router in routers):
             continue
@@ -427,7 +428,7 @@ def bytes_by_kind(model: Any) -> dict[str, int]:
                 continue
             seen.add(id(value))
             size = value.numel() * value.element_size()
-            if isinstance(module, NF4Stack):
+            if isinstance(module, NF4Stack | PackedStack):
                 counted["4-bit"] += size
             elif value.element_size() <= 2:
                 counted["16-bit"] += size

@@ -192,6 +192,8 @@ class NF4Stack(nn.Module):
 class NF4Linear(nn.Module):
     """`nn.Linear` with its weight in 4 bits; the bias, where there is one, stays as it is."""
 
+    weight: NF4Stack
+
     def __init__(
         self, rows: int, cols: int, *, bias: bool, double_quant: bool, workspace: Workspace
     ) -> None:

@@ -1,0 +1,144 @@
+"""NF4 matrices in the layout of bitsandbytes' fast CPU product, for a few tokens at a time.
+
+Where a standard stack is dequantised before it is multiplied, this one is multiplied as it is:
+4-bit codes are all that is read (7 times faster than dequantising for one row, even at some 50 rows). It
+needs AVX512-BF16, computes in bfloat16 and keeps absmax in bfloat16. Knows the layout and the
+kernel; knows no checkpoint and no routing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from moee_index.model.libraries import import_bitsandbytes
+from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, stacks
+
+ROWS = 32
+_KERNEL = "gemv_4bit_inference_cpu_nf4_bf16"
+
+
+@cache
+def fast_kernel() -> ctypes._FuncPointer | None:
+    """bitsandbytes' packed product, or None where this processor or its build lacks it."""
+    bitsandbytes = import_bitsandbytes()
+    if not bitsandbytes.functional.has_avx512bf16():
+        return None
+    from bitsandbytes.cextension import lib
+
+    library = getattr(lib, "_lib", None)
+    if not isinstance(library, ctypes.CDLL):
+        return None
+    return getattr(library, _KERNEL, None)
+
+
+class PackedStack(nn.Module):
+    """n matrices [rows, cols] packed for the fast product.
+
+    codes: uint8 [n, rows / 32, cols / 2, 32]: for each block of 32 rows and each pair of columns,
+    byte 2·r + c holds column c of row r (low nibble) and of row r + 16 (high nibble). absmax:
+    bfloat16 [n, cols / 64, rows]. 0.531 bytes a weight.
+    """
+
+    codes: torch.Tensor
+    absmax: torch.Tensor
+
+    def __init__(self, n: int, rows: int, cols: int) -> None:
+        super().__init__()
+        self.n, self.rows, self.cols = n, rows, cols
+        self.register_buffer("codes", None)
+        self.register_buffer("absmax", None)
+
+    @classmethod
+    def of(cls, stack: NF4Stack) -> PackedStack:
+        """Pack a standard stack matrix by matrix; its codes are unchanged, absmax is rounded."""
+        packed = cls(stack.n, stack.rows, stack.cols)
+        packed.codes = torch.empty(
+            (stack.n, stack.rows // ROWS, stack.cols // 2, ROWS), dtype=torch.uint8
+        )
+        packed.absmax = torch.empty(
+            (stack.n, stack.cols // BLOCK, stack.rows), dtype=torch.bfloat16
+        )
+        for index in range(stack.n):
+            pack_codes(stack.packed[index].view(stack.rows, -1), packed.codes[index])
+            absmax = stack.full_absmax(torch.tensor([index]))
+            packed.absmax[index] = absmax.view(stack.rows, -1).T
+        return packed
+
+    def multiply(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """x bfloat16 [m, cols] times matrix `index` transposed: bfloat16 [m, rows]."""
+        kernel = fast_kernel()
+        assert kernel is not None
+        x = x.contiguous()
+        out = torch.empty((len(x), self.rows), dtype=torch.bfloat16)
+        kernel(
+            ctypes.c_int64(len(x)),
+            ctypes.c_int64(self.rows),
+            ctypes.c_int64(self.cols),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_void_p(self.codes[index].data_ptr()),
+            ctypes.c_void_p(self.absmax[index].data_ptr()),
+            ctypes.c_void_p(out.data_ptr()),
+            ctypes.c_int64(BLOCK),
+            ctypes.c_int64(x.stride(0)),
+            ctypes.c_int64(out.stride(0)),
+        )
+        return out
+
+    def extra_repr(self) -> str:
+        return f"n={self.n}, rows={self.rows}, cols={self.cols}, packed"
+
+
+class PackedLinear(nn.Module):
+    """An `NF4Linear` whose weight is packed."""
+
+    def __init__(self, linear: NF4Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = PackedStack.of(linear.weight)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = self.weight.multiply(0, x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            product += self.bias
+        return product.view(*x.shape[:-1], self.out_features)
+
+
+def cannot_pack(model: nn.Module) -> str | None:
+    """Why a 4-bit model cannot be packed, or None if it can."""
+    if fast_kernel() is None:
+        return "bitsandbytes has no fast product for this processor"
+    for name, stack in stacks(model):
+        if stack.rows % ROWS or stack.cols % BLOCK:
+            return f"{name} is {stack.rows} x {stack.cols}"
+    return None
+
+
+def pack_model(model: nn.Module) -> None:
+    """Replace every standard stack of a model by a packed one, one at a time."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, NF4Linear):
+                setattr(parent, name, PackedLinear(child))
+            elif isinstance(child, NF4Stack) and not isinstance(parent, NF4Linear):
+                setattr(parent, name, PackedStack.of(child))
+
+
+def pack_codes(standard: torch.Tensor, out: torch.Tensor) -> None:
+    """Standard codes uint8 [rows, cols / 2] (even column in the high nibble) into the packed
+    layout `out` uint8 [rows / 32, cols / 2, 32]."""
+    rows, pairs = standard.shape
+    # numpy: its bit operations and strided copies on small integers are many times torch's rate
+    halves = standard.numpy().reshape(rows // ROWS, 2, ROWS // 2, pairs)
+    low, high = halves[:, 0], halves[:, 1]
+    both = np.empty((*low.shape, 2), dtype=np.uint8)
+    np.bitwise_or(low >> 4, high & 0xF0, out=both[..., 0])
+    np.bitwise_or(low & 0x0F, high << 4, out=both[..., 1])
+    # both columns of a pair move as one 16-bit number
+    target = out.numpy().reshape(rows // ROWS, pairs, ROWS).view(np.uint16)
+    np.copyto(target, both.view(np.uint16)[..., 0].transpose(0, 2, 1))

@@ -1,0 +1,47 @@
+"""What the wheel holds: every module, the bundled model, and nothing that is not for users."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = out.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_every_module_and_the_model_are_in_the_wheel(names: list[str]) -> None:
+    for folder, package in (("moee_index", "moee_index"), ("bench", "moee_index/bench")):
+        for module in (ROOT / folder).rglob("*.py"):
+            inside = module.relative_to(ROOT / folder)
+            if inside.parts[0] not in ("results", "speed"):
+                assert f"{package}/{inside.as_posix()}" in names
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "moee_index.json"):
+        assert f"moee_index/model/tiny/{file}" in names
+    for file in ("README.md", "NOTICE"):
+        assert f"moee_index/model/tiny/{file}" in names
+    assert "moee_index/py.typed" in names
+
+
+def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:
+    allowed = ("moee_index/", "moee_index-")
+    assert [name for name in names if not name.startswith(allowed)] == []
+    for name in names:
+        assert not name.startswith(("moee_index/bench/results", "moee_index/bench/speed"))
+        assert "test" not in name.lower()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert any(name.endswith("licenses/moee_index/model/tiny/NOTICE") for name in names)
