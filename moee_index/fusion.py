@@ -32,6 +32,8 @@ STANDARDIZE: tuple[Standardize, ...] = get_args(Standardize)
 # Fewer rows than this say little about a mean and a deviation (DESIGN, maths 5).
 MIN_ROWS = 64
 DROP_BELOW = 1e-6
+# Standardised rows are some √d long; shorter ones than this are the mean itself.
+ZERO_BELOW = 1e-6
 # A larger weight drowns HS in any float format, and overflows float32 scores in the end.
 MAX_ALPHA = 1e30
 # Rows held in float64 at a time; a constant, because sums depend on how they are grouped.
@@ -263,6 +265,10 @@ def unit_rows(
     check_finite(rows, part)
     standardised = _standardised(standardizer, rows)
     norms = np.sqrt(np.square(standardised).sum(axis=1))
+    if standardizer is not None:
+        # A row that is the mean is zero but for rounding, which is no direction to compare.
+        norms[norms < ZERO_BELOW] = 0.0
+        standardised[norms == 0] = 0.0
     return standardised / np.where(norms > 0, norms, 1.0)[:, None], norms
 
 

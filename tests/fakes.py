@@ -135,9 +135,15 @@ def fake_documents(count: int) -> list[Document]:
     ]
 
 
-def build_slowly(directory: str) -> None:
+def build_slowly(directory: str, overwrite: bool = False) -> None:
     """A build of about a second, to be killed."""
-    build_index(directory, fake_documents(200), FakeEncoder(seconds_per_batch=0.01), window=32)
+    build_index(
+        directory,
+        fake_documents(200),
+        FakeEncoder(seconds_per_batch=0.01),
+        window=32,
+        overwrite=overwrite,
+    )
 
 
 def index_bytes(directory: Path) -> dict[str, str]:

@@ -167,6 +167,7 @@ def test_equal_rows_have_equal_scores_wherever_they_stand() -> None:
         assert len(set(found.tolist())) == 1
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.sampled_from([-1.0, -0.0, 0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=60),
     k=st.integers(1, 70),
@@ -221,3 +222,16 @@ def test_alpha_belongs_to_sum() -> None:
         check_search("hs", 1.0, 1)
     with pytest.raises(MisuseError, match="hs, rw, concat, sum"):
         check_search("cosine", None, 1)
+
+
+def test_a_row_that_is_the_mean_is_zero() -> None:
+    """float32 cannot hold the mean to the last bit: what is left of it is no direction."""
+    rows = np.where(np.arange(64)[:, None] % 2, 0.1, 0.3) * np.ones((64, 4))
+    embeddings = Embeddings(rows.astype(np.float32), random_embeddings(64).rw)
+    frozen = Standardizer.fit(embeddings)
+    mean = Embeddings(np.full((1, 4), 0.2, np.float32), embeddings.rw[:1])
+    assert frozen.hs is not None
+    assert frozen.hs.apply(mean.hs).any()
+    vectors = unit_vectors(mean, frozen)
+    assert not vectors.hs.any()
+    assert vectors.norms[0, 0] == 0 < vectors.norms[0, 1]

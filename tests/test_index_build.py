@@ -160,6 +160,30 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert kills or KILLS < 5
 
 
+def test_killed_overwrites_leave_an_index_that_answers(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "faiss", "fakes", "moee_index.index.build"])
+    documents = fake_documents(200)
+    build(tmp_path / "i", documents[:70])
+    build(tmp_path / "new", documents)
+    chance = random.Random(4)
+    for _ in range(5):
+        process = context.Process(target=build_slowly, args=(str(tmp_path / "i"), True))
+        process.start()
+        process.join(chance.uniform(0.1, 1.5))
+        process.kill()
+        process.join()
+        assert verify_index(tmp_path / "i", full=True).ok
+        with Index.open(tmp_path / "i", FakeEncoder()) as index:
+            assert len(index) in (70, 200)
+            assert index.search(documents[5].text, 1)[0].hs == 1.0
+    report = build(tmp_path / "i", documents, overwrite=True)
+    assert report.embedded == 200
+    assert index_bytes(tmp_path / "i") == index_bytes(tmp_path / "new")
+    left = {path.name for path in (tmp_path / "i").iterdir() if path.is_dir()}
+    assert len(left) == 1
+
+
 @pytest.mark.parametrize("batch", [2, 9])
 def test_started_again_with_another_corpus(
     tmp_path: Path, documents: list[Document], batch: int

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moee_index.index.build import BuildReport, build_index
-    from moee_index.index.reader import Hit, Hits, Index, default_index
+    from moee_index.index.reader import Hits, Index, default_index
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
     "BuildReport": "build",
-    "Hit": "reader",
     "Hits": "reader",
     "Index": "reader",
     "VerifyReport": "verify",
@@ -25,7 +24,6 @@ _HOMES = {
 }
 __all__ = [
     "BuildReport",
-    "Hit",
     "Hits",
     "Index",
     "VerifyReport",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,15 @@ from moee_index.errors import (
     StorageError,
 )
 from moee_index.fusion import choose_standardize
-from moee_index.index.compare import DERIVED, document_difference, option_differences, told
+from moee_index.index.compare import (
+    DERIVED,
+    compare_finished,
+    document_difference,
+    option_differences,
+    told,
+)
 from moee_index.index.derive import Derivation, Progress, derive, describe, dims_of
-from moee_index.index.documents import DocumentReader, DocumentStore
+from moee_index.index.documents import DocumentStore
 from moee_index.index.embed import WindowEmbedder
 from moee_index.index.intake import Counts, Documents, Rejects, windows
 from moee_index.index.manifest import (
@@ -231,6 +237,7 @@ class _Build:
             else:
                 found = generation, building
         if found is not None:
+            self.worth_keeping = True
             self._take_over(found[1])
             if found[1] != self.wanted:
                 self.wanted.write(found[0])
@@ -325,6 +332,11 @@ class _Build:
                 },
                 model_bytes=self.model_bytes,
             )
+        with storage_errors(self.directory):
+            if (generation / REJECTED).exists():
+                (generation / REJECTED).replace(self.directory / REJECTED)
+            else:
+                (self.directory / REJECTED).unlink(missing_ok=True)
         manifest.write(self.directory)
         self._tidy(generation)
         return self._report(count, truncated)
@@ -380,10 +392,6 @@ class _Build:
         """The new index is whole: drop what is left of building it and of older ones."""
         try:
             with storage_errors(self.directory):
-                if (generation / REJECTED).exists():
-                    (generation / REJECTED).replace(self.directory / REJECTED)
-                else:
-                    (self.directory / REJECTED).unlink(missing_ok=True)
                 (generation / BUILDING).unlink(missing_ok=True)
             for other in generations(self.directory):
                 if other != generation:
@@ -391,56 +399,13 @@ class _Build:
         except StorageError as error:
             self.notify(f"the index is whole, but an older one could not be removed: {error}")
 
-    # A finished index
-
     def _unchanged(self, manifest: Manifest) -> BuildReport:
         """The report that nothing changed. Raises IndexChangedError if something did."""
-        hint = "build elsewhere, or give --overwrite (the old index answers until the new is whole)"
-        asked = self.wanted.standardize
-        which, _ = choose_standardize(manifest.documents, None if asked == "auto" else asked)
-        recorded = replace(
-            self.wanted,
-            spec=manifest.spec,
-            standardize=manifest.standardize,
-            index_type=manifest.index_type["hs"],
-            store=manifest.store,
+        compare_finished(
+            self.directory, manifest, self.wanted, self.documents, self.counts, self.skip_bad
         )
-        different = option_differences(recorded, replace(self.wanted, standardize=which))
-        if different:
-            raise IndexChangedError(
-                f"{self.directory} was built with {told(different, manifest.spec)}; {hint}"
-            )
-        store = DocumentReader(manifest.path(self.directory, DOCUMENTS))
-        with contextlib.closing(store):
-            difference = self._first_difference(store)
-        if difference is not None:
-            raise IndexChangedError(
-                f"the corpus is not the one that {self.directory} was built from: {difference}; "
-                f"{hint}"
-            )
         self.counts.resumed = manifest.documents
         return self._report(manifest.documents, manifest.counts.get("truncated", 0), True)
-
-    def _first_difference(self, store: DocumentReader) -> str | None:
-        count = 0
-        for first, documents in self._read_again(store):
-            stored = store.stored(first, len(documents))
-            difference = document_difference(first, stored, documents)
-            if difference is not None:
-                return difference
-            count = first + len(documents)
-        return document_difference(count, store.stored(count, 1), [])
-
-    def _read_again(self, store: DocumentReader) -> Iterator[tuple[int, list[Any]]]:
-        rejects = Rejects(None, self.counts)
-        return windows(
-            self.documents,
-            WINDOW,
-            store.source_of,
-            rejects,
-            self.counts,
-            skip_bad=self.skip_bad,
-        )
 
     def _report(self, count: int, truncated: int, unchanged: bool = False) -> BuildReport:
         seconds = max(self.counts.seconds, 1e-9)

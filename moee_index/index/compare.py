@@ -6,18 +6,23 @@ Knows what was recorded and what is asked. Refuses to know how either came about
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moee_index.embeddings import EncoderSpec
-from moee_index.errors import FingerprintMismatchError
-from moee_index.index.documents import PreparedDocument
-from moee_index.index.manifest import Building
+from moee_index.errors import FingerprintMismatchError, IndexChangedError
+from moee_index.fusion import choose_standardize
+from moee_index.index.documents import DocumentReader, PreparedDocument
+from moee_index.index.intake import Counts, Documents, Rejects, windows
+from moee_index.index.manifest import DOCUMENTS, Building, Manifest
 
 Stored = tuple[str, str, str, str, int | None]
 # What follows from raw rows and can change without embedding anything again.
 DERIVED = ("standardize", "index_type")
+_AT_A_TIME = 1024
 
 
 def option_differences(recorded: Building, asked: Building) -> list[tuple[str, object, object]]:
@@ -79,3 +84,50 @@ def document_difference(
     if len(stored) > len(documents):
         return f"document {stored[len(documents)][0]!r} is missing"
     return None
+
+
+def compare_finished(
+    directory: Path,
+    manifest: Manifest,
+    asked: Building,
+    documents: Documents,
+    counts: Counts,
+    skip_bad: bool,
+) -> None:
+    """Raises IndexChangedError unless a finished index is what these options and documents give."""
+    hint = "build elsewhere, or give --overwrite (the old index answers until the new is whole)"
+    given = None if asked.standardize == "auto" else asked.standardize
+    asked = replace(asked, standardize=choose_standardize(manifest.documents, given)[0])
+    recorded = replace(
+        asked,
+        spec=manifest.spec,
+        standardize=manifest.standardize,
+        index_type=manifest.index_type["hs"],
+        store=manifest.store,
+    )
+    different = option_differences(recorded, asked)
+    if different:
+        raise IndexChangedError(
+            f"{directory} was built with {told(different, manifest.spec)}; {hint}"
+        )
+    with contextlib.closing(DocumentReader(manifest.path(directory, DOCUMENTS))) as store:
+        difference = _first_difference(store, documents, counts, skip_bad)
+    if difference is not None:
+        raise IndexChangedError(
+            f"the corpus is not the one that {directory} was built from: {difference}; {hint}"
+        )
+
+
+def _first_difference(
+    store: DocumentReader, documents: Documents, counts: Counts, skip_bad: bool
+) -> str | None:
+    end = 0
+    rejects = Rejects(None, counts)
+    for first, window in windows(
+        documents, _AT_A_TIME, store.source_of, rejects, counts, skip_bad=skip_bad
+    ):
+        difference = document_difference(first, store.stored(first, len(window)), window)
+        if difference is not None:
+            return difference
+        end = first + len(window)
+    return document_difference(end, store.stored(end, 1), [])

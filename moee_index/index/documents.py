@@ -112,9 +112,13 @@ class DocumentStore:
         self._path = path
         with storage_errors(path):
             self._connection = sqlite3.connect(path, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA)
+            try:
+                self._connection.execute("PRAGMA journal_mode = TRUNCATE")
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.executescript(_SCHEMA)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def __enter__(self) -> DocumentStore:
         return self
@@ -275,9 +279,13 @@ class DocumentReader:
         uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
         with self._damaged():
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            self._count = int(
-                self._connection.execute("SELECT count(*) FROM documents").fetchone()[0]
-            )
+            try:
+                # Rows have no gaps (`problems` looks for them), and counting would read them all.
+                last = self._connection.execute("SELECT max(row) FROM documents").fetchone()[0]
+            except BaseException:
+                self._connection.close()
+                raise
+            self._count = 0 if last is None else int(last) + 1
 
     @contextlib.contextmanager
     def _damaged(self) -> Iterator[None]:

@@ -8,7 +8,6 @@ takes its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -17,6 +16,7 @@ import numpy as np
 from moee_index.embeddings import Embeddings, EncoderSpec, TextEncoder
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
 from moee_index.fusion import Standardizer, check_search, unit_vectors
+from moee_index.hits import Hit
 from moee_index.index.compare import check_spec
 from moee_index.index.derive import dims_of, read_standardizer
 from moee_index.index.documents import DocumentReader, StoredDocument
@@ -42,22 +42,6 @@ LoadEncoder = Callable[[EncoderSpec], TextEncoder]
 _ATTEMPTS = 5
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One document found: rank from 1, its score, and the similarity of each part.
-
-    text: the document's text; its title, if it has one, is in metadata.
-    """
-
-    rank: int
-    id: str
-    score: float
-    hs: float
-    rw: float
-    text: str
-    metadata: dict[str, Any]
-
-
 class Hits(list[Hit]):
     """The hits of one query, best first. exact: no document can have been missed."""
 
@@ -76,7 +60,6 @@ class Index:
         self,
         directory: Path,
         manifest: Manifest,
-        encoder: TextEncoder | LoadEncoder | None,
         block_rows: int | None,
     ) -> None:
         self.directory = directory
@@ -114,8 +97,6 @@ class Index:
             manifest.codes_error,
             block_rows,
         )
-        if encoder is not None:
-            self.use_encoder(encoder)
 
     @classmethod
     def build(
@@ -151,13 +132,20 @@ class Index:
         for attempt in range(_ATTEMPTS):
             manifest = Manifest.read(directory)
             try:
-                return cls(directory, manifest, encoder, block_rows)
+                index = cls(directory, manifest, block_rows)
+                break
             except IndexDamagedError:
                 # A writer may have put a newer version in place since the manifest was read.
                 now = Manifest.read(directory).generation
                 if attempt + 1 == _ATTEMPTS or now == manifest.generation:
                     raise
-        raise AssertionError("unreachable")
+        if encoder is not None:
+            try:
+                index.use_encoder(encoder)
+            except BaseException:
+                index.close()
+                raise
+        return index
 
     def __enter__(self) -> Index:
         return self

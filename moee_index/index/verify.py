@@ -6,7 +6,7 @@ Knows every file of an index. Refuses to repair anything.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,11 +65,13 @@ def verify_index(
     itself cannot be trusted. Everything else is reported, not raised.
     """
     directory = Path(directory)
-    manifest = Manifest.read(directory)
-    report = VerifyReport(str(directory), manifest.documents, full)
-    check = _Check(directory, manifest, report, progress or (lambda stage, done, total: None))
-    check.run(full)
-    return report
+    while True:
+        manifest = Manifest.read(directory)
+        report = VerifyReport(str(directory), manifest.documents, full)
+        _Check(directory, manifest, report, progress or (lambda stage, done, total: None)).run()
+        # A writer may have put a newer version in place meanwhile, and removed this one.
+        if report.ok or Manifest.read(directory).generation == manifest.generation:
+            return report
 
 
 @dataclass
@@ -79,18 +81,18 @@ class _Check:
     report: VerifyReport
     progress: Callable[[str, int, int | None], None]
 
-    def run(self, full: bool) -> None:
-        if full:
+    def run(self) -> None:
+        if self.report.full:
             self._checksums()
         else:
             self._step("sizes", self._sizes)
         self._step("documents", self._documents)
         self._step("vectors", self._vectors)
-        if full:
+        if self.report.full:
             self._step("codes and norms from raw rows", self._recompute)
 
     @contextlib.contextmanager
-    def _reported(self):  # type: ignore[no-untyped-def]
+    def _reported(self) -> Iterator[None]:
         try:
             yield
         except (MoeeIndexError, OSError) as error:

@@ -1,9 +1,9 @@
 """NF4 matrices in the layout of bitsandbytes' fast CPU product, for a few tokens at a time.
 
 Where a standard stack is dequantised before it is multiplied, this one is multiplied as it is:
-4-bit codes are all that is read (7 times faster than dequantising for one row, even at some 50 rows). It
-needs AVX512-BF16, computes in bfloat16 and keeps absmax in bfloat16. Knows the layout and the
-kernel; knows no checkpoint and no routing.
+4-bit codes are all that is read (7 times faster than dequantising for one row, even at some 50
+rows). It needs AVX512-BF16, computes in bfloat16 and keeps absmax in bfloat16. Knows the layout
+and the kernel; knows no checkpoint and no routing.
 """
 
 from __future__ import annotations
