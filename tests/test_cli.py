@@ -370,7 +370,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_so(tmp_path: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            if any(path.stat().st_size > 30_000 for path in Path().glob("indexes/long/*/hs.f32")):
+            if any(path.stat().st_size > 400_000 for path in Path().glob("indexes/long/*/hs.f32")):
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
