@@ -15,6 +15,7 @@ import numpy as np
 from moee_index.batching import group_equal, plan_batches
 from moee_index.embeddings import Embeddings, EncoderSpec
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
+from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.running import RunningModel
 from moee_index.prompts import parse_prompt
@@ -82,6 +83,7 @@ class Encoder:
         device: str = "auto",
         offline: bool = False,
         few_texts: bool = False,
+        cache: bool = True,
         notify: Notify | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Encoder:
@@ -91,6 +93,7 @@ class Encoder:
         defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens. `notify` is told each
         choice once, with its reason; `progress(done, total)` follows the loading. `few_texts`:
         texts will come a few at a time (queries), which lets large models take a faster layout.
+        `cache`: keep the 4-bit forms of large models under `MOEE_INDEX_CACHE`.
 
         Raises ModelError where there is no such model or it is no Mixture-of-Experts model, and
         MisuseError for an option that makes no sense.
@@ -122,6 +125,7 @@ class Encoder:
             device=device,
             threads=threads,
             few_texts=few_texts,
+            cache=Cache(tell) if cache else None,
             progress=progress,
         )
         spec = EncoderSpec(
@@ -172,6 +176,7 @@ class Encoder:
         device: str = "auto",
         offline: bool = False,
         few_texts: bool = False,
+        cache: bool = True,
         notify: Notify | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Encoder:
@@ -217,6 +222,7 @@ class Encoder:
             threads=threads,
             device=device,
             few_texts=few_texts,
+            cache=cache,
             notify=notify,
             progress=progress,
         )

@@ -31,8 +31,10 @@ def describe_program() -> dict[str, Any]:
     """The fields of `info --json` without an index."""
     import torch
 
+    from moee_index.model.cache import Cache
     from moee_index.model.libraries import import_bitsandbytes
 
+    cache = Cache(lambda message: None)
     bf16 = bool(import_bitsandbytes().functional.has_avx512bf16())
     devices = [
         f"cpu: {os.cpu_count()} processors, {torch.backends.cpu.get_cpu_capability()}, "
@@ -46,6 +48,10 @@ def describe_program() -> dict[str, Any]:
         "devices": devices,
         "threads": torch.get_num_threads(),
         "models": models_at_hand(),
+        "cache": {
+            "directory": str(cache.directory),
+            "entries": [f"{name}: {size / 1e9:.2f} GB" for name, size in cache.entries()],
+        },
     }
 
 

@@ -25,6 +25,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("MOEE_INDEX_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("MOEE_INDEX_CACHE", "/nonexistent/cache")
 
 
 @pytest.fixture

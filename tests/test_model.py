@@ -159,12 +159,12 @@ def test_a_damaged_four_bit_checkpoint_is_refused(four_bit_olmoe: Path, tmp_path
 
 
 def test_a_model_that_cannot_be_packed_says_so_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moee_index.model import running
+    from moee_index.model import loading
     from moee_index.model.packed import fast_kernel
 
     if fast_kernel() is None:
         pytest.skip("the packed product needs a processor with AVX512-BF16")
-    monkeypatch.setattr(running, "PACKED_FROM", 0)
+    monkeypatch.setattr(loading, "LARGE", 0)
     texts = [f"text number {number} about something" for number in range(9)]
     for kind, columns in (("olmoe", "x 48"), ("deepseek", "x 160")):
         checkpoint = PARITY / kind
@@ -201,14 +201,14 @@ def test_the_packed_product_is_the_product(rows: int) -> None:
 def test_a_packed_model_counts_as_four_bits_and_agrees(
     monkeypatch: pytest.MonkeyPatch, wide_olmoe: Path
 ) -> None:
-    from moee_index.model import running
+    from moee_index.model import loading
     from moee_index.model.packed import PackedStack, fast_kernel
 
     if fast_kernel() is None:
         pytest.skip("the packed product needs a processor with AVX512-BF16")
     texts = [f"text number {number} about something" for number in range(9)]
     standard = Encoder.load(wide_olmoe)
-    monkeypatch.setattr(running, "PACKED_FROM", 0)
+    monkeypatch.setattr(loading, "LARGE", 0)
     packed = Encoder.load(wide_olmoe, few_texts=True)
     assert packed.running.layout.value == "packed"
     assert any(isinstance(module, PackedStack) for module in packed.running.model.modules())
@@ -221,6 +221,65 @@ def test_a_packed_model_counts_as_four_bits_and_agrees(
     assert np.median(cosines(found.hs, wanted.hs)) > 0.999
     assert np.median(cosines(found.rw, wanted.rw)) > 0.999
     assert packed.spec.identity() == standard.spec.identity()
+
+
+def test_large_models_are_kept_in_the_cache_and_damage_is_found(
+    monkeypatch: pytest.MonkeyPatch, wide_olmoe: Path, tmp_path: Path
+) -> None:
+    from moee_index.model import loading
+    from moee_index.model.cache import Cache
+    from moee_index.model.packed import fast_kernel
+
+    monkeypatch.setattr(loading, "LARGE", 0)
+    monkeypatch.setenv("MOEE_INDEX_CACHE", str(tmp_path / "cache"))
+    texts = ["one text", "another, longer text"]
+    forms = 2 if fast_kernel() is not None else 1
+    told: list[str] = []
+
+    def load(**options: object) -> np.ndarray:
+        told.clear()
+        encoder = Encoder.load(wide_olmoe, notify=told.append, **options)  # type: ignore[arg-type]
+        return encoder.encode(texts).hs
+
+    def kept() -> int:
+        return sum("kept in" in line for line in told)
+
+    plain = load(cache=False)
+    assert kept() == 0 and not (tmp_path / "cache").exists()
+    first = load()
+    assert kept() == 1
+    assert np.array_equal(load(), first) and kept() == 0
+    assert np.array_equal(first, plain)
+    queries = load(few_texts=True)
+    assert kept() == forms - 1
+    assert np.array_equal(load(few_texts=True), queries) and kept() == 0
+    cache = Cache(told.append)
+    assert len(cache.entries()) == forms
+    for name, _ in cache.entries():
+        weights = cache.directory / name / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    assert np.array_equal(load(few_texts=True), queries)
+    assert sum("damaged" in line for line in told) == forms
+    assert kept() == forms
+    assert cache.prune() > 0
+    assert cache.entries() == []
+
+
+def test_a_flipped_byte_of_a_four_bit_checkpoint_is_found(
+    four_bit_olmoe: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(four_bit_olmoe, broken)
+    weights = broken / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 16
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match="checksum"):
+        Encoder.load(broken)
 
 
 def change_weights(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

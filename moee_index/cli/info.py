@@ -14,10 +14,18 @@ from moee_index.cli.output import print_json
 
 @click.command("info")
 @click.argument("index", required=False, type=click.Path(path_type=Path))
+@click.option("--prune-cache", is_flag=True, help="Remove the cached 4-bit forms of models.")
 @json_option
 @click.pass_obj
-def command(console: Console, /, index: Path | None, as_json: bool) -> None:
-    """Tell what INDEX holds; without INDEX: versions, devices, models at hand."""
+def command(console: Console, /, index: Path | None, prune_cache: bool, as_json: bool) -> None:
+    """Tell what INDEX holds; without INDEX: versions, devices, models at hand, cached models."""
+    if prune_cache:
+        if index is not None:
+            raise click.UsageError("--prune-cache is about the program; leave INDEX out")
+        from moee_index.model.cache import Cache
+
+        freed = Cache(console.tell).prune()
+        console.tell(f"removed {freed / 1e9:.2f} GB of cached 4-bit forms")
     if index is None:
         from moee_index.machine import describe_program
 

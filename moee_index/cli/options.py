@@ -92,6 +92,14 @@ def model_options(command: str) -> Callable[[F], F]:
         click.option(
             "--offline", is_flag=True, help="Never ask the hub; its cache and directories only."
         ),
+        click.option(
+            "--no-cache",
+            "cache",
+            is_flag=True,
+            flag_value=False,
+            default=True,
+            help="Do not keep the 4-bit form of a large model in MOEE_INDEX_CACHE.",
+        ),
     ]
 
     def decorate(function: F) -> F:
@@ -116,6 +124,7 @@ MODEL_KEYS = (
     "threads",
     "device",
     "offline",
+    "cache",
 )
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from torch import nn
 from moee_index.errors import ModelError, StorageError
 from moee_index.model.checkpoint import DEFAULTS_FILE, FORMAT, Checkpoint, find_checkpoint
 from moee_index.model.loading import Progress, Storage, load_model
-from moee_index.model.nf4 import NF4Stack, dequantize, stacks
+from moee_index.model.nf4 import NF4Stack, dequantize
+from moee_index.model.packed import PackedStack
 from moee_index.model.placing import assign, check_shape, owner
 
 WEIGHTS_FILE = "model.safetensors"
+_PIECE = 64 * 2**20
 _EXISTS = "{} exists; quantize never overwrites, take another directory"
 _COPIED = (
     "config.json",
@@ -51,17 +54,7 @@ def write_four_bit(
 
     if directory.exists():
         raise StorageError(_EXISTS.format(directory))
-    tensors: dict[str, torch.Tensor] = {}
-    for name, stack in stacks(model):
-        for part in NF4Stack.names(double_quant):
-            tensors[f"{name}.{part}"] = getattr(stack, part).contiguous()
-    for name, parameter in model.named_parameters():
-        tensors[name] = parameter.data.to(torch.bfloat16).contiguous()
-    persistent = set(model.state_dict())
-    for name, buffer in model.named_buffers():
-        if name in persistent and name not in tensors and not _within_stack(model, name):
-            tensors[name] = buffer.contiguous()
-
+    tensors = collect_tensors(model)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -77,7 +70,7 @@ def write_four_bit(
             "double_quant": double_quant,
             "source": checkpoint.name,
             "source_fingerprint": checkpoint.fingerprint,
-            "sha256": sha256_of(partial / WEIGHTS_FILE),
+            "digest": digest_of(partial / WEIGHTS_FILE),
             "bytes": (partial / WEIGHTS_FILE).stat().st_size,
         }
         (partial / DEFAULTS_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
@@ -116,8 +109,34 @@ def quantize_checkpoint(
         raise StorageError(_EXISTS.format(directory))
     # bfloat16 is what the checkpoint keeps beside its 4-bit matrices, so nothing is cast twice.
     storage = Storage(4, double_quant, torch.bfloat16, torch.device("cpu"))
-    loaded, _ = load_model(checkpoint, storage, progress)
+    loaded = load_model(checkpoint, storage, progress=progress).model
     return write_four_bit(loaded, checkpoint, directory, double_quant=double_quant)
+
+
+def collect_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Everything that a loaded 4-bit model is, by name: stacks in their layout, the rest in 16
+    bits."""
+    tensors = {
+        f"{name}.{part}": getattr(module, part).contiguous()
+        for name, module in model.named_modules()
+        if isinstance(module, NF4Stack | PackedStack)
+        for part in module.shapes()
+    }
+    for name, parameter in model.named_parameters():
+        tensors[name] = parameter.data.to(torch.bfloat16).contiguous()
+    for name, buffer in _own_buffers(model):
+        tensors[name] = buffer.contiguous()
+    return tensors
+
+
+def check_digest(file: Path, size: int | None, digest: str | None) -> None:
+    """Raise ModelError unless a file is, to the byte, what was written."""
+    if size is not None and file.stat().st_size != size:
+        raise ModelError(
+            f"{file} has {file.stat().st_size} bytes, {size} were written; copy it again"
+        )
+    if digest is not None and digest_of(file) != digest:
+        raise ModelError(f"{file} is damaged: its checksum is another one; copy it again")
 
 
 def fill_from_four_bit(
@@ -125,86 +144,136 @@ def fill_from_four_bit(
     checkpoint: Checkpoint,
     storage: Storage,
     shapes: dict[str, tuple[int, ...]],
-    progress: Progress | None,
 ) -> None:
     """Fill a model from a 4-bit checkpoint: mapped as it is, or dequantised for 16 and 32 bits.
 
-    Raises ModelError naming what is missing, unexpected, misshapen or truncated.
+    Raises ModelError naming what is missing, unexpected, misshapen or damaged.
     """
-    assert checkpoint.quantization is not None
-    on_disk_double = bool(checkpoint.quantization.get("double_quant"))
-    if storage.bits == 4 and storage.double_quant != on_disk_double:
+    said = checkpoint.quantization
+    assert said is not None
+    double_quant = bool(said.get("double_quant"))
+    if storage.bits == 4 and storage.double_quant != double_quant:
         raise ModelError(
-            f"{checkpoint.path} was quantised with{'' if on_disk_double else 'out'} double "
+            f"{checkpoint.path} was quantised with{'' if double_quant else 'out'} double "
             "quantisation; the other form needs the 16-bit checkpoint"
         )
     file = checkpoint.path / WEIGHTS_FILE
-    size = checkpoint.quantization.get("bytes")
-    if size is not None and file.stat().st_size != size:
-        raise ModelError(
-            f"{file} has {file.stat().st_size} bytes, {size} were written; copy it again"
-        )
-    with safe_open(file, framework="pt") as reader:
-        keys = set(reader.keys())
-        wanted: set[str] = set()
-        for done, (name, shape) in enumerate(shapes.items()):
-            stack_parts = {f"{name}.{part}" for part in NF4Stack.names(on_disk_double)}
-            if stack_parts <= keys:
-                wanted |= stack_parts
-                _fill_stack(model, name, shape, reader, storage, on_disk_double)
-            elif name in keys:
-                wanted.add(name)
-                tensor = reader.get_tensor(name)
-                check_shape(name, name, tuple(tensor.shape), shape)
-                dtype = storage.kept if tensor.is_floating_point() else tensor.dtype
-                module, attribute = owner(model, name)
-                assign(module, attribute, tensor.to(storage.device, dtype))
+    check_digest(file, said.get("bytes"), said.get("digest"))
+    if storage.bits == 4:
+        fill_mapped(model, file, storage)
+        return
+    with _Tensors(file) as tensors:
+        for name, shape in shapes.items():
+            module, attribute = owner(model, name)
+            if tensors.has(f"{name}.packed"):
+                dense = _dequantised(name, shape, tensors, storage, double_quant)
+                assign(module, attribute, dense)
             else:
-                raise ModelError(f"{file}: tensor {name!r} is missing; copy the file again")
-            if progress is not None:
-                progress(done + 1, len(shapes))
-        if keys - wanted:
-            raise ModelError(f"{file}: unexpected tensor {sorted(keys - wanted)[0]!r}")
+                assign(module, attribute, tensors.take(name, shape, storage))
 
 
-def _fill_stack(
-    model: Any,
+def fill_mapped(model: Any, file: Path, storage: Storage) -> None:
+    """Fill a model whose modules have the layout of the file; 4-bit stacks are memory-mapped."""
+    with _Tensors(file) as tensors:
+        for name, module in model.named_modules():
+            if isinstance(module, NF4Stack | PackedStack):
+                for part, (shape, dtype) in module.shapes().items():
+                    found = tensors.take(f"{name}.{part}", shape, storage, exactly=dtype)
+                    setattr(module, part, found)
+        rest = [name for name, _ in model.named_parameters()]
+        rest += [name for name, _ in _own_buffers(model)]
+        for name in rest:
+            module, attribute = owner(model, name)
+            shape = tuple(getattr(module, attribute).shape)
+            assign(module, attribute, tensors.take(name, shape, storage))
+
+
+class _Tensors:
+    """The tensors of one file, each to be taken once. Leaving it raises if one is left over."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._reader: Any = safe_open(file, framework="pt")
+
+    def __enter__(self) -> _Tensors:
+        self._tensors = self._reader.__enter__()
+        self._left = set(self._tensors.keys())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
+        self._reader.__exit__(kind, *more)
+        if kind is None and self._left:
+            raise ModelError(f"{self._file}: unexpected tensor {sorted(self._left)[0]!r}")
+
+    def has(self, name: str) -> bool:
+        return name in self._left
+
+    def take(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        storage: Storage,
+        exactly: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """The tensor on the right device, cast as `storage` keeps such, or in its own dtype."""
+        if name not in self._left:
+            raise ModelError(f"{self._file}: tensor {name!r} is missing; copy the file again")
+        self._left.discard(name)
+        tensor: torch.Tensor = self._tensors.get_tensor(name)
+        check_shape(name, name, tuple(tensor.shape), shape)
+        if exactly is not None and tensor.dtype != exactly:
+            raise ModelError(f"{self._file}: {name} is {tensor.dtype}, not {exactly}")
+        dtype = storage.kept if exactly is None and tensor.is_floating_point() else tensor.dtype
+        return tensor.to(storage.device, dtype)
+
+
+def _dequantised(
     name: str,
     shape: tuple[int, ...],
-    reader: Any,
+    tensors: _Tensors,
     storage: Storage,
     double_quant: bool,
-) -> None:
+) -> torch.Tensor:
     count, rows, cols = shape if len(shape) == 3 else (1, *shape)
-    home = None
-    if storage.bits == 4:
-        home = model.get_submodule(name)
-    stack = home if home is not None else NF4Stack(count, rows, cols, double_quant=double_quant)
+    stack = NF4Stack(count, rows, cols, double_quant=double_quant)
     for part, (wanted, dtype) in stack.shapes().items():
-        tensor = reader.get_tensor(f"{name}.{part}")
-        if tensor.dtype != dtype:
-            raise ModelError(f"{name}.{part} is {tensor.dtype} on disk, not {dtype}")
-        check_shape(name, f"{name}.{part}", tuple(tensor.shape), wanted)
-        setattr(stack, part, tensor.to(storage.device))
-    if home is not None:
-        return
+        setattr(stack, part, tensors.take(f"{name}.{part}", wanted, storage, exactly=dtype))
     whole = torch.empty((count, rows, cols), dtype=storage.kept, device=storage.device)
     for index in range(count):
         absmax = stack.full_absmax(torch.tensor([index]))
         dequantize(stack.packed[index], absmax, stack.size, whole[index].view(-1))
-    module, attribute = owner(model, name)
-    assign(module, attribute, whole if len(shape) == 3 else whole[0])
+    return whole if len(shape) == 3 else whole[0]
 
 
-def sha256_of(file: Path) -> str:
-    """sha256 of a whole file, read in blocks."""
+def digest_of(file: Path) -> str:
+    """sha256 over the sha256 of each 64 MiB of a file; the pieces are hashed on all cores."""
+    size = file.stat().st_size
+    with ThreadPoolExecutor() as pool:
+        pieces = pool.map(lambda start: _piece_digest(file, start), range(0, size, _PIECE))
+        return hashlib.sha256(b"".join(pieces)).hexdigest()
+
+
+def _piece_digest(file: Path, start: int) -> bytes:
+    digest = hashlib.sha256()
+    buffer = bytearray(2**20)
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(start)
+        left = _PIECE
+        while left and (count := stream.readinto(memoryview(buffer)[: min(left, len(buffer))])):
+            digest.update(memoryview(buffer)[:count])
+            left -= count
+    return digest.digest()
 
 
-def _within_stack(model: nn.Module, buffer_name: str) -> bool:
-    owner, _, _ = buffer_name.rpartition(".")
-    return isinstance(model.get_submodule(owner), NF4Stack)
+def _own_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Buffers that belong to the checkpoint, those of 4-bit stacks left out."""
+    persistent = set(model.state_dict())
+    return [
+        (name, buffer)
+        for name, buffer in model.named_buffers()
+        if name in persistent
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), NF4Stack | PackedStack)
+    ]
 
 
 def _fsync(path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,11 +29,18 @@ from moee_index.model.architecture import (
 )
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.experts import RealTokens
-from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, Workspace
-from moee_index.model.packed import PackedStack
+from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, Workspace, stacks
+from moee_index.model.packed import PackedStack, cannot_pack, pack_model
 from moee_index.model.placing import assign, check_shape, four_bit_home, owner
 
+if TYPE_CHECKING:
+    from moee_index.model.cache import Cache
+
 Progress = Callable[[int, int], None]
+PACKED = "packed"
+
+# Models with fewer 4-bit weights load and multiply fast enough without cached or packed forms.
+LARGE = 2**28
 
 
 @dataclass(frozen=True)
@@ -63,29 +70,67 @@ class Storage:
         return torch.float32 if self.bits == 32 else torch.bfloat16
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A value chosen for the user, with the reason that is told once."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode, what tells it which tokens are real, and its 4-bit layout."""
+
+    model: Any
+    real_tokens: RealTokens
+    layout: Choice
+
+
 def load_model(
-    checkpoint: Checkpoint, storage: Storage, progress: Progress | None = None
-) -> tuple[Any, RealTokens]:
-    """Load a checkpoint as an eval-mode base model.
+    checkpoint: Checkpoint,
+    storage: Storage,
+    *,
+    few_texts: bool = False,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
+    """Load a checkpoint as a base model.
+
+    few_texts: texts will come a few at a time, see `choose_layout`. cache: where 4-bit forms of
+    large models are kept and looked for.
 
     Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged.
     """
+    from moee_index.model.four_bit_checkpoint import fill_from_four_bit, fill_mapped
+
     model = build_empty(checkpoint)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    real_tokens = RealTokens()
     if storage.bits == 4:
         _install_four_bit(model, checkpoint, storage.double_quant)
-    for module in model.modules():
-        if hasattr(module, "has_gate") and hasattr(module, "num_experts"):
-            module.moee_real_tokens = real_tokens
+    layout = choose_layout(model, few_texts, storage)
+    large = weights_in_four_bits(model) >= LARGE
+    kept = cache if large and storage.bits == 4 else None
+    packed = kept.packed(checkpoint, storage) if kept and layout.value == PACKED else None
     try:
         with torch.no_grad():
-            if checkpoint.quantization is not None:
-                from moee_index.model.four_bit_checkpoint import fill_from_four_bit
-
-                fill_from_four_bit(model, checkpoint, storage, shapes, progress)
+            if packed is not None:
+                pack_model(model)
+                fill_mapped(model, packed, storage)
             else:
-                _fill(model, checkpoint, storage, shapes, progress)
+                source = checkpoint
+                if kept is not None and checkpoint.quantization is None:
+                    source = kept.four_bit(checkpoint, storage) or checkpoint
+                if source.quantization is not None:
+                    fill_from_four_bit(model, source, storage, shapes)
+                else:
+                    _fill(model, checkpoint, storage, shapes, progress)
+                    if kept is not None:
+                        kept.keep_four_bit(model, checkpoint, storage)
+                if layout.value == PACKED:
+                    pack_model(model)
+                    if kept is not None:
+                        kept.keep_packed(model, checkpoint, storage)
     except SafetensorError as error:
         raise ModelError(
             f"{checkpoint.path}: a weight file is damaged ({error}); copy it again"
@@ -93,7 +138,35 @@ def load_model(
     _finish(model, storage)
     if storage.bits == 4:
         assert_four_bits(model)
-    return model, real_tokens
+    real_tokens = RealTokens()
+    for module in model.modules():
+        if hasattr(module, "has_gate") and hasattr(module, "num_experts"):
+            module.moee_real_tokens = real_tokens
+    return Loaded(model, real_tokens, layout)
+
+
+def choose_layout(model: Any, few_texts: bool, storage: Storage) -> Choice:
+    """How 4-bit weights lie in memory: `packed` for a few texts at a time, else `standard`.
+
+    Packed products round absmax to bfloat16, so small models, which gain little, stay as they are.
+    """
+    if storage.bits != 4:
+        return Choice("dense", f"{storage.bits} bits were asked for")
+    if not few_texts:
+        return Choice("standard", "whole batches are dequantised once and multiplied")
+    if weights_in_four_bits(model) < LARGE:
+        return Choice("standard", "the model is small")
+    if storage.compute != torch.bfloat16 or storage.device.type != "cpu":
+        return Choice("standard", "packed products are for processors with AVX512-BF16")
+    why_not = cannot_pack(model)
+    if why_not is not None:
+        return Choice("standard", why_not)
+    return Choice(PACKED, "few tokens at a time are multiplied with 4-bit weights as they are")
+
+
+def weights_in_four_bits(model: Any) -> int:
+    """How many weights a model's 4-bit stacks hold or will hold."""
+    return sum(stack.n * stack.size for _, stack in stacks(model))
 
 
 def plan_sources(
@@ -308,7 +381,7 @@ def _put(
     """Lay one piece where it belongs: quantised into a 4-bit stack, or cast into a dense tensor."""
     stack = four_bit_home(model, target)
     if stack is not None:
-        if not stack.allocated:
+        if not stack.holds_weights:
             stack.allocate(storage.device)
         stack.put(index, row, part.to(storage.device, torch.float32))
         return

@@ -100,7 +100,6 @@ class NF4Stack(nn.Module):
             raise ValueError(f"a {rows} x {cols} matrix is no multiple of {BLOCK} weights")
         self.blocks = self.size // BLOCK
         self._filled: list[torch.Tensor | None] = [None] * n
-        self.allocated = False
         for name in self.names(double_quant):
             self.register_buffer(name, None)
 
@@ -125,7 +124,11 @@ class NF4Stack(nn.Module):
         """Make empty buffers, to be filled by `put`."""
         for name, (shape, dtype) in self.shapes().items():
             setattr(self, name, torch.empty(shape, dtype=dtype, device=device))
-        self.allocated = True
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether there are buffers, filled or to be filled."""
+        return self._buffers["packed"] is not None
 
     def put(self, index: int, row: int, part: torch.Tensor) -> None:
         """Quantise `part` [r, cols] as rows row..row+r of matrix `index`.

@@ -53,16 +53,24 @@ class PackedStack(nn.Module):
         self.register_buffer("codes", None)
         self.register_buffer("absmax", None)
 
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of each buffer."""
+        return {
+            "codes": ((self.n, self.rows // ROWS, self.cols // 2, ROWS), torch.uint8),
+            "absmax": ((self.n, self.cols // BLOCK, self.rows), torch.bfloat16),
+        }
+
     @classmethod
     def of(cls, stack: NF4Stack) -> PackedStack:
-        """Pack a standard stack matrix by matrix; its codes are unchanged, absmax is rounded."""
+        """Pack a standard stack matrix by matrix; its codes are unchanged, absmax is rounded.
+
+        Of a stack that holds nothing yet an empty one is made.
+        """
         packed = cls(stack.n, stack.rows, stack.cols)
-        packed.codes = torch.empty(
-            (stack.n, stack.rows // ROWS, stack.cols // 2, ROWS), dtype=torch.uint8
-        )
-        packed.absmax = torch.empty(
-            (stack.n, stack.cols // BLOCK, stack.rows), dtype=torch.bfloat16
-        )
+        if not stack.holds_weights:
+            return packed
+        for name, (shape, dtype) in packed.shapes().items():
+            setattr(packed, name, torch.empty(shape, dtype=dtype))
         for index in range(stack.n):
             pack_codes(stack.packed[index].view(stack.rows, -1), packed.codes[index])
             absmax = stack.full_absmax(torch.tensor([index]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from moee_index.errors import ModelError
 from moee_index.model.architecture import find_routers, rw_kind
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.libraries import import_bitsandbytes, set_threads
-from moee_index.model.loading import Progress, Storage, bytes_by_kind, load_model
-from moee_index.model.nf4 import stacks
-from moee_index.model.packed import cannot_pack, pack_model
+from moee_index.model.loading import Choice, Progress, Storage, bytes_by_kind, load_model
 
-# Below this a model's 4-bit weights are multiplied fast enough in either layout.
-PACKED_FROM = 2**28
+if TYPE_CHECKING:
+    from moee_index.model.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,6 @@ class TokenizedText:
 
     ids: tuple[int, ...]
     own: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value chosen for the user, with the reason that is told once."""
-
-    value: Any
-    reason: str
 
 
 def choose_device(asked: str) -> Choice:
@@ -72,24 +62,6 @@ def choose_compute(bits: int, device: torch.device) -> Choice:
     return Choice(torch.float32, "the processor has no bfloat16 arithmetic")
 
 
-def choose_layout(model: torch.nn.Module, few_texts: bool, compute: torch.dtype) -> Choice:
-    """How 4-bit weights lie in memory: `packed` for a few texts at a time, else `standard`.
-
-    Packed products round absmax to bfloat16, so small models, which gain little, stay as they are.
-    """
-    weights = sum(stack.n * stack.size for _, stack in stacks(model))
-    if not few_texts:
-        return Choice("standard", "whole batches are dequantised once and multiplied")
-    if weights < PACKED_FROM:
-        return Choice("standard", "the model is small")
-    if compute != torch.bfloat16 or next(model.parameters()).device.type != "cpu":
-        return Choice("standard", "packed products are for processors with AVX512-BF16")
-    why_not = cannot_pack(model)
-    if why_not is not None:
-        return Choice("standard", why_not)
-    return Choice("packed", "few tokens at a time are multiplied with 4-bit weights as they are")
-
-
 class RunningModel:
     """A base model with its routers hooked, ready for batches of token ids."""
 
@@ -104,6 +76,7 @@ class RunningModel:
         device: str = "auto",
         threads: int | None = None,
         few_texts: bool = False,
+        cache: Cache | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -113,10 +86,11 @@ class RunningModel:
         self.device = choose_device(device)
         self.compute = choose_compute(bits, self.device.value)
         storage = Storage(bits, double_quant, self.compute.value, self.device.value)
-        self.model, self._real_tokens = load_model(checkpoint, storage, progress)
-        self.layout = choose_layout(self.model, few_texts, self.compute.value)
-        if self.layout.value == "packed":
-            pack_model(self.model)
+        loaded = load_model(
+            checkpoint, storage, few_texts=few_texts, cache=cache, progress=progress
+        )
+        self.model, self.layout = loaded.model, loaded.layout
+        self._real_tokens = loaded.real_tokens
         routers = find_routers(self.model)
         self._routing: list[torch.Tensor] = []
         self._weights = torch.empty(0)

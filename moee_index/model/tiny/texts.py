@@ -314,3 +314,29 @@ def prepare(sources: list[Path], groups_an_article: int, seed: int = 0) -> list[
                     break
     rng.shuffle(found)
     return found
+
+
+SCIENCE = frozenset(
+    "acid acids aerodynamic aircraft algorithm amplifier antenna antibodies antigen bacteria "
+    "bacterial blood boundary brain cancer cardiac cell cells cellular chromosome chronic circuit "
+    "circuits clinical data diagnosis disease diseases disorder disorders dna dose drug drugs "
+    "electron electronic electrons energy engine enzyme enzymes equation equations experiment "
+    "experiments flow fluid frequency gene genes genetic genome glucose heat hormone immune "
+    "infection infections insulin ion ionosphere kidney laser liver lung magnetic measurement "
+    "membrane metabolism mice molecular molecule molecules muscle mutation mutations nerve neurons "
+    "noise nucleus optical oxygen particles patient patients pressure protein proteins quantum "
+    "radar radiation receptor receptors risk rna semiconductor shock signal signals species "
+    "supersonic surgery symptoms syndrome temperature theory therapy tissue tissues transistor "
+    "treatment tumor turbulent vaccine velocity viral virus viruses voltage wave waves wing".split()
+)
+
+
+def scientific(groups: list[list[str]], count: int) -> list[list[str]]:
+    """The `count` groups with the largest share of scientific words, in their old order."""
+
+    def share(group: list[str]) -> float:
+        words = WORD.findall(" ".join(group).lower())
+        return sum(word in SCIENCE for word in words) / max(len(words), 100)
+
+    best = sorted(range(len(groups)), key=lambda i: -share(groups[i]))[:count]
+    return [groups[i] for i in sorted(best)]

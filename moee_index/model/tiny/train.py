@@ -1,6 +1,6 @@
 """Make `tiny`: a small OLMoE distilled from all-MiniLM-L6-v2 on a few CPU cores.
 
-    python -m moee_index.model.tiny.train texts | everyday | vectors | start | train | evaluate
+    python -m moee_index.model.tiny.train texts | everyday | science | vectors | start | train | evaluate
 
 in this order. Knows the order of the steps, the schedule and the command line; texts.py cuts the
 texts, teacher.py knows the teacher, student.py and kernels.py the architecture, distil.py the
@@ -25,7 +25,7 @@ from .distil import Groups, Heads, gradients
 from .everyday import everyday
 from .student import Geometry, Student, load, pack
 from .teacher import MAX_TOKENS, Teacher, cache, first_student, write_tokenizer
-from .texts import GROUP, prepare
+from .texts import GROUP, prepare, scientific
 
 Folder = click.Path(path_type=Path)
 Existing = click.Path(path_type=Path, exists=True)
@@ -45,6 +45,17 @@ def texts(sources: tuple[Path, ...], out: Path, groups_an_article: int) -> None:
     groups = prepare(list(sources), groups_an_article)
     out.write_text(json.dumps(groups), encoding="utf-8")
     click.echo(f"{len(groups)} groups of {GROUP} texts")
+
+
+@main.command()
+@click.option("--groups", required=True, type=Existing)
+@click.option("--skip", default=24000, help="groups that are used already")
+@click.option("--count", default=6000)
+@click.option("--out", required=True, type=Folder, help="groups of eight texts, JSON")
+def science(groups: Path, skip: int, count: int, out: Path) -> None:
+    """Pick the most scientific of the remaining groups."""
+    everything = json.loads(groups.read_text(encoding="utf-8"))
+    out.write_text(json.dumps(scientific(everything[skip:], count)), encoding="utf-8")
 
 
 @main.command(name="everyday")
