@@ -17,8 +17,8 @@ from moee_index.errors import MisuseError, ModelError, StorageError
 from moee_index.model.architecture import build_empty, find_routers
 from moee_index.model.checkpoint import find_checkpoint
 from moee_index.model.four_bit_checkpoint import quantize_checkpoint
+from moee_index.model.four_bits import assert_four_bits
 from moee_index.model.libraries import import_bitsandbytes
-from moee_index.model.loading import assert_four_bits
 from moee_index.model.nf4 import BLOCK, NF4Stack, Workspace, dequantize, quantize, stacks
 
 KINDS = ["olmoe", "qwen2_moe", "deepseek"]

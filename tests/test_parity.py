@@ -48,7 +48,7 @@ def test_rw_kind_follows_the_authors_code() -> None:
 def test_deepseek_v1_runs_without_remote_code_and_with_every_tensor() -> None:
     from moee_index.model.architecture import build_empty
     from moee_index.model.checkpoint import find_checkpoint
-    from moee_index.model.loading import plan_sources
+    from moee_index.model.sources import plan_sources
 
     checkpoint = find_checkpoint(PARITY / "deepseek")
     model = build_empty(checkpoint)

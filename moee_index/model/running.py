@@ -18,8 +18,9 @@ from moee_index.embeddings import Embeddings
 from moee_index.errors import ModelError
 from moee_index.model.architecture import find_routers, rw_kind
 from moee_index.model.checkpoint import Checkpoint
+from moee_index.model.four_bits import bytes_by_kind
 from moee_index.model.libraries import import_bitsandbytes, set_threads
-from moee_index.model.loading import Choice, Progress, Storage, bytes_by_kind, load_model
+from moee_index.model.loading import Choice, Progress, Storage, load_model
 
 if TYPE_CHECKING:
     from moee_index.model.cache import Cache

@@ -327,7 +327,7 @@ SCIENCE = frozenset(
     "noise nucleus optical oxygen particles patient patients pressure protein proteins quantum "
     "radar radiation receptor receptors risk rna semiconductor shock signal signals species "
     "supersonic surgery symptoms syndrome temperature theory therapy tissue tissues transistor "
-    "treatment tumor turbulent vaccine velocity viral virus viruses voltage wave waves wing".split()
+    "treatment tumor turbulent vaccine velocity viral virus viruses voltage wave waves wing".split()  # noqa: SIM905 - readable
 )
 
 

@@ -1,10 +1,11 @@
 """Make `tiny`: a small OLMoE distilled from all-MiniLM-L6-v2 on a few CPU cores.
 
-    python -m moee_index.model.tiny.train texts | everyday | science | vectors | start | train | evaluate
+    python -m moee_index.model.tiny.train COMMAND
 
-in this order. Knows the order of the steps, the schedule and the command line; texts.py cuts the
-texts, teacher.py knows the teacher, student.py and kernels.py the architecture, distil.py the
-losses, scores.py the measuring.
+COMMAND is texts, everyday, science, vectors, start, train, evaluate, in this order. Knows the order
+of the steps, the schedule and the command line; texts.py and everyday.py make the texts, teacher.py
+knows the teacher, student.py and kernels.py the architecture, distil.py the losses, scores.py the
+measuring.
 """
 
 import json
