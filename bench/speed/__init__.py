@@ -1,0 +1,1 @@
+"""Speed benchmarks: scripts that compare in one run, because this machine's speed drifts."""
