@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,9 +32,12 @@ STEPS = {
     "faiss": ("import torch", "import faiss"),
     "moee-index --help": ("", "import moee_index.cli"),
 }
-CODE = (
-    "{before}\nimport time\nstart = time.perf_counter()\n{step}\nprint(time.perf_counter() - start)"
-)
+CODE = """{before}
+import time
+start = time.perf_counter()
+{step}
+print(time.perf_counter() - start)
+"""
 
 
 def seconds(before: str, step: str) -> float:
@@ -43,7 +47,7 @@ def seconds(before: str, step: str) -> float:
         check=True,
         capture_output=True,
         text=True,
-        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     return float(done.stdout.split()[-1])
 

@@ -150,8 +150,10 @@ def main() -> None:
         if way == "transformers" and given.skip_theirs:
             continue
         done = subprocess.run(
-            [sys.executable, __file__, str(given.checkpoint), "--way", way]
-            + ["--tokens", str(given.tokens), "--runs", str(given.runs)],
+            [
+                *(sys.executable, __file__, str(given.checkpoint), "--way", way),
+                *("--tokens", str(given.tokens), "--runs", str(given.runs)),
+            ],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
@@ -162,8 +164,8 @@ def main() -> None:
             print(json.dumps(row))
         else:
             print(
-                f"{way:<13} load {row['load_s']:6.1f} s, first query {row['first_query_s']:5.2f} s, "
-                f"then {row['query_s']:5.3f} s; resident {row['rss_gb']:5.2f} GB (anonymous "
+                f"{way:<13} load {row['load_s']:6.1f} s, first query {row['first_query_s']:5.2f} "
+                f"s, then {row['query_s']:5.3f} s; resident {row['rss_gb']:5.2f} GB (anonymous "
                 f"{row['anonymous_gb']:.2f}, file {row['file_gb']:.2f}), peak anonymous while "
                 f"loading {row['peak_anonymous_gb']:.2f}"
             )

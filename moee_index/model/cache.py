@@ -25,7 +25,7 @@ from moee_index.model.four_bit_checkpoint import (
     digest_of,
     write_four_bit,
 )
-from moee_index.model.loading import Storage
+from moee_index.model.storage import Storage
 
 _SAID = "packed.json"
 

@@ -21,15 +21,15 @@ from safetensors import safe_open
 from torch import nn
 
 from moee_index.errors import ModelError, StorageError
-from moee_index.model.checkpoint import DEFAULTS_FILE, FORMAT, Checkpoint, find_checkpoint
-from moee_index.model.loading import Progress, Storage, load_model
+from moee_index.model.checkpoint import DEFAULTS_FILE, FORMAT, Checkpoint
 from moee_index.model.nf4 import NF4Stack, dequantize
 from moee_index.model.packed import PackedStack
 from moee_index.model.placing import assign, check_shape, owner
+from moee_index.model.storage import Storage
 
 WEIGHTS_FILE = "model.safetensors"
 _PIECE = 64 * 2**20
-_EXISTS = "{} exists; quantize never overwrites, take another directory"
+EXISTS = "{} exists; quantize never overwrites, take another directory"
 _COPIED = (
     "config.json",
     "tokenizer.json",
@@ -53,7 +53,7 @@ def write_four_bit(
     from safetensors.torch import save_file
 
     if directory.exists():
-        raise StorageError(_EXISTS.format(directory))
+        raise StorageError(EXISTS.format(directory))
     tensors = collect_tensors(model)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     try:
@@ -86,31 +86,6 @@ def write_four_bit(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
-
-
-def quantize_checkpoint(
-    model: str | Path,
-    directory: Path,
-    *,
-    revision: str | None = None,
-    double_quant: bool = True,
-    offline: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Load a 16- or 32-bit checkpoint in 4 bits and write it to a new directory.
-
-    Raises ModelError where there is no such model or it is in 4 bits already, StorageError where
-    the directory exists or cannot be written.
-    """
-    checkpoint = find_checkpoint(model, revision=revision, offline=offline)
-    if checkpoint.quantization is not None:
-        raise ModelError(f"{checkpoint.path} is a 4-bit checkpoint already; use it as it is")
-    if directory.exists():
-        raise StorageError(_EXISTS.format(directory))
-    # bfloat16 is what the checkpoint keeps beside its 4-bit matrices, so nothing is cast twice.
-    storage = Storage(4, double_quant, torch.bfloat16, torch.device("cpu"))
-    loaded = load_model(checkpoint, storage, progress=progress).model
-    return write_four_bit(loaded, checkpoint, directory, double_quant=double_quant)
 
 
 def collect_tensors(model: Any) -> dict[str, torch.Tensor]:

@@ -8,55 +8,30 @@ memory. Knows checkpoints and modules; knows no text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from moee_index.errors import ModelError
 from moee_index.model.architecture import build_empty
+from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.experts import RealTokens
+from moee_index.model.four_bit_checkpoint import fill_from_four_bit, fill_mapped
 from moee_index.model.four_bits import assert_four_bits, install_four_bits, weights_in_four_bits
 from moee_index.model.nf4 import NF4Stack
 from moee_index.model.packed import cannot_pack, pack_model
 from moee_index.model.placing import assign, four_bit_home, owner
 from moee_index.model.sources import pieces, plan_sources
+from moee_index.model.storage import Choice, Progress, Storage
 
-if TYPE_CHECKING:
-    from moee_index.model.cache import Cache
-
-Progress = Callable[[int, int], None]
 PACKED = "packed"
 
 # Models with fewer 4-bit weights load and multiply fast enough without cached or packed forms.
 LARGE = 2**28
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How weights are kept and computed with."""
-
-    bits: int
-    double_quant: bool
-    compute: torch.dtype
-    device: torch.device
-
-    @property
-    def kept(self) -> torch.dtype:
-        """dtype of everything that is not in 4 bits (norms, routers, embeddings, biases)."""
-        return torch.float32 if self.bits == 32 else torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value chosen for the user, with the reason that is told once."""
-
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -83,8 +58,6 @@ def load_model(
 
     Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged.
     """
-    from moee_index.model.four_bit_checkpoint import fill_from_four_bit, fill_mapped
-
     model = build_empty(checkpoint)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if storage.bits == 4:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,12 @@ import torch
 from moee_index.embeddings import Embeddings
 from moee_index.errors import ModelError
 from moee_index.model.architecture import find_routers, rw_kind
+from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.four_bits import bytes_by_kind
 from moee_index.model.libraries import import_bitsandbytes, set_threads
-from moee_index.model.loading import Choice, Progress, Storage, load_model
-
-if TYPE_CHECKING:
-    from moee_index.model.cache import Cache
+from moee_index.model.loading import load_model
+from moee_index.model.storage import Choice, Progress, Storage
 
 
 @dataclass(frozen=True)

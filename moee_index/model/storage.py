@@ -1,0 +1,35 @@
+"""How a model's weights are kept and computed with. Knows torch's dtypes and devices only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# (done, total) while a model is loaded, in bytes.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How weights are kept and computed with."""
+
+    bits: int
+    double_quant: bool
+    compute: torch.dtype
+    device: torch.device
+
+    @property
+    def kept(self) -> torch.dtype:
+        """dtype of everything that is not in 4 bits (norms, routers, embeddings, biases)."""
+        return torch.float32 if self.bits == 32 else torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value chosen for the user, with the reason that is told once."""
+
+    value: Any
+    reason: str
