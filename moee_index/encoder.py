@@ -17,6 +17,7 @@ from moee_index.embeddings import Embeddings, EncoderSpec
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
+from moee_index.model.loading import PACKED
 from moee_index.model.running import RunningModel
 from moee_index.prompts import parse_prompt
 from moee_index.tokenizing import Tokenized, Tokenizer
@@ -153,7 +154,7 @@ class Encoder:
             f"{str(running.compute.value).removeprefix('torch.')} ({running.compute.reason}), "
             f"{running.threads} threads, batches of {budget} tokens ({why})"
         )
-        if bits == 4 and few_texts:
+        if running.layout.value == PACKED:
             tell(f"4-bit layout {running.layout.value}: {running.layout.reason}")
         return cls(spec, running, tokenizer, budget)
 

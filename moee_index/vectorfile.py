@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -60,9 +59,9 @@ def save_vectors(path: Path, ids: Sequence[str], texts: Sequence[str], vectors: 
     """Write .npy (the matrix), .safetensors (`vectors`, ids as metadata) or .jsonl; the file
     appears whole or not at all. Raises StorageError."""
     try:
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with partial.open("xb") as file:
                 if path.suffix == ".npy":
                     np.save(file, vectors, allow_pickle=False)
                 elif path.suffix == ".safetensors":
@@ -75,9 +74,9 @@ def save_vectors(path: Path, ids: Sequence[str], texts: Sequence[str], vectors: 
                         file.write(line.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            Path(partial).replace(path)
+            partial.replace(path)
         except BaseException:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise StorageError(

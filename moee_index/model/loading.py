@@ -72,15 +72,7 @@ def load_model(
                 pack_model(model)
                 fill_mapped(model, packed, storage)
             else:
-                source = checkpoint
-                if kept is not None and checkpoint.quantization is None:
-                    source = kept.four_bit(checkpoint, storage) or checkpoint
-                if source.quantization is not None:
-                    fill_from_four_bit(model, source, storage, shapes)
-                else:
-                    _fill(model, checkpoint, storage, shapes, progress)
-                    if kept is not None:
-                        kept.keep_four_bit(model, checkpoint, storage)
+                _fill_standard(model, checkpoint, storage, shapes, kept, progress)
                 if layout.value == PACKED:
                     pack_model(model)
                     if kept is not None:
@@ -116,6 +108,28 @@ def choose_layout(model: Any, few_texts: bool, storage: Storage) -> Choice:
     if why_not is not None:
         return Choice("standard", why_not)
     return Choice(PACKED, "few tokens at a time are multiplied with 4-bit weights as they are")
+
+
+def _fill_standard(
+    model: Any,
+    checkpoint: Checkpoint,
+    storage: Storage,
+    shapes: dict[str, tuple[int, ...]],
+    cache: Cache | None,
+    progress: Progress | None,
+) -> None:
+    """Fill a model in the standard layout from what is quickest: a 4-bit checkpoint, the cached
+    one, or the 16-bit checkpoint itself, whose 4-bit form is then kept."""
+    if checkpoint.quantization is not None:
+        fill_from_four_bit(model, checkpoint, storage, shapes)
+        return
+    cached = cache.four_bit(checkpoint, storage) if cache is not None else None
+    if cached is not None:
+        fill_from_four_bit(model, cached, storage, shapes, checked=True)
+        return
+    _fill(model, checkpoint, storage, shapes, progress)
+    if cache is not None:
+        cache.keep_four_bit(model, checkpoint, storage)
 
 
 def _fill(

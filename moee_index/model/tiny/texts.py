@@ -318,17 +318,18 @@ def prepare(sources: list[Path], groups_an_article: int, seed: int = 0) -> list[
 
 SCIENCE = frozenset(
     WORD.findall(
-        "acid acids aerodynamic aircraft algorithm amplifier antenna antibodies antigen bacteria "
-        "bacterial blood boundary brain cancer cardiac cell cells cellular chromosome chronic circuit "
-        "circuits clinical data diagnosis disease diseases disorder disorders dna dose drug drugs "
-        "electron electronic electrons energy engine enzyme enzymes equation equations experiment "
-        "experiments flow fluid frequency gene genes genetic genome glucose heat hormone immune "
-        "infection infections insulin ion ionosphere kidney laser liver lung magnetic measurement "
-        "membrane metabolism mice molecular molecule molecules muscle mutation mutations nerve neurons "
-        "noise nucleus optical oxygen particles patient patients pressure protein proteins quantum "
-        "radar radiation receptor receptors risk rna semiconductor shock signal signals species "
-        "supersonic surgery symptoms syndrome temperature theory therapy tissue tissues transistor "
-        "treatment tumor turbulent vaccine velocity viral virus viruses voltage wave waves wing"
+        "acid acids aerodynamic aircraft algorithm amplifier antenna antibodies antigen "
+        "bacteria bacterial blood boundary brain cancer cardiac cell cells cellular chromosome "
+        "chronic circuit circuits clinical data diagnosis disease diseases disorder disorders "
+        "dna dose drug drugs electron electronic electrons energy engine enzyme enzymes "
+        "equation equations experiment experiments flow fluid frequency gene genes genetic "
+        "genome glucose heat hormone immune infection infections insulin ion ionosphere kidney "
+        "laser liver lung magnetic measurement membrane metabolism mice molecular molecule "
+        "molecules muscle mutation mutations nerve neurons noise nucleus optical oxygen "
+        "particles patient patients pressure protein proteins quantum radar radiation receptor "
+        "receptors risk rna semiconductor shock signal signals species supersonic surgery "
+        "symptoms syndrome temperature theory therapy tissue tissues transistor treatment tumor "
+        "turbulent vaccine velocity viral virus viruses voltage wave waves wing"
     )
 )
 
