@@ -31,11 +31,11 @@ ROW_STEP = 64
 
 
 @dataclass
-class RealTokens:
-    """Which flattened positions [batch * length] of the running batch hold real tokens.
+class Tokens:
+    """Which flattened positions [batch * length] of the running batch a layer's experts compute.
 
-    `rows` is int64, ascending, or None where all are real. Shared by all layers: padding then
-    never reaches an expert.
+    `rows` is int64, ascending, or None for all. Padding then never reaches an expert; neither do,
+    in the last layer, tokens whose state nobody reads. What is left out comes out as zeros.
     """
 
     rows: torch.Tensor | None = None
@@ -61,8 +61,8 @@ def experts_forward(
     float32 in the order of the experts, so a token's result does not depend on its neighbours
     beyond the rounding of the products.
     """
-    real: RealTokens | None = getattr(self, "moee_real_tokens", None)
-    rows = real.rows if real is not None else None
+    tokens: Tokens | None = getattr(self, "moee_tokens", None)
+    rows = tokens.rows if tokens is not None else None
     if rows is not None:
         top_k_index, top_k_weights = top_k_index[rows], top_k_weights[rows]
     top_k = top_k_index.shape[-1]
@@ -81,15 +81,15 @@ def experts_forward(
         down = _products(self, "down_proj", group, hidden_states.dtype)
         for place, expert in enumerate(group.tolist()):
             start, end = (ends[expert - 1] if expert else 0), ends[expert]
-            tokens = token[start:end]
-            state = hidden_states[_padded(tokens)]
+            own = token[start:end]
+            state = hidden_states[_padded(own)]
             state = _biased(self, up_name, expert, up[place](state))
             state = self._apply_gate(state) if self.has_gate else self.act_fn(state)
             state = _biased(self, "down_proj", expert, down[place](state))
-            state = state[: len(tokens)]
+            state = state[: len(own)]
             if self.has_post_expert_norm:
                 state = self.post_expert_norm(state)
-            result.index_add_(0, tokens, state.float() * share[start:end])
+            result.index_add_(0, own, state.float() * share[start:end])
     return result.to(hidden_states.dtype)
 
 

@@ -19,7 +19,7 @@ from moee_index.errors import ModelError
 from moee_index.model.architecture import build_empty
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
-from moee_index.model.experts import RealTokens
+from moee_index.model.experts import Tokens
 from moee_index.model.four_bit_checkpoint import fill_from_four_bit, fill_mapped
 from moee_index.model.four_bits import assert_four_bits, install_four_bits, weights_in_four_bits
 from moee_index.model.nf4 import NF4Stack
@@ -36,11 +36,13 @@ LARGE = 2**28
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode, what tells it which tokens are real, and its 4-bit layout."""
+    """A model in evaluation mode, its 4-bit layout, and what tells its experts which tokens count:
+    all real ones, but in the last layer only those whose states are read."""
 
     model: Any
-    real_tokens: RealTokens
     layout: Choice
+    real_tokens: Tokens
+    last_layer_tokens: Tokens
 
 
 def load_model(
@@ -84,11 +86,12 @@ def load_model(
     _finish(model, storage)
     if storage.bits == 4:
         assert_four_bits(model)
-    real_tokens = RealTokens()
+    real, last = Tokens(), Tokens()
+    last_layer = set(model.layers[-1].modules()) if hasattr(model, "layers") else set()
     for module in model.modules():
         if hasattr(module, "has_gate") and hasattr(module, "num_experts"):
-            module.moee_real_tokens = real_tokens
-    return Loaded(model, real_tokens, layout)
+            module.moee_tokens = last if module in last_layer else real
+    return Loaded(model, layout, real, last)
 
 
 def choose_layout(model: Any, few_texts: bool, storage: Storage) -> Choice:

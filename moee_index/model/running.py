@@ -90,7 +90,7 @@ class RunningModel:
             checkpoint, storage, few_texts=few_texts, cache=cache, progress=progress
         )
         self.model, self.layout = loaded.model, loaded.layout
-        self._real_tokens = loaded.real_tokens
+        self._loaded = loaded
         routers = find_routers(self.model)
         self._routing: list[torch.Tensor] = []
         self._weights = torch.empty(0)
@@ -108,7 +108,8 @@ class RunningModel:
         """HS [n, d] and RW [n, layers * experts] of one batch, float32, in the order given.
 
         Right padding, no attention mask: attention is causal, so a real token never sees padding,
-        and padding never reaches an expert. Raises ModelError where a value is not finite.
+        and padding never reaches an expert. In the last layer only tokens that are pooled do.
+        Raises ModelError where a value is not finite.
         """
         lengths = [len(text.ids) for text in texts]
         longest = max(lengths)
@@ -122,9 +123,10 @@ class RunningModel:
             weights[row, start:end] = 1.0 / (end - start)
         device = self.device.value
         self._weights = torch.from_numpy(weights).to(device)
-        self._real_tokens.rows = (
+        self._loaded.real_tokens.rows = (
             None if real.all() else torch.from_numpy(np.flatnonzero(real)).to(device)
         )
+        self._loaded.last_layer_tokens.rows = torch.from_numpy(np.flatnonzero(weights)).to(device)
         self._routing = []
         with torch.inference_mode():
             states = self.model(
