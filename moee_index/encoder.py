@@ -99,10 +99,8 @@ class Encoder:
         Raises ModelError where there is no such model or it is no Mixture-of-Experts model, and
         MisuseError for an option that makes no sense.
         """
-        checkpoint = find_checkpoint(model, revision=revision, offline=offline)
-        tell = notify or (lambda message: None)
-        options = resolve_options(
-            checkpoint,
+        return cls._of(
+            find_checkpoint(model, revision=revision, offline=offline),
             bits=bits,
             double_quant=double_quant,
             prompt=prompt,
@@ -110,7 +108,33 @@ class Encoder:
             rw=rw,
             pooling=pooling,
             max_tokens=max_tokens,
+            batch_tokens=batch_tokens,
+            threads=threads,
+            device=device,
+            few_texts=few_texts,
+            cache=cache,
+            notify=notify,
+            progress=progress,
         )
+
+    @classmethod
+    def _of(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        batch_tokens: int | None,
+        threads: int | None,
+        device: str,
+        few_texts: bool,
+        cache: bool,
+        notify: Notify | None,
+        progress: Callable[[int, int], None] | None,
+        **asked: Any,
+    ) -> Encoder:
+        """Load a checkpoint that was found; `asked` are the options of `resolve_options`."""
+        tell = notify or (lambda message: None)
+        options = resolve_options(checkpoint, **asked)
+        bits = options["bits"]
         if checkpoint.quantization is not None and bits != 4:
             tell(
                 f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to "
@@ -210,8 +234,8 @@ class Encoder:
                 f"{spec.fingerprint[:12]}), but {checkpoint.path} is another one (fingerprint "
                 f"{checkpoint.fingerprint[:12]}); give the right one with --model, or build again"
             )
-        return cls.load(
-            checkpoint.path if checkpoint.name != BUNDLED else None,
+        return cls._of(
+            checkpoint,
             bits=spec.bits,
             double_quant=spec.double_quant if spec.bits == 4 else None,
             prompt=spec.prompt,
@@ -336,6 +360,7 @@ def resolve_options(
     if bits == 4 and checkpoint.quantization is not None and double_quant is None:
         double = bool(checkpoint.quantization.get("double_quant"))
     return {
+        "bits": bits,
         "prompt": chosen_prompt,
         "query_prompt": parse_prompt(for_queries or chosen_prompt).name,
         "rw": rw or said.get("rw", "auto"),

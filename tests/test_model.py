@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -359,6 +360,32 @@ def test_a_dense_model_is_refused(copy_checkpoint: Callable[..., Path]) -> None:
 def test_unknown_models_are_refused(model: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         Encoder.load(model)
+
+
+def test_a_model_in_the_hubs_cache_opens_offline_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from huggingface_hub import constants
+
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "models--someone--olmoe"
+    shutil.copytree(PARITY / "olmoe", home / "snapshots" / revision)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    encoder = Encoder.load("someone/olmoe", offline=True)
+    assert (encoder.spec.model, encoder.spec.revision) == ("someone/olmoe", revision)
+    assert encoder.spec.fingerprint == find_checkpoint(PARITY / "olmoe").fingerprint
+    # an index finds its model again by the spec alone, wherever it lies now
+    assert Encoder.for_spec(encoder.spec).spec == encoder.spec
+    moved = replace(encoder.spec, path=str(tmp_path / "gone"))
+    assert Encoder.for_spec(moved).spec.path == encoder.spec.path
+    with pytest.raises(ModelError, match="--model"):
+        Encoder.for_spec(replace(moved, model="olmoe", revision=None))
+    with pytest.raises(MisuseError, match="--revision"):
+        Encoder.for_spec(encoder.spec, revision="v2")
 
 
 def test_unknown_architecture_and_pickled_weights_are_refused(
