@@ -66,15 +66,24 @@ class CorpusReader(Iterator[Document]):
     """The documents of some corpora, in their order, and how far the reading is.
 
     bytes_total: size of all files on disk, compressed as they are; None when one of them is stdin
-    or a pipe. bytes_read: how many of these have been read, for a progress bar.
+    or a pipe. bytes_read: how many of these have been read. documents_expected: how many documents
+    there will be if the rest is like what was read; None while nothing tells. For a progress bar.
     """
 
     def __init__(self, documents: Generator[Document], progress: _Progress) -> None:
         self._documents = documents
         self._progress = progress
+        self._count = 0
+        self._ended = False
 
     def __next__(self) -> Document:
-        return next(self._documents)
+        try:
+            document = next(self._documents)
+        except StopIteration:
+            self._ended = True
+            raise
+        self._count += 1
+        return document
 
     def close(self) -> None:
         """Close the file that is being read; the reader then ends."""
@@ -87,6 +96,14 @@ class CorpusReader(Iterator[Document]):
     @property
     def bytes_read(self) -> int:
         return self._progress.read
+
+    @property
+    def documents_expected(self) -> int | None:
+        if self._ended:
+            return self._count
+        if not self.bytes_total or not self.bytes_read:
+            return None
+        return round(self._count * max(1.0, self.bytes_total / self.bytes_read))
 
 
 def read_corpora(

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -363,24 +364,42 @@ def test_dry_run_writes_nothing(corpus: Path) -> None:
     assert "would embed 90 documents" in run("build", corpus, "--model", MODEL, "--dry-run").stdout
 
 
+def windows_done(index: Path) -> int:
+    """Windows of a running build whose vectors are all committed."""
+    for path in index.glob("gen-*/documents.sqlite"):
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+                found = connection.execute("SELECT count(*) FROM windows WHERE done").fetchone()
+                return int(found[0])
+        except sqlite3.OperationalError:  # being made or written to right now
+            return 0
+    return 0
+
+
 def test_ctrl_c_keeps_what_was_done_and_says_so(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "long.jsonl", 4000)
-    command = [sys.executable, "-m", "moee_index", "build", str(corpus), "--model", MODEL]
-    command += ["--bits", "32", "--batch-tokens", "64"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    corpus = write_corpus(tmp_path / "long.jsonl", 1100)
+    index = tmp_path / "index"
+    command = [sys.executable, "-m", "moee_index", "build", "-", "--index", str(index)]
+    # Its input stays open, so the build waits for more documents when it is interrupted.
+    with subprocess.Popen(
+        [*command, "--model", MODEL], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stderr is not None
+        process.stdin.write(corpus.read_bytes())
+        process.stdin.flush()
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if any(path.stat().st_size > 400_000 for path in Path().glob("indexes/long/*/hs.f32")):
-                break
-            time.sleep(0.05)
+        while not windows_done(index) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        stderr = process.stderr.read().decode()
+        process.wait(timeout=60)
     assert process.returncode == 130
-    assert stderr.decode().splitlines()[-1].startswith("Error: interrupted")
-    assert "Traceback" not in stderr.decode()
-    assert not Path("indexes/long/manifest.json").exists()
-    resumed = run("build", corpus, "--model", MODEL, "--bits", "32")
-    assert "before an interruption" in resumed.stdout
+    assert stderr.splitlines()[-1].startswith("Error: interrupted")
+    assert "Traceback" not in stderr
+    assert not (index / "manifest.json").exists()
+    resumed = run("build", corpus, "--index", index, "--model", MODEL)
+    assert "embedded 1100 (1024 of them before an interruption)" in resumed.stdout
     assert "going on with an interrupted build" in resumed.stderr
 
 

@@ -701,3 +701,16 @@ def test_a_query_file_that_is_not_there(tmp_path: Path) -> None:
         list(read_queries(tmp_path / "q.tsv"))
     with pytest.raises(CorpusError, match=r"queries\.jsonl: no such file"):
         list(read_queries(tmp_path))
+
+
+def test_the_expected_number_of_documents_comes_from_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(f'{{"id": "{i:06}", "text": "{i:06}"}}\n' for i in range(50_000)))
+    reader = read_corpora([path])
+    assert reader.documents_expected is None
+    for _ in range(20_000):
+        next(reader)
+    assert reader.documents_expected is not None
+    assert abs(reader.documents_expected - 50_000) < 5_000
+    assert sum(1 for _ in reader) == 30_000
+    assert reader.documents_expected == 50_000

@@ -83,17 +83,22 @@ def command(
 
     Started again after an interruption it goes on where it stopped.
     """
-    from moee_index.corpus import Reject, default_index_name, read_corpora
+    from moee_index.corpus import CorpusReader, Reject, default_index_name, read_corpora
 
     if index is None:
         index = Path("indexes") / default_index_name(corpus)
     options, building = split_model_options(given)
     on_bad = building["on_bad"]
 
-    def documents(reject: Reject | None = None) -> Any:
-        return read_corpora(
-            corpus, id_field=id_field, text_field=text_field, on_bad=on_bad, reject=reject
+    readers: list[CorpusReader] = []
+
+    def documents(reject: Reject | None = None) -> CorpusReader:
+        readers.append(
+            read_corpora(
+                corpus, id_field=id_field, text_field=text_field, on_bad=on_bad, reject=reject
+            )
         )
+        return readers[-1]
 
     documents().close()  # a wrong path is told before the model is loaded
     encoder = load_encoder(console, options)
@@ -108,7 +113,7 @@ def command(
     with console.progress("embedding", "documents") as move:
 
         def progress(stage: str, done: int, total: int | None) -> None:
-            move(done, total)
+            move(done, total if stage != "embedding" else readers[-1].documents_expected)
 
         report = build_index(
             index,
