@@ -78,7 +78,7 @@ def save_vectors(path: Path, ids: Sequence[str], texts: Sequence[str], vectors: 
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-    except OSError as error:
+    except OSError as error:  # safetensors' own writer is not used: bytes are written here
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}; free space or take another place"
         ) from error

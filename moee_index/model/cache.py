@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from moee_index.errors import ModelError, StorageError
 from moee_index.model.checkpoint import Checkpoint, open_checkpoint
 from moee_index.model.four_bit_checkpoint import (
@@ -90,7 +92,7 @@ class Cache:
             said = {"bytes": file.stat().st_size, "digest": digest_of(file)}
             (partial / _SAID).write_text(json.dumps(said), encoding="utf-8")
             partial.rename(entry)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             if not entry.is_dir():
                 self._tell(f"the packed form is not kept: {error}")
             return

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from moee_index.errors import ModelError, StorageError
@@ -79,10 +79,10 @@ def write_four_bit(
             _fsync(file_path)
         partial.rename(directory)
         _fsync(directory.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
         raise StorageError(
-            f"{directory} cannot be written: {error.strerror or error}; free space or take another "
-            "directory"
+            f"{directory} cannot be written: {getattr(error, 'strerror', None) or error}; free "
+            "space or take another directory"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
