@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.loading import PACKED
 from moee_index.model.running import RunningModel
+from moee_index.model.storage import Progress
 from moee_index.prompts import parse_prompt
 from moee_index.tokenizing import Tokenized, Tokenizer
 
@@ -28,6 +29,25 @@ CPU_BATCH_TOKENS = 8192
 CUDA_BATCH_TOKENS = 65536
 
 Notify = Callable[[str], None]
+
+
+class RunOptions(TypedDict, total=False):
+    """How an encoder runs; none of these decides an embedding beyond rounding.
+
+    batch_tokens: tokens in a batch, padding included. threads: of torch and FAISS. device: `auto`,
+    `cpu` or `cuda[:N]`. few_texts: texts will come a few at a time (queries), which lets large
+    models take a faster layout. cache: keep 4-bit forms of large models under `MOEE_INDEX_CACHE`
+    (default true). notify: is told each choice once, with its reason. progress: (done, total)
+    bytes while loading.
+    """
+
+    batch_tokens: int | None
+    threads: int | None
+    device: str
+    few_texts: bool
+    cache: bool
+    notify: Notify | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -79,22 +99,13 @@ class Encoder:
         rw: str | None = None,
         pooling: str | None = None,
         max_tokens: int | None = None,
-        batch_tokens: int | None = None,
-        threads: int | None = None,
-        device: str = "auto",
         offline: bool = False,
-        few_texts: bool = False,
-        cache: bool = True,
-        notify: Notify | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        **run: Unpack[RunOptions],
     ) -> Encoder:
         """Load a model: the bundled `tiny` (None), a checkpoint directory, or a hub id.
 
         What is not given is taken from the checkpoint's own `moee_index.json`, else from the
-        defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens. `notify` is told each
-        choice once, with its reason; `progress(done, total)` follows the loading. `few_texts`:
-        texts will come a few at a time (queries), which lets large models take a faster layout.
-        `cache`: keep the 4-bit forms of large models under `MOEE_INDEX_CACHE`.
+        defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens.
 
         Raises ModelError where there is no such model or it is no Mixture-of-Experts model, and
         MisuseError for an option that makes no sense.
@@ -108,13 +119,7 @@ class Encoder:
             rw=rw,
             pooling=pooling,
             max_tokens=max_tokens,
-            batch_tokens=batch_tokens,
-            threads=threads,
-            device=device,
-            few_texts=few_texts,
-            cache=cache,
-            notify=notify,
-            progress=progress,
+            **run,
         )
 
     @classmethod
@@ -122,16 +127,16 @@ class Encoder:
         cls,
         checkpoint: Checkpoint,
         *,
-        batch_tokens: int | None,
-        threads: int | None,
-        device: str,
-        few_texts: bool,
-        cache: bool,
-        notify: Notify | None,
-        progress: Callable[[int, int], None] | None,
+        batch_tokens: int | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+        few_texts: bool = False,
+        cache: bool = True,
+        notify: Notify | None = None,
+        progress: Progress | None = None,
         **asked: Any,
     ) -> Encoder:
-        """Load a checkpoint that was found; `asked` are the options of `resolve_options`."""
+        """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes."""
         tell = notify or (lambda message: None)
         options = resolve_options(checkpoint, **asked)
         bits = options["bits"]
@@ -196,14 +201,8 @@ class Encoder:
         rw: str | None = None,
         pooling: str | None = None,
         max_tokens: int | None = None,
-        batch_tokens: int | None = None,
-        threads: int | None = None,
-        device: str = "auto",
         offline: bool = False,
-        few_texts: bool = False,
-        cache: bool = True,
-        notify: Notify | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        **run: Unpack[RunOptions],
     ) -> Encoder:
         """The encoder that an index was built with, from the index's own spec.
 
@@ -243,13 +242,7 @@ class Encoder:
             rw=spec.rw,
             pooling=spec.pooling,
             max_tokens=spec.max_tokens,
-            batch_tokens=batch_tokens,
-            threads=threads,
-            device=device,
-            few_texts=few_texts,
-            cache=cache,
-            notify=notify,
-            progress=progress,
+            **run,
         )
 
     @property
