@@ -63,6 +63,7 @@ class Groups:
         self.ids: dict[tuple[int, int], list[list[int]]] = {}
         self.vectors: dict[tuple[int, int], NDArray[np.float16]] = {}
         self.waiting: deque[tuple[int, int, int]] = deque()
+        self.first = np.zeros((0, 0), np.float16)
         self.rng = random.Random(0)  # noqa: S311 - no secret
         self.look()
 
@@ -83,17 +84,35 @@ class Groups:
 
     def take(self, count: int) -> tuple[list[list[int]], Tensor]:
         """Token ids of count * 8 texts, and the teacher's vectors [n, 384]."""
-        ids: list[list[int]] = []
-        found = []
+        chosen = []
         for _ in range(count):
             if not self.waiting:
                 everything = [(*key, i) for key in self.vectors for i in range(SHARD)]
                 self.rng.shuffle(everything)
                 self.waiting.extend(everything)
-            *key, place = self.waiting.popleft()
-            ids_here, vectors_here = self.ids[key[0], key[1]], self.vectors[key[0], key[1]]
+            chosen.append(self.waiting.popleft())
+        return self._texts(chosen)
+
+    def take_near(self, count: int, among: int = 4) -> tuple[list[list[int]], Tensor]:
+        """As `take`, but groups of one subject: by chance out of the among * count whose first
+        texts the teacher puts nearest to one of them."""
+        if len(self.first) != len(self.vectors) * SHARD:
+            self.first = np.concatenate([v[::GROUP] for v in self.vectors.values()])
+        close = self.first.astype(np.float32) @ self.first[self.rng.randrange(len(self.first))]
+        near = np.argpartition(-close, among * count)[: among * count].tolist()
+        keys = list(self.vectors)
+        chosen = [(*keys[i // SHARD], i % SHARD) for i in self.rng.sample(near, count)]
+        return self._texts(chosen)
+
+    def _texts(self, chosen: list[tuple[int, int, int]]) -> tuple[list[list[int]], Tensor]:
+        ids: list[list[int]] = []
+        found = []
+        for source, shard, place in chosen:
             rows = slice(place * GROUP, (place + 1) * GROUP)
-            for text, vector in zip(ids_here[rows], vectors_here[rows], strict=True):
+            here = zip(
+                self.ids[source, shard][rows], self.vectors[source, shard][rows], strict=True
+            )
+            for text, vector in here:
                 if text:
                     ids.append(text)
                     found.append(vector)

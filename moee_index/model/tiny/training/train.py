@@ -1,6 +1,6 @@
 """Make `tiny`: a small OLMoE distilled from all-MiniLM-L6-v2 on a few CPU cores.
 
-    python -m moee_index.model.tiny.train COMMAND
+    python -m moee_index.model.tiny.training.train COMMAND
 
 COMMAND is texts, everyday, science, vectors, start, train, evaluate, in this order. Knows the order
 of the steps, the schedule and the command line; texts.py and everyday.py make the texts, teacher.py
@@ -173,6 +173,7 @@ def publish(student: Student, source: Path, out: Path) -> None:
 @click.option("--minutes", default=60.0, help="length of the schedule, by the clock")
 @click.option("--begin-at", default=0.0, help="share of the schedule that is already behind")
 @click.option("--batch", default=32, help="groups a step")
+@click.option("--near", default=0, help="of 100 steps, those on groups of one subject")
 @click.option("--rate", default=1e-3)
 @click.option("--floor", default=0.02, help="the rate at the end, as a share")
 @click.option("--head", default=1.0, help="weight of the regression on the teacher's vector")
@@ -189,6 +190,7 @@ def train(
     minutes: float,
     begin_at: float,
     batch: int,
+    near: int,
     rate: float,
     floor: float,
     head: float,
@@ -250,7 +252,7 @@ def train(
             student.refresh_errors()
         if step % 100 == 0:
             data.look()
-        ids, teacher = data.take(batch)
+        ids, teacher = data.take_near(batch) if step * 37 % 100 < near else data.take(batch)
         losses = gradients(student, heads, head, ids, teacher, pool, threads)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         list(pool.map(lambda o: o.step(), optimisers))
