@@ -40,7 +40,7 @@ def spearman(encoder: Encoder, path: Path, alpha: float = 1.0) -> dict[str, floa
     left = unit_vectors(_rows(embeddings, slice(0, count)), standardizer)
     right = unit_vectors(_rows(embeddings, slice(count, None)), standardizer)
     hs, rw = (left.hs * right.hs).sum(axis=1), (left.rw * right.rw).sum(axis=1)
-    found = {}
+    found: dict[str, float] = {}
     for method in METHODS:
         fused = [
             fuse(
