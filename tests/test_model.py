@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,27 @@ def test_a_packed_model_counts_as_four_bits_and_agrees(
     assert np.median(cosines(found.hs, wanted.hs)) > 0.999
     assert np.median(cosines(found.rw, wanted.rw)) > 0.999
     assert packed.spec.identity() == standard.spec.identity()
+
+
+def test_packing_lets_go_of_each_stack_as_it_goes(wide_olmoe: Path) -> None:
+    from moee_index.model import packed
+
+    model = Encoder.load(wide_olmoe).running.model
+    alive = [weakref.ref(stack) for _, stack in stacks(model)]
+    most = 0
+    original = packed.PackedStack.of
+
+    def counting(stack: NF4Stack) -> packed.PackedStack:
+        nonlocal most
+        made = original(stack)
+        most = max(most, sum(one() is None for one in alive))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed.PackedStack, "of", counting)
+        packed.pack_model(model)
+    # when the last one was packed, nearly all others were gone already
+    assert most >= len(alive) - 3
 
 
 def test_large_models_are_kept_in_the_cache_and_damage_is_found(

@@ -129,11 +129,14 @@ def cannot_pack(model: nn.Module) -> str | None:
 
 def pack_model(model: nn.Module) -> None:
     """Replace every standard stack of a model by a packed one, one at a time."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+    # No list may hold the old stacks, or both forms would be in memory to the end.
+    parents = [one for one in model.modules() if not isinstance(one, NF4Stack | NF4Linear)]
+    for parent in parents:
+        for name in [name for name, _ in parent.named_children()]:
+            child = getattr(parent, name)
             if isinstance(child, NF4Linear):
                 setattr(parent, name, PackedLinear(child))
-            elif isinstance(child, NF4Stack) and not isinstance(parent, NF4Linear):
+            elif isinstance(child, NF4Stack):
                 setattr(parent, name, PackedStack.of(child))
 
 
