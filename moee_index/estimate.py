@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from moee_index.corpus import Document
-from moee_index.embeddings import TextEncoder
+from moee_index.embeddings import EncodingPlan, TextEncoder
 
 _WINDOW = 1024
 _SAMPLED_BATCHES = 2
@@ -58,7 +58,7 @@ def estimate(
         plan = encoder.plan(texts)
         tokens += plan.tokens
         truncated += sum(plan.truncated)
-        rate = rate or _measured_rate(encoder, texts)
+        rate = rate or _measured_rate(encoder, texts, plan)
     count = read - skipped
     raw = 4 if store == "float32" else 2
     return Estimate(
@@ -73,8 +73,7 @@ def estimate(
     )
 
 
-def _measured_rate(encoder: TextEncoder, texts: list[str]) -> float:
-    plan = encoder.plan(texts)
+def _measured_rate(encoder: TextEncoder, texts: list[str], plan: EncodingPlan) -> float:
     sample = _spread(len(plan.batches), _SAMPLED_BATCHES)
     counted = 0
     seconds = 0.0

@@ -7,6 +7,7 @@ a read-only directory.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 import json
@@ -105,7 +106,29 @@ class Window:
     done: bool
 
 
-class DocumentStore:
+class _Lookups(abc.ABC):
+    """What a build in progress and a finished file are both asked."""
+
+    @abc.abstractmethod
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]: ...
+
+    def source_of(self, identifier: str, before: int) -> str | None:
+        """Where an id of a row below `before` came from; None if there is no such id."""
+        found = self._rows(
+            "SELECT source FROM documents WHERE id = ? AND row < ?", (identifier, before)
+        )
+        return str(found[0][0]) if found else None
+
+    def stored(self, first: int, count: int) -> list[tuple[str, str, str, str, int | None]]:
+        """id, title, text, metadata as JSON and `copy_of` of rows first…first+count."""
+        return self._rows(
+            "SELECT id, title, text, metadata, copy_of FROM documents "
+            "WHERE row >= ? AND row < ? ORDER BY row",
+            (first, first + count),
+        )
+
+
+class DocumentStore(_Lookups):
     """documents.sqlite of a build in progress. A context manager; raises StorageError."""
 
     def __init__(self, path: Path) -> None:
@@ -228,13 +251,6 @@ class DocumentStore:
             connection.execute("UPDATE windows SET done = 1 WHERE window = ?", (window,))
             connection.execute("DELETE FROM batches WHERE window = ?", (window,))
 
-    def source_of(self, identifier: str, before: int) -> str | None:
-        """Where an id of a row below `before` came from; None if there is no such id."""
-        found = self._rows(
-            "SELECT source FROM documents WHERE id = ? AND row < ?", (identifier, before)
-        )
-        return str(found[0][0]) if found else None
-
     def rows_of_contents(
         self, hashes: Iterable[bytes], before: int
     ) -> dict[bytes, tuple[int, bool]]:
@@ -252,21 +268,13 @@ class DocumentStore:
                 found[content] = (row, bool(cut))
         return found
 
-    def stored(self, first: int, count: int) -> list[tuple[str, str, str, str, int | None]]:
-        """id, title, text, metadata as JSON and `copy_of` of rows first…first+count."""
-        return self._rows(
-            "SELECT id, title, text, metadata, copy_of FROM documents "
-            "WHERE row >= ? AND row < ? ORDER BY row",
-            (first, first + count),
-        )
-
     def finish(self) -> None:
         """Leave one file that opens read-only, with no journal beside it."""
         with storage_errors(self._path):
             self._connection.execute("PRAGMA journal_mode = DELETE")
 
 
-class DocumentReader:
+class DocumentReader(_Lookups):
     """documents.sqlite of a finished index, opened read-only; used from any thread.
 
     Raises IndexDamagedError where the file is not what it should be.
@@ -336,21 +344,6 @@ class DocumentReader:
                 self._rows(f"SELECT id, row FROM documents WHERE id IN ({marks})", part)  # noqa: S608
             )
         return found
-
-    def stored(self, first: int, count: int) -> list[tuple[str, str, str, str, int | None]]:
-        """As `DocumentStore.stored`."""
-        return self._rows(
-            "SELECT id, title, text, metadata, copy_of FROM documents "
-            "WHERE row >= ? AND row < ? ORDER BY row",
-            (first, first + count),
-        )
-
-    def source_of(self, identifier: str, before: int) -> str | None:
-        """As `DocumentStore.source_of`."""
-        found = self._rows(
-            "SELECT source FROM documents WHERE id = ? AND row < ?", (identifier, before)
-        )
-        return str(found[0][0]) if found else None
 
     def problems(self) -> list[str]:
         """What SQLite's own check and the row numbers say is wrong; empty if nothing is."""

@@ -7,14 +7,16 @@ torch's compiler.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+Kernel = Callable[..., Any]
 
 
 def import_bitsandbytes() -> ModuleType:
@@ -37,6 +39,19 @@ def import_bitsandbytes() -> ModuleType:
     finally:
         logger.setLevel(level)
     return bitsandbytes  # type: ignore[no-any-return,unused-ignore]
+
+
+@cache
+def cpu_kernel(name: str) -> Kernel | None:
+    """One of bitsandbytes' C functions for the processor, or None where its build lacks it.
+
+    Called directly they write into our own buffers; looked up once a name.
+    """
+    import_bitsandbytes()
+    from bitsandbytes.cextension import lib
+
+    library = getattr(lib, "_lib", None)
+    return getattr(library, name, None) if isinstance(library, ctypes.CDLL) else None
 
 
 def import_faiss() -> ModuleType:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from moee_index.model.libraries import import_bitsandbytes
+from moee_index.model.libraries import cpu_kernel, import_bitsandbytes
 
 BLOCK = 64
 NESTED_BLOCK = 256
@@ -49,7 +49,7 @@ def dequantize(
     Gaussian weights at 64 x 48).
     """
     if out.device.type == "cpu" and count % 2 == 0 and (name := _C_KERNELS.get(out.dtype)):
-        kernel = _cpu_kernel(name)
+        kernel = cpu_kernel(name)
         if kernel is not None:
             kernel(
                 ctypes.c_void_p(packed.data_ptr()),
@@ -65,17 +65,6 @@ def dequantize(
         packed, absmax, BLOCK, "nf4", (1, count), out.dtype
     )
     return out.copy_(values.reshape(-1))
-
-
-def _cpu_kernel(name: str) -> ctypes._FuncPointer | None:
-    """bitsandbytes' own CPU kernel, called directly so that it writes into our workspace."""
-    import_bitsandbytes()
-    from bitsandbytes.cextension import lib
-
-    library = getattr(lib, "_lib", None)
-    if not isinstance(library, ctypes.CDLL):
-        return None
-    return getattr(library, name, None)
 
 
 class NF4Stack(nn.Module):
@@ -100,17 +89,11 @@ class NF4Stack(nn.Module):
             raise ValueError(f"a {rows} x {cols} matrix is no multiple of {BLOCK} weights")
         self.blocks = self.size // BLOCK
         self._filled: list[torch.Tensor | None] = [None] * n
-        for name in self.names(double_quant):
+        for name in self.shapes():
             self.register_buffer(name, None)
 
-    @staticmethod
-    def names(double_quant: bool) -> tuple[str, ...]:
-        """The buffers of a stack, as they are named on disk."""
-        nested = ("absmax_scale", "absmax_offset") if double_quant else ()
-        return ("packed", "absmax", *nested)
-
     def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of each buffer, for checking a file against them."""
+        """Shape and dtype of each buffer, by its name, which is also its name on disk."""
         found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "packed": ((self.n, self.size // 2), torch.uint8),
             "absmax": ((self.n, self.blocks), torch.uint8 if self.double_quant else torch.float32),

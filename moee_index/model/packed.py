@@ -9,31 +9,23 @@ and the kernel; knows no checkpoint and no routing.
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import numpy as np
 import torch
 from torch import nn
 
-from moee_index.model.libraries import import_bitsandbytes
+from moee_index.model.libraries import Kernel, cpu_kernel, import_bitsandbytes
 from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, stacks
 
 ROWS = 32
 _KERNEL = "gemv_4bit_inference_cpu_nf4_bf16"
 
 
-@cache
-def fast_kernel() -> ctypes._FuncPointer | None:
+def fast_kernel() -> Kernel | None:
     """bitsandbytes' packed product, or None where this processor or its build lacks it."""
-    bitsandbytes = import_bitsandbytes()
-    if not bitsandbytes.functional.has_avx512bf16():
+    if not import_bitsandbytes().functional.has_avx512bf16():
         return None
-    from bitsandbytes.cextension import lib
-
-    library = getattr(lib, "_lib", None)
-    if not isinstance(library, ctypes.CDLL):
-        return None
-    return getattr(library, _KERNEL, None)
+    return cpu_kernel(_KERNEL)
 
 
 class PackedStack(nn.Module):
@@ -79,7 +71,7 @@ class PackedStack(nn.Module):
 
     def multiply(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """x bfloat16 [m, cols] times matrix `index` transposed: bfloat16 [m, rows]."""
-        kernel = fast_kernel()
+        kernel = cpu_kernel(_KERNEL)
         assert kernel is not None
         x = x.contiguous()
         out = torch.empty((len(x), self.rows), dtype=torch.bfloat16)
