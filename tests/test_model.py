@@ -20,7 +20,8 @@ from moee_index.model.architecture import build_empty, find_routers
 from moee_index.model.checkpoint import find_checkpoint
 from moee_index.model.four_bits import assert_four_bits
 from moee_index.model.libraries import import_bitsandbytes
-from moee_index.model.nf4 import BLOCK, NF4Stack, Workspace, dequantize, quantize, stacks
+from moee_index.model.nf4 import NF4Stack, Workspace, dequantize, quantize, stacks
+from moee_index.model.quantizer import BLOCK
 from moee_index.model.quantizing import quantize_checkpoint
 
 KINDS = ["olmoe", "qwen2_moe", "deepseek"]
@@ -233,8 +234,9 @@ def test_packing_lets_go_of_each_stack_as_it_goes(wide_olmoe: Path) -> None:
     most = 0
     original = packed.PackedStack.of
 
-    def counting(stack: NF4Stack) -> packed.PackedStack:
+    def counting(stack: NF4Stack, home: object) -> packed.PackedStack:
         nonlocal most
+        assert home is None
         made = original(stack)
         most = max(most, sum(one() is None for one in alive))
         return made

@@ -11,25 +11,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
 
 from moee_index.errors import ModelError, StorageError
 from moee_index.model.checkpoint import Checkpoint, open_checkpoint
-from moee_index.model.four_bit_checkpoint import (
-    WEIGHTS_FILE,
-    check_digest,
-    collect_tensors,
-    digest_of,
-    write_four_bit,
-)
+from moee_index.model.four_bit_checkpoint import publish_four_bit
 from moee_index.model.storage import Storage
+from moee_index.model.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
 
-_SAID = "packed.json"
+_RECORD = "packed.json"
 
 
 class Cache:
@@ -53,16 +44,34 @@ class Cache:
             self._remove_damaged(entry, error)
             return None
 
-    def keep_four_bit(self, model: Any, checkpoint: Checkpoint, storage: Storage) -> None:
-        """Write a loaded model as an entry; without space for it the model runs all the same."""
-        entry = self._entry(checkpoint, storage)
+    def draft(
+        self, checkpoint: Checkpoint, storage: Storage, specs: Specs, *, packed: bool = False
+    ) -> Draft | None:
+        """A draft of an entry to fill; None, told, where there is no room for it."""
         try:
-            write_four_bit(model, checkpoint, entry, double_quant=storage.double_quant)
+            return Draft(self._entry(checkpoint, storage, packed), specs)
         except StorageError as error:
-            if not entry.is_dir():  # else another process was faster
-                self._tell(f"the 4-bit form is not kept: {error}")
+            self._tell(f"the {_form(packed)} is not kept: {error}")
+            return None
+
+    def publish(
+        self, draft: Draft, checkpoint: Checkpoint, storage: Storage, *, packed: bool = False
+    ) -> None:
+        """Make a filled draft an entry; where that fails the model runs all the same."""
+        try:
+            if packed:
+                draft.publish(_RECORD, draft.checksum())
+            else:
+                publish_four_bit(draft, checkpoint, double_quant=storage.double_quant)
+        except StorageError as error:
+            if not draft.directory.is_dir():  # else another process was faster
+                self._tell(f"the {_form(packed)} is not kept: {error}")
             return
-        self._told_size(entry, "the 4-bit form")
+        size = sum(file.stat().st_size for file in draft.directory.iterdir())
+        self._tell(
+            f"the {_form(packed)} is kept in {draft.directory} ({size / 1e9:.2f} GB), so that the "
+            "next start is fast; --no-cache keeps nothing, info --prune-cache removes it"
+        )
 
     def packed(self, checkpoint: Checkpoint, storage: Storage) -> Path | None:
         """The weight file of the sound packed entry of this checkpoint, or None."""
@@ -71,35 +80,12 @@ class Cache:
         if not entry.is_dir():
             return None
         try:
-            said = json.loads((entry / _SAID).read_text(encoding="utf-8"))
+            said = json.loads((entry / _RECORD).read_text(encoding="utf-8"))
             check_digest(file, said["bytes"], said["digest"])
             return file
         except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
             self._remove_damaged(entry, error)
             return None
-
-    def keep_packed(self, model: Any, checkpoint: Checkpoint, storage: Storage) -> None:
-        """Write a packed model as an entry; without space for it the model runs all the same."""
-        from safetensors.torch import save_file
-
-        entry = self._entry(checkpoint, storage, packed=True)
-        partial: Path | None = None
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=self.directory))
-            file = partial / WEIGHTS_FILE
-            save_file(collect_tensors(model), file, metadata={"format": "pt"})
-            said = {"bytes": file.stat().st_size, "digest": digest_of(file)}
-            (partial / _SAID).write_text(json.dumps(said), encoding="utf-8")
-            partial.rename(entry)
-        except (OSError, SafetensorError) as error:
-            if not entry.is_dir():
-                self._tell(f"the packed form is not kept: {error}")
-            return
-        finally:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
-        self._told_size(entry, "the packed form")
 
     def entries(self) -> list[tuple[str, int]]:
         """(name, bytes) of each entry, leftovers of interrupted writes included."""
@@ -132,12 +118,9 @@ class Cache:
         self._tell(f"a damaged cache entry is made anew: {error}")
         shutil.rmtree(entry, ignore_errors=True)
 
-    def _told_size(self, entry: Path, what: str) -> None:
-        size = sum(file.stat().st_size for file in entry.iterdir())
-        self._tell(
-            f"{what} is kept in {entry} ({size / 1e9:.2f} GB), so that the next start is fast; "
-            "--no-cache keeps nothing, info --prune-cache removes it"
-        )
+
+def _form(packed: bool) -> str:
+    return "packed form" if packed else "4-bit form"
 
 
 def cache_directory() -> Path:

@@ -8,28 +8,21 @@ the file: no weight is copied.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
-from moee_index.errors import ModelError, StorageError
+from moee_index.errors import ModelError
 from moee_index.model.checkpoint import DEFAULTS_FILE, FORMAT, Checkpoint
-from moee_index.model.nf4 import NF4Stack, dequantize
+from moee_index.model.nf4 import NF4Stack, dequantize, stacks
 from moee_index.model.packed import PackedStack
 from moee_index.model.placing import assign, check_shape, owner
 from moee_index.model.storage import Storage
+from moee_index.model.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
 
-WEIGHTS_FILE = "model.safetensors"
-_PIECE = 64 * 2**20
-EXISTS = "{} exists; quantize never overwrites, take another directory"
 _COPIED = (
     "config.json",
     "tokenizer.json",
@@ -42,77 +35,40 @@ _COPIED = (
 )
 
 
-def write_four_bit(
-    model: Any, checkpoint: Checkpoint, directory: Path, *, double_quant: bool
-) -> Path:
-    """Write a loaded 4-bit model as a checkpoint that `--model DIRECTORY` opens at once.
+def publish_four_bit(draft: Draft, checkpoint: Checkpoint, *, double_quant: bool) -> None:
+    """Make a draft that holds all weights a checkpoint that `--model DIRECTORY` opens at once.
 
-    Written beside and renamed: `directory` appears whole or not at all. Raises StorageError where
-    it exists or cannot be written.
+    Raises StorageError where that cannot be written.
     """
-    from safetensors.torch import save_file
-
-    if directory.exists():
-        raise StorageError(EXISTS.format(directory))
-    tensors = collect_tensors(model)
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        for file in _COPIED:
-            if (checkpoint.path / file).is_file():
-                shutil.copyfile(checkpoint.path / file, partial / file)
-        said: dict[str, Any] = dict(checkpoint.defaults)
-        said["format"] = FORMAT
-        said["quantization"] = {
-            "type": "nf4",
-            "block": 64,
-            "double_quant": double_quant,
-            "source": checkpoint.name,
-            "source_fingerprint": checkpoint.fingerprint,
-            "digest": digest_of(partial / WEIGHTS_FILE),
-            "bytes": (partial / WEIGHTS_FILE).stat().st_size,
-        }
-        (partial / DEFAULTS_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        for file_path in partial.iterdir():
-            file_path.chmod(0o644)  # safetensors writes files that others cannot read
-            _fsync(file_path)
-        partial.rename(directory)
-        _fsync(directory.parent)
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
-        raise StorageError(
-            f"{directory} cannot be written: {getattr(error, 'strerror', None) or error}; free "
-            "space or take another directory"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return directory
-
-
-def collect_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """Everything that a loaded 4-bit model is, by name: stacks in their layout, the rest in 16
-    bits."""
-    tensors = {
-        f"{name}.{part}": getattr(module, part).contiguous()
-        for name, module in model.named_modules()
-        if isinstance(module, NF4Stack | PackedStack)
-        for part in module.shapes()
+    said: dict[str, Any] = dict(checkpoint.defaults)
+    said["format"] = FORMAT
+    said["quantization"] = {
+        "type": "nf4",
+        "block": 64,
+        "double_quant": double_quant,
+        "source": checkpoint.name,
+        "source_fingerprint": checkpoint.fingerprint,
+        **draft.checksum(),
     }
-    for name, parameter in model.named_parameters():
-        tensors[name] = parameter.data.to(torch.bfloat16).contiguous()
-    for name, buffer in _own_buffers(model):
-        tensors[name] = buffer.contiguous()
-    return tensors
+    beside = [checkpoint.path / name for name in _COPIED]
+    draft.publish(DEFAULTS_FILE, said, [file for file in beside if file.is_file()])
 
 
-def check_digest(file: Path, size: int | None, digest: str | None) -> None:
-    """Raise ModelError unless a file is, to the byte, what was written."""
-    if size is not None and file.stat().st_size != size:
-        raise ModelError(
-            f"{file} has {file.stat().st_size} bytes, {size} were written; copy it again"
-        )
-    if digest is not None and digest_of(file) != digest:
-        raise ModelError(f"{file} is damaged: its checksum is another one; copy it again")
+def tensor_specs(model: Any, kept: torch.dtype) -> Specs:
+    """What a 4-bit model, empty or loaded, is on disk: stacks in their layout, the rest `kept`."""
+    specs: Specs = {
+        f"{name}.{part}": spec
+        for name, stack in stacks(model)
+        for part, spec in stack.shapes().items()
+    }
+    for name, value in dense_tensors(model).items():
+        specs[name] = (tuple(value.shape), kept if value.is_floating_point() else value.dtype)
+    return specs
+
+
+def dense_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Everything of a 4-bit model's checkpoint that is not in 4 bits, by name."""
+    return {**dict(model.named_parameters()), **dict(_own_buffers(model))}
 
 
 def fill_from_four_bit(
@@ -161,12 +117,8 @@ def fill_mapped(model: Any, file: Path, storage: Storage) -> None:
                 for part, (shape, dtype) in module.shapes().items():
                     found = tensors.take(f"{name}.{part}", shape, storage, exactly=dtype)
                     setattr(module, part, found)
-        rest = [name for name, _ in model.named_parameters()]
-        rest += [name for name, _ in _own_buffers(model)]
-        for name in rest:
-            module, attribute = owner(model, name)
-            shape = tuple(getattr(module, attribute).shape)
-            assign(module, attribute, tensors.take(name, shape, storage))
+        for name, value in dense_tensors(model).items():
+            assign(*owner(model, name), tensors.take(name, tuple(value.shape), storage))
 
 
 class _Tensors:
@@ -226,26 +178,6 @@ def _dequantised(
     return whole if len(shape) == 3 else whole[0]
 
 
-def digest_of(file: Path) -> str:
-    """sha256 over the sha256 of each 64 MiB of a file; the pieces are hashed on all cores."""
-    size = file.stat().st_size
-    with ThreadPoolExecutor() as pool:
-        pieces = pool.map(lambda start: _piece_digest(file, start), range(0, size, _PIECE))
-        return hashlib.sha256(b"".join(pieces)).hexdigest()
-
-
-def _piece_digest(file: Path, start: int) -> bytes:
-    digest = hashlib.sha256()
-    buffer = bytearray(2**20)
-    with file.open("rb") as stream:
-        stream.seek(start)
-        left = _PIECE
-        while left and (count := stream.readinto(memoryview(buffer)[: min(left, len(buffer))])):
-            digest.update(memoryview(buffer)[:count])
-            left -= count
-    return digest.digest()
-
-
 def _own_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Buffers that belong to the checkpoint, those of 4-bit stacks left out."""
     persistent = set(model.state_dict())
@@ -255,11 +187,3 @@ def _own_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
         if name in persistent
         and not isinstance(model.get_submodule(name.rpartition(".")[0]), NF4Stack | PackedStack)
     ]
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,8 +11,9 @@ from typing import Any
 from moee_index.errors import ModelError
 from moee_index.model.architecture import expert_stacks, find_routers, quantisable_linears
 from moee_index.model.checkpoint import Checkpoint
-from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, Workspace, stacks
+from moee_index.model.nf4 import NF4Linear, NF4Stack, Workspace, stacks
 from moee_index.model.packed import PackedStack
+from moee_index.model.quantizer import BLOCK
 
 
 def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) -> None:

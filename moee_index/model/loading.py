@@ -1,37 +1,42 @@
-"""From safetensors to a running model: streamed slice by slice, quantised as it comes.
+"""From a checkpoint to a running model, by the quickest way there is to its 4-bit form.
 
-The plan is made from the files' headers alone (which tensor goes where), so that missing,
-unexpected or misshapen tensors are errors by name before a weight is read. Then every slice is
-read from the memory-mapped file, quantised or cast, and forgotten: no bf16 layer ever sits in
-memory. Knows checkpoints and modules; knows no text.
+A 4-bit checkpoint or a cached form is memory-mapped; a 16-bit one is streamed and quantised, into
+the cache where one is kept. Knows checkpoints, the cache and modules; knows no text.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from moee_index.errors import ModelError
 from moee_index.model.architecture import build_empty
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.experts import Tokens
-from moee_index.model.four_bit_checkpoint import fill_from_four_bit, fill_mapped
+from moee_index.model.four_bit_checkpoint import (
+    dense_tensors,
+    fill_from_four_bit,
+    fill_mapped,
+    tensor_specs,
+)
 from moee_index.model.four_bits import assert_four_bits, install_four_bits, weights_in_four_bits
 from moee_index.model.nf4 import NF4Stack
-from moee_index.model.packed import cannot_pack, pack_model
-from moee_index.model.placing import assign, four_bit_home, owner
-from moee_index.model.sources import pieces, plan_sources
+from moee_index.model.packed import cannot_pack, pack_model, packed_specs
+from moee_index.model.placing import assign
 from moee_index.model.storage import Choice, Progress, Storage
+from moee_index.model.streaming import fill_from_sources
 
 PACKED = "packed"
 
 # Models with fewer 4-bit weights load and multiply fast enough without cached or packed forms.
 LARGE = 2**28
+
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,7 @@ def load_model(
 
     Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged.
     """
-    model = build_empty(checkpoint)
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if storage.bits == 4:
-        install_four_bits(model, checkpoint, storage.double_quant)
+    model, shapes = empty_model(checkpoint, storage)
     layout = choose_layout(model, few_texts, storage)
     large = weights_in_four_bits(model) >= LARGE
     kept = cache if large and storage.bits == 4 else None
@@ -76,9 +78,7 @@ def load_model(
             else:
                 _fill_standard(model, checkpoint, storage, shapes, kept, progress)
                 if layout.value == PACKED:
-                    pack_model(model)
-                    if kept is not None:
-                        kept.keep_packed(model, checkpoint, storage)
+                    _pack(model, checkpoint, storage, kept)
     except SafetensorError as error:
         raise ModelError(
             f"{checkpoint.path}: a weight file is damaged ({error}); copy it again"
@@ -92,6 +92,16 @@ def load_model(
         if hasattr(module, "has_gate") and hasattr(module, "num_experts"):
             module.moee_tokens = last if module in last_layer else real
     return Loaded(model, layout, real, last)
+
+
+def empty_model(checkpoint: Checkpoint, storage: Storage) -> tuple[Any, Shapes]:
+    """A model without weights, ready for `storage`, and its tensors' shapes as the checkpoint has
+    them. Raises ModelError where the architecture cannot be had so."""
+    model = build_empty(checkpoint)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if storage.bits == 4:
+        install_four_bits(model, checkpoint, storage.double_quant)
+    return model, shapes
 
 
 def choose_layout(model: Any, few_texts: bool, storage: Storage) -> Choice:
@@ -117,7 +127,7 @@ def _fill_standard(
     model: Any,
     checkpoint: Checkpoint,
     storage: Storage,
-    shapes: dict[str, tuple[int, ...]],
+    shapes: Shapes,
     cache: Cache | None,
     progress: Progress | None,
 ) -> None:
@@ -130,67 +140,33 @@ def _fill_standard(
     if cached is not None:
         fill_from_four_bit(model, cached, storage, shapes, checked=True)
         return
-    _fill(model, checkpoint, storage, shapes, progress)
-    if cache is not None:
-        cache.keep_four_bit(model, checkpoint, storage)
-
-
-def _fill(
-    model: Any,
-    checkpoint: Checkpoint,
-    storage: Storage,
-    shapes: dict[str, tuple[int, ...]],
-    progress: Progress | None,
-) -> None:
-    plan = plan_sources(checkpoint, model, shapes)
-    total = sum(source.bytes for sources in plan.values() for source in sources)
-    done = 0
-    with ExitStack() as files:
-        readers = {
-            file: files.enter_context(safe_open(file, framework="pt"))
-            for file in checkpoint.weights
-        }
-        for target, sources in plan.items():
-            for index, row, part in pieces(target, shapes[target], sources, readers, model):
-                _check_finite(part, target, checkpoint)
-                _put(model, target, shapes[target], index, row, part, storage)
-                done += part.numel() * part.element_size()
-                if progress is not None:
-                    progress(min(done, total), total)
-
-
-def _put(
-    model: Any,
-    target: str,
-    shape: tuple[int, ...],
-    index: int,
-    row: int,
-    part: torch.Tensor,
-    storage: Storage,
-) -> None:
-    """Lay one piece where it belongs: quantised into a 4-bit stack, or cast into a dense tensor."""
-    stack = four_bit_home(model, target)
-    if stack is not None:
-        if not stack.holds_weights:
-            stack.allocate(storage.device)
-        stack.put(index, row, part.to(storage.device, torch.float32))
+    draft = cache.draft(checkpoint, storage, tensor_specs(model, storage.kept)) if cache else None
+    if cache is None or draft is None:
+        fill_from_sources(model, checkpoint, storage, shapes, progress=progress)
         return
-    module, attribute = owner(model, target)
-    held = getattr(module, attribute)
-    dtype = storage.kept if part.is_floating_point() else part.dtype
-    if len(shape) < 3:
-        assign(module, attribute, part.to(storage.device, dtype, copy=True))
+    with draft:
+        on_cpu = replace(storage, device=torch.device("cpu"))
+        fill_from_sources(model, checkpoint, on_cpu, shapes, home=draft.tensors, progress=progress)
+        cache.publish(draft, checkpoint, storage)
+        # As the next start will have it: mapped for reading, and on the device.
+        fill_mapped(model, draft.file, storage)
+
+
+def _pack(model: Any, checkpoint: Checkpoint, storage: Storage, cache: Cache | None) -> None:
+    """Pack a standard model, into the cache where one is kept."""
+    dense = dense_tensors(model)
+    specs = {name: (tuple(value.shape), value.dtype) for name, value in dense.items()}
+    specs.update(packed_specs(model))
+    draft = cache.draft(checkpoint, storage, specs, packed=True) if cache else None
+    if cache is None or draft is None:
+        pack_model(model)
         return
-    if held.is_meta:
-        assign(module, attribute, torch.empty(shape, dtype=dtype, device=storage.device))
-        held = getattr(module, attribute)
-    held[index, row : row + len(part)] = part.to(storage.device, dtype)
-
-
-def _check_finite(part: torch.Tensor, target: str, checkpoint: Checkpoint) -> None:
-    # The sum of a finite tensor overflows float32 only past 1e38; one cheap pass finds NaN and inf.
-    if part.is_floating_point() and not bool(torch.isfinite(part.sum(dtype=torch.float32))):
-        raise ModelError(f"{checkpoint.path}: {target} holds values that are not finite")
+    with draft:
+        for name, value in dense.items():
+            draft.tensors[name].copy_(value)
+        pack_model(model, draft.tensors)
+        cache.publish(draft, checkpoint, storage, packed=True)
+        fill_mapped(model, draft.file, storage)
 
 
 def _finish(model: Any, storage: Storage) -> None:

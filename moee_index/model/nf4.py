@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from moee_index.model.libraries import cpu_kernel, import_bitsandbytes
+from moee_index.model.quantizer import BLOCK, quantize_on_cpu
 
-BLOCK = 64
 NESTED_BLOCK = 256
 
 _C_KERNELS = {
@@ -32,9 +32,11 @@ def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns (packed uint8 [ceil(numel / 2)], absmax float32 [ceil(numel / 64)]), flat over the
     row-major matrix.
     """
+    if matrix.device.type == "cpu" and matrix.numel() % BLOCK == 0:
+        return quantize_on_cpu(matrix)
     import_bitsandbytes()
     packed, absmax = torch.ops.bitsandbytes.quantize_4bit(
-        matrix.contiguous(), BLOCK, "nf4", torch.uint8
+        matrix.float().contiguous(), BLOCK, "nf4", torch.uint8
     )
     return packed.reshape(-1), absmax.reshape(-1).float()
 
@@ -103,10 +105,13 @@ class NF4Stack(nn.Module):
             found["absmax_offset"] = ((self.n,), torch.float32)
         return found
 
-    def allocate(self, device: torch.device | str = "cpu") -> None:
-        """Make empty buffers, to be filled by `put`."""
+    def allocate(
+        self, device: torch.device | str = "cpu", home: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Make empty buffers, to be filled by `put`, or take those of `home`."""
         for name, (shape, dtype) in self.shapes().items():
-            setattr(self, name, torch.empty(shape, dtype=dtype, device=device))
+            own = home[name] if home else torch.empty(shape, dtype=dtype, device=device)
+            setattr(self, name, own)
 
     @property
     def holds_weights(self) -> bool:
@@ -120,16 +125,22 @@ class NF4Stack(nn.Module):
         """
         if not 0 <= row <= row + len(part) <= self.rows or part.shape[1] != self.cols:
             raise ValueError(f"{tuple(part.shape)} does not fit at row {row} of {self}")
-        start = row * self.cols
-        packed, absmax = quantize(part)
-        self.packed[index, start // 2 : (start + part.numel()) // 2] = packed
+        self.put_quantized(index, row, *quantize(part))
+
+    def put_quantized(
+        self, index: int, row: int, packed: torch.Tensor, absmax: torch.Tensor
+    ) -> None:
+        """Lay down what `quantize` made of rows row… of matrix `index`."""
+        block = row * self.cols // BLOCK
+        blocks = slice(block, block + len(absmax))
+        self.packed[index, blocks.start * BLOCK // 2 : blocks.stop * BLOCK // 2] = packed
         if not self.double_quant:
-            self.absmax[index, start // BLOCK : (start + part.numel()) // BLOCK] = absmax
+            self.absmax[index, blocks] = absmax
             return
         pending = self._filled[index]
         if pending is None:
             pending = self._filled[index] = torch.full((self.blocks,), torch.nan)
-        pending[start // BLOCK : (start + part.numel()) // BLOCK] = absmax
+        pending[blocks] = absmax
         if not bool(pending.isnan().any()):
             self._nest(index, pending)
             self._filled[index] = None

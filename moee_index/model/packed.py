@@ -9,13 +9,17 @@ and the kernel; knows no checkpoint and no routing.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
 from moee_index.model.libraries import Kernel, cpu_kernel, import_bitsandbytes
-from moee_index.model.nf4 import BLOCK, NF4Linear, NF4Stack, stacks
+from moee_index.model.nf4 import NF4Linear, NF4Stack, stacks
+from moee_index.model.placing import under
+from moee_index.model.quantizer import BLOCK
+from moee_index.model.weight_file import Specs
 
 ROWS = 32
 _KERNEL = "gemv_4bit_inference_cpu_nf4_bf16"
@@ -53,16 +57,17 @@ class PackedStack(nn.Module):
         }
 
     @classmethod
-    def of(cls, stack: NF4Stack) -> PackedStack:
+    def of(cls, stack: NF4Stack, home: Mapping[str, torch.Tensor] | None = None) -> PackedStack:
         """Pack a standard stack matrix by matrix; its codes are unchanged, absmax is rounded.
 
-        Of a stack that holds nothing yet an empty one is made.
+        Of a stack that holds nothing yet an empty one is made. home: tensors that shall hold
+        the packed buffers, by name.
         """
         packed = cls(stack.n, stack.rows, stack.cols)
         if not stack.holds_weights:
             return packed
         for name, (shape, dtype) in packed.shapes().items():
-            setattr(packed, name, torch.empty(shape, dtype=dtype))
+            setattr(packed, name, home[name] if home else torch.empty(shape, dtype=dtype))
         for index in range(stack.n):
             pack_codes(stack.packed[index].view(stack.rows, -1), packed.codes[index])
             absmax = stack.full_absmax(torch.tensor([index]))
@@ -96,10 +101,10 @@ class PackedStack(nn.Module):
 class PackedLinear(nn.Module):
     """An `NF4Linear` whose weight is packed."""
 
-    def __init__(self, linear: NF4Linear) -> None:
+    def __init__(self, linear: NF4Linear, home: Mapping[str, torch.Tensor] | None = None) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = PackedStack.of(linear.weight)
+        self.weight = PackedStack.of(linear.weight, home)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,17 +124,37 @@ def cannot_pack(model: nn.Module) -> str | None:
     return None
 
 
-def pack_model(model: nn.Module) -> None:
-    """Replace every standard stack of a model by a packed one, one at a time."""
+def packed_specs(model: nn.Module) -> Specs:
+    """The buffers that `pack_model` will make of a standard model's stacks, by name."""
+    return {
+        f"{name}.{part}": spec
+        for name, stack in stacks(model)
+        for part, spec in PackedStack(stack.n, stack.rows, stack.cols).shapes().items()
+    }
+
+
+def pack_model(model: nn.Module, home: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Replace every standard stack of a model by a packed one, one at a time.
+
+    home: tensors that shall hold the packed buffers, under the names of `packed_specs`.
+    """
+    parts = ("codes", "absmax")
     # No list may hold the old stacks, or both forms would be in memory to the end.
-    parents = [one for one in model.modules() if not isinstance(one, NF4Stack | NF4Linear)]
-    for parent in parents:
+    parents = [
+        (path, one)
+        for path, one in model.named_modules()
+        if not isinstance(one, NF4Stack | NF4Linear)
+    ]
+    for path, parent in parents:
         for name in [name for name, _ in parent.named_children()]:
             child = getattr(parent, name)
+            full = f"{path}.{name}".lstrip(".")
             if isinstance(child, NF4Linear):
-                setattr(parent, name, PackedLinear(child))
+                own = under(home, f"{full}.weight", parts) if home is not None else None
+                setattr(parent, name, PackedLinear(child, own))
             elif isinstance(child, NF4Stack):
-                setattr(parent, name, PackedStack.of(child))
+                own = under(home, full, parts) if home is not None else None
+                setattr(parent, name, PackedStack.of(child, own))
 
 
 def pack_codes(standard: torch.Tensor, out: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,13 @@ def owner(model: Any, target: str) -> tuple[nn.Module, str]:
     """(module, attribute) of a parameter or buffer."""
     path, _, attribute = target.rpartition(".")
     return model.get_submodule(path), attribute
+
+
+def under(
+    tensors: Mapping[str, torch.Tensor], path: str, names: Iterable[str]
+) -> dict[str, torch.Tensor]:
+    """The tensors named `path.name`, by name."""
+    return {name: tensors[f"{path}.{name}"] for name in names}
 
 
 def assign(module: nn.Module, attribute: str, value: torch.Tensor) -> None:

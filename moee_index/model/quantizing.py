@@ -1,4 +1,4 @@
-"""`quantize`: a 16-bit checkpoint in, a 4-bit one out. Joins loading and writing, nothing else."""
+"""`quantize`: a 16-bit checkpoint in, a 4-bit one out. Joins streaming and writing, no more."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
-from moee_index.errors import ModelError, StorageError
+from moee_index.errors import ModelError
 from moee_index.model.checkpoint import find_checkpoint
-from moee_index.model.four_bit_checkpoint import EXISTS, write_four_bit
-from moee_index.model.loading import load_model
+from moee_index.model.four_bit_checkpoint import publish_four_bit, tensor_specs
+from moee_index.model.loading import empty_model
 from moee_index.model.storage import Progress, Storage
+from moee_index.model.streaming import fill_from_sources
+from moee_index.model.weight_file import Draft
 
 
 def quantize_checkpoint(
@@ -22,17 +24,19 @@ def quantize_checkpoint(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Load a 16- or 32-bit checkpoint in 4 bits and write it to a new directory.
+    """Stream a 16- or 32-bit checkpoint in 4 bits into a new directory.
 
-    Raises ModelError where there is no such model or it is in 4 bits already, StorageError where
-    the directory exists or cannot be written.
+    Takes the memory of a few slices, however large the model. Raises ModelError where there is no
+    such model or it is in 4 bits already, StorageError where the directory exists or cannot be
+    written.
     """
     checkpoint = find_checkpoint(model, revision=revision, offline=offline)
     if checkpoint.quantization is not None:
         raise ModelError(f"{checkpoint.path} is a 4-bit checkpoint already; use it as it is")
-    if directory.exists():
-        raise StorageError(EXISTS.format(directory))
     # bfloat16 is what the checkpoint keeps beside its 4-bit matrices, so nothing is cast twice.
     storage = Storage(4, double_quant, torch.bfloat16, torch.device("cpu"))
-    loaded = load_model(checkpoint, storage, progress=progress).model
-    return write_four_bit(loaded, checkpoint, directory, double_quant=double_quant)
+    empty, shapes = empty_model(checkpoint, storage)
+    with Draft(directory, tensor_specs(empty, storage.kept)) as draft, torch.no_grad():
+        fill_from_sources(empty, checkpoint, storage, shapes, home=draft.tensors, progress=progress)
+        publish_four_bit(draft, checkpoint, double_quant=double_quant)
+    return directory

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -20,8 +20,8 @@ from safetensors import safe_open
 from moee_index.errors import ModelError
 from moee_index.model.architecture import conversions_of
 from moee_index.model.checkpoint import Checkpoint
-from moee_index.model.nf4 import BLOCK
 from moee_index.model.placing import check_shape
+from moee_index.model.quantizer import BLOCK
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class Source:
     bytes: int
     pattern: str | None
     converter: Any | None
+
+
+class Piece(NamedTuple):
+    """Rows row… of one matrix of a target: `part` [rows, cols], or a whole plain tensor."""
+
+    matrix: int
+    row: int
+    part: torch.Tensor
 
 
 def plan_sources(
@@ -113,8 +121,8 @@ def pieces(
     sources: list[Source],
     readers: dict[Path, Any],
     model: Any,
-) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """(matrix number, first row, tensor [rows, cols]) pieces that together make one target.
+) -> Iterator[Piece]:
+    """The pieces that together make one target.
 
     Plain tensors are one piece (0, 0, tensor); stacks of experts come expert by expert, and an
     expert's gate and up projection one after the other.
@@ -124,11 +132,11 @@ def pieces(
         (source,) = _single(target, sources)
         check_shape(target, source.key, source.shape, shape)
         if len(shape) < 3:
-            yield 0, 0, readers[source.file].get_tensor(source.key)
+            yield Piece(0, 0, readers[source.file].get_tensor(source.key))
             return
         slices = readers[source.file].get_slice(source.key)
         for index in range(shape[0]):
-            yield index, 0, slices[index : index + 1][0]
+            yield Piece(index, 0, slices[index : index + 1][0])
         return
     names = [type(operation).__name__ for operation in converter.operations]
     dims = [operation.dim for operation in converter.operations if hasattr(operation, "dim")]
@@ -142,10 +150,10 @@ def pieces(
     whole = _converted(target, sources, readers, converter, model)
     check_shape(target, sources[0].key, tuple(whole.shape), shape)
     if len(shape) < 3:
-        yield 0, 0, whole
+        yield Piece(0, 0, whole)
     else:
         for index in range(shape[0]):
-            yield index, 0, whole[index]
+            yield Piece(index, 0, whole[index])
 
 
 def _expert_parts(
@@ -154,7 +162,7 @@ def _expert_parts(
     sources: list[Source],
     readers: dict[Path, Any],
     converter: Any,
-) -> Iterator[tuple[int, int, torch.Tensor]]:
+) -> Iterator[Piece]:
     count, rows, cols = shape
     patterns = converter.source_patterns
     part_rows = rows // len(patterns)
@@ -180,10 +188,10 @@ def _expert_parts(
             if (source := found[expert, part])
         ]
         if whole_slices:
-            yield expert, 0, torch.cat(parts)
+            yield Piece(expert, 0, torch.cat(parts))
             continue
         for part, tensor in enumerate(parts):
-            yield expert, part * part_rows, tensor
+            yield Piece(expert, part * part_rows, tensor)
 
 
 def _expert_number(key: str, pattern: str) -> int:

@@ -1,0 +1,177 @@
+"""Weight files in the making: safetensors at full size, memory-mapped, filled tensor by tensor.
+
+What is written is what the running model uses, so quantising a model takes no more anonymous
+memory than a slice, however large it is. A draft is a directory that appears under its name whole
+or not at all. Knows names, shapes and bytes; knows no module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moee_index.errors import ModelError, StorageError
+
+WEIGHTS_FILE = "model.safetensors"
+EXISTS = "{} exists; quantize never overwrites, take another directory"
+
+# name -> (shape, dtype)
+Specs = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+_PIECE = 64 * 2**20
+_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class Draft:
+    """A directory with a weight file, to be filled through `tensors` and then published.
+
+    Use as a context manager: leaving it without `publish` leaves nothing behind. Tensors stay
+    valid for as long as they are held. Raises StorageError where there is no room for all of it.
+    """
+
+    def __init__(self, directory: Path, specs: Specs) -> None:
+        self.directory = directory
+        if directory.exists():
+            raise StorageError(EXISTS.format(directory))
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            prefix = f".{directory.name}."
+            self._partial = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+        except OSError as error:
+            raise _unwritable(directory, error) from error
+        self.file = self._partial / WEIGHTS_FILE
+        try:
+            self.tensors = create_mapped(self.file, specs)
+        except OSError as error:
+            self._discard()
+            raise _unwritable(directory, error) from error
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._discard()
+
+    def checksum(self) -> dict[str, Any]:
+        """What `check_digest` will compare the weights with, once they are all there."""
+        return {"bytes": self.file.stat().st_size, "digest": digest_of(self.file)}
+
+    def publish(self, record: str, said: dict[str, Any], files: Iterable[Path] = ()) -> None:
+        """Copy `files` beside the weights, write `said` as JSON under the name `record`, and give
+        the directory its name.
+
+        Raises StorageError where the disk is full or another process was faster.
+        """
+        try:
+            for file in files:
+                shutil.copyfile(file, self._partial / file.name)
+            text = json.dumps(said, indent=1) + "\n"
+            (self._partial / record).write_text(text, encoding="utf-8")
+            self._partial.chmod(0o755)
+            for file in self._partial.iterdir():
+                file.chmod(0o644)
+                _fsync(file)
+            self._partial.rename(self.directory)
+            _fsync(self.directory.parent)
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
+        self.file = self.directory / WEIGHTS_FILE
+
+    def _discard(self) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def create_mapped(file: Path, specs: Specs) -> dict[str, torch.Tensor]:
+    """Make a safetensors file of zeros and map it: name -> tensor, writable, shared with the file.
+
+    Its room on disk is reserved first, so a full disk is an OSError here and no fault later.
+    """
+    # Widest numbers first: each tensor then begins at a multiple of its own width.
+    order = sorted(specs, key=lambda name: (-specs[name][1].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name in order:
+        shape, dtype = specs[name]
+        end = place + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [place, end],
+        }
+        place = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    with file.open("xb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, start + place)
+        stream.write(len(text).to_bytes(8, "little") + text)
+    content = torch.from_file(str(file), shared=True, size=start + place, dtype=torch.uint8)
+    found = {}
+    for name in order:
+        shape, dtype = specs[name]
+        first, last = header[name]["data_offsets"]
+        found[name] = content[start + first : start + last].view(dtype).view(shape)
+    return found
+
+
+def check_digest(file: Path, size: int | None, digest: str | None) -> None:
+    """Raise ModelError unless a file is, to the byte, what was written."""
+    if size is not None and file.stat().st_size != size:
+        raise ModelError(
+            f"{file} has {file.stat().st_size} bytes, {size} were written; copy it again"
+        )
+    if digest is not None and digest_of(file) != digest:
+        raise ModelError(f"{file} is damaged: its checksum is another one; copy it again")
+
+
+def digest_of(file: Path) -> str:
+    """sha256 over the sha256 of each 64 MiB of a file; the pieces are hashed on all cores."""
+    size = file.stat().st_size
+    with ThreadPoolExecutor() as pool:
+        pieces = pool.map(lambda start: _piece_digest(file, start), range(0, size, _PIECE))
+        return hashlib.sha256(b"".join(pieces)).hexdigest()
+
+
+def _piece_digest(file: Path, start: int) -> bytes:
+    digest = hashlib.sha256()
+    buffer = bytearray(2**20)
+    with file.open("rb") as stream:
+        stream.seek(start)
+        left = _PIECE
+        while left and (count := stream.readinto(memoryview(buffer)[: min(left, len(buffer))])):
+            digest.update(memoryview(buffer)[:count])
+            left -= count
+    return digest.digest()
+
+
+def _unwritable(directory: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{directory} cannot be written: {error.strerror or error}; free space or take another "
+        "directory"
+    )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
