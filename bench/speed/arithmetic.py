@@ -32,7 +32,8 @@ class Work:
 
     computed, whole: operations computed, and those of a pass that skips nothing; both with the
     attention scores of a causal half. experts: operations of routed experts, within `computed`.
-    imbalance: tokens of the busiest expert over the mean, averaged over layers.
+    imbalance: tokens of the busiest expert over the mean, averaged over all layers but
+    the last.
     """
 
     tokens: int
@@ -97,7 +98,7 @@ class _Layer:
             rows = (*inputs, *named.values())[0].numel() // cols
             self.passed += 2.0 * size * rows
             if is_output:
-                self.queries = rows
+                self.queries = (self.queries or 0) + rows
 
         self.hooks.append(module.register_forward_pre_hook(count, with_kwargs=True))
 
@@ -182,7 +183,7 @@ def count_operations(running: RunningModel, texts: Sequence[TokenizedText]) -> W
         seen = pairs if layer.queries == tokens else layer.queries * length
         computed += layer.passed + 4.0 * seen * layer.width
         whole += everything + 4.0 * pairs * layer.width
-    uneven = [layer.imbalance for layer in layers if layer.imbalance is not None]
+    uneven = [layer.imbalance for layer in layers[:-1] or layers if layer.imbalance is not None]
     return Work(
         tokens=tokens,
         computed=computed,

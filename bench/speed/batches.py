@@ -1,4 +1,4 @@
-"""Batches of real tokens: a corpus cut into pieces of an exact number of tokens.
+"""Batches of real tokens: a corpus cut into texts of an exact number of tokens.
 
 Knows a corpus file and a checkpoint's own tokenizer; knows no model and no clock.
 """
@@ -27,23 +27,24 @@ def pieces_of_corpus(
     checkpoint: Checkpoint, corpus: Path, count: int, length: int
 ) -> list[TokenizedText]:
     """`count` texts of exactly `length` real tokens: the documents of a JSON Lines file in their
-    order, tokenised without a prompt and cut; what is left at a document's end is dropped.
+    order, tokenised without a prompt, one after the other, and cut.
 
     Stops the script where the corpus is too small.
     """
     tokenizer = Tokenizer(checkpoint, _WHOLE)
     prompt = parse_prompt("{text}")
-    found: list[TokenizedText] = []
+    ids: list[int] = []
     for texts in _blocks(corpus):
         for one in tokenizer.tokenize(texts, prompt):
-            ids = one.text.ids
-            for start in range(0, len(ids) - length + 1, length):
-                found.append(bare(ids[start : start + length]))
-                if len(found) == count:
-                    return found
+            ids += one.text.ids
+        if len(ids) >= count * length:
+            return [
+                bare(tuple(ids[start : start + length]))
+                for start in range(0, count * length, length)
+            ]
     raise SystemExit(
-        f"{corpus} holds only {len(found)} pieces of {length} tokens, {count} are needed; give a "
-        "larger --texts, or fewer or shorter pieces"
+        f"{corpus} holds only {len(ids)} tokens, {count * length} are needed; give a larger "
+        "corpus, or ask for fewer tokens"
     )
 
 

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, installed or not
+
+from bench.speed.measuring import environment, make_parser, show
 
 STEPS = {
     "torch": ("", "import torch"),
@@ -47,16 +49,15 @@ def seconds(before: str, step: str) -> float:
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env=environment(),
     )
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
     """Print the median of each step, in turn so that drift hits all alike."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     found: dict[str, list[float]] = {name: [] for name in STEPS}
     for _ in range(given.runs):
@@ -64,10 +65,11 @@ def main() -> None:
             found[name].append(seconds(before, step))
     for name, values in found.items():
         middle = statistics.median(values)
-        if given.json:
-            print(json.dumps({"step": name, "seconds": middle, "runs": values}))
-        else:
-            print(f"{name:<32} {middle:6.2f} s   ({min(values):.2f} to {max(values):.2f})")
+        show(
+            {"step": name, "seconds": middle, "runs": values},
+            given.json,
+            f"{name:<32} {middle:6.2f} s   ({min(values):.2f} to {max(values):.2f})",
+        )
 
 
 if __name__ == "__main__":

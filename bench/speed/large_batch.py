@@ -88,24 +88,22 @@ def load(given: argparse.Namespace, checkpoint: Any) -> Any:
     )
 
 
-def profile(running: Any, texts: Any, rows: int = 15) -> list[dict[str, Any]]:
-    """The operations of one more batch that take most of the processor's time themselves."""
+def profile(running: Any, texts: Any, most: int = 15) -> list[dict[str, Any]]:
+    """The operations of one more batch that take most of the processor's time themselves, and
+    first what passed outside torch's operations: dequantising calls bitsandbytes directly."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as watch
 
     with watch(activities=[ProfilerActivity.CPU]) as watched:
-        running.embed(texts)
+        taken = seconds(lambda: running.embed(texts))
     events = watched.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    top = sorted(events, key=lambda event: -event.self_cpu_time_total)[:rows]
+    outside = taken - sum(event.self_cpu_time_total for event in events) / 1e6
+    top = sorted(events, key=lambda event: -event.self_cpu_time_total)[:most]
+    rows = [("outside torch", 0, outside)]
+    rows += [(event.key, event.count, event.self_cpu_time_total / 1e6) for event in top]
     return [
-        {
-            "op": event.key,
-            "calls": event.count,
-            "seconds": event.self_cpu_time_total / 1e6,
-            "share": event.self_cpu_time_total / total,
-        }
-        for event in top
+        {"op": name, "calls": calls, "seconds": spent, "share": spent / taken}
+        for name, calls, spent in rows
     ]
 
 
@@ -115,7 +113,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--tokens", type=int, default=16384, help="real tokens of the batch")
     parser.add_argument("--length", type=int, default=256, help="tokens of each text")
-    parser.add_argument("--texts", type=Path, default=CORPUS, help="JSON Lines with a text field")
+    parser.add_argument(
+        "--texts", type=Path, default=CORPUS, help="corpus, JSON Lines with a text field"
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--double-quant", action=argparse.BooleanOptionalAction, default=True)

@@ -9,6 +9,7 @@ default, removed at the end), in this order:
   pack           the standard form from the cache is packed; the packed form is cached
   packed         the packed form from the cache
   16-bit-packed  (only if asked for, with an emptied cache) 16-bit files, both forms cached
+Of a 4-bit checkpoint (`moee-index quantize`) only the forms that need no 16 bits are measured.
 Told: seconds from the end of imports to ready, and of the first and the next queries; memory after
 the first query, anonymous and file-backed apart; the highest anonymous memory while loading and
 after; bytes of the cache. Then 20 short texts are indexed, and `moee-index query` is timed as a
@@ -201,6 +202,14 @@ def line_of(row: dict[str, Any]) -> str:
     )
 
 
+def quantisation_of(directory: Path) -> bool | None:
+    """Whether a 4-bit checkpoint is quantised double; None for one that is not in 4 bits."""
+    from moee_index.model.checkpoint import find_checkpoint
+
+    said = find_checkpoint(directory).quantization
+    return None if said is None else bool(said["double_quant"])
+
+
 def check_space(given: argparse.Namespace, directory: Path) -> None:
     """Stop before a disk fills up: two 4-bit forms take at most 0.66 of the 16-bit files."""
     needed = 0.66 * sum(file.stat().st_size for file in given.checkpoint.glob("*.safetensors"))
@@ -232,7 +241,10 @@ def main() -> None:
         return
     directory = given.cache_dir or given.checkpoint.resolve().parent
     check_space(given, directory)
-    for quantised in BOTH[given.double_quant]:
+    wanted = BOTH[given.double_quant]
+    if (own := quantisation_of(given.checkpoint)) is not None:
+        wanted, given.ways = (own,), [way for way in given.ways if way not in FROM_16_BIT]
+    for quantised in wanted:
         with tempfile.TemporaryDirectory(prefix="moee-speed-cache-", dir=directory) as made:
             cache = Path(made) / "cache"
             for row in measure_ways(given, quantised, cache):

@@ -12,45 +12,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, installed or not
+
+from bench.speed.measuring import (
+    PeakAnonymous,
+    import_all,
+    make_parser,
+    median_seconds,
+    memory,
+    need_accelerate,
+    run_way,
+    say,
+    seconds,
+    show,
+)
+
 WAYS = ("packed", "standard", "transformers")
-
-
-def memory() -> dict[str, float]:
-    """Resident memory in GB (10⁹ bytes), anonymous and file-backed told apart."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {
-        name: int(fields[field].split()[0]) * 1024 / 1e9
-        for name, field in (("rss", "VmRSS"), ("anonymous", "RssAnon"), ("file", "RssFile"))
-    }
-
-
-class PeakAnonymous:
-    """Watches the highest anonymous memory of this process."""
-
-    def __enter__(self) -> PeakAnonymous:
-        self.peak = 0.0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            self.peak = max(self.peak, memory()["anonymous"])
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
 
 
 def ours(checkpoint: Path, tokens: int, packed: bool) -> Callable[[], None]:
@@ -66,10 +49,14 @@ def ours(checkpoint: Path, tokens: int, packed: bool) -> Callable[[], None]:
         rw="auto",
         pooling="last",
         few_texts=packed,
-        cache=Cache(lambda line: print(line, file=sys.stderr)),
+        cache=Cache(say),
     )
     query = TokenizedText(tuple(range(100, 100 + tokens)), (0, tokens))
-    return lambda: running.embed([query]) and None
+
+    def embed() -> None:
+        running.embed([query])
+
+    return embed
 
 
 def theirs(checkpoint: Path, tokens: int) -> Callable[[], None]:
@@ -101,12 +88,7 @@ def theirs(checkpoint: Path, tokens: int) -> Callable[[], None]:
 
 def measure(way: str, checkpoint: Path, tokens: int, runs: int) -> dict[str, Any]:
     """Load one way and time its queries, in this process."""
-    import torch  # noqa: F401 - imports are not part of loading
-    import transformers.models.auto.modeling_auto  # noqa: F401
-
-    from moee_index.model.libraries import import_bitsandbytes
-
-    import_bitsandbytes()
+    imports = import_all(json.loads((checkpoint / "config.json").read_text())["model_type"])
     before = time.perf_counter()
     with PeakAnonymous() as watched:
         if way == "transformers":
@@ -114,20 +96,14 @@ def measure(way: str, checkpoint: Path, tokens: int, runs: int) -> dict[str, Any
         else:
             query = ours(checkpoint, tokens, packed=way == "packed")
     loaded = time.perf_counter() - before
-    before = time.perf_counter()
-    query()
-    first = time.perf_counter() - before
+    first = seconds(query)
     held = memory()
-    times = []
-    for _ in range(runs):
-        before = time.perf_counter()
-        query()
-        times.append(time.perf_counter() - before)
     return {
         "way": way,
+        "imports_s": imports,
         "load_s": loaded,
         "first_query_s": first,
-        "query_s": statistics.median(times),
+        "query_s": median_seconds(query, runs),
         "peak_anonymous_gb": watched.peak,
         **{f"{name}_gb": value for name, value in held.items()},
     }
@@ -135,40 +111,31 @@ def measure(way: str, checkpoint: Path, tokens: int, runs: int) -> dict[str, Any
 
 def main() -> None:
     """Run each way in its own process, in turn, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--skip-theirs", action="store_true")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
         print(json.dumps(measure(given.way, given.checkpoint, given.tokens, given.runs)))
         return
+    if not given.skip_theirs:
+        need_accelerate()
     for way in WAYS:
         if way == "transformers" and given.skip_theirs:
             continue
-        done = subprocess.run(
-            [
-                *(sys.executable, __file__, str(given.checkpoint), "--way", way),
-                *("--tokens", str(given.tokens), "--runs", str(given.runs)),
-            ],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        sizes = ["--tokens", given.tokens, "--runs", given.runs]
+        row = run_way(__file__, [given.checkpoint, "--way", way, *sizes])
+        show(
+            row,
+            given.json,
+            f"{way:<13} load {row['load_s']:6.1f} s, first query {row['first_query_s']:5.2f} "
+            f"s, then {row['query_s']:5.3f} s; resident {row['rss_gb']:5.2f} GB (anonymous "
+            f"{row['anonymous_gb']:.2f}, file {row['file_gb']:.2f}), peak anonymous while "
+            f"loading {row['peak_anonymous_gb']:.2f}",
         )
-        row = json.loads(done.stdout.splitlines()[-1])
-        if given.json:
-            print(json.dumps(row))
-        else:
-            print(
-                f"{way:<13} load {row['load_s']:6.1f} s, first query {row['first_query_s']:5.2f} "
-                f"s, then {row['query_s']:5.3f} s; resident {row['rss_gb']:5.2f} GB (anonymous "
-                f"{row['anonymous_gb']:.2f}, file {row['file_gb']:.2f}), peak anonymous while "
-                f"loading {row['peak_anonymous_gb']:.2f}"
-            )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Knows modules and their kinds; reads no file.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 from moee_index.errors import ModelError
@@ -17,8 +16,8 @@ from moee_index.model.quantizer import BLOCK
 
 
 def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) -> None:
-    """Replace what is for 4 bits by empty modules; all layers share a projection's workspace."""
-    workspaces: dict[str, Workspace] = defaultdict(Workspace)
+    """Replace what is for 4 bits by empty modules; all projections share a workspace."""
+    workspace = Workspace()
     stacked = expert_stacks(model)
     for module in model.modules():
         if type(module).__name__.endswith("Experts") and not hasattr(module, "has_gate"):
@@ -31,7 +30,6 @@ def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
         _check_blocks(name, rows, cols)
         del module._parameters[attribute]
         module.add_module(attribute, NF4Stack(count, rows, cols, double_quant=double_quant))
-        module.moee_workspaces = workspaces  # type: ignore[assignment]
     for name, linear in quantisable_linears(model, find_routers(model)):
         rows, cols = linear.weight.shape
         _check_blocks(name, rows, cols)
@@ -42,7 +40,7 @@ def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
                 cols,
                 bias=linear.bias is not None,
                 double_quant=double_quant,
-                workspace=workspaces["linear"],
+                workspace=workspace,
             ),
         )
 

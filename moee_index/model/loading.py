@@ -6,6 +6,7 @@ the cache where one is kept. Knows checkpoints, the cache and modules; knows no 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from moee_index.model.four_bit_checkpoint import (
     tensor_specs,
 )
 from moee_index.model.four_bits import assert_four_bits, install_four_bits, weights_in_four_bits
-from moee_index.model.nf4 import NF4Stack
+from moee_index.model.nf4 import NF4Stack, Workspace
 from moee_index.model.packed import cannot_pack, pack_model, packed_specs
 from moee_index.model.placing import assign
 from moee_index.model.storage import Choice, Progress, Storage
@@ -88,9 +89,11 @@ def load_model(
         assert_four_bits(model)
     real, last = Tokens(), Tokens()
     last_layer = set(model.layers[-1].modules()) if hasattr(model, "layers") else set()
+    workspaces: dict[str, Workspace] = defaultdict(Workspace)
     for module in model.modules():
         if hasattr(module, "has_gate") and hasattr(module, "num_experts"):
             module.moee_tokens = last if module in last_layer else real
+            module.moee_workspaces = workspaces
     return Loaded(model, layout, real, last)
 
 

@@ -17,6 +17,7 @@ import torch
 from moee_index.embeddings import Embeddings
 from moee_index.errors import ModelError
 from moee_index.model.architecture import find_routers, rw_kind
+from moee_index.model.blocks import run_in_blocks
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.four_bits import bytes_by_kind
@@ -92,6 +93,8 @@ class RunningModel:
         self.model, self.layout = loaded.model, loaded.layout
         self._loaded = loaded
         routers = find_routers(self.model)
+        if self.device.value.type == "cpu":
+            run_in_blocks(self.model, [one.module for one in routers], loaded.real_tokens)
         self._routing: list[torch.Tensor] = []
         self._weights = torch.empty(0)
         for router in routers:
@@ -126,6 +129,7 @@ class RunningModel:
         self._loaded.real_tokens.rows = (
             None if real.all() else torch.from_numpy(np.flatnonzero(real)).to(device)
         )
+        self._loaded.real_tokens.lengths = None if real.all() else lengths
         self._loaded.last_layer_tokens.rows = torch.from_numpy(np.flatnonzero(weights)).to(device)
         self._routing = []
         with torch.inference_mode():
