@@ -6,11 +6,12 @@ Joins tokenizer, prompts, batches and a running model. Knows no index and no cor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from moee_index.batching import group_equal, plan_batches
 from moee_index.embeddings import Embeddings, EncoderSpec
@@ -18,7 +19,7 @@ from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.loading import PACKED
-from moee_index.model.running import RunningModel
+from moee_index.model.running import RunningModel, TokenizedText
 from moee_index.model.storage import Progress
 from moee_index.prompts import parse_prompt
 from moee_index.tokenizing import Tokenized, Tokenizer
@@ -64,10 +65,16 @@ class Plan:
     def encode(self, batch: int) -> Embeddings:
         """Embed one batch; row i belongs to position `batches[batch][i]`. Texts with equal token
         sequences are computed once."""
-        groups = self._groups[batch]
-        found = self._encoder.running.embed([self._texts[group[0]].text for group in groups])
-        rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        texts, rows = self.distinct(batch)
+        found = self._encoder.running.embed(texts)
         return Embeddings(found.hs[rows], found.rw[rows])
+
+    def distinct(self, batch: int) -> tuple[list[TokenizedText], npt.NDArray[np.int64]]:
+        """A batch as the model sees it: its distinct token sequences, and for each position of
+        `batches[batch]` which of them is its own."""
+        groups = self._groups[batch]
+        rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        return [self._texts[group[0]].text for group in groups], rows
 
 
 class Encoder:
@@ -258,6 +265,15 @@ class Encoder:
     def with_batch_tokens(self, batch_tokens: int) -> Encoder:
         """The same encoder with another budget (a resumed build keeps its first one)."""
         return Encoder(self._spec, self.running, self._tokenizer, batch_tokens)
+
+    def with_prompt(self, prompt: str) -> Encoder:
+        """The same model under another prompt, for texts and queries alike.
+
+        Raises MisuseError for an unknown prompt.
+        """
+        name = parse_prompt(prompt).name
+        spec = replace(self._spec, prompt=name, query_prompt=name)
+        return Encoder(spec, self.running, self._tokenizer, self._batch_tokens)
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
         """Tokenise one window of texts and plan its batches; see `EncodingPlan`."""

