@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moee_index.model.nf4 import NF4Stack, chunks
+from moee_index.model.nf4 import NF4Stack, chunks, rounded_rows
 from moee_index.model.packed import PackedStack
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -25,9 +25,6 @@ IMPLEMENTATION = "moee_index"
 # Weights dequantised at once: 4 Mi bf16 weights (8 MB) stay near the cores' caches, one expert's
 # projection of the published models is 2 to 6 Mi.
 CHUNK_WEIGHTS = 4 * 2**20
-
-# Rows of an expert's product are rounded up to powers of two, above this to its multiples.
-ROW_STEP = 64
 
 # Rows whose weighted sum is taken at once; in float32 they stay in a core's second cache.
 ADDED_ROWS = 128
@@ -114,19 +111,9 @@ def _gathered(experts: Any, states: torch.Tensor, tokens: torch.Tensor) -> torch
 
 
 def _padded(tokens: torch.Tensor) -> torch.Tensor:
-    """Token numbers, the first one repeated up to a row count that comes again and again.
-
-    oneDNN builds and keeps a kernel for every new number of rows: with ever new counts, building
-    costs more than multiplying and the kernels kept pile up in memory.
-    """
-    count = len(tokens)
-    if count <= ROW_STEP:
-        wanted = 1 << (count - 1).bit_length()
-    else:
-        wanted = -(-count // ROW_STEP) * ROW_STEP
-    if wanted == count:
-        return tokens
-    return torch.cat((tokens, tokens[:1].expand(wanted - count)))
+    """Token numbers, the first one repeated up to a row count that comes again and again."""
+    missing = rounded_rows(len(tokens)) - len(tokens)
+    return torch.cat((tokens, tokens[:1].expand(missing))) if missing else tokens
 
 
 def _groups(experts: Any, name: str, hit: torch.Tensor) -> Sequence[torch.Tensor]:

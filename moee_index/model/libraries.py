@@ -62,6 +62,16 @@ def import_faiss() -> ModuleType:
     return faiss
 
 
+def limit_kernel_caches() -> None:
+    """Let oneDNN and torch's own cache beside it keep some hundred kernels, not thousands.
+
+    Both are read at the first product of a process. Row counts of the large products are rounded
+    (see `nf4.rounded_rows`); what remains ever new (routers, scores) is dropped again so.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "128")
+
+
 def set_threads(threads: int | None) -> int:
     """Set the threads of torch (and with it of the OpenMP runtime that FAISS shares).
 

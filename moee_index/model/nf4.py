@@ -18,6 +18,7 @@ from moee_index.model.libraries import cpu_kernel, import_bitsandbytes
 from moee_index.model.quantizer import BLOCK, quantize_on_cpu
 
 NESTED_BLOCK = 256
+ROW_STEP = 64
 
 _C_KERNELS = {
     torch.float32: "cdequantize_blockwise_cpu_nf4_fp32",
@@ -203,7 +204,14 @@ class NF4Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         only = torch.zeros(1, dtype=torch.int64, device=x.device)
         weight = self.weight.dequantize(only, x.dtype, self.workspace)[0]
-        return nn.functional.linear(x, weight, self.bias)
+        if x.device.type != "cpu":
+            return nn.functional.linear(x, weight, self.bias)
+        flat = x.reshape(-1, self.in_features)
+        count, wanted = len(flat), rounded_rows(len(flat))
+        if wanted > count:
+            flat = torch.cat((flat, flat[:1].expand(wanted - count, -1)))
+        product = nn.functional.linear(flat, weight, self.bias)[:count]
+        return product.view(*x.shape[:-1], self.out_features)
 
 
 class Workspace:
@@ -229,6 +237,18 @@ def _dynamic_map(device: torch.device) -> torch.Tensor:
         functional = import_bitsandbytes().functional
         _MAPS[device] = functional.create_dynamic_map().to(device)
     return _MAPS[device]
+
+
+def rounded_rows(count: int) -> int:
+    """The next power of two, above 64 the next multiple of 64.
+
+    For rows of a product on the processor: oneDNN builds and keeps a kernel for every new number
+    of rows. With ever new counts, building costs more than multiplying, and what is kept piles up
+    (130 MB more after every 100 batches).
+    """
+    if count <= ROW_STEP:
+        return 1 << max(0, count - 1).bit_length()
+    return -(-count // ROW_STEP) * ROW_STEP
 
 
 def stacks(module: nn.Module) -> Iterator[tuple[str, NF4Stack]]:

@@ -21,7 +21,7 @@ from moee_index.model.blocks import run_in_blocks
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.four_bits import bytes_by_kind
-from moee_index.model.libraries import import_bitsandbytes, set_threads
+from moee_index.model.libraries import import_bitsandbytes, limit_kernel_caches, set_threads
 from moee_index.model.loading import load_model
 from moee_index.model.storage import Choice, Progress, Storage
 
@@ -83,6 +83,7 @@ class RunningModel:
         self.checkpoint = checkpoint
         self.pooling = pooling
         self.rw = rw_kind(rw, checkpoint)
+        limit_kernel_caches()
         self.threads = set_threads(threads)
         self.device = choose_device(device)
         self.compute = choose_compute(bits, self.device.value)
