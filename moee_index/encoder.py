@@ -5,7 +5,9 @@ Joins tokenizer, prompts, batches and a running model. Knows no index and no cor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -26,7 +28,7 @@ from moee_index.tokenizing import Tokenized, Tokenizer
 
 POOLINGS = ("last", "mean")
 WINDOW = 1024
-CPU_BATCH_TOKENS = 8192
+CPU_BATCH_TOKENS = 16384
 CUDA_BATCH_TOKENS = 65536
 
 Notify = Callable[[str], None]
@@ -164,6 +166,7 @@ class Encoder:
             few_texts=few_texts,
             cache=Cache(tell) if cache else None,
             progress=progress,
+            tell=tell,
         )
         spec = EncoderSpec(
             model=checkpoint.name,
@@ -307,8 +310,7 @@ class Encoder:
         hs = np.empty((len(texts), self._spec.hs_dim), dtype=np.float32)
         rw = np.empty((len(texts), self._spec.rw_dim), dtype=np.float32)
         done = 0
-        for start in range(0, len(texts), WINDOW):
-            plan = self.plan(texts[start : start + WINDOW], query=query)
+        for start, plan in self._plans(texts, query):
             for number, positions in enumerate(plan.batches):
                 found = plan.encode(number)
                 rows = start + np.asarray(positions, dtype=np.int64)
@@ -317,6 +319,21 @@ class Encoder:
                 if progress is not None:
                     progress(done, len(texts))
         return Embeddings(hs, rw)
+
+    def _plans(self, texts: Sequence[str], query: bool) -> Iterator[tuple[int, Plan]]:
+        """(first position, plan) of each window; while one is embedded the next is tokenised."""
+        starts = range(0, len(texts), WINDOW)
+        with ThreadPoolExecutor(1) as pool:
+            ahead = deque(
+                pool.submit(self.plan, texts[start : start + WINDOW], query=query)
+                for start in starts[:1]
+            )
+            for number, start in enumerate(starts):
+                plan = ahead.popleft().result()
+                for later in starts[number + 1 : number + 2]:
+                    window = texts[later : later + WINDOW]
+                    ahead.append(pool.submit(self.plan, window, query=query))
+                yield start, plan
 
 
 def _checkpoint_of(

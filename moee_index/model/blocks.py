@@ -72,7 +72,9 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
         count, length = hidden.shape[:2]
         texts = max(1, ATTENTION_TOKENS // length)
         alone = count <= texts and tokens.lengths is None
-        if alone or len(positional) > 1 or given.get("past_key_values") is not None:
+        cache = given.get("past_key_values")
+        grows = cache is not None and not hasattr(cache, "tokens")
+        if alone or grows or len(positional) > 1:
             return forward(*positional, **named)
         known = all(
             name in _POSITIONS or not isinstance(value, torch.Tensor)
@@ -83,7 +85,9 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
             end = min(start + texts, count)
             longest = max(tokens.lengths[start:end]) if known and tokens.lengths else length
             own = {
-                name: _cut(value, slice(start, end), count, _POSITIONS.get(name, ()), longest)
+                name: _cut(
+                    value, slice(start, end), count, _POSITIONS.get(name, ()), length - longest
+                )
                 for name, value in given.items()
             }
             found = forward(**own)
@@ -98,16 +102,16 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
     return blocked
 
 
-def _cut(value: Any, texts: slice, count: int, dims: tuple[int, ...], longest: int) -> Any:
-    """The part of an argument that belongs to a block of texts."""
+def _cut(value: Any, texts: slice, count: int, dims: tuple[int, ...], spared: int) -> Any:
+    """The part of an argument that belongs to a block of texts, without its last positions."""
     if isinstance(value, tuple | list):
-        return type(value)(_cut(one, texts, count, dims, longest) for one in value)
+        return type(value)(_cut(one, texts, count, dims, spared) for one in value)
     if not isinstance(value, torch.Tensor) or value.dim() < 2:
         return value
     if value.shape[0] == count:
         value = value[texts]
     for dim in dims:
-        value = value.narrow(dim, 0, longest)
+        value = value.narrow(dim, 0, value.shape[dim] - spared)
     return value
 
 

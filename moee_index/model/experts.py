@@ -26,6 +26,9 @@ IMPLEMENTATION = "moee_index"
 # projection of the published models is 2 to 6 Mi.
 CHUNK_WEIGHTS = 4 * 2**20
 
+# Weights dequantised at once on a GPU: 2 GB in bf16, a whole layer of the published models.
+GROUPED_WEIGHTS = 2**30
+
 # Rows whose weighted sum is taken at once; in float32 they stay in a core's second cache.
 ADDED_ROWS = 128
 
@@ -41,6 +44,21 @@ class Tokens:
 
     rows: torch.Tensor | None = None
     lengths: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Pairs of a token and one of its experts, in the order of the experts.
+
+    token: its row of the states, int64 [pairs]. order: the pair's place token by token, int64
+    [pairs]. share: its routing weight, float32 [pairs, 1]. counts: pairs of each expert.
+    """
+
+    token: torch.Tensor
+    order: torch.Tensor
+    share: torch.Tensor
+    counts: torch.Tensor
+    top_k: int
 
 
 def register() -> None:
@@ -75,9 +93,12 @@ def experts_forward(
     share = top_k_weights.reshape(-1)[order].float()[:, None]
     counts = torch.bincount(expert_of, minlength=self.num_experts)
     ends = counts.cumsum(0).tolist()
-    result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
-
     up_name = "gate_up_proj" if self.has_gate else "up_proj"
+    if grouped(hidden_states.device):
+        return _grouped_forward(
+            self, hidden_states, Routed(token, order, share, counts, top_k), up_name
+        )
+    result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
     for group in _groups(self, up_name, counts.nonzero()[:, 0]):
         up = _products(self, up_name, group, hidden_states.dtype)
         down = _products(self, "down_proj", group, hidden_states.dtype)
@@ -100,6 +121,68 @@ def experts_forward(
             for places, part, weight in weighted:
                 result.index_add_(0, places, part.float().mul_(weight))
     return result.to(hidden_states.dtype)
+
+
+def grouped(device: torch.device) -> bool:
+    """Whether experts are multiplied all at once there, not one after the other."""
+    return device.type == "cuda"
+
+
+def _grouped_forward(
+    experts: Any, states: torch.Tensor, routed: Routed, up_name: str
+) -> torch.Tensor:
+    """The same on a GPU: as many experts as fit the workspace are dequantised at once, and one
+    grouped product runs over the tokens routed to them, which lie in the experts' order.
+
+    Each product is written to its own place and a token's are summed in the order of its choices:
+    no atomic additions, so the same batch gives the same bytes.
+    """
+    products = torch.empty(
+        (len(routed.token), states.shape[-1]), dtype=states.dtype, device=states.device
+    )
+    ends = routed.counts.cumsum(0)
+    held = getattr(experts, up_name)
+    size = held.size if isinstance(held, NF4Stack) else held[0].numel()
+    start = 0
+    for group in chunks(routed.counts.nonzero()[:, 0], size, GROUPED_WEIGHTS):
+        end = int(ends[group[-1]])
+        local_ends = (ends[group] - start).to(torch.int32)
+        state = torch.index_select(states, 0, routed.token[start:end])
+        state = _grouped_product(experts, up_name, group, state, local_ends)
+        state = experts._apply_gate(state) if experts.has_gate else experts.act_fn(state)
+        state = _grouped_product(experts, "down_proj", group, state, local_ends)
+        if experts.has_post_expert_norm:
+            state = experts.post_expert_norm(state)
+        products[start:end] = state
+        start = end
+    place = torch.empty_like(routed.order)
+    place[routed.order] = torch.arange(len(place), device=place.device)
+    rows = torch.empty_like(routed.order)
+    rows[routed.order] = routed.token
+    weighted = products[place].float() * routed.share[place]
+    summed = weighted.view(-1, routed.top_k, states.shape[-1]).sum(1).to(states.dtype)
+    result = torch.zeros_like(states)
+    result[rows.view(-1, routed.top_k)[:, 0]] = summed
+    return result
+
+
+def _grouped_product(
+    experts: Any, name: str, group: torch.Tensor, states: torch.Tensor, ends: torch.Tensor
+) -> torch.Tensor:
+    """states [tokens, in] times each its expert's matrix: [tokens, out]."""
+    held = getattr(experts, name)
+    if isinstance(held, NF4Stack):
+        weights = held.dequantize(group, states.dtype, experts.moee_workspaces[name])
+    else:
+        weights = held[group]
+    if not experts.is_transposed:
+        weights = weights.transpose(-2, -1)
+    product = torch._grouped_mm(states, weights, offs=ends)
+    if experts.has_bias:
+        lengths = torch.diff(ends, prepend=ends.new_zeros(1))
+        bias = getattr(experts, f"{name}_bias")[group]
+        product = product + bias.repeat_interleave(lengths, dim=0)
+    return product
 
 
 def _gathered(experts: Any, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

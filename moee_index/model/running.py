@@ -7,9 +7,9 @@ what the pooling needs (paper, section 3; camera-ready 4.1: last token for both)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from moee_index.model.libraries import import_bitsandbytes, limit_kernel_caches,
 from moee_index.model.loading import load_model
 from moee_index.model.storage import Choice, Progress, Storage
 
+if TYPE_CHECKING:
+    from moee_index.model.prefix import FixedBeginning
+
 
 @dataclass(frozen=True)
 class TokenizedText:
@@ -36,6 +39,24 @@ class TokenizedText:
 
     ids: tuple[int, ...]
     own: tuple[int, int]
+
+    def without(self, count: int) -> TokenizedText:
+        """What follows the first `count` tokens."""
+        return TokenizedText(self.ids[count:], (self.own[0] - count, self.own[1] - count))
+
+
+# Tokens that sharing a prompt's beginning must spare in a batch.
+_WORTH_SHARING = 256
+
+
+def _shared_tokens(texts: Sequence[TokenizedText]) -> int:
+    """How many tokens all texts begin with that are the prompt's, at least one being left."""
+    most = min(min(text.own[0], len(text.ids) - 1) for text in texts)
+    first = texts[0].ids
+    for count in range(most):
+        if any(text.ids[count] != first[count] for text in texts):
+            return count
+    return most
 
 
 def choose_device(asked: str) -> Choice:
@@ -79,7 +100,10 @@ class RunningModel:
         few_texts: bool = False,
         cache: Cache | None = None,
         progress: Progress | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
+        self._tell = tell or (lambda message: None)
+        self._most: int | None = None  # tokens of a batch, padding included, that fit the memory
         self.checkpoint = checkpoint
         self.pooling = pooling
         self.rw = rw_kind(rw, checkpoint)
@@ -98,6 +122,8 @@ class RunningModel:
             run_in_blocks(self.model, [one.module for one in routers], loaded.real_tokens)
         self._routing: list[torch.Tensor] = []
         self._weights = torch.empty(0)
+        self._shared: FixedBeginning | None = None
+        self._can_share = not few_texts
         for router in routers:
             router.module.register_forward_hook(self._hook(router.index))
         self.hs_dim = int(self.model.config.hidden_size)
@@ -111,10 +137,40 @@ class RunningModel:
     def embed(self, texts: Sequence[TokenizedText]) -> Embeddings:
         """HS [n, d] and RW [n, layers * experts] of one batch, float32, in the order given.
 
+        Where a GPU's memory runs out, the batch and all later ones are halved until they fit.
+        Raises ModelError where a single text does not fit, or a value is not finite.
+        """
+        size = len(texts) * max(len(text.ids) for text in texts)
+        if self._most is None or size <= self._most or len(texts) == 1:
+            try:
+                return self._embed(texts)
+            except torch.OutOfMemoryError as error:
+                if len(texts) == 1:
+                    raise ModelError(
+                        f"a text of {size} tokens does not fit the memory of {self.device.value}; "
+                        "lower --max-tokens, or take --device cpu"
+                    ) from error
+                self._most = size // 2
+                self._tell(
+                    f"the memory of {self.device.value} does not hold a batch of {size} tokens: "
+                    f"batches are halved to {self._most}"
+                )
+            torch.cuda.empty_cache()
+        middle = len(texts) // 2
+        parts = [self.embed(texts[:middle]), self.embed(texts[middle:])]
+        return Embeddings(
+            np.concatenate([part.hs for part in parts]), np.concatenate([part.rw for part in parts])
+        )
+
+    def _embed(self, texts: Sequence[TokenizedText]) -> Embeddings:
+        """One batch in one pass.
+
         Right padding, no attention mask: attention is causal, so a real token never sees padding,
         and padding never reaches an expert. In the last layer only tokens that are pooled do.
-        Raises ModelError where a value is not finite.
         """
+        beginning = self._beginning(texts)
+        if beginning is not None:
+            texts = [text.without(len(beginning.tokens)) for text in texts]
         lengths = [len(text.ids) for text in texts]
         longest = max(lengths)
         ids = np.zeros((len(texts), longest), dtype=np.int64)
@@ -135,7 +191,9 @@ class RunningModel:
         self._routing = []
         with torch.inference_mode():
             states = self.model(
-                input_ids=torch.from_numpy(ids).to(device), use_cache=False
+                input_ids=torch.from_numpy(ids).to(device),
+                past_key_values=beginning,
+                use_cache=False,
             ).last_hidden_state
             hs = self._pool(states)
             rw = torch.cat(self._routing, dim=1)
@@ -148,6 +206,24 @@ class RunningModel:
                     f"dtype {self.compute.value}); take --bits 32 or check the checkpoint"
                 )
         return found
+
+    def _beginning(self, texts: Sequence[TokenizedText]) -> FixedBeginning | None:
+        """Keys and values of the prompt's fixed beginning, where these texts are enough to gain by
+        it. A function of the texts alone, so that a batch always gives the same bytes."""
+        count = _shared_tokens(texts)
+        if not self._can_share or count * len(texts) < _WORTH_SHARING:
+            return None
+        tokens = texts[0].ids[:count]
+        if self._shared is None or self._shared.tokens != tokens:
+            from moee_index.model.prefix import compute
+
+            self._weights = torch.zeros((1, count), device=self.device.value)
+            self._loaded.real_tokens.rows = self._loaded.real_tokens.lengths = None
+            self._loaded.last_layer_tokens.rows = None
+            self._shared = compute(self.model, tokens, self.device.value)
+            self._routing = []
+            self._can_share = self._shared is not None
+        return self._shared
 
     def _pool(self, values: torch.Tensor) -> torch.Tensor:
         """Weighted sum over tokens, [batch, length, n] -> float32 [batch, n]."""

@@ -1,0 +1,59 @@
+"""The fixed beginning of a prompt, computed once: its keys and values serve every text after it.
+
+Exact where every layer is a full causal attention, for nothing there depends on what follows; other
+layers (sliding windows, state spaces, linear attention) carry a state that is not shared here, and
+models with such layers do without. Knows transformers' caches; knows no text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+
+class _FixedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values [1, heads, P, d] before those of any number of texts; it never grows."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_named: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        count = len(key_states)
+        keys = self.keys.expand(count, -1, -1, -1)
+        values = self.values.expand(count, -1, -1, -1)
+        return torch.cat((keys, key_states), dim=-2), torch.cat((values, value_states), dim=-2)
+
+
+class FixedBeginning(Cache):  # type: ignore[misc]
+    """Keys and values of a prompt's fixed beginning in all layers; any batch may follow it.
+
+    tokens: the beginning's ids.
+    """
+
+    def __init__(self, tokens: tuple[int, ...], filled: DynamicCache) -> None:
+        layers = []
+        for layer in filled.layers:
+            fixed = _FixedLayer()
+            fixed.lazy_initialization(layer.keys, layer.values)
+            fixed.keys, fixed.values = layer.keys, layer.values
+            layers.append(fixed)
+        super().__init__(layers=layers)
+        self.tokens = tokens
+
+
+def compute(model: Any, tokens: tuple[int, ...], device: torch.device) -> FixedBeginning | None:
+    """Run the beginning alone through the model; None where that is not exact."""
+    if getattr(model, "_is_stateful", False):
+        return None
+    cache = DynamicCache(config=model.config)
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None
+    ids = torch.tensor([tokens], device=device)
+    with torch.inference_mode():
+        model(input_ids=ids, past_key_values=cache, use_cache=True)
+    if len(cache.layers) != model.config.num_hidden_layers:
+        return None
+    if any(layer.get_seq_length() != len(tokens) for layer in cache.layers):
+        return None
+    return FixedBeginning(tokens, cache)
