@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 from fakes import FakeEncoder, FakePlan, fake_spec, word_vector
+
 from moee_index.bench.stored import Identity, StoredEncoder
 from moee_index.bench.vectors import VectorStore
-
 from moee_index.embeddings import Embeddings, EncoderSpec
 
 

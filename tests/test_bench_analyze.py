@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import PARITY
+
 from moee_index.bench.analyses import clusters, complementarity, controls, prompts, routing
 from moee_index.bench.analyses.material import Labelled, Material, Pairs, gather
 from moee_index.bench.analyses.section import plain, show
@@ -18,8 +20,6 @@ from moee_index.bench.layers import POOLINGS, LayerCapture, LayerShape, LayerVec
 from moee_index.bench.stored import StoredEncoder
 from moee_index.bench.tasks import Question
 from moee_index.bench.vectors import VectorStore
-from paths import PARITY
-
 from moee_index.embeddings import Embeddings
 from moee_index.encoder import Encoder
 from moee_index.errors import CorpusError, MisuseError, StorageError

@@ -23,6 +23,13 @@ from bench_fakes import (
     with_vectors,
 )
 from fakes import fake_spec
+from mteb.cache import ResultCache
+from mteb.mocks import ALL_MOCK_TASK_TEST_GRID
+from mteb.types import PromptType
+from paths import PARITY
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import average_precision_score
+
 from moee_index.bench.conformance import failures, text_tasks
 from moee_index.bench.encoder import MoeeEncoder, Setting
 from moee_index.bench.fits import Fits
@@ -39,13 +46,6 @@ from moee_index.bench.standardizing import (
 from moee_index.bench.stored import StoredEncoder
 from moee_index.bench.texts import TaskTexts, reseed, role_of, texts_in, texts_of
 from moee_index.bench.vectors import VectorStore
-from mteb.cache import ResultCache
-from mteb.mocks import ALL_MOCK_TASK_TEST_GRID
-from mteb.types import PromptType
-from paths import PARITY
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import average_precision_score
-
 from moee_index.embeddings import Embeddings
 from moee_index.errors import MisuseError, ModelError
 from moee_index.fusion import METHODS, Standardizer, score, standardise_batch, unit_vectors

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import report_data as made
+
 from moee_index.bench import extras, paper, plots, scores
 from moee_index.bench.document import (
     Bullets,
@@ -29,7 +30,6 @@ from moee_index.bench.document import (
 from moee_index.bench.html import html
 from moee_index.bench.report import write_report
 from moee_index.bench.runfiles import read_runs
-
 from moee_index.errors import MisuseError, MoeeIndexError, StorageError
 
 HOSTILE = '<script>alert(1)</script>|`x`*_[a](http://b)&amp;"\n# y'

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from bench_data import write_labelled, write_lines, write_lists, write_retrieval, write_sts
 from click.testing import CliRunner, Result
+from paths import PARITY
+from scipy.stats import spearmanr
+
 from moee_index.bench import data as bench_data
 from moee_index.bench import stored as bench_stored
 from moee_index.bench.records import Records
 from moee_index.bench.stored import StoredEncoder
 from moee_index.bench.vectors import VectorStore
-from paths import PARITY
-from scipy.stats import spearmanr
-
 from moee_index.cli import cli
 from moee_index.encoder import Encoder
 from moee_index.model.running import RunningModel

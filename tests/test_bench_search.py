@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_fakes import random_embeddings, scores_of, search_task, stored_over, with_vectors
+from paths import PARITY
+
 from moee_index.bench import search
 from moee_index.bench.conformance import failures, text_tasks
 from moee_index.bench.encoder import MoeeEncoder, Setting
@@ -16,8 +18,6 @@ from moee_index.bench.search import MoeeSearch
 from moee_index.bench.standardizing import reference_texts
 from moee_index.bench.stored import StoredEncoder
 from moee_index.bench.vectors import VectorStore
-from paths import PARITY
-
 from moee_index.embeddings import Embeddings
 from moee_index.errors import MisuseError, ModelError
 from moee_index.index import build_index

@@ -14,6 +14,7 @@ from bench_data import (
     write_retrieval,
     write_sts,
 )
+
 from moee_index.bench import metrics
 from moee_index.bench.data import DataError, DataSets, folder_of, localise, sample, stamp
 from moee_index.bench.retrieval import load_lists
@@ -28,7 +29,6 @@ from moee_index.bench.tasks import (
     split_list,
 )
 from moee_index.bench.wikiqa import WikiQALocal
-
 from moee_index.errors import MisuseError
 
 

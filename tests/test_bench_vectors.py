@@ -22,11 +22,11 @@ from bench_fakes import (
     stored_over,
 )
 from fakes import fake_spec
+from paths import PARITY
+
 from moee_index.bench.model_facts import count_parameters
 from moee_index.bench.stored import StoredEncoder
 from moee_index.bench.vectors import StoreKey, VectorStore
-from paths import PARITY
-
 from moee_index.embeddings import Embeddings
 from moee_index.errors import FingerprintMismatchError, ModelError, StorageError
 from moee_index.model.checkpoint import find_checkpoint, open_checkpoint

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moee_index.bench import baselines, metrics, retrieval
 
 QRELS = {"q": {"a": 3, "b": 0, "c": 1, "d": 2}}
