@@ -64,6 +64,11 @@ def dequantize(
             )
             return out
     import_bitsandbytes()
+    if out.device.type == "cuda":
+        torch.ops.bitsandbytes.dequantize_4bit.out(
+            packed, absmax, BLOCK, "nf4", (1, count), out.dtype, out=out.view(1, count)
+        )
+        return out
     values = torch.ops.bitsandbytes.dequantize_4bit(
         packed, absmax, BLOCK, "nf4", (1, count), out.dtype
     )
