@@ -175,6 +175,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--texts", type=int, default=256, help="texts of each set")
     parser.add_argument("--order", choices=ORDERS, default=ORDERS[0])
+    parser.add_argument(
+        "--together", action="store_true", help="ours: all sets in one call, as in a build's window"
+    )
     parser.add_argument("--ways", nargs="+", metavar="WAY", help="only these, in this order")
     parser.add_argument("--repeat", type=int, default=1, help="the best of so many is taken")
     parser.add_argument("--batch-tokens", type=int)
@@ -194,6 +197,8 @@ def main() -> None:
         need_accelerate()
         row = run_way(__file__, [*sys.argv[1:], "--theirs"])
         show(row, given.json, line_of(row))
+    if given.together:
+        sets = {"together": [text for texts in sets.values() for text in texts]}
     for row in measure_ours(given, sets):
         show(row, given.json, line_of(row))
 

@@ -20,6 +20,9 @@ from moee_index.model.quantizer import BLOCK, quantize_on_cpu
 NESTED_BLOCK = 256
 ROW_STEP = 64
 
+# Rows into which weights are split for the threads of the processor's dequantising kernel.
+_SHARED_ROWS = 64
+
 _C_KERNELS = {
     torch.float32: "cdequantize_blockwise_cpu_nf4_fp32",
     torch.bfloat16: "cdequantize_blockwise_cpu_nf4_bf16",
@@ -47,20 +50,22 @@ def dequantize(
 ) -> torch.Tensor:
     """Dequantise `count` consecutive weights into the flat tensor `out` [count].
 
-    The weights are passed on as a single row: given as a matrix, bitsandbytes 0.50's CPU kernel
-    is wrong where the number of columns is no multiple of the block (an error of 1.6 on unit
-    Gaussian weights at 64 x 48).
+    The weights are passed on as rows of whole blocks, whatever the matrix: where the number of
+    columns is no multiple of the block, bitsandbytes 0.50's CPU kernel is wrong (an error of 1.6 on
+    unit Gaussian weights at 64 x 48). Its threads share rows, so there are several where there can
+    be.
     """
     if out.device.type == "cpu" and count % 2 == 0 and (name := _C_KERNELS.get(out.dtype)):
         kernel = cpu_kernel(name)
         if kernel is not None:
+            rows = math.gcd(count // BLOCK, _SHARED_ROWS) if count % BLOCK == 0 else 1
             kernel(
                 ctypes.c_void_p(packed.data_ptr()),
                 ctypes.c_void_p(absmax.data_ptr()),
                 ctypes.c_void_p(out.data_ptr()),
                 ctypes.c_longlong(BLOCK),
-                ctypes.c_longlong(1),
-                ctypes.c_longlong(count),
+                ctypes.c_longlong(rows),
+                ctypes.c_longlong(count // rows),
             )
             return out
     import_bitsandbytes()
@@ -168,7 +173,8 @@ class NF4Stack(nn.Module):
             return codes
         assert self.absmax_scale is not None and self.absmax_offset is not None
         scale = self.absmax_scale[index]
-        values = _dynamic_map(codes.device)[codes.int()]
+        # index_select: several times as fast as indexing with a tensor
+        values = _dynamic_map(codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
         if self.blocks % NESTED_BLOCK == 0:
             values.view(len(codes), -1, NESTED_BLOCK).mul_(scale[..., None])
         else:

@@ -7,6 +7,7 @@ or not at all. Knows names, shapes and bytes; knows no module.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -121,7 +122,7 @@ def create_mapped(file: Path, specs: Specs) -> dict[str, torch.Tensor]:
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     with file.open("xb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, start + place)
+        _reserve(stream.fileno(), start + place, file)
         stream.write(len(text).to_bytes(8, "little") + text)
     content = torch.from_file(str(file), shared=True, size=start + place, dtype=torch.uint8)
     found = {}
@@ -130,6 +131,15 @@ def create_mapped(file: Path, specs: Specs) -> dict[str, torch.Tensor]:
         first, last = header[name]["data_offsets"]
         found[name] = content[start + first : start + last].view(dtype).view(shape)
     return found
+
+
+def _reserve(descriptor: int, size: int, file: Path) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    if shutil.disk_usage(file.parent).free < size:  # macOS has no such call
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.truncate(descriptor, size)
 
 
 def check_digest(file: Path, size: int | None, digest: str | None) -> None:
