@@ -72,9 +72,7 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
         count, length = hidden.shape[:2]
         texts = max(1, ATTENTION_TOKENS // length)
         alone = count <= texts and tokens.lengths is None
-        cache = given.get("past_key_values")
-        grows = cache is not None and not hasattr(cache, "tokens")
-        if alone or grows or len(positional) > 1:
+        if alone or _grows(given.get("past_key_values")) or len(positional) > 1:
             return forward(*positional, **named)
         known = all(
             name in _POSITIONS or not isinstance(value, torch.Tensor)
@@ -100,6 +98,12 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
         return tuple(out) if isinstance(found, tuple) else out[0]
 
     return blocked
+
+
+def _grows(cache: Any) -> bool:
+    """Whether a cache takes in what it is shown, for then a block's texts would meet the others'.
+    A `FixedBeginning` (prefix.py) does not."""
+    return cache is not None and not hasattr(cache, "tokens")
 
 
 def _cut(value: Any, texts: slice, count: int, dims: tuple[int, ...], spared: int) -> Any:
