@@ -28,6 +28,9 @@ from moee_index.model.storage import Progress, Storage
 # Threads that quantise slices while the next ones are read.
 _QUANTIZERS = 2
 
+# Elements checked at once for values that are not finite.
+_CHECKED = 2**22
+
 Quantized = tuple[torch.Tensor, torch.Tensor]
 Home = Mapping[str, torch.Tensor]
 
@@ -133,6 +136,10 @@ def _put(
 
 
 def _check_finite(part: torch.Tensor, target: str, checkpoint: Checkpoint) -> None:
-    # The sum of a finite tensor overflows float32 only past 1e38; one cheap pass finds NaN and inf.
-    if part.is_floating_point() and not bool(torch.isfinite(part.sum(dtype=torch.float32))):
-        raise ModelError(f"{checkpoint.path}: {target} holds values that are not finite")
+    # The sum of finite numbers overflows float32 only past 1e38, so one cheap pass finds NaN and
+    # inf; a block at a time, for all of a large embedding in float32 would be a gigabyte.
+    if not part.is_floating_point():
+        return
+    for block in torch.split(part.reshape(-1), _CHECKED):
+        if not bool(torch.isfinite(block.sum(dtype=torch.float32))):
+            raise ModelError(f"{checkpoint.path}: {target} holds values that are not finite")
