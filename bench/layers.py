@@ -78,6 +78,8 @@ class LayerCapture:
         self._rw: list[torch.Tensor] = []
 
     def __enter__(self) -> LayerCapture:
+        self._shares = self._running.shares_beginnings
+        self._running.shares_beginnings = False
         for layer in self._layers[:-1]:
             self._handles.append(layer.register_forward_hook(self._keep_layer))
         self._handles.append(self._running.model.register_forward_hook(self._keep_final))
@@ -95,6 +97,7 @@ class LayerCapture:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._running.shares_beginnings = self._shares
 
     def shape(self) -> LayerShape:
         """Found by one pass over one token, whatever a config calls these numbers."""

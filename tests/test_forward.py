@@ -154,7 +154,7 @@ def test_where_layers_keep_another_state_nothing_is_shared(
     monkeypatch.setattr(running, "_WORTH_SHARING", 1)
     found = encoder.encode(["one", "two", "three"])
     assert np.array_equal(found.hs, wanted.hs)
-    assert encoder.running._shared is None and not encoder.running._can_share
+    assert encoder.running._shared is None and not encoder.running.shares_beginnings
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_told_once(

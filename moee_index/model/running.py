@@ -85,7 +85,11 @@ def choose_compute(bits: int, device: torch.device) -> Choice:
 
 
 class RunningModel:
-    """A base model with its routers hooked, ready for batches of token ids."""
+    """A base model with its routers hooked, ready for batches of token ids.
+
+    shares_beginnings: whether a prompt's fixed beginning may be computed once for many texts; who
+    hooks the model to see every token sets it to False.
+    """
 
     def __init__(
         self,
@@ -123,7 +127,7 @@ class RunningModel:
         self._routing: list[torch.Tensor] = []
         self._weights = torch.empty(0)
         self._shared: FixedBeginning | None = None
-        self._can_share = not few_texts
+        self.shares_beginnings = not few_texts
         for router in routers:
             router.module.register_forward_hook(self._hook(router.index))
         self.hs_dim = int(self.model.config.hidden_size)
@@ -211,7 +215,7 @@ class RunningModel:
         """Keys and values of the prompt's fixed beginning, where these texts are enough to gain by
         it. A function of the texts alone, so that a batch always gives the same bytes."""
         count = _shared_tokens(texts)
-        if not self._can_share or count * len(texts) < _WORTH_SHARING:
+        if not self.shares_beginnings or count < 2 or count * len(texts) < _WORTH_SHARING:
             return None
         tokens = texts[0].ids[:count]
         if self._shared is None or self._shared.tokens != tokens:
@@ -222,7 +226,7 @@ class RunningModel:
             self._loaded.last_layer_tokens.rows = None
             self._shared = compute(self.model, tokens, self.device.value)
             self._routing = []
-            self._can_share = self._shared is not None
+            self.shares_beginnings = self._shared is not None
         return self._shared
 
     def _pool(self, values: torch.Tensor) -> torch.Tensor:
