@@ -20,7 +20,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +206,7 @@ def now() -> str:
 
 def all_versions() -> dict[str, str]:
     """`machine.versions` (bitsandbytes included) and the libraries that evaluate."""
-    found = versions()
-    for name in _MORE_LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return versions(_MORE_LIBRARIES)
 
 
 def machine() -> dict[str, Any]:

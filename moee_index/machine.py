@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "faiss-cpu", "mteb", "numpy", "safetensors")
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of the libraries that decide results."""
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of this package, of Python, of the libraries that decide results, and of `more`."""
     from moee_index import __version__
 
     found = {"moee-index": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

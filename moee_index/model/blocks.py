@@ -35,13 +35,12 @@ Forward = Callable[..., Any]
 
 def run_in_blocks(model: nn.Module, routers: Sequence[nn.Module], tokens: Tokens) -> None:
     """Make a model's norms and attentions run block by block. tokens: of the running batch."""
+    routing = set(routers)
     for module in model.modules():
         own = dict(module.named_parameters())
         if type(module).__name__.endswith("Norm") and [v.dim() for v in own.values()] == [1]:
             module.forward = _by_rows(module.forward)
-        elif type(module).__name__.endswith("Attention") and not any(
-            router in set(module.modules()) for router in routers
-        ):
+        elif type(module).__name__.endswith("Attention") and not routing & set(module.modules()):
             module.forward = _by_texts(module.forward, tokens)
 
 

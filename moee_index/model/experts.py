@@ -92,12 +92,12 @@ def experts_forward(
         token = rows[token]
     share = top_k_weights.reshape(-1)[order].float()[:, None]
     counts = torch.bincount(expert_of, minlength=self.num_experts)
-    ends = counts.cumsum(0).tolist()
     up_name = "gate_up_proj" if self.has_gate else "up_proj"
     if grouped(hidden_states.device):
         return _grouped_forward(
             self, hidden_states, Routed(token, order, share, counts, top_k), up_name
         )
+    ends = counts.cumsum(0).tolist()
     result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
     for group in _groups(self, up_name, counts.nonzero()[:, 0]):
         up = _products(self, up_name, group, hidden_states.dtype)

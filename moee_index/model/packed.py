@@ -150,11 +150,10 @@ def pack_model(model: nn.Module, home: Mapping[str, torch.Tensor] | None = None)
             child = getattr(parent, name)
             full = f"{path}.{name}".lstrip(".")
             if isinstance(child, NF4Linear):
-                own = under(home, f"{full}.weight", parts) if home is not None else None
+                own = under(home, f"{full}.weight", parts)
                 setattr(parent, name, PackedLinear(child, own))
             elif isinstance(child, NF4Stack):
-                own = under(home, full, parts) if home is not None else None
-                setattr(parent, name, PackedStack.of(child, own))
+                setattr(parent, name, PackedStack.of(child, under(home, full, parts)))
 
 
 def pack_codes(standard: torch.Tensor, out: torch.Tensor) -> None:

@@ -28,9 +28,11 @@ def owner(model: Any, target: str) -> tuple[nn.Module, str]:
 
 
 def under(
-    tensors: Mapping[str, torch.Tensor], path: str, names: Iterable[str]
-) -> dict[str, torch.Tensor]:
-    """The tensors named `path.name`, by name."""
+    tensors: Mapping[str, torch.Tensor] | None, path: str, names: Iterable[str]
+) -> dict[str, torch.Tensor] | None:
+    """The tensors named `path.name`, by name; None of None."""
+    if tensors is None:
+        return None
     return {name: tensors[f"{path}.{name}"] for name in names}
 
 

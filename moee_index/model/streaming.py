@@ -115,8 +115,7 @@ def _put(
         stack = four_bit_home(model, target)
         assert stack is not None
         if not stack.holds_weights:
-            own = under(home, target, stack.shapes()) if home is not None else None
-            stack.allocate(storage.device, own)
+            stack.allocate(storage.device, under(home, target, stack.shapes()))
         stack.put_quantized(piece.matrix, piece.row, *quantized)
         return
     _check_finite(part, target, checkpoint)
