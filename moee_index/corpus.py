@@ -59,7 +59,12 @@ class Document:
     @property
     def content(self) -> str:
         """What is embedded: title and text joined by one blank; the text alone without a title."""
-        return f"{self.title} {self.text}" if self.title and self.text else self.title or self.text
+        return self.content_of((0, len(self.text)))
+
+    def content_of(self, span: tuple[int, int]) -> str:
+        """What is embedded for a passage, which is some characters of the text: as `content`."""
+        text = self.text[span[0] : span[1]]
+        return f"{self.title} {text}" if self.title and text else self.title or text
 
 
 class CorpusReader(Iterator[Document]):

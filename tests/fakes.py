@@ -7,6 +7,7 @@ batch as little as a real encoder's in float32: not at all.
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 import signal
 import sqlite3
@@ -148,16 +149,18 @@ def build_slowly(directory: str, overwrite: bool = False) -> None:
 
 def index_bytes(directory: Path) -> dict[str, str]:
     """What must not depend on interruptions: checksums of vectors and FAISS files, and the rows."""
-    generation = sorted(directory.glob("gen-*"))[-1]
+    folder = sorted(directory.glob("segment-*"))[-1]
+    files = [*folder.iterdir(), *directory.glob("standardizer-*")]
     found = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in generation.iterdir()
+        re.sub(r"-\d+", "", path.name): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
         if path.suffix not in (".sqlite", ".json", ".sqlite-journal")
     }
-    connection = sqlite3.connect(generation / "documents.sqlite")
-    rows = connection.execute("SELECT * FROM documents ORDER BY row").fetchall()
+    connection = sqlite3.connect(folder / "documents.sqlite")
+    for table in ("documents", "passages"):
+        rows = connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+        found[table] = hashlib.sha256(repr(rows).encode()).hexdigest()
     connection.close()
-    found["documents"] = hashlib.sha256(repr(rows).encode()).hexdigest()
     return found
 
 

@@ -366,7 +366,7 @@ def test_dry_run_writes_nothing(corpus: Path) -> None:
 
 def windows_done(index: Path) -> int:
     """Windows of a running build whose vectors are all committed."""
-    for path in index.glob("gen-*/documents.sqlite"):
+    for path in index.glob("segment-*/documents.sqlite"):
         try:
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
                 found = connection.execute("SELECT count(*) FROM windows WHERE done").fetchone()

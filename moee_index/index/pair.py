@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from moee_index.embeddings import FloatArray
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
+from moee_index.index.checks import Codes
 from moee_index.index.storage import replacing, storage_errors
 
 FLAT = "flat"
-Codes = npt.NDArray[np.float16]
 Blocks = Callable[[], Iterable[FloatArray]]
 _SEED = 20250415
 _TRAIN_BYTES = 512 << 20

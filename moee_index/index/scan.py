@@ -14,13 +14,16 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from moee_index.embeddings import FloatArray
-from moee_index.index.pair import Codes, load_faiss
+from moee_index.index.checks import CheckedCodes, Codes
+from moee_index.index.pair import load_faiss
+from moee_index.index.vectors import RowNumbers
 
 # Up to so many queries FAISS's scanner, which converts the codes for each, beats one GEMM.
 SCANNER_QUERIES = 6
@@ -46,36 +49,47 @@ class Scanner:
             self._pool.shutdown()
             self._pool = None
 
-    def similarities(self, parts: list[tuple[Codes, FloatArray]]) -> list[FloatArray]:
-        """For each part's codes [m, d] and unit queries [q, d]: float32 [q, m].
+    def similarities(
+        self, parts: Sequence[tuple[CheckedCodes, FloatArray]], rows: range | RowNumbers
+    ) -> list[FloatArray]:
+        """For each part's codes and unit queries [q, d], float32 [q, m]: the similarities of the
+        m given rows, which are consecutive or ascending numbers.
 
-        All parts have the same m and q. Differences to exact arithmetic on the codes stay
-        below 1e-5.
+        All parts have the same rows and q. Differences to exact arithmetic on the codes stay
+        below 1e-5. Raises IndexDamagedError where codes are altered.
         """
-        rows, queries = len(parts[0][0]), len(parts[0][1])
-        found = [np.empty((queries, rows), dtype=np.float32) for _ in parts]
-        if queries > SCANNER_QUERIES or not _scanner_works():
-            for (codes, vectors), out in zip(parts, found, strict=True):
-                _multiply(codes, vectors, out)
-            return found
-        jobs: list[tuple[Codes, FloatArray, FloatArray]] = []
-        share = max(_THREAD_ROWS, -(-rows // self._threads))
-        for (codes, vectors), out in zip(parts, found, strict=True):
-            for start in range(0, rows, share):
-                stop = min(rows, start + share)
-                jobs.extend(
-                    (codes[start:stop], vectors[query], out[query, start:stop])
-                    for query in range(queries)
-                )
-        if len(jobs) == 1 or self._threads == 1 or rows < _THREAD_ROWS:
+        queries = len(parts[0][1])
+        found = [np.empty((queries, len(rows)), dtype=np.float32) for _ in parts]
+        scan = _multiply if queries > SCANNER_QUERIES or not _scanner_works() else _scan_each
+        share = max(_THREAD_ROWS, -(-len(rows) // self._threads))
+        jobs = [
+            (codes, rows[start : start + share], vectors, out[:, start : start + share])
+            for (codes, vectors), out in zip(parts, found, strict=True)
+            for start in range(0, len(rows), share)
+        ]
+        if scan is _multiply or len(jobs) == 1 or self._threads == 1 or len(rows) < _THREAD_ROWS:
             for job in jobs:
-                _scan(*job)
+                scan(_taken(*job[:2]), *job[2:])
         else:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._threads, "moee-scan")
-            for future in [self._pool.submit(_scan, *job) for job in jobs]:
+
+            def run(job: tuple[CheckedCodes, range | RowNumbers, FloatArray, FloatArray]) -> None:
+                scan(_taken(*job[:2]), *job[2:])
+
+            for future in [self._pool.submit(run, job) for job in jobs]:
                 future.result()
         return found
+
+
+def _taken(codes: CheckedCodes, rows: range | RowNumbers) -> Codes:
+    return codes.block(rows.start, rows.stop) if isinstance(rows, range) else codes.rows(rows)
+
+
+def _scan_each(codes: Codes, queries: FloatArray, out: FloatArray) -> None:
+    """Queries [q, d] over codes [m, d], one after another, into out [q, m]."""
+    for query, target in zip(queries, out, strict=True):
+        _scan(codes, query, target)
 
 
 def _scan(codes: Codes, query: FloatArray, out: FloatArray) -> None:

@@ -32,10 +32,12 @@ from moee_index.fusion import (
     unit_vectors,
     unseen_bound,
 )
-from moee_index.index.pair import FLAT, Codes, codes_of, neighbours
+from moee_index.index.checks import CheckedCodes, CheckedFile
+from moee_index.index.pair import FLAT, codes_of, neighbours
 from moee_index.index.scan import Scanner
 from moee_index.index.vectors import RowReader
 
+Mask = npt.NDArray[np.bool_]
 # Scores held at a time over all queries of a call, and documents of one block.
 _BLOCK_SCORES = 1 << 21
 _BLOCK_ROWS = 1 << 16
@@ -50,6 +52,10 @@ _NOT_FINITE = (
 )
 _MIN_DEPTH = 200
 _MAX_DEPTH = 16
+# So few rows are scored from their raw vectors at once: some 10 ms.
+_FEW_ROWS = 256
+# Gathering a row costs as much as scanning some four that stand in order.
+_GATHER = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +73,15 @@ class Ranking:
 class PairSearcher:
     """Searches one opened pair of indexes.
 
-    pair: part → FAISS index; codes_error: part → longest difference of a vector to its codes;
-    block_rows: documents scanned at a time (for tests; None chooses).
+    pair: part → FAISS index; files: the files that they map, to be checked; codes_error: part →
+    longest difference of a vector to its codes; block_rows: documents scanned at a time (for
+    tests; None chooses).
     """
 
     def __init__(
         self,
         pair: dict[str, Any],
+        files: dict[str, CheckedFile],
         index_type: dict[str, str],
         raw: RowReader,
         norms: npt.NDArray[np.float32],
@@ -83,9 +91,13 @@ class PairSearcher:
     ) -> None:
         self._pair = pair
         self._flat = all(kind == FLAT for kind in index_type.values())
-        self._codes: dict[str, Codes] = (
-            {part: codes_of(index) for part, index in pair.items()} if self._flat else {}
-        )
+        self._codes: dict[str, CheckedCodes] = {}
+        for part, index in pair.items():
+            if self._flat:
+                self._codes[part] = CheckedCodes(codes_of(index), files[part])
+            else:
+                # Which parts of such a file an answer depends on is FAISS's to know.
+                files[part].check(0, files[part].size)
         self._raw = raw
         self._norms = norms
         self._standardizer = standardizer
@@ -105,17 +117,26 @@ class PairSearcher:
         method: Method,
         alpha: float | None,
         min_score: float | None = None,
+        allowed: Mask | None = None,
     ) -> list[Ranking]:
-        """The top min(k, n) documents for each query, scores below `min_score` left out."""
-        k = min(k, len(self._raw))
+        """The best k rows for each query, fewer where there are fewer, scores below `min_score`
+        left out. allowed: bool [n], the rows to search among; None is all."""
+        rows = None if allowed is None or allowed.all() else np.flatnonzero(allowed)
+        k = min(k, len(self._raw) if rows is None else len(rows))
         found: list[Ranking] = []
         for start in range(0, len(queries), _QUERIES):
             some = queries[start : start + _QUERIES]
-            if self._flat:
-                found.extend(self._exact(some, k, method, alpha, min_score))
+            if rows is not None and len(rows) <= _FEW_ROWS:
+                found.extend(
+                    self._rescored(some[i : i + 1], rows, k, method, alpha, True)
+                    for i in range(len(some))
+                )
+            elif self._flat:
+                found.extend(self._exact(some, k, method, alpha, min_score, rows))
             else:
                 found.extend(
-                    self._approximate(some[i : i + 1], k, method, alpha) for i in range(len(some))
+                    self._approximate(some[i : i + 1], k, method, alpha, rows)
+                    for i in range(len(some))
                 )
         return [_cut(ranking, min_score) for ranking in found]
 
@@ -126,6 +147,7 @@ class PairSearcher:
         method: Method,
         alpha: float | None,
         min_score: float | None,
+        allowed: RowNumbers | None,
     ) -> Iterator[Ranking]:
         parts = _parts_that_count(method, alpha)
         # A query without length in any part that counts scores 0 everywhere.
@@ -139,13 +161,16 @@ class PairSearcher:
                 for part in parts
             }
             step = self._block_rows or max(1024, min(_BLOCK_ROWS, _BLOCK_SCORES // len(alive)))
-            for start in range(0, len(self._raw), step):
-                rows = slice(start, min(start + step, len(self._raw)))
+            for rows, kept in self._blocks(allowed, step):
                 scanned = self._scanner.similarities(
-                    [(self._codes[part][rows], vectors[part]) for part in parts]
+                    [(self._codes[part], vectors[part]) for part in parts], rows
                 )
                 sims = dict(zip(parts, scanned, strict=True))
-                norms = np.asarray(self._norms[rows])
+                norms = (
+                    self._norms[rows.start : rows.stop]
+                    if isinstance(rows, range)
+                    else (self._norms[rows])
+                )
                 for place, query in enumerate(alive):
                     # `fuse` reads only the parts that count: any array serves for the other.
                     hs = sims.get("hs", scanned[0])[place]
@@ -154,10 +179,35 @@ class PairSearcher:
                     fused = fuse(method, hs, rw, weight, queries.norms[query], norms)
                     if not np.isfinite(fused.sum(dtype=np.float64)):
                         raise IndexDamagedError(_NOT_FINITE)
-                    cuts[query].add(fused, start)
+                    cuts[query].add(fused, rows, kept)
         for query in range(len(queries)):
-            rows_left = cuts[query].rows() if query in cuts else np.arange(k)
-            yield self._rescored(queries[query : query + 1], rows_left, k, method, alpha, True)
+            if query in cuts:
+                left = cuts[query].rows()
+            else:
+                left = np.arange(k) if allowed is None else allowed[:k]
+            yield self._rescored(queries[query : query + 1], left, k, method, alpha, True)
+
+    def _blocks(
+        self, allowed: RowNumbers | None, step: int
+    ) -> Iterator[tuple[range | RowNumbers, RowNumbers | None]]:
+        """Blocks to scan, and which places of a block count (None: all).
+
+        Where few rows of a block count they are gathered; else all of it is scanned, which costs
+        no more than reading it.
+        """
+        count = len(self._raw)
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            if allowed is None:
+                yield range(start, stop), None
+                continue
+            low, high = np.searchsorted(allowed, (start, stop))
+            if low == high:
+                continue
+            if (high - low) * _GATHER < stop - start:
+                yield allowed[low:high], None
+            else:
+                yield range(start, stop), allowed[low:high] - start
 
     def _margin(self, method: Method, alpha: float | None) -> float:
         """How far below the k-th scanned score a document of the true top k can stand."""
@@ -201,14 +251,23 @@ class PairSearcher:
         return Ranking(rows[best], scores[best], exact)
 
     def _approximate(
-        self, query: UnitVectors, k: int, method: Method, alpha: float | None
+        self,
+        query: UnitVectors,
+        k: int,
+        method: Method,
+        alpha: float | None,
+        allowed: RowNumbers | None,
     ) -> Ranking:
         """Join both parts' lists, score them from raw rows, and go deeper while a document on
         neither list could still be among the best (DESIGN, maths 3).
 
-        The lists are approximate, so only scoring everything proves anything.
+        The lists are approximate, so only scoring everything proves anything. `allowed` is applied
+        to the lists; where they hold too few allowed rows in the end, all of these are scored.
         """
         count = len(self._raw)
+        everything = np.arange(count) if allowed is None else allowed
+        mask = np.zeros(count, dtype=bool)
+        mask[everything] = True
         parts = _parts_that_count(method, alpha)
         depth = min(count, max(10 * k, _MIN_DEPTH))
         limit = min(count, _MAX_DEPTH * depth)
@@ -220,16 +279,20 @@ class PairSearcher:
                 found, last[part] = neighbours(self._pair[part], vector, depth)
                 lists.append(found)
             rows = np.unique(np.concatenate(lists))
-            ranking = self._rescored(query, rows, k, method, alpha, len(rows) == count)
-            if depth >= limit:
+            rows = rows[mask[rows]]
+            whole = len(rows) == len(everything)
+            ranking = self._rescored(query, rows, k, method, alpha, whole)
+            if depth >= limit and len(rows) >= k:
                 return ranking
             weight = 0.0 if len(parts) == 1 else alpha
             bound = unseen_bound(method, last["hs"], last["rw"], weight, query.norms[0])
             if len(ranking.rows) == k and ranking.scores.score[-1] >= bound:
                 return ranking
+            if depth >= limit:
+                break
             depth = min(limit, 2 * depth)
         # A list of all documents has nothing over the raw rows themselves.
-        return self._rescored(query, np.arange(count), k, method, alpha, True)
+        return self._rescored(query, everything, k, method, alpha, True)
 
 
 class _Cut:
@@ -243,12 +306,21 @@ class _Cut:
         self._rows: list[RowNumbers] = []
         self._held = 0
 
-    def add(self, scores: npt.NDArray[Any], start: int) -> None:
+    def add(
+        self,
+        scores: npt.NDArray[Any],
+        rows: range | RowNumbers,
+        kept: RowNumbers | None,
+    ) -> None:
+        """Scores of a block's rows; kept: the places that count, None where all do."""
+        if kept is not None:
+            scores = scores[kept]
         found = np.flatnonzero(scores >= self._threshold)
         if not len(found):
             return
         self._scores.append(scores[found])
-        self._rows.append(found + start)
+        places = found if kept is None else kept[found]
+        self._rows.append(places + rows.start if isinstance(rows, range) else rows[places])
         self._held += len(found)
         if self._held > self._k:
             self._prune()
@@ -265,6 +337,28 @@ class _Cut:
     def rows(self) -> RowNumbers:
         """The rows left, ascending."""
         return np.concatenate(self._rows) if self._rows else np.empty(0, dtype=np.int64)
+
+
+def joined(parts: Sequence[Ranking], begins: Sequence[int], k: int) -> Ranking:
+    """One ranking of the best k over several segments, whose rows begin at `begins`.
+
+    Equal scores stand in the order of the segments and of their rows.
+    """
+    if len(parts) == 1 and begins[0] == 0:
+        return parts[0]
+    rows = [part.rows + begin for part, begin in zip(parts, begins, strict=True)]
+    scores = Scores(
+        *(
+            np.concatenate([getattr(part.scores, name) for part in parts])
+            if parts
+            else np.empty(0, np.float32)
+            for name in ("score", "hs", "rw")
+        )
+    )
+    # Each part is sorted, and ties within it stand in order: a stable sort keeps them so.
+    best = np.argsort(-scores.score, kind="stable")[:k]
+    numbers = np.concatenate(rows)[best] if rows else np.empty(0, dtype=np.int64)
+    return Ranking(numbers, scores[best], all(part.exact for part in parts))
 
 
 def _parts_that_count(method: Method, alpha: float | None) -> Sequence[str]:
