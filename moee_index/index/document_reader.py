@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from moee_index.corpus import Document
 from moee_index.errors import IndexDamagedError
-from moee_index.index.documents import VARIABLES, PreparedDocument, document_checksum
+from moee_index.index.documents import MOST_FIELDS, VARIABLES, PreparedDocument, document_checksum
 from moee_index.passages import Span
 
 RowNumbers = npt.NDArray[np.int64]
@@ -191,10 +191,11 @@ class DocumentReader:
         sql = "SELECT truncated FROM passages WHERE row >= ? AND row < ? ORDER BY row"
         return [bool(row[0]) for row in self._rows(sql, (rows.start, rows.stop))]
 
-    def fields(self) -> set[tuple[str, str]]:
-        """(name, kind of value) of every metadata field."""
+    def fields(self) -> set[tuple[str, str]] | None:
+        """(name, kind of value) of every metadata field; None where there are too many."""
         self.check()
-        return {(name, kind) for name, kind in self._rows("SELECT name, kind FROM fields")}
+        found = {(name, kind) for name, kind in self._rows("SELECT name, kind FROM fields")}
+        return found if len(found) < MOST_FIELDS else None
 
     def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
         """For each row whether its document fulfils a SQL condition (filters.py writes it)."""

@@ -77,7 +77,7 @@ VARIABLES = 900
 # Content hashes come in no order: the pages of their index are wanted again and again.
 _CACHE_KIB = 64 << 10
 # Beyond so many names nobody can be told which there are; a filter is then not checked.
-_MOST_FIELDS = 2000
+MOST_FIELDS = 2000
 _WINDOW = "window, first_row, rows, first_document, documents, plan, tokens, done"
 # 128 bits: two texts of a corpus never share one.
 _HASH_BYTES = 16
@@ -301,7 +301,7 @@ class DocumentStore:
         connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", passages)
         held = connection.execute("SELECT count(*) FROM fields").fetchone()[0]
-        if held <= _MOST_FIELDS:
+        if held < MOST_FIELDS:
             connection.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", sorted(kinds))
 
     def replan(self, window: Window) -> None:

@@ -405,6 +405,29 @@ class Index:
         """Text and metadata of documents by id; ids that are not there are left out."""
         return {identifier: document for identifier, (_, document) in self.find(ids).items()}
 
+    def passages(self, ids: Sequence[str]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+        """Id of a document or passage → its passages: (id for `vectors`, text, metadata). Ids that
+        are not there are left out."""
+        found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+        for identifier, where in self._found(ids):
+            if where is None:
+                continue
+            document = where[1]
+            labels = [f"{document.id}#{number}" for number, _ in enumerate(document.spans, 1)]
+            if self.manifest.chunk is None or len(document.spans) == 1:
+                labels = [document.id] if identifier in (document.id, labels[0]) else []
+            elif identifier != document.id:
+                labels = [label for label in labels if label == identifier]
+            texts = {
+                label: document.text[slice(*span)]
+                for label, span in zip(labels, document.spans, strict=False)
+            }
+            if identifier != document.id and len(document.spans) > 1:
+                texts = {label: document.text[slice(*self._span(document, label))] for label in labels}
+            if texts:
+                found[identifier] = [(label, text, document.metadata) for label, text in texts.items()]
+        return found
+
     def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
         """All documents that count, in the order of the index, each with the raw embeddings of its
         passages (a row a passage)."""
@@ -414,9 +437,14 @@ class Index:
                 yield document, segment.raw.take(rows)
 
     @property
-    def fields(self) -> dict[str, set[str]]:
-        """Metadata field → kinds of the values that documents have in it, for filters."""
+    def fields(self) -> dict[str, set[str]] | None:
+        """Metadata field → kinds of the values that documents have in it, for filters; None where
+        there are thousands."""
         return self._selector.fields
+
+    def check_filter(self, condition: str | None) -> None:
+        """Raises FilterError for a filter that no document of this index can be asked."""
+        self._selector.masks(condition)
 
     @property
     def segments(self) -> Sequence[OpenSegment]:

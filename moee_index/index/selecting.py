@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
 from moee_index.index.filters import Filter
 from moee_index.index.segment import Mask, OpenSegment
@@ -21,17 +22,20 @@ class Selector:
     def __init__(self, segments: Sequence[OpenSegment]) -> None:
         self._segments = segments
         self._known: dict[str, set[str]] | None = None
+        self._looked = False
         self._masks: OrderedDict[str, list[Mask | None]] = OrderedDict()
 
     @property
-    def fields(self) -> dict[str, set[str]]:
-        """Metadata field → kinds of the values that documents have in it."""
-        if self._known is None:
+    def fields(self) -> dict[str, set[str]] | None:
+        """Metadata field → kinds of the values that documents have in it; None where there are too
+        many to know them all."""
+        if not self._looked:
             found: defaultdict[str, set[str]] = defaultdict(set)
-            for segment in self._segments:
-                for name, kind in segment.documents.fields():
-                    found[name].add(kind)
-            self._known = dict(found)
+            each = [segment.documents.fields() for segment in self._segments]
+            for name, kind in chain.from_iterable(fields or () for fields in each):
+                found[name].add(kind)
+            self._known = None if None in each else dict(found)
+            self._looked = True
         return self._known
 
     def masks(self, condition: str | Filter | None) -> list[Mask | None]:
@@ -43,7 +47,8 @@ class Selector:
             return [segment.live for segment in self._segments]
         parsed = Filter.parse(condition) if isinstance(condition, str) else condition
         if parsed.text not in self._masks:
-            parsed.check(self.fields)
+            if self.fields is not None:
+                parsed.check(self.fields)
             sql, values = parsed.sql()
             masks: list[Mask | None] = []
             for segment in self._segments:
