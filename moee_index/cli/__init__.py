@@ -25,6 +25,7 @@ COMMANDS = {
     "embed": "print or save the vectors themselves",
     "info": "what an index holds, or what this program finds on this machine",
     "verify": "check the files of an index",
+    "tune": "choose the weight of RW for an index",
     "bench": "evaluate a model on MTEB; reports, analyses",
     "quantize": "write a 4-bit checkpoint of a model",
 }
