@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, EncoderSpec, FloatArray
+from moee_index.errors import MisuseError
 from moee_index.index import Index, build_index
+from moee_index.passages import Chunking, Span, divide, joined
 
 HS_DIM, RW_DIM = 24, 12
 
@@ -48,6 +51,12 @@ def fake_spec(**changes: object) -> EncoderSpec:
 def word_vector(word: str, dim: int) -> FloatArray:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
+
+
+def word_offsets(text: str) -> npt.NDArray[np.int64]:
+    """Characters [start, end) of each word between blanks."""
+    found = [word.span() for word in re.finditer(r"\S+", text)]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 @dataclass
@@ -98,6 +107,17 @@ class FakeEncoder:
 
     def encode(self, texts: Sequence[str], *, query: bool = False) -> Embeddings:
         return self.vectors(texts)
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        """Tokens are the words between blanks, and there is no template."""
+        if chunking.size > self.spec.max_tokens:
+            raise MisuseError(f"--chunk {chunking} is over --max-tokens {self.spec.max_tokens}")
+        return [
+            divide(title, text, word_offsets(joined(title, text)), chunking)
+            for title, text in documents
+        ]
 
     def vectors(self, texts: Sequence[str]) -> Embeddings:
         hs = np.zeros((len(texts), self.spec.hs_dim), dtype=np.float32)
