@@ -27,6 +27,7 @@ from moee_index.files import (
     parse_object,
     split_name,
 )
+from moee_index.passages import joined
 from moee_index.records import READERS, Columns, Record, Records
 
 Reject = Callable[[str, str, str], None]
@@ -63,8 +64,7 @@ class Document:
 
     def content_of(self, span: tuple[int, int]) -> str:
         """What is embedded for a passage, which is some characters of the text: as `content`."""
-        text = self.text[span[0] : span[1]]
-        return f"{self.title} {text}" if self.title and text else self.title or text
+        return joined(self.title, self.text[slice(*span)])
 
 
 class CorpusReader(Iterator[Document]):

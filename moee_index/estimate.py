@@ -75,14 +75,12 @@ def estimate(
         tokens=tokens,
         tokens_per_second=rate,
         seconds=tokens / rate if rate else 0.0,
-        # raw rows, float16 codes, norms and checksums, and the text twice over for SQLite's own pages
+        # raw rows, float16 codes, norms, checksums, and the text twice over for SQLite's own pages
         bytes=rows * ((spec.hs_dim + spec.rw_dim) * (raw + 2) + 16) + 2 * text_bytes,
     )
 
 
-def _contents(
-    documents: list[Document], encoder: TextEncoder, chunk: Chunking | None
-) -> list[str]:
+def _contents(documents: list[Document], encoder: TextEncoder, chunk: Chunking | None) -> list[str]:
     """What would be embedded: a text for each document, or for each of its passages."""
     if chunk is None or not documents:
         return [document.content for document in documents]

@@ -72,11 +72,12 @@ class StoredTexts(Protocol):
     def alpha(self) -> float:
         """The default weight of RW."""
 
-    def documents(self, ids: Sequence[str]) -> Mapping[str, StoredText]:
-        """The documents of these ids; ids that are not there are left out."""
+    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[StoredText]]:
+        """The passages of these documents, of one that is not split the document itself; ids that
+        are not there are left out."""
 
     def vectors(self, ids: Sequence[str]) -> Embeddings:
-        """Raw rows of these ids, all of which are there, in their order."""
+        """Raw rows of these ids of passages, all of which are there, in their order."""
 
 
 def rerank(
@@ -191,9 +192,9 @@ def rerank_run(
                     )
             # A document that was split stands there with all its passages, and is known by its id.
             documents = [
-                Document(line.document_id, text, metadata, source=passage)
+                Document(line.document_id, one.text, one.metadata, source=one.id)
                 for line in lines
-                for passage, text, metadata in known[line.document_id]
+                for one in known[line.document_id]
             ]
             yield CandidateList(queries[query_id], documents, query_id, lines[0].source)
 

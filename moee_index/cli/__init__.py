@@ -31,7 +31,6 @@ COMMANDS = {
     "export": "vectors and documents as Parquet, JSON lines or npy",
     "tune": "choose the weight of RW for an index",
     "verify": "check the files of an index",
-    "tune": "choose the weight of RW for an index",
     "bench": "evaluate a model on MTEB; reports, analyses",
     "quantize": "write a 4-bit checkpoint of a model",
 }

@@ -9,9 +9,9 @@ import click
 
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
+    STANDARDIZE,
     CorpusFiles,
     corpus_options,
-    STANDARDIZE,
     json_option,
     load_encoder,
     model_options,
@@ -96,7 +96,10 @@ def command(
     if dry_run:
         from moee_index.estimate import estimate
 
-        _print_estimate(estimate(files.read(), encoder, store=building["store"], chunk=building["chunk"]), as_json)
+        _print_estimate(
+            estimate(files.read(), encoder, store=building["store"], chunk=building["chunk"]),
+            as_json,
+        )
         return
 
     from moee_index.index import build_index

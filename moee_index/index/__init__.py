@@ -17,9 +17,9 @@ if TYPE_CHECKING:
         compact_index,
         delete_documents,
         reindex,
-        save_alpha,
     )
     from moee_index.index.reader import Hits, Index, default_index
+    from moee_index.index.settings import save_alpha
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
@@ -35,7 +35,7 @@ _HOMES = {
     "default_index": "reader",
     "delete_documents": "changing",
     "reindex": "changing",
-    "save_alpha": "changing",
+    "save_alpha": "settings",
     "verify_index": "verify",
 }
 __all__ = [

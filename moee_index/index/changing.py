@@ -1,4 +1,4 @@
-"""Changing an index without the model: delete, compact, reindex, another default weight.
+"""Changing an index without the model: delete, compact, reindex.
 
 Each makes a new version beside the old one, under the writer's lock; readers keep the one that
 they opened, and a failure leaves the old one as it was.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from moee_index.errors import MisuseError
-from moee_index.fusion import Standardizer, check_alpha, choose_standardize
+from moee_index.fusion import Standardizer, choose_standardize
 from moee_index.index.derive import (
     Progress,
     derive,
@@ -178,18 +178,6 @@ def reindex(
         changed = replace(manifest, standardize=which, index_type=dict.fromkeys(PARTS, kind))
         after = publish_segments(directory, changed, entries, revision, standardizer=revision)
         return _report(directory, after, manifest, after.documents)
-
-
-def save_alpha(directory: str | Path, alpha: float) -> None:
-    """Make a weight of RW the index's default. Raises MisuseError for one that is out of range,
-    and what `changing` raises."""
-    directory = Path(directory)
-    weight = check_alpha(alpha)
-    with changing(directory) as (manifest, _):
-        revision = next_revision(directory, manifest)
-        publish_segments(
-            directory, replace(manifest, alpha=weight), list(manifest.segments), revision
-        )
 
 
 def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: Notify) -> Manifest:

@@ -8,6 +8,7 @@ newer ones appear and take its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -41,6 +42,27 @@ class Hits(list[Hit]):
     def __init__(self, hits: Sequence[Hit], exact: bool) -> None:
         super().__init__(hits)
         self.exact = exact
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage of a document: `<id>#<n>`, or the document's id where that is not split."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+
+
+def passages_of(document: StoredDocument) -> list[Passage]:
+    split = len(document.spans) > 1
+    return [
+        Passage(
+            f"{document.id}#{number}" if split else document.id,
+            document.text[slice(*span)],
+            document.metadata,
+        )
+        for number, span in enumerate(document.spans, 1)
+    ]
 
 
 class Index:
@@ -327,8 +349,9 @@ class Index:
         for place, row in enumerate(ranking.rows):
             segment, document = stored[int(row)]
             own = int(row) - int(self._begins[segment])
-            split = self.manifest.chunk is not None
-            passage = f"{document.id}#{own - document.first + 1}" if split else None
+            passage = None
+            if self.manifest.chunk is not None:
+                passage = passages_of(document)[own - document.first].id
             hits.append(
                 Hit(
                     rank=place + 1,
@@ -367,8 +390,8 @@ class Index:
     def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, tuple[int, StoredDocument] | None]]:
         """Each id with its segment and document; passages' ids with those of their document."""
         known = self.find(ids)
-        missing = [i for i in ids if i not in known and "#" in i]
-        whole = self.find([i.rpartition("#")[0] for i in missing]) if missing else {}
+        unknown = [i.rpartition("#")[0] for i in ids if i not in known and "#" in i]
+        whole = self.find(unknown) if unknown else {}
         for identifier in ids:
             yield identifier, known.get(identifier) or whole.get(identifier.rpartition("#")[0])
 
@@ -377,15 +400,15 @@ class Index:
         if found is None:
             raise MisuseError(f"{self.directory} has no document {identifier!r}")
         segment, document = found
-        number = identifier.removeprefix(document.id).removeprefix("#")
-        if not number and len(document.spans) > 1:
+        own = [passage.id for passage in passages_of(document)]
+        if identifier in own:
+            return segment, document.first + own.index(identifier)
+        if identifier == document.id:
             raise MisuseError(
-                f"document {identifier!r} of {self.directory} has {len(document.spans)} passages; "
-                f"name one, as in {identifier}#1"
+                f"document {identifier!r} of {self.directory} has {len(own)} passages; name one, "
+                f"as in {own[0]}"
             )
-        if number and not (number.isdecimal() and 1 <= int(number) <= len(document.spans)):
-            raise MisuseError(f"{self.directory} has no passage {identifier!r}")
-        return segment, document.first + int(number or 1) - 1
+        raise MisuseError(f"{self.directory} has no document {identifier!r}")
 
     def find(self, ids: Sequence[str]) -> dict[str, tuple[int, StoredDocument]]:
         """Documents that count, by id, with the number of their segment; others are left out."""
@@ -405,28 +428,24 @@ class Index:
         """Text and metadata of documents by id; ids that are not there are left out."""
         return {identifier: document for identifier, (_, document) in self.find(ids).items()}
 
-    def passages(self, ids: Sequence[str]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
-        """Id of a document or passage → its passages: (id for `vectors`, text, metadata). Ids that
-        are not there are left out."""
-        found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+    def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
+        """Id of a document → its passages, id of a passage → that one. Ids that are not there are
+        left out."""
+        found: dict[str, list[Passage]] = {}
         for identifier, where in self._found(ids):
-            if where is None:
-                continue
-            document = where[1]
-            labels = [f"{document.id}#{number}" for number, _ in enumerate(document.spans, 1)]
-            if self.manifest.chunk is None or len(document.spans) == 1:
-                labels = [document.id] if identifier in (document.id, labels[0]) else []
-            elif identifier != document.id:
-                labels = [label for label in labels if label == identifier]
-            texts = {
-                label: document.text[slice(*span)]
-                for label, span in zip(labels, document.spans, strict=False)
-            }
-            if identifier != document.id and len(document.spans) > 1:
-                texts = {label: document.text[slice(*self._span(document, label))] for label in labels}
-            if texts:
-                found[identifier] = [(label, text, document.metadata) for label, text in texts.items()]
+            own = [] if where is None else passages_of(where[1])
+            if where is not None and identifier != where[1].id:
+                own = [passage for passage in own if passage.id == identifier]
+            if own:
+                found[identifier] = own
         return found
+
+    def ids(self) -> Iterator[str]:
+        """Ids that `vectors` takes, in the order of the index: of documents, of those that were
+        split their passages'."""
+        for segment in self._segments:
+            for document in segment.live_documents():
+                yield from (passage.id for passage in passages_of(document))
 
     def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
         """All documents that count, in the order of the index, each with the raw embeddings of its
