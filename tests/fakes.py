@@ -7,12 +7,13 @@ batch as little as a real encoder's in float32: not at all.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import resource
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,52 @@ def fake_documents(count: int) -> list[Document]:
         )
         for i in range(count)
     ]
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt: no `except Exception` may swallow it."""
+
+
+def interrupt_at(batch: int) -> FakeEncoder:
+    """An encoder that is interrupted before its batch-th batch, counted from 1."""
+
+    def on_batch(number: int) -> None:
+        if number == batch:
+            raise Interrupted
+
+    return FakeEncoder(on_batch=on_batch)
+
+
+Held = list[tuple[str, str, str, bytes, bytes]]
+
+
+def held(directory: Path) -> Held:
+    """What an index holds, in its order: id, text, metadata, and raw rows of every document that
+    counts. It must not depend on interruptions, compacting or reindexing."""
+    with Index.open(directory) as index:
+        return [
+            (
+                document.id,
+                document.text,
+                json.dumps(document.metadata, sort_keys=True),
+                rows.hs.tobytes(),
+                rows.rw.tobytes(),
+            )
+            for document, rows in index.in_order()
+        ]
+
+
+def expected_of(documents: Iterable[Document], chunk: str | None = None) -> Held:
+    """As `held`, of an index that holds these documents in this order."""
+    encoder, found = FakeEncoder(), []
+    for document in documents:
+        spans = [(0, len(document.text))]
+        if chunk is not None:
+            spans = encoder.passages([(document.title, document.text)], Chunking.parse(chunk))[0]
+        rows = encoder.vectors([document.content_of(span) for span in spans])
+        metadata = json.dumps(document.metadata, sort_keys=True)
+        found.append((document.id, document.text, metadata, rows.hs.tobytes(), rows.rw.tobytes()))
+    return found
 
 
 def build_slowly(directory: str, overwrite: bool = False) -> None:

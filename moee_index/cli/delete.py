@@ -35,7 +35,9 @@ def _read(file: str) -> list[str]:
 
     try:
         text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        found = [line for line in text.decode().splitlines() if line]
+        # Not splitlines: an id may hold any of the other characters that end lines for it.
+        lines = (line.removesuffix("\r") for line in text.decode().split("\n"))
+        found = [line for line in lines if line]
     except OSError as error:
         raise CorpusError(f"{file}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:

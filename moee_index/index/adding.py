@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from moee_index.embeddings import TextEncoder
 from moee_index.errors import CorpusError, MisuseError, StorageError
 from moee_index.index.build import keep_rejects
 from moee_index.index.changing import (
     changing,
-    find_live,
     merge_tail,
     publish_segments,
     without,
@@ -27,10 +28,10 @@ from moee_index.index.changing import (
 from moee_index.index.compare import check_spec, document_difference
 from moee_index.index.derive import Progress, derive, dims_of
 from moee_index.index.documents import PreparedDocument
-from moee_index.index.intake import Counts, Documents
+from moee_index.index.intake import Counts, Documents, duplicate
 from moee_index.index.manifest import Building, Manifest
 from moee_index.index.pair import FLAT
-from moee_index.index.segment import OpenSegment, open_standardizer
+from moee_index.index.segment import Found, Mask, OpenSegment, find_live, open_standardizer
 from moee_index.index.vectors import RowReader
 from moee_index.index.versions import Notify
 from moee_index.index.writing import SegmentWriting, check_notify, check_progress
@@ -65,27 +66,34 @@ class _Known:
     segments: Sequence[OpenSegment]
     update: bool
     counts: Counts
-    replaced: dict[str, tuple[int, int]] = field(default_factory=dict)
+    replaced: dict[str, Found] = field(default_factory=dict)
+    # Which documents of the segments the corpus had unchanged; the others that it had are taken.
+    came: dict[int, Mask] = field(default_factory=dict)
 
     def take(self, prepared: PreparedDocument) -> bool:
         """Whether a document is to be embedded. Raises CorpusError for other content under an id
-        that is there, unless `update`."""
+        that is there, unless `update`, and for an id that the corpus had before."""
         identifier = prepared.document.id
-        place = find_live(self.segments, [identifier]).get(identifier)
-        if place is None:
+        found = find_live(self.segments, [identifier]).get(identifier)
+        if found is None:
             return True
-        segment, number = place
-        stored = self.segments[segment].documents.get([number])[number]
+        segment, stored = found
+        number = stored.number
+        if segment not in self.came:
+            self.came[segment] = np.zeros(self.segments[segment].entry.documents, dtype=bool)
+        if self.came[segment][number]:
+            raise CorpusError(duplicate(prepared.document, ""))
         difference = document_difference(stored, prepared)
         if difference is None:
             self.counts.unchanged += 1
+            self.came[segment][number] = True
             return False
         if not self.update:
             raise CorpusError(
                 f"{difference} in the index; give --update to replace such documents, or leave "
                 "them out with --on-bad skip"
             )
-        self.replaced[identifier] = place
+        self.replaced[identifier] = found
         return True
 
 
@@ -142,6 +150,8 @@ def add_documents(
         )
         try:
             written = writing.run(manifest)
+            if not written.rows:
+                keep_rejects(written.folder, directory)
         finally:
             with contextlib.suppress(StorageError, OSError):
                 writing.give_up()

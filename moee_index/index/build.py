@@ -226,7 +226,8 @@ class _Build:
             raw = RowReader(folder, building.store, written.rows, dims)
             progress = self.writing.progress
             standardizer = fit_standardizer([(raw, None)], dims, which, progress)
-            write_standardizer(self.directory / standardizer_name(written.revision), standardizer)
+            path = self.directory / standardizer_name(written.revision)
+            write_standardizer(path, standardizer, written.rows)
             segment = derive(
                 folder,
                 raw,

@@ -36,7 +36,7 @@ from moee_index.index.manifest import (
 )
 from moee_index.index.merging import merged, tail_to_merge
 from moee_index.index.pair import FLAT, check_index_type
-from moee_index.index.segment import OpenSegment, open_standardizer
+from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
 from moee_index.index.storage import WriterLock, storage_errors, write_file
 from moee_index.index.versions import given_up, now, program, publish, tidy
 from moee_index.index.writing import check_notify, check_progress
@@ -158,7 +158,8 @@ def reindex(
         revision = next_revision(directory, manifest)
         rows = [(segment.raw, segment.live_rows) for segment in segments]
         standardizer = fit_standardizer(rows, dims, which, report)
-        write_standardizer(directory / standardizer_name(revision), standardizer)
+        path = directory / standardizer_name(revision)
+        write_standardizer(path, standardizer, manifest.rows)
         if len(segments) == 1 and segments[0].live is None:
             # The rows stay where they are; only what follows from them is new.
             entry = segments[0].entry
@@ -182,11 +183,13 @@ def reindex(
 
 def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: Notify) -> Manifest:
     """Join small segments at the end, if there are many; the caller holds the lock."""
-    start = tail_to_merge([entry.live_rows for entry in manifest.segments])
-    if start is None or any(
-        kind != FLAT for entry in manifest.segments[start:] for kind in entry.index_type.values()
-    ):
+    flat = [set(entry.index_type.values()) == {FLAT} for entry in manifest.segments]
+    # One of another type is slow to make: only `compact` and `reindex` do so.
+    first = len(flat) - flat[::-1].index(False) if False in flat else 0
+    tail = tail_to_merge([entry.live_rows for entry in manifest.segments[first:]])
+    if tail is None:
         return manifest
+    start = first + tail
     with contextlib.ExitStack() as opened, given_up(directory):
         segments = [
             opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
@@ -201,44 +204,30 @@ def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: 
         return after
 
 
-def find_live(segments: Sequence[OpenSegment], ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Id → (segment, number there) of documents that count; ids that are not there are left out."""
-    found: dict[str, tuple[int, int]] = {}
-    for place, segment in enumerate(segments):
-        numbers = segment.documents.numbers_of(ids)
-        stored = segment.documents.get(list(numbers.values()))
-        for identifier, number in numbers.items():
-            if segment.live is None or segment.live[stored[number].first]:
-                found[identifier] = place, number
-    return found
-
-
-def without(
-    segments: Sequence[OpenSegment], places: Sequence[tuple[int, int]], revision: int
-) -> list[Segment]:
-    """The segments' entries when some documents, as (segment, number), count no longer.
+def without(segments: Sequence[OpenSegment], gone: Sequence[Found], revision: int) -> list[Segment]:
+    """The segments' entries when some documents count no longer.
 
     Writes bitmaps of deleted rows; a segment of which nothing is left is left out.
     """
     entries: list[Segment] = []
     for place, segment in enumerate(segments):
-        numbers = [number for own, number in places if own == place]
+        documents = [document for own, document in gone if own == place]
         entry = segment.entry
-        if not numbers:
+        if not documents:
             entries.append(entry)
             continue
-        gone = np.zeros(entry.rows, dtype=bool) if segment.live is None else ~segment.live
-        for document in segment.documents.get(numbers).values():
-            gone[document.first : document.first + len(document.spans)] = True
-        if gone.all():
+        deleted = np.zeros(entry.rows, dtype=bool) if segment.live is None else ~segment.live
+        for document in documents:
+            deleted[document.rows.start : document.rows.stop] = True
+        if deleted.all():
             continue
-        write_file(segment.folder / deleted_name(revision), np.packbits(gone).tobytes())
+        write_file(segment.folder / deleted_name(revision), np.packbits(deleted).tobytes())
         entries.append(
             replace(
                 entry,
                 deleted=revision,
-                deleted_documents=entry.deleted_documents + len(numbers),
-                deleted_rows=int(gone.sum()),
+                deleted_documents=entry.deleted_documents + len(documents),
+                deleted_rows=int(deleted.sum()),
             )
         )
     return entries

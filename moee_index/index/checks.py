@@ -46,7 +46,10 @@ class CheckedFile:
 
     def __init__(self, path: Path, crcs: Crcs) -> None:
         self._path = path
-        self._bytes: Bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        try:
+            self._bytes: Bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        except OSError as error:
+            raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
         self._crcs = crcs
         self._done = np.zeros(len(crcs), dtype=bool)
         if len(crcs) != -(-len(self._bytes) // PIECE):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from moee_index.embeddings import EncoderSpec
 from moee_index.errors import FingerprintMismatchError, IndexChangedError
@@ -75,9 +76,14 @@ def document_difference(
         return f"{where}document {place + 1} is {read.id!r}, where {stored.id!r} was before"
     if (stored.title, stored.text) != (read.title, read.text):
         return f"{where}the text of document {read.id!r} is another"
-    if stored.metadata != json.loads(prepared.metadata):
+    # As text: to Python 1, 1.0 and True are the same, to a filter they are not.
+    if _as_text(stored.metadata) != _as_text(json.loads(prepared.metadata)):
         return f"{where}the metadata of document {read.id!r} are others"
     return None
+
+
+def _as_text(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True)
 
 
 def window_difference(

@@ -101,11 +101,13 @@ def derive(
     )
 
 
-def write_standardizer(path: Path, standardizer: Standardizer) -> None:
+def write_standardizer(path: Path, standardizer: Standardizer, rows: int) -> None:
+    """rows: how many it was fitted on, or would have been: what was left as it is for want of rows
+    can be told by that later."""
     from safetensors.numpy import save
 
-    # safetensors keeps no empty file apart from a damaged one: name what is standardised.
-    write_file(path, save(standardizer.to_arrays(), {"standardize": standardizer.which}))
+    arrays = {**standardizer.to_arrays(), "rows": np.array([rows], dtype=np.int64)}
+    write_file(path, save(arrays, {"standardize": standardizer.which}))
 
 
 def read_standardizer(path: Path, which: str, content: bytes | None = None) -> Standardizer:

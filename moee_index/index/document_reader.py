@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -60,19 +61,21 @@ class StoredDocument:
 class DocumentReader:
     """documents.sqlite of a finished segment, opened read-only; used from any thread.
 
-    check: raises IndexDamagedError unless the whole file is what it was when it was written;
-    called at most once, when an answer depends on what is not there. Raises IndexDamagedError
-    where the file is not what it should be.
+    check: raises IndexDamagedError unless the whole file, given open, is what it was when it was
+    written; called at most once, when an answer depends on what is not there. Raises
+    IndexDamagedError where the file is not what it should be.
     """
 
-    def __init__(self, path: Path, check: Callable[[], None]) -> None:
+    def __init__(self, path: Path, check: Callable[[BufferedReader], None]) -> None:
         self._path = path
         self._check = check
         self._checked = False
         self._lock = threading.Lock()
         # immutable: nothing writes to a finished file, so no lock and no journal are looked for.
         uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
-        with self._damaged():
+        with contextlib.ExitStack() as opened, self._damaged():
+            # Open from the beginning: a newer version of the index may take the name away.
+            self._file = opened.enter_context(path.open("rb"))
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             try:
                 # Numbers have no gaps (`problems` looks for them); counting would read them all.
@@ -81,6 +84,7 @@ class DocumentReader:
             except BaseException:
                 self._connection.close()
                 raise
+            opened.pop_all()
         self.documents = 0 if number is None else int(number) + 1
         self.rows = 0 if row is None else int(row) + 1
 
@@ -88,12 +92,13 @@ class DocumentReader:
     def _damaged(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, ValueError, OverflowError) as error:
+        except (OSError, sqlite3.DatabaseError, ValueError, OverflowError) as error:
             raise IndexDamagedError(f"{self._path} is damaged ({error}); {_HINT}") from error
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+            self._file.close()
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock, self._damaged():
@@ -101,9 +106,10 @@ class DocumentReader:
 
     def check(self) -> None:
         """The whole file is what it was when it was written, or IndexDamagedError."""
-        if not self._checked:
-            self._check()
-            self._checked = True
+        with self._lock:
+            if not self._checked:
+                self._check(self._file)
+                self._checked = True
 
     def at_rows(self, rows: Sequence[int]) -> dict[int, StoredDocument]:
         """Row → the document whose passage it is."""

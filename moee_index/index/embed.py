@@ -1,8 +1,11 @@
-"""Windows of documents to rows on disk: planned, embedded and written at the same time.
+"""Windows of documents to rows on disk: read, planned, embedded and written at the same time.
 
-    this thread   reads a window ahead, splits, tokenises, plans, commits its documents
-    one thread    computes batches
+    one thread    reads a window ahead, splits, tokenises, plans, commits its documents
+    this thread   computes batches
     one thread    writes rows, syncs them, commits which batches are done
+
+Computing stays where the model was loaded: an OpenMP runtime that sees a second team of threads on
+the same cores lets them sleep between its many small regions, and computes half as fast.
 
 Knows the order that makes a kill harmless: a window's documents are committed before any of its
 rows, a batch's rows are synced before it is marked done. Refuses to know which window comes next.
@@ -16,14 +19,14 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from moee_index.embeddings import Embeddings, EncodingPlan, TextEncoder
-from moee_index.errors import ModelError, MoeeIndexError
+from moee_index.errors import ModelError
 from moee_index.index.derive import Progress
 from moee_index.index.documents import DocumentStore, PreparedDocument, Window
 from moee_index.index.intake import Batch, Counts
@@ -58,12 +61,7 @@ class _Computed:
 
 
 class SegmentEmbedder:
-    """Embeds windows into one segment. A context manager: when its block ends well, or with an
-    error of the corpus, everything that was planned is on disk; however it ends, everything that
-    was computed is. Raises what a thread met.
-
-    Raises ModelError, StorageError.
-    """
+    """Embeds windows into one segment."""
 
     def __init__(
         self,
@@ -82,64 +80,58 @@ class SegmentEmbedder:
         self._progress = progress
         self._notify = notify
         self._total = total
-        self._planned: queue.Queue[_Work | None] = queue.Queue(_AHEAD)
+        self._planned: queue.Queue[_Work | Batch | None] = queue.Queue(_AHEAD)
         self._computed: queue.Queue[Any] = queue.Queue(_UNWRITTEN)
         self._failure: BaseException | None = None
-        # No window is begun any more; no row can be written any more.
+        # No window is planned any more; no row can be written any more.
         self._stop = threading.Event()
         self._broken = threading.Event()
-        self._threads = [
+
+    def run(self, windows: Iterable[tuple[int, Batch, Window | None]]) -> None:
+        """Bring the vectors of windows to disk: (number, documents, what is committed of it).
+
+        `windows` is gone through in a thread of its own. What an earlier run did is kept. Passages
+        that an earlier window holds are copied from there; equal ones within a window are the
+        plan's to find. Where `windows` raises, what came before is embedded first; however the
+        run ends, everything that was computed is on disk.
+
+        Raises what `windows` raises; ModelError, StorageError.
+        """
+        began = time.perf_counter()
+        planner, writer = (
             threading.Thread(target=self._guarded, args=(body,), name=f"moee-{name}")
-            for name, body in (("compute", self._compute), ("write", self._write))
-        ]
-        self._began: float | None = None
-
-    def __enter__(self) -> SegmentEmbedder:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
-        if value is not None and not isinstance(value, MoeeIndexError):
-            self._stop.set()
-        with contextlib.suppress(_Stopped):
-            self._put(self._planned, None, self._stop)
+            for name, body in (("plan", lambda: self._plan_all(windows)), ("write", self._write))
+        )
+        planner.start()
+        writer.start()
         try:
-            for thread in self._threads:
-                thread.join()
-        except BaseException:
+            self._compute()
+        except _Stopped:
+            pass
+        finally:
             self._stop.set()
-            raise
-        if self._began is not None:
-            self._counts.seconds += time.perf_counter() - self._began
-        if self._failure is not None and value is None:
+            with contextlib.suppress(_Stopped):
+                self._put(self._computed, None, self._broken)
+            planner.join()
+            writer.join()
+            if self._counts.texts:
+                self._counts.seconds += time.perf_counter() - began
+        if self._failure is not None:
             raise self._failure
 
-    # This thread
+    # The planning thread
 
-    def embed(self, number: int, batch: Batch, committed: Window | None) -> None:
-        """Bring a window's vectors to disk, later; what an earlier run did is kept.
-
-        Passages that an earlier window holds are copied from there; equal ones within the window
-        are the plan's to find.
-        """
-        if committed is not None and committed.done:
-            self._counts.resumed += batch.rows
-            self._progress("embedding", batch.first_document + len(batch.documents), self._total)
-            return
-        if self._began is None:
-            self._began = time.perf_counter()
-        with self._counts.timed("plan"):
-            work = self._plan(number, batch, committed)
+    def _plan_all(self, windows: Iterable[tuple[int, Batch, Window | None]]) -> None:
         try:
-            self._put(self._planned, work, self._stop)
-        except _Stopped:
-            # The thread that failed has ended by now, or is about to.
-            for thread in self._threads:
-                thread.join()
-            if self._failure is None:
-                raise
-            raise self._failure from None
+            for number, batch, committed in windows:
+                if committed is not None and committed.done:
+                    self._put(self._planned, batch, self._stop)
+                    continue
+                with self._counts.timed("plan"):
+                    work = self._plan(number, batch, committed)
+                self._put(self._planned, work, self._stop)
+        finally:
+            self._put(self._planned, None, self._stop)
 
     def _plan(self, number: int, batch: Batch, committed: Window | None) -> _Work:
         contents = [text for prepared in batch.documents for text in prepared.contents]
@@ -177,6 +169,26 @@ class SegmentEmbedder:
             frozenset(self._store.batches_done(number)),
         )
 
+    # This thread
+
+    def _compute(self) -> None:
+        while (work := self._planned.get()) is not None:
+            if isinstance(work, Batch):
+                self._counts.resumed += work.rows
+                done = work.first_document + len(work.documents)
+                self._progress("embedding", done, self._total)
+                continue
+            for batch, positions in enumerate(work.plan.batches):
+                if batch in work.done:
+                    continue
+                with self._counts.timed("compute"):
+                    embeddings = work.plan.encode(batch)
+                filled = [work.own[position] for position in positions]
+                self._check(embeddings, work, filled)
+                rows = [work.window.first_row + place for place in filled]
+                self._put(self._computed, _Computed(work, batch, rows, embeddings), self._broken)
+            self._put(self._computed, work, self._broken)
+
     # The threads
 
     def _guarded(self, body: Callable[[], None]) -> None:
@@ -186,7 +198,6 @@ class SegmentEmbedder:
             pass
         except BaseException as error:
             self._failure = self._failure or error
-            self._stop.set()
 
     def _put(self, where: queue.Queue[Any], item: object, given_up: threading.Event) -> None:
         while True:
@@ -195,36 +206,6 @@ class SegmentEmbedder:
             with contextlib.suppress(queue.Full):
                 where.put(item, timeout=_LOOK_AGAIN)
                 return
-
-    def _work(self) -> Iterator[_Work]:
-        """Planned windows as they come, until there are no more or the run is given up."""
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Empty):
-                work = self._planned.get(timeout=_LOOK_AGAIN)
-                if work is None:
-                    return
-                yield work
-
-    def _compute(self) -> None:
-        try:
-            self._compute_all()
-        finally:
-            self._put(self._computed, None, self._broken)
-
-    def _compute_all(self) -> None:
-        for work in self._work():
-            for batch, positions in enumerate(work.plan.batches):
-                if batch in work.done:
-                    continue
-                if self._stop.is_set():
-                    return
-                with self._counts.timed("compute"):
-                    embeddings = work.plan.encode(batch)
-                filled = [work.own[position] for position in positions]
-                self._check(embeddings, work, filled)
-                rows = [work.window.first_row + place for place in filled]
-                self._put(self._computed, _Computed(work, batch, rows, embeddings), self._broken)
-            self._put(self._computed, work, self._broken)
 
     def _write(self) -> None:
         try:
@@ -302,7 +283,7 @@ class SegmentEmbedder:
 
 
 class _Stopped(Exception):
-    """Another thread has failed, or the run is being given up."""
+    """The other side of a queue has ended."""
 
 
 def _document_at(documents: Sequence[PreparedDocument], place: int) -> PreparedDocument:

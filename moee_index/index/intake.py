@@ -160,7 +160,7 @@ def windows(
             if earlier is None:
                 earlier = source_of(document.id, first_document)
             if earlier is not None:
-                raise CorpusError(_duplicate(document, earlier))
+                raise CorpusError(duplicate(document, earlier))
             take = wanted(prepared)
         except CorpusError as error:
             if not skip_bad:
@@ -180,7 +180,8 @@ def windows(
         yield Batch(first_document, first_row, window)
 
 
-def _duplicate(document: Document, earlier: str) -> str:
+def duplicate(document: Document, earlier: str) -> str:
+    """What is wrong with a document whose id stood at `earlier` before, in words."""
     here, there = document.source or "here", earlier or "an earlier document"
     return (
         f"{here}: id {document.id!r} was already used ({there}); give each document an id of its "

@@ -141,15 +141,13 @@ def write_factory(path: Path, factory: str, part: str, blocks: Blocks, rows: int
         ) from None
     finally:
         faiss.omp_set_num_threads(threads)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
         try:
-            faiss.write_index(index, str(temporary))
+            # Through a file of ours: what FAISS's own meets as it closes, as a full disk, it only
+            # prints, and leaves the file cut off.
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(
-                f"writing {path} failed ({_short(error)}); make room and start the same command "
-                "again: what was embedded is kept"
-            ) from None
+            raise StorageError(f"FAISS cannot write {path} ({_short(error)})") from None
 
 
 def _sample(blocks: Blocks, rows: int, dim: int) -> FloatArray:

@@ -19,16 +19,16 @@ from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
 from moee_index.fusion import Standardizer, UnitVectors, check_search, unit_vectors
 from moee_index.hits import Hit
 from moee_index.index.compare import check_spec
-from moee_index.index.derive import dims_of
 from moee_index.index.document_reader import StoredDocument
 from moee_index.index.manifest import MANIFEST, Manifest
 from moee_index.index.search import Ranking, joined
-from moee_index.index.segment import OpenSegment, open_standardizer
+from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
 from moee_index.index.selecting import Selector
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
     from moee_index.index.intake import Documents
+    from moee_index.index.segment import Mask
     from moee_index.index.verify import VerifyReport
 
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
@@ -327,11 +327,9 @@ class Index:
                 return self._hits(found, False)
             depth *= 4
 
-    def _stored(
-        self, rows: Sequence[int] | np.ndarray[Any, Any]
-    ) -> dict[int, tuple[int, StoredDocument]]:
+    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Found]:
         """Row of the index → (its segment, its document, whose rows are those of the segment)."""
-        found: dict[int, tuple[int, StoredDocument]] = {}
+        found: dict[int, Found] = {}
         numbers = np.searchsorted(self._begins, rows, side="right") - 1
         for segment in np.unique(numbers):
             begin = int(self._begins[segment])
@@ -387,15 +385,15 @@ class Index:
                 hs[places], rw[places] = taken.hs, taken.rw
         return Embeddings(hs, rw)
 
-    def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, tuple[int, StoredDocument] | None]]:
+    def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, Found | None]]:
         """Each id with its segment and document; passages' ids with those of their document."""
-        known = self.find(ids)
+        known = find_live(self._segments, ids)
         unknown = [i.rpartition("#")[0] for i in ids if i not in known and "#" in i]
-        whole = self.find(unknown) if unknown else {}
+        whole = find_live(self._segments, unknown) if unknown else {}
         for identifier in ids:
             yield identifier, known.get(identifier) or whole.get(identifier.rpartition("#")[0])
 
-    def _row_of(self, identifier: str, found: tuple[int, StoredDocument] | None) -> tuple[int, int]:
+    def _row_of(self, identifier: str, found: Found | None) -> tuple[int, int]:
         """(segment, row there) of a document's only passage, or of the passage that is named."""
         if found is None:
             raise MisuseError(f"{self.directory} has no document {identifier!r}")
@@ -410,23 +408,12 @@ class Index:
             )
         raise MisuseError(f"{self.directory} has no document {identifier!r}")
 
-    def find(self, ids: Sequence[str]) -> dict[str, tuple[int, StoredDocument]]:
-        """Documents that count, by id, with the number of their segment; others are left out."""
-        found: dict[str, tuple[int, StoredDocument]] = {}
-        for number, segment in enumerate(self._segments):
-            numbers = segment.documents.numbers_of(ids)
-            stored = segment.documents.get(list(numbers.values()))
-            for identifier, place in numbers.items():
-                document = stored[place]
-                if document.id != identifier:
-                    segment.documents.check()
-                if segment.live is None or segment.live[document.first]:
-                    found[identifier] = number, document
-        return found
-
     def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Text and metadata of documents by id; ids that are not there are left out."""
-        return {identifier: document for identifier, (_, document) in self.find(ids).items()}
+        return {
+            identifier: document
+            for identifier, (_, document) in find_live(self._segments, ids).items()
+        }
 
     def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
         """Id of a document → its passages, id of a passage → that one. Ids that are not there are
@@ -465,31 +452,22 @@ class Index:
         """Raises FilterError for a filter that no document of this index can be asked."""
         self._selector.masks(condition)
 
+    def masks(self, condition: str | Filter | None = None) -> list[Mask | None]:
+        """For each of `segments` bool [rows]: the rows that count and whose documents fulfil a
+        filter; None where all do. Raises FilterError, naming the position."""
+        return self._selector.masks(condition)
+
     @property
     def segments(self) -> Sequence[OpenSegment]:
         """The opened segments, for what is written from them."""
         return self._segments
 
     def info(self) -> dict[str, Any]:
-        """What `info INDEX --json` prints (INTERFACE)."""
-        manifest, spec = self.manifest, self.spec
-        model = {name: getattr(spec, name) for name in ("path", "revision", "fingerprint", "bits")}
-        return {
-            "documents": manifest.documents,
-            "dims": dims_of(spec),
-            "model": {"name": spec.model, **model, "bytes": manifest.model_bytes},
-            "prompt": spec.prompt,
-            "query_prompt": spec.query_prompt,
-            "rw": spec.rw,
-            "pooling": spec.pooling,
-            "max_tokens": spec.max_tokens,
-            "standardize": manifest.standardize,
-            "index_type": manifest.index_type,
-            "alpha": manifest.alpha,
-            "bytes": manifest.size,
-            "created": manifest.created,
-            "version": manifest.program,
-        }
+        """What `info INDEX --json` prints (describe.py). Reads a sample of the raw rows for the
+        drift. Raises IndexDamagedError."""
+        from moee_index.index.describe import describe
+
+        return describe(self)
 
     def verify(self, full: bool = False) -> VerifyReport:
         """As `verify_index`, for this index's directory."""

@@ -7,7 +7,8 @@ know other segments.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ from moee_index.index.manifest import (
 )
 from moee_index.index.pair import open_part
 from moee_index.index.search import PairSearcher
-from moee_index.index.storage import sha256_file
 from moee_index.index.vectors import RowNumbers, RowReader
 
 Mask = npt.NDArray[np.bool_]
@@ -53,7 +53,7 @@ class OpenSegment:
         self.raw = open_rows(directory, manifest, entry)
         path = manifest.path(directory, DOCUMENTS, entry)
         listed = manifest.files[f"{entry.name}/{DOCUMENTS}"]
-        self.documents = DocumentReader(path, lambda: check_file(path, listed))
+        self.documents = DocumentReader(path, lambda file: check_content(file, path, listed))
         held = (self.documents.documents, self.documents.rows)
         if held != (entry.documents, entry.rows):
             self.documents.close()
@@ -101,6 +101,28 @@ class OpenSegment:
             entry.codes_error,
             block_rows,
         )
+
+
+# The number of a segment, and a document of it that counts.
+Found = tuple[int, StoredDocument]
+
+
+def find_live(segments: Sequence[OpenSegment], ids: Sequence[str]) -> dict[str, Found]:
+    """Documents that count, by id; ids that are not there are left out.
+
+    Raises IndexDamagedError rather than miss one in an altered file.
+    """
+    found: dict[str, Found] = {}
+    for place, segment in enumerate(segments):
+        numbers = segment.documents.numbers_of(ids)
+        stored = segment.documents.get(list(numbers.values()))
+        for identifier, number in numbers.items():
+            document = stored[number]
+            if document.id != identifier:
+                segment.documents.check()
+            if segment.live is None or segment.live[document.first]:
+                found[identifier] = place, document
+    return found
 
 
 def open_rows(directory: Path, manifest: Manifest, entry: Segment) -> RowReader:
@@ -160,7 +182,17 @@ def read_checked(
 def check_file(path: Path, listed: FileEntry) -> None:
     """Raises IndexDamagedError where a file's SHA-256 is not the listed one."""
     try:
-        found = sha256_file(path)
+        with path.open("rb") as file:
+            check_content(file, path, listed)
+    except OSError as error:
+        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def check_content(file: BufferedReader, path: Path, listed: FileEntry) -> None:
+    """As `check_file`, for a file that is open, whose name may be gone by now."""
+    try:
+        file.seek(0)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
     if found != listed.sha256:

@@ -47,7 +47,8 @@ class Selector:
             return [segment.live for segment in self._segments]
         parsed = Filter.parse(condition) if isinstance(condition, str) else condition
         if parsed.text not in self._masks:
-            if self.fields is not None:
+            # Of an index that is empty by now no field is known, and every filter finds nothing.
+            if self._segments and self.fields is not None:
                 parsed.check(self.fields)
             sql, values = parsed.sql()
             masks: list[Mask | None] = []

@@ -10,7 +10,7 @@ Knows the order of commits. Refuses to know the model, and what becomes of a fin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from moee_index.embeddings import TextEncoder
 from moee_index.errors import CorpusError, IndexChangedError, IndexDamagedError
 from moee_index.index.compare import DERIVED, option_differences, told, window_difference
 from moee_index.index.derive import Progress, dims_of
-from moee_index.index.documents import DocumentStore
+from moee_index.index.documents import DocumentStore, Window
 from moee_index.index.embed import SegmentEmbedder
-from moee_index.index.intake import Counts, Documents, Rejects, Wanted, passages_of, windows
+from moee_index.index.intake import Batch, Counts, Documents, Rejects, Wanted, passages_of, windows
 from moee_index.index.manifest import (
     BUILDING,
     DOCUMENTS,
@@ -179,9 +179,9 @@ class SegmentWriting:
     ) -> tuple[int, int]:
         """Embed what is not embedded yet. Returns the numbers of documents and rows."""
         documents = count = number = 0
-        with SegmentEmbedder(
-            store, rows, self.encoder, self.counts, self.progress, self.notify, self.total
-        ) as embedder:
+
+        def read() -> Iterator[tuple[int, Batch, Window | None]]:
+            nonlocal documents, count, number
             for batch in windows(
                 self.documents,
                 building.window,
@@ -201,21 +201,25 @@ class SegmentWriting:
                         store.drop_from(committed)
                         committed = None
                 self.worth_keeping = True
-                embedder.embed(number, batch, committed)
+                yield number, batch, committed
                 documents = batch.first_document + len(batch.documents)
                 count, number = batch.first_row + batch.rows, number + 1
-            left = store.window(number)
-            if left is not None:
-                missing = store.stored(left.first_document, 1)[0][0]
-                self._changed(f"document {missing!r} is missing")
-                store.drop_from(left)
-            if not count:
-                self.worth_keeping = False
-                if self.wanted.purpose == "build":
-                    raise CorpusError(
-                        f"the corpus holds no document to index (read {self.counts.read}, empty "
-                        f"{self.counts.skipped}, rejected {self.counts.rejected}); give another one"
-                    )
+
+        SegmentEmbedder(
+            store, rows, self.encoder, self.counts, self.progress, self.notify, self.total
+        ).run(read())
+        left = store.window(number)
+        if left is not None:
+            missing = store.stored(left.first_document, 1)[0][0]
+            self._changed(f"document {missing!r} is missing")
+            store.drop_from(left)
+        if not count:
+            self.worth_keeping = False
+            if self.wanted.purpose == "build":
+                raise CorpusError(
+                    f"the corpus holds no document to index (read {self.counts.read}, empty "
+                    f"{self.counts.skipped}, rejected {self.counts.rejected}); give another one"
+                )
         return documents, count
 
     def _changed(self, difference: str) -> None:
