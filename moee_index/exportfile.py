@@ -206,9 +206,10 @@ class Parquet:
         self._writer.close()
 
     def abandon(self) -> None:
-        # It writes the file's end when it is let go of, and what it writes to may be why it must.
+        # Else it writes the file's end when it is let go of; the file may be what has failed.
         with contextlib.suppress(OSError, ValueError):
             self._writer.close()
+        self._writer.is_open = False
 
 
 FORMATS: Mapping[str, Callable[[Sequence[BinaryIO], Layout], Writer]] = {

@@ -34,8 +34,8 @@ from moee_index.exportfile import (
     whole_file,
 )
 from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
+from moee_index.index.contents import passages_of
 from moee_index.index.document_reader import StoredDocument
-from moee_index.index.reader import passages_of
 from moee_index.vectorfile import one_vectors
 
 if TYPE_CHECKING:

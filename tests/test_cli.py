@@ -238,6 +238,18 @@ def test_info_tells_what_interface_says(index: Path) -> None:
         "bytes",
         "created",
         "version",
+        "changed",
+        "revision",
+        "rows",
+        "chunk",
+        "segments",
+        "deleted",
+        "store",
+        "fields",
+        "disk",
+        "counts",
+        "drift",
+        "unfinished",
     }
     assert set(found["model"]) == {"name", "path", "revision", "fingerprint", "bits", "bytes"}
     assert set(found["model"]["bytes"]) == {"4-bit", "16-bit", "32-bit"}

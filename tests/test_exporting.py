@@ -1,4 +1,4 @@
-"""An export: what stands in the file, that it ranks as the index does, that it is whole or absent."""
+"""An export: what stands in the file, that it ranks as the index does, that it is whole or not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, FloatArray
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
 from moee_index.exporting import ExportReport, export_index, ids_beside
-from moee_index.fusion import METHODS, Standardizer, unit_vectors
+from moee_index.fusion import METHODS, Float64Array, Standardizer, unit_vectors
 from moee_index.index import Index, add_documents, build_index, compact_index, delete_documents
 from moee_index.index.filters import Filter, FilterError
 from moee_index.vectorfile import one_vectors
@@ -257,7 +257,7 @@ def test_raw_vectors_are_the_models(changed: Path, tmp_path: Path, method: str) 
 
 def ranking_of(
     vectors: FloatArray, query: FloatArray, names: list[str]
-) -> tuple[list[str], FloatArray]:
+) -> tuple[list[str], Float64Array]:
     scores = vectors.astype(np.float64) @ query.astype(np.float64)
     order = np.argsort(-np.round(scores, 6), kind="stable")
     return [names[row] for row in order], scores[order]
@@ -721,7 +721,7 @@ def test_the_index_default_alpha_and_an_unstandardised_index(tmp_path: Path) -> 
 def test_the_command_tells_what_it_wrote(changed: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.npy"
     result = run("export", changed, path, "--method", "concat", "--filter", "x = 1")
-    assert f"{path}: 28 rows of 28 documents (36 vector numbers a row; method concat)" in (
+    assert f"{path}: 29 rows of 29 documents (36 vector numbers a row; method concat)" in (
         result.stdout
     )
     assert str(ids_beside(path)) in result.stdout
@@ -745,8 +745,8 @@ def test_the_command_tells_what_it_wrote(changed: Path, tmp_path: Path) -> None:
         (("INDEX", "no/such/out.npy"), 1, "no such directory"),
         (("INDEX", "out.npy", "--raw"), 2, "--raw"),
         (("INDEX", "out.npy", "--method", "rw", "--alpha", "1"), 2, "alpha"),
-        (("INDEX", "out.npy", "--filter", "x = "), 1, "position"),
-        (("INDEX", "out.npy", "--filter", "nothing = 1"), 1, "nothing"),
+        (("INDEX", "out.npy", "--filter", "x = "), 2, "position"),
+        (("INDEX", "out.npy", "--filter", "nothing = 1"), 2, "nothing"),
         (("nowhere", "out.npy"), 1, "nowhere"),
         (("INDEX",), 2, "FILE"),
     ],

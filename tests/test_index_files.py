@@ -72,7 +72,9 @@ def test_info_has_the_fields_of_the_interface(whole: Path) -> None:
         info = index.info()
     assert list(info) == [
         "documents", "dims", "model", "prompt", "query_prompt", "rw", "pooling", "max_tokens",
-        "standardize", "index_type", "alpha", "bytes", "created", "version",
+        "standardize", "index_type", "alpha", "bytes", "created", "version", "changed", "revision",
+        "rows", "chunk", "segments", "deleted", "store", "fields", "disk", "counts", "drift",
+        "unfinished",
     ]  # fmt: skip
     assert list(info["model"]) == ["name", "path", "revision", "fingerprint", "bits", "bytes"]
     assert info["bytes"] == sum((whole / name).stat().st_size for name in FILES)

@@ -5,9 +5,11 @@
 TEXT is plain running text, zstandard-compressed; its sentences of 8 to 22 words, some 16 tokens
 each, are the documents, in their order, each taken once. INDEX is where the index goes; it stays,
 so a build that is interrupted goes on when it is started again (the figures are then those of the
-rest). Told: anonymous memory at its highest, documents a second in tenths of the build, bytes a
-document by file, seconds of work by stage (planning, computing and writing overlap; deriving
-follows), and what a hundred million documents would take at these rates.
+rest). A shared machine is faster at one minute than at another: the same texts are embedded before
+and after, and how fast tells what the machine gave. Told: anonymous memory at its highest,
+documents a second in tenths of the build, bytes a document by file, seconds of work by stage
+(planning, computing and writing overlap; deriving follows), and what a hundred million documents
+would take at these rates.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, installed or not
 
-from bench.speed.measuring import PeakAnonymous, make_parser, memory, say, show
+from bench.speed.measuring import PeakAnonymous, make_parser, memory, say, seconds, show
 from moee_index.corpus import Document
 
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
 _WORDS = (8, 22)
+_PROBE = 4096
 
 
 def sentences(path: Path, most: int) -> Iterator[Document]:
@@ -90,6 +93,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     from moee_index.index import build_index
 
     encoder = Encoder.load(given.model, notify=say)
+    probe = [document.text for document in sentences(given.text, _PROBE)]
+    before = _PROBE / seconds(lambda: encoder.encode(probe))
     timeline: list[tuple[float, int]] = [(time.perf_counter(), 0)]
     told = time.perf_counter()
 
@@ -106,6 +111,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         report = build_index(
             given.index, sentences(given.text, given.documents), encoder, progress=progress
         )
+    after = _PROBE / seconds(lambda: encoder.encode(probe))
     files = [path for path in given.index.rglob("*") if path.is_file()]
     sizes = {path.name: path.stat().st_size / report.embedded for path in files}
     per_document = report.seconds / report.embedded
@@ -116,6 +122,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "texts_per_second": report.texts_per_second,
         "tokens_per_second": report.tokens_per_second,
         "documents_per_second_by_tenth": tenths(timeline, report.embedded),
+        "texts_per_second_alone": {"before": before, "after": after},
         "peak_anonymous_gb": peak.peak,
         "bytes_per_document": sum(sizes.values()),
         "bytes_per_document_by_file": sizes,

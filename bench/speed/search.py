@@ -29,6 +29,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,7 @@ def measure_search(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def check_answers(searcher: PairSearcher, theirs: Mapping[str, Any], asked: UnitVectors) -> None:
     """Stop the script where a document of the true top k is missing or another is there."""
     vectors = np.concatenate([asked.hs, asked.rw], axis=1).astype(np.float32)
-    held = [
-        theirs[part].reconstruct_n(0, theirs[part].ntotal) for part in PARTS
-    ]
+    held = [theirs[part].reconstruct_n(0, theirs[part].ntotal) for part in PARTS]
     scores = vectors[:, : held[0].shape[1]] @ held[0].T + vectors[:, held[0].shape[1] :] @ held[1].T
     for ranking, own in zip(searcher.search(asked, _K, "sum", _ALPHA), scores, strict=True):
         best = set(np.argsort(-own)[:_K].tolist())
@@ -210,9 +209,7 @@ def measure_filters(given: argparse.Namespace, folder: Path) -> None:
     for count in (1, 64):
         asked = queries(count, OLMOE)
         ways = {"none": call(searcher, asked)}
-        ways |= {
-            left: call(searcher, asked, mask) for left, mask in masks(given.documents).items()
-        }
+        ways |= {left: call(searcher, asked, mask) for left, mask in masks(given.documents).items()}
         found = in_turn(ways, given.runs)
         over = {left: spent / found["none"] for left, spent in found.items()}
         show(
@@ -223,47 +220,30 @@ def measure_filters(given: argparse.Namespace, folder: Path) -> None:
             + ", ".join(f"{left}: {ratio:.2f}" for left, ratio in over.items() if left != "none"),
         )
     searcher.close()
-    path = folder / "documents.sqlite"
+    measure_conditions(given, folder / "documents.sqlite")
+
+
+def measure_conditions(given: argparse.Namespace, path: Path) -> None:
+    """What a filter's condition takes by itself; `Selector` keeps its answer for the next time."""
     make_documents(path, given.documents)
-    for condition in _CONDITIONS:
-        sql, values = Filter.parse(condition).sql()
-        first, again = [], []
-        for _ in range(given.runs):
-            documents = open_documents(path)
-            documents.check()
-            first.append(seconds(lambda: documents.matching(sql, values)))
-            again.append(seconds(lambda: documents.matching(sql, values)))
-            documents.close()
-        row = {
-            "condition": condition,
-            "left": int(matching_rows(path, sql, values)),
-            "first_s": statistics.median(first),
-            "again_s": statistics.median(again),
-        }
-        show(
-            row,
-            given.json,
-            f"{condition}: leaves {row['left']}, {row['first_s'] * 1e3:.1f} ms, opened for a "
-            f"second time {row['again_s'] * 1e3:.1f}",
-        )
     documents = open_documents(path)
     spent = seconds(documents.check)
-    size = path.stat().st_size
+    megabytes = path.stat().st_size / 1e6
     show(
-        {"check_s": spent, "bytes": size},
+        {"check_s": spent, "megabytes": megabytes},
         given.json,
-        f"the check of all documents before a first filter: {spent * 1e3:.1f} ms ({size / 1e6:.0f} "
-        "MB)",
+        f"checking the documents before a first filter: {spent * 1e3:.1f} ms ({megabytes:.0f} MB)",
     )
+    for condition in _CONDITIONS:
+        evaluate = partial(documents.matching, *Filter.parse(condition).sql())
+        left = int(evaluate().sum())
+        spent = statistics.median(seconds(evaluate) for _ in range(given.runs))
+        show(
+            {"condition": condition, "left": left, "seconds": spent},
+            given.json,
+            f"{condition}: leaves {left}, {spent * 1e3:.1f} ms",
+        )
     documents.close()
-
-
-def matching_rows(path: Path, sql: str, values: Sequence[Any]) -> int:
-    documents = open_documents(path)
-    try:
-        return int(documents.matching(sql, values).sum())
-    finally:
-        documents.close()
 
 
 def measure_size(given: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -58,12 +58,13 @@ def make(folder: Path, rows: int, dims: dict[str, int]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with RowWriter(folder, store, dims) as writer:
-        for number, blocks in enumerate(zip(*(units(rows, dims[p], 1) for p in PARTS))):
-            stored: dict[str, Any] = dict(zip(PARTS, blocks, strict=True))
+        made = (units(rows, dims[part], seed=1) for part in PARTS)
+        for number, made_of in enumerate(zip(*made, strict=True)):
+            stored: dict[str, Any] = dict(zip(PARTS, made_of, strict=True))
             if store == "float16":
                 stored = {part: _half(block) for part, block in stored.items()}
-            crcs = np.stack([row_crcs(stored[part]) for part in PARTS], axis=1)
-            writer.append(number * _BLOCK, {**stored, "crc": crcs})
+            stored["crc"] = np.stack([row_crcs(stored[part]) for part in PARTS], axis=1)
+            writer.append(number * _BLOCK, stored)
         writer.finish(rows)
     raw = RowReader(folder, store, rows, dims)
     errors: dict[str, float] = {}

@@ -40,7 +40,7 @@ from moee_index.index.manifest import (
 from moee_index.index.pair import check_index_type
 from moee_index.index.storage import LOCK, WriterLock, storage_errors
 from moee_index.index.vectors import RowReader
-from moee_index.index.versions import Notify, now, program, publish, tidy
+from moee_index.index.versions import Notify, given_up, now, program, publish, tidy
 from moee_index.index.writing import (
     WINDOW,
     SegmentWriting,
@@ -172,8 +172,9 @@ class _Build:
                 # A finished index whose manifest is damaged stays until a new one is whole.
                 if manifest is not None or not (self.directory / MANIFEST).exists():
                     tidy(self.directory, manifest)
-                written = self.writing.run(manifest)
-                return self._finish(written, manifest)
+                with given_up(self.directory):
+                    written = self.writing.run(manifest)
+                    return self._finish(written, manifest)
             except BaseException:
                 with contextlib.suppress(StorageError, OSError):
                     self.writing.give_up()
@@ -269,14 +270,24 @@ class _Build:
     def _unchanged(self, manifest: Manifest) -> BuildReport:
         """The report that nothing changed. Raises IndexChangedError if something did."""
         writing = self.writing
-        compare_finished(
-            self.directory,
-            manifest,
-            writing.wanted,
-            writing.documents,
-            writing.counts,
-            writing.skip_bad,
-        )
+        while True:
+            try:
+                compare_finished(
+                    self.directory,
+                    manifest,
+                    writing.wanted,
+                    writing.documents,
+                    writing.counts,
+                    writing.skip_bad,
+                )
+                break
+            except IndexDamagedError:
+                # Another process may have put a newer version in place while its files were
+                # opened, which comes before any document is read.
+                newer = Manifest.read(self.directory)
+                if newer.revision == manifest.revision:
+                    raise
+                manifest = newer
         writing.counts.resumed = manifest.rows
         return self._report(manifest.documents, manifest.counts.get("truncated", 0), True)
 

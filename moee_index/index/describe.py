@@ -29,7 +29,7 @@ from moee_index.index.manifest import (
 )
 
 if TYPE_CHECKING:
-    from moee_index.index.reader import Index
+    from moee_index.index.contents import Contents
 
 _RAW = {ROW_CHECKS, *(raw_name(part, store) for part in PARTS for store in STORES)}
 _DERIVED = ("hs-", "rw-", "norms-")
@@ -37,7 +37,7 @@ _DERIVED = ("hs-", "rw-", "norms-")
 _PATIENCE = 1.0
 
 
-def describe(index: Index) -> dict[str, Any]:
+def describe(index: Contents) -> dict[str, Any]:
     """The fields of `info INDEX --json` (INTERFACE). Everything about the version that is open but
     `unfinished`, which is about the directory now. Raises IndexDamagedError.
 

@@ -136,8 +136,8 @@ def write_factory(path: Path, factory: str, part: str, blocks: Blocks, rows: int
     except RuntimeError as error:
         raise MisuseError(
             f"index type {factory!r} cannot be built for {part.upper()} from {rows} documents "
-            f"({_short(error)}); what is embedded is kept: start again with --overwrite and "
-            "--index-type flat, or a type for fewer documents"
+            f"({_short(error)}); what is embedded is kept: build again with --overwrite and "
+            "--index-type flat, or moee-index reindex --index-type flat an index that is there"
         ) from None
     finally:
         faiss.omp_set_num_threads(threads)

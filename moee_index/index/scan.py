@@ -1,12 +1,9 @@
 """Similarities of every stored code to some queries, at the speed of memory.
 
-Knows how to multiply float32 queries with float16 codes. Refuses to know parts, fusion and ranks:
-this is the one place to change when another way is faster.
+Knows how to multiply float32 queries with float16 codes, by as many threads as torch uses. Refuses
+to know parts, fusion and ranks: this is the one place to change when another way is faster.
 
-Measured on 2 shared cores of an EPYC with AVX-512, 100,000 codes of 2048 + 1024 (614 MB, read once
-in 21 ms): FAISS's own scanner 27 to 34 ms a query; torch, 512 codes at a time to float32 and one
-GEMM, 66 ms for one query, 210 for 16 and 520 for 64, where FAISS's search takes 1900; torch's
-half-precision product 33 ms, but rounded to 3 digits; numpy's conversion 2000 ms.
+TABLE
 """
 
 from __future__ import annotations
@@ -14,25 +11,32 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from moee_index.embeddings import FloatArray
+from moee_index.index import rough
 from moee_index.index.checks import CheckedCodes, Codes
 from moee_index.index.pair import load_faiss
 from moee_index.index.vectors import RowNumbers
 
-# Up to so many queries FAISS's scanner, which converts the codes for each, beats one GEMM.
-SCANNER_QUERIES = 6
+# Up to so many queries FAISS's scanner, which converts the codes for each, beats a product in
+# float32; one in bfloat16 beats it sooner.
+_SCANNER_QUERIES = 4
+_ROUGH_QUERIES = 3
 _GEMM_ROWS = 512
 # Fewer columns are slower than these (8 take twice the time of 16).
 _GEMM_COLUMNS = 16
-# Below this a thread costs more than it scans.
-_THREAD_ROWS = 4096
+# Rows of a job: below this a thread costs more than it scans.
+_JOB_ROWS = 4096
+_PAD = 48
 _LOWEST = -3.0e38
+
+Scan = Callable[[Codes, FloatArray, FloatArray], None]
+Job = tuple[Scan, CheckedCodes, "range | RowNumbers", FloatArray, FloatArray]
 
 
 class Scanner:
@@ -49,37 +53,73 @@ class Scanner:
             self._pool.shutdown()
             self._pool = None
 
+    def rough_pays(self, queries: int) -> bool:
+        """Whether a rough look at all codes for so many queries, and a second one at some, is
+        faster than exact similarities of all."""
+        if queries < _ROUGH_QUERIES:
+            return False
+        # Where the jobs will run, each in one thread.
+        return self._workers().submit(rough.pays).result()
+
     def similarities(
-        self, parts: Sequence[tuple[CheckedCodes, FloatArray]], rows: range | RowNumbers
+        self,
+        parts: Sequence[tuple[CheckedCodes, FloatArray]],
+        rows: range | RowNumbers,
+        *,
+        roughly: bool = False,
     ) -> list[FloatArray]:
         """For each part's codes and unit queries [q, d], float32 [q, m]: the similarities of the
         m given rows, which are consecutive or ascending numbers.
 
         All parts have the same rows and q. Differences to exact arithmetic on the codes stay
-        below 1e-5. Raises IndexDamagedError where codes are altered.
+        below 1e-5, or roughly below what rough.py says. Raises IndexDamagedError where codes are
+        altered.
         """
         queries = len(parts[0][1])
-        found = [np.empty((queries, len(rows)), dtype=np.float32) for _ in parts]
-        scan = _multiply if queries > SCANNER_QUERIES or not _scanner_works() else _scan_each
-        share = max(_THREAD_ROWS, -(-len(rows) // self._threads))
-        jobs = [
-            (codes, rows[start : start + share], vectors, out[:, start : start + share])
-            for (codes, vectors), out in zip(parts, found, strict=True)
-            for start in range(0, len(rows), share)
-        ]
-        if scan is _multiply or len(jobs) == 1 or self._threads == 1 or len(rows) < _THREAD_ROWS:
-            for job in jobs:
-                scan(_taken(*job[:2]), *job[2:])
+        # Rows a power of two apart would share a few lines of every cache.
+        width = len(rows) + _PAD
+        found = [np.empty((queries, width), dtype=np.float32)[:, :-_PAD] for _ in parts]
+        if roughly:
+            scan: Scan = rough.multiply
+        elif queries > _SCANNER_QUERIES or not _scanner_works():
+            scan = _multiply
         else:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, "moee-scan")
-
-            def run(job: tuple[CheckedCodes, range | RowNumbers, FloatArray, FloatArray]) -> None:
-                scan(_taken(*job[:2]), *job[2:])
-
-            for future in [self._pool.submit(run, job) for job in jobs]:
+            scan = _scan_each
+        jobs: list[Job] = []
+        for (codes, vectors), out in zip(parts, found, strict=True):
+            for start in range(0, len(rows), _JOB_ROWS):
+                some = slice(start, start + _JOB_ROWS)
+                jobs.append((scan, codes, rows[some], vectors, out[:, some]))
+        if len(jobs) <= len(parts) or self._threads == 1:
+            for job in jobs:
+                _run(job)
+        else:
+            for future in [self._workers().submit(_run, job) for job in jobs]:
                 future.result()
         return found
+
+    def _workers(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "moee-scan", _alone)
+        return self._pool
+
+
+def _alone() -> None:
+    """Make what this thread asks of OpenMP run in this thread: the jobs share out the cores.
+
+    The number of threads is each thread's own in OpenMP. `torch.set_num_threads` would set MKL's
+    for all threads as well, so FAISS, which shares torch's OpenMP, is asked.
+    """
+    import torch
+
+    # Torch's first look in a thread would undo it.
+    torch.get_num_threads()
+    load_faiss().omp_set_num_threads(1)
+
+
+def _run(job: Job) -> None:
+    scan, codes, rows, queries, out = job
+    scan(_taken(codes, rows), queries, out)
 
 
 def _taken(codes: CheckedCodes, rows: range | RowNumbers) -> Codes:
