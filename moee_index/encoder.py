@@ -155,6 +155,8 @@ class Encoder:
                 f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to "
                 f"{bits} bits"
             )
+        if checkpoint.source is not None:
+            tell(checkpoint.source.told(checkpoint.name, bits))
         tokenizer = Tokenizer(checkpoint, options["max_tokens"])
         running = RunningModel(
             checkpoint,
