@@ -458,9 +458,12 @@ class Trap:
             setattr(where, name, original)
 
 
-def trap_everywhere(name: str, mode: str, folder: str, answers: Any) -> None:
-    """Run a change again and again, with a trap at its first, second, … call that changes files,
-    until it runs through; look after each what is left, then start it again without a trap.
+def trap_everywhere(
+    name: str, mode: str, folder: str, answers: Any, first: int = 1, stride: int = 1
+) -> None:
+    """Run a change again and again, with a trap at its first, second, … call that changes files
+    (or at some of them), until it runs through; look after each what is left, then start it again
+    without a trap.
 
     Tells the number of traps that were met, and everything that was wrong.
     """
@@ -475,7 +478,7 @@ def trap_everywhere(name: str, mode: str, folder: str, answers: Any) -> None:
     after = state(undisturbed)
     problems: list[str] = []
     met = 0
-    for number in itertools.count(1):
+    for number in itertools.count(first, stride):
         target = Path(folder) / "target"
         if make is not None:
             shutil.copytree(template, target)

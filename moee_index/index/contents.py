@@ -62,7 +62,8 @@ class Contents:
             for entry in manifest.segments:
                 self._segments.append(OpenSegment(directory, manifest, entry))
         except BaseException:
-            self.close()
+            # Not self.close: a subclass has nothing to close yet.
+            Contents.close(self)
             raise
         self._selector = Selector(self._segments)
 

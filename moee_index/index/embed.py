@@ -38,6 +38,8 @@ _COMMIT_SECONDS = 0.2
 _AHEAD = 1
 _UNWRITTEN = 4
 _LOOK_AGAIN = 0.1
+# Seconds that a window takes to be planned at most.
+_PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -99,20 +101,23 @@ class SegmentEmbedder:
         """
         began = time.perf_counter()
         planner, writer = (
-            threading.Thread(target=self._guarded, args=(body,), name=f"moee-{name}")
+            threading.Thread(target=self._guarded, args=(body,), name=f"moee-{name}", daemon=True)
             for name, body in (("plan", lambda: self._plan_all(windows)), ("write", self._write))
         )
         planner.start()
         writer.start()
+        ended = False
         try:
             self._compute()
+            ended = True
         except _Stopped:
             pass
         finally:
             self._stop.set()
             with contextlib.suppress(_Stopped):
                 self._put(self._computed, None, self._broken)
-            planner.join()
+            # Given up, it may be waiting for input that never comes (a pipe): it is left alone.
+            planner.join(None if ended else _PATIENCE)
             writer.join()
             if self._counts.texts:
                 self._counts.seconds += time.perf_counter() - began

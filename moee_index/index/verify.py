@@ -86,6 +86,7 @@ class _Check:
     manifest: Manifest
     report: VerifyReport
     progress: Callable[[str, int, int | None], None]
+    altered: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         if self.report.full:
@@ -102,7 +103,9 @@ class _Check:
         try:
             yield
         except (MoeeIndexError, OSError) as error:
-            if str(error) not in self.report.problems:
+            # What follows from an altered file is no second problem.
+            told = [*self.altered, *self.report.problems]
+            if not any(one in str(error) for one in told):
                 self.report.problems.append(str(error))
 
     def _step(self, name: str, check: Callable[[], None]) -> None:
@@ -120,8 +123,11 @@ class _Check:
         files = self.manifest.files
         for done, (relative, entry) in enumerate(files.items()):
             self.progress("checksums", done, len(files))
+            found = len(self.report.problems)
             with self._reported():
                 check_file(self.manifest.path(self.directory, relative), entry)
+            if len(self.report.problems) > found:
+                self.altered.append(str(self.directory / relative))
         self.progress("checksums", len(files), len(files))
 
     def _open(self, entry: Segment) -> contextlib.closing[OpenSegment]:
