@@ -206,8 +206,10 @@ class _Build:
                     raise MisuseError(
                         f"{self.directory} is a file; give --index a directory"
                     ) from None
-            mine = any((self.directory / name).exists() for name in (LOCK, MANIFEST, REJECTED))
-            if not mine and not segment_folders(self.directory) and any(self.directory.iterdir()):
+            # Looked at once: another build may be making it at this moment.
+            there = {path.name for path in self.directory.iterdir()}
+            mine = there & {LOCK, MANIFEST, REJECTED} or segment_folders(self.directory)
+            if there and not mine:
                 raise MisuseError(
                     f"{self.directory} holds other files and no index; give --index a new or empty "
                     "directory"
