@@ -1,7 +1,7 @@
 """What is killed in `crashes`: commands over an index of hashed words, and what it must hold.
 
 Knows the library's functions behind the commands, and an encoder that is none of a model's. Refuses
-to know processes and signals.
+to know who starts and kills them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from moee_index.passages import Chunking, Span, divide, joined
 _HS_DIM, _RW_DIM = 48, 24
 _BATCH = 8
 _WINDOW = 64
+# Of the reader, which must leave some of the machine to the command.
+_PAUSE = 0.005
 # Of each batch, so that a command lasts long enough to be killed within.
 _SECONDS = 0.002
 # id, text, metadata, and raw rows of HS and RW.
@@ -178,3 +181,35 @@ class Change:
             reindex(directory, standardize=self.standardize)
         else:
             compact_index(directory)
+
+
+# In processes of their own, which are forked from one that has imported this module
+
+
+def work(change: Change, directory: Path, pipe: Any) -> None:
+    """In a process of its own: tell that it begins, do it, tell how long it took or what failed."""
+    pipe.send("ready")
+    began = time.perf_counter()
+    try:
+        change.run(directory)
+        pipe.send(time.perf_counter() - began)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def read_for_ever(directory: Path, stop: Any, answers: Any) -> None:
+    """Open, search and look up until told to stop; tell how often, and every error."""
+    queries = vectors(["w1 w2", "w3"])
+    opened, errors = 0, []
+    answers.put("ready")
+    while not stop.is_set():
+        try:
+            with Index.open(directory) as index:
+                found = index.search_embeddings(queries, 5)
+                index.documents([*(hit.id for hit in found[0]), "nowhere"])
+                index.vectors([hit.id for hit in found[0]])
+            opened += 1
+            time.sleep(_PAUSE)
+        except Exception as error:
+            errors.append(f"a reader saw {type(error).__name__}: {error}")
+    answers.put((opened, errors))

@@ -30,53 +30,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from moee_index.corpus import Document, read_corpora
 from moee_index.errors import MoeeIndexError
-from moee_index.index import Index, verify_index
+from moee_index.index import verify_index
 from moee_index.index.manifest import MANIFEST
 
-from .crash_index import Change, Held, expected, held, sample, vectors
+from .crash_index import Change, Held, expected, held, read_for_ever, sample, work
 
 COMMANDS = ("build", "add", "delete", "reindex", "compact")
 # Documents that an add brings or a delete takes.
 _SOME = 40
 _SLOWEST = 60.0
-# Of the reader, which must leave some of the machine to the command.
-_PAUSE = 0.005
-
-
-# Processes
-
-
-def _work(change: Change, directory: Path, pipe: Any) -> None:
-    """In a process of its own: tell that it begins, do it, tell how long it took or what failed."""
-    pipe.send("ready")
-    began = time.perf_counter()
-    try:
-        change.run(directory)
-        pipe.send(time.perf_counter() - began)
-    except Exception as error:
-        pipe.send(f"{type(error).__name__}: {error}")
-
-
-def _read_for_ever(directory: Path, stop: Any, answers: Any) -> None:
-    """Open, search and look up until told to stop; tell how often, and every error."""
-    queries = vectors(["w1 w2", "w3"])
-    opened, errors = 0, []
-    answers.put("ready")
-    while not stop.is_set():
-        try:
-            with Index.open(directory) as index:
-                found = index.search_embeddings(queries, 5)
-                index.documents([*(hit.id for hit in found[0]), "nowhere"])
-                index.vectors([hit.id for hit in found[0]])
-            opened += 1
-            time.sleep(_PAUSE)
-        except Exception as error:
-            errors.append(f"a reader saw {type(error).__name__}: {error}")
-    answers.put((opened, errors))
 
 
 class Processes:
@@ -86,7 +51,7 @@ class Processes:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["torch", "faiss", "moee_index.bench.crashes", "moee_index.index.adding"]
+            ["torch", "faiss", "moee_index.bench.crash_index", "moee_index.index.adding"]
         )
 
     def run(self, change: Change, directory: Path, moment: float | None = None) -> float | None:
@@ -95,7 +60,7 @@ class Processes:
         Raises RuntimeError with the message of a command that failed.
         """
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(change, directory, theirs))
+        process = self._context.Process(target=work, args=(change, directory, theirs))
         process.start()
         theirs.close()
         try:
@@ -121,7 +86,7 @@ class Processes:
     def reader(self, directory: Path, report: Callable[[int, list[str]], None]) -> Iterator[None]:
         """A process that reads all the while; `report` is told how often, and its errors."""
         answers, stop = self._context.Queue(), self._context.Event()
-        process = self._context.Process(target=_read_for_ever, args=(directory, stop, answers))
+        process = self._context.Process(target=read_for_ever, args=(directory, stop, answers))
         process.start()
         try:
             if answers.get(timeout=_SLOWEST) != "ready":
@@ -180,13 +145,14 @@ class Trial:
                 change, _, now = self._next(command, index, now)
                 times.append(self._processes.run(change, index) or 0.0)
             outcome.took = sorted(times)[1]
+            spread = True
             while outcome.kills < kills and not outcome.problems:
-                share = (outcome.kills + self._chance.random()) / kills
+                # Where it was quicker than its killer, anywhere in the last third instead.
+                low = outcome.kills / kills if spread else 0.7
+                share = low + self._chance.random() * (1 / kills if spread else 0.3)
                 before = outcome.finished
                 now = self._once(command, index, now, share, outcome)
-                if outcome.finished > before:
-                    # It was quicker this time; the latest moments must come within it as well.
-                    outcome.took *= 0.98
+                spread = outcome.finished == before
         shutil.rmtree(index)
         return outcome
 

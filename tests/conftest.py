@@ -8,6 +8,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HOME", "/nonexistent/hub")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; two computing processes on two cores starve each other otherwise.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import shutil

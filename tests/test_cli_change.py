@@ -120,7 +120,7 @@ def test_add_from_stdin_and_lines_that_cannot_be_used(index: Path) -> None:
 
 def test_add_refuses_other_models_and_options(index: Path, tmp_path: Path) -> None:
     new = write(tmp_path / "new.jsonl", texts()[80:82])
-    for option, given, recorded in (("--pooling", "mean", "last"), ("--bits", "16", "4")):
+    for option, given, recorded in (("--pooling", "last", "mean"), ("--bits", "16", "4")):
         told = one_line_error(run("-q", "add", index, new, option, given, status=2))
         assert f"{option} {given} contradicts the index, which was built with {recorded}" in told
     for wrong in ([index], [index, tmp_path / "nowhere.jsonl"], [tmp_path / "nowhere", new]):

@@ -70,7 +70,7 @@ def folder() -> Iterator[Path]:
 def processes() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "faiss", "moee_index.index.adding", "moee_index.bench.crashes"]
+        ["torch", "faiss", "moee_index.index.adding", "moee_index.bench.crash_index"]
     )
     return context
 

@@ -8,6 +8,7 @@ after a reindex these are compared as well.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from pathlib import Path
@@ -257,7 +258,7 @@ class ChangingIndex(RuleBasedStateMachine):
             assert all(score <= found[-1] + tolerance for score in left)
             # Equal documents stand in the order of the index; passages of equal texts also.
             order = list(expected)
-            for one, next_one in zip(hits, hits[1:], strict=False):
+            for one, next_one in itertools.pairwise(hits):
                 if one.score == next_one.score and (passages or self.chunk is None):
                     assert order.index(one.id) < order.index(next_one.id)
         assert hits.exact or self.index_type != "flat"

@@ -88,7 +88,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bool, int]]]:
 
 
 @pytest.mark.parametrize("pays", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 4, 20])
+@pytest.mark.parametrize("count", [1, 2, 7, 20])
 @pytest.mark.parametrize(("k", "condition"), [(10, None), (1, "n >= 100"), (10, "n < 3000")])
 def test_every_way_gives_the_exact_answer(
     made: Any, looks: Any, monkeypatch: Any, pays: bool, count: int, k: int, condition: str | None
@@ -105,7 +105,7 @@ def test_every_way_gives_the_exact_answer(
             answers = index.search_embeddings(queries, k, alpha, method, filter=condition)
             # Those that are zero in all parts that count are not looked for.
             looked_for = count - (0 if count < 3 else 2 if method == "hs" else 1)
-            assert any(roughly for roughly, _ in looks) == (pays and looked_for >= 3)
+            assert any(roughly for roughly, _ in looks) == (pays and looked_for >= 5)
             expected = brute_force(given, queries, k, method, allowed[condition])
             for hits, (best, scores) in zip(answers, expected, strict=True):
                 assert hits.exact
@@ -116,7 +116,7 @@ def test_every_way_gives_the_exact_answer(
                 # The same documents but for what float32 cannot tell apart at the cut.
                 for row in set(rows) ^ set(best.tolist()):
                     assert abs(scores[row] - scores[best[-1]]) <= 2e-6
-                if kind == "copies" and method == "sum" and count == 4 and k == 10:
+                if kind == "copies" and method == "sum" and count == 7 and k == 10:
                     assert rows == best.tolist()
 
 
@@ -141,7 +141,7 @@ def test_near_ties_are_looked_at_exactly_and_no_more_than_once(
 def test_min_score_with_a_rough_look(made: Any, monkeypatch: Any) -> None:
     _, directory, given = made
     monkeypatch.setattr(rough, "pays", lambda: True)
-    queries = asked(given, 5)
+    queries = asked(given, 8)
     with Index.open(directory) as index:
         everything = index.search_embeddings(queries, 20)
         cut = everything[0][7].score

@@ -11,7 +11,8 @@ medians. Told:
 search   1 to 64 queries in a call, over reading the codes' bytes once with as many threads, and
          over two `IndexFlatIP.search` calls (float32), one a part, with the same queries; and
          that both find the same documents
-checks   the first search of a process, which checks the codes' checksums, over later ones
+checks   the first search of a process, which checks the codes' checksums, from the disk and from
+         memory, over later ones
 filters  masks that leave 1 document to nearly all, over the search without one; how long the
          conditions themselves take, at first and again
 growth   seconds and anonymous memory by the number of documents, each in a process of its own
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -171,26 +173,35 @@ def codes_bytes(rows: int) -> int:
 
 
 def measure_checks(given: argparse.Namespace, folder: Path) -> None:
-    """The first search of an opened pair, over the second."""
+    """The first search of an opened pair, from the disk and from memory, over the second."""
     for count in (1, 64):
         asked = queries(count, OLMOE)
-        first, later = [], []
-        for _ in range(given.runs):
+        spent: dict[str, list[float]] = {"cold": [], "first": [], "later": []}
+        for run in range(2 * given.runs):
+            if run % 2:
+                forget(folder)
             searcher = open_searcher(folder)
-            first.append(seconds(call(searcher, asked)))
-            later.append(seconds(call(searcher, asked)))
+            spent["cold" if run % 2 else "first"].append(seconds(call(searcher, asked)))
+            spent["later"].append(seconds(call(searcher, asked)))
             searcher.close()
-        row = {
-            "queries": count,
-            "first_s": statistics.median(first),
-            "later_s": statistics.median(later),
-        }
+            # Its maps of the files go with it.
+            del searcher
+        found = {name: statistics.median(taken) for name, taken in spent.items()}
         show(
-            row,
+            {"queries": count, "seconds": found},
             given.json,
-            f"checksums, {count} queries: first search {row['first_s'] * 1e3:.1f} ms, second "
-            f"{row['later_s'] * 1e3:.1f}",
+            f"checksums, {count} queries: first search {found['first'] * 1e3:.1f} ms, "
+            f"{found['cold'] * 1e3:.1f} from the disk, second {found['later'] * 1e3:.1f}",
         )
+
+
+def forget(folder: Path) -> None:
+    """Let the system drop what it holds of the files, which nobody has open."""
+    for path in folder.iterdir():
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
 
 
 def masks(rows: int) -> dict[str, Mask]:

@@ -11,10 +11,8 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,9 +28,6 @@ from moee_index.passages import Span
 RowNumbers = npt.NDArray[np.int64]
 _HINT = "restore it or build again with --overwrite"
 _AT_A_TIME = 1024
-# A filter looks at so many documents in one statement, and at so many of these at once.
-_FILTERED = 1 << 14
-_READERS = 2
 
 
 @dataclass(frozen=True)
@@ -81,16 +76,14 @@ class DocumentReader:
         with contextlib.ExitStack() as opened, self._damaged():
             # Open from the beginning: a newer version of the index may take the name away.
             self._file = opened.enter_context(path.open("rb"))
-            self._connections = [
-                opened.enter_context(
-                    contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False))
-                )
-                for _ in range(_READERS)
-            ]
-            for connection in self._connections:
+            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            try:
                 # Numbers have no gaps (`problems` looks for them); counting would read them all.
                 sql = "SELECT (SELECT max(number) FROM documents), (SELECT max(row) FROM passages)"
-                number, row = connection.execute(sql).fetchone()
+                number, row = self._connection.execute(sql).fetchone()
+            except BaseException:
+                self._connection.close()
+                raise
             opened.pop_all()
         self.documents = 0 if number is None else int(number) + 1
         self.rows = 0 if row is None else int(row) + 1
@@ -104,13 +97,12 @@ class DocumentReader:
 
     def close(self) -> None:
         with self._lock:
-            for connection in self._connections:
-                connection.close()
+            self._connection.close()
             self._file.close()
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock, self._damaged():
-            return self._connections[0].execute(sql, values).fetchall()
+            return self._connection.execute(sql, values).fetchall()
 
     def check(self) -> None:
         """The whole file is what it was when it was written, or IndexDamagedError."""
@@ -214,30 +206,12 @@ class DocumentReader:
     def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
         """For each row whether its document fulfils a SQL condition (filters.py writes it)."""
         self.check()
-        # Joined to one text by SQLite: row by row Python's binding would hold up all other threads.
-        sql = (
-            "SELECT group_concat(first), group_concat(count) FROM documents "  # noqa: S608
-            f"WHERE number >= ? AND number < ? AND {condition}"
-        )
-        starts = range(0, self.documents, _FILTERED)
-
-        def found(reader: int) -> list[tuple[str | None, str | None]]:
-            connection = self._connections[reader]
-            return [
-                connection.execute(sql, (start, start + _FILTERED, *values)).fetchone()
-                for start in starts[reader::_READERS]
-            ]
-
-        with self._lock, self._damaged(), ThreadPoolExecutor(_READERS) as pool:
-            blocks = list(chain.from_iterable(pool.map(found, range(_READERS))))
+        sql = f"SELECT first, count FROM documents WHERE {condition}"  # noqa: S608
+        found = np.array(self._rows(sql, values), dtype=np.int64).reshape(-1, 2)
         # +1 where a document's rows begin, -1 behind them: the running sum is 1 within.
         steps = np.zeros(self.rows + 1, dtype=np.int8)
-        for first, count in blocks:
-            if first is not None and count is not None:
-                begins, counts = (np.fromstring(text, np.int64, sep=",") for text in (first, count))
-                # No two begin, and no two end, at one place.
-                steps[begins] += 1
-                steps[begins + counts] -= 1
+        np.add.at(steps, found[:, 0], 1)
+        np.add.at(steps, found.sum(axis=1), -1)
         matching: npt.NDArray[np.bool_] = np.cumsum(steps[:-1], dtype=np.int8) > 0
         return matching
 
