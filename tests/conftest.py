@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,18 @@ from typing import Any
 
 import pytest
 from paths import PARITY
+
+# One server a process forks for all tests; what it has imported its children need not.
+multiprocessing.set_forkserver_preload(
+    [
+        "torch",
+        "faiss",
+        "fakes",
+        "moee_index.index.build",
+        "moee_index.index.adding",
+        "moee_index.bench.crash_index",
+    ]
+)
 
 
 @pytest.fixture(autouse=True)

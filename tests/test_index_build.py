@@ -126,7 +126,6 @@ def test_interrupted_at_every_batch(tmp_path: Path, documents: list[Document]) -
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL, started again until it ends: the same bytes, the same hits."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "faiss", "fakes", "moee_index.index.build"])
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
 
@@ -162,7 +161,6 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 def test_killed_overwrites_leave_an_index_that_answers(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "faiss", "fakes", "moee_index.index.build"])
     documents = fake_documents(200)
     build(tmp_path / "i", documents[:70])
     build(tmp_path / "new", documents)

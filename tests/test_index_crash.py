@@ -49,7 +49,7 @@ from moee_index.index import Index, add_documents, build_index, compact_index, v
 from moee_index.index.manifest import MANIFEST, Manifest, _checksum
 from moee_index.index.storage import LOCK
 
-KILLS = int(os.environ.get("MOEE_INDEX_KILLS", "15"))
+KILLS = int(os.environ.get("MOEE_INDEX_KILLS", "6"))
 FLIPS = int(os.environ.get("MOEE_INDEX_FLIPS", "5"))
 # Of the calls that change files, every so many-th is made to fail; another one in every run.
 STRIDE = int(os.environ.get("MOEE_INDEX_STRIDE", "8"))
@@ -68,11 +68,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch", "faiss", "moee_index.index.adding", "moee_index.bench.crash_index"]
-    )
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 # Killed

@@ -32,6 +32,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, installed or not
 
+from bench.plots import INSTALL
 from bench.speed.measuring import (
     PeakAnonymous,
     make_parser,
@@ -339,6 +341,8 @@ def main() -> None:
     parser.add_argument("--make", action="store_true")
     parser.add_argument("--way", choices=["size"], help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.plot and find_spec("matplotlib") is None:
+        raise SystemExit(f"--plot needs matplotlib: {INSTALL}")
     with tempfile.TemporaryDirectory() as temporary:
         data = given.data or Path(temporary)
         folder = data / f"{given.documents}"
