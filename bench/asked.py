@@ -71,12 +71,8 @@ class BenchOptions:
         """Every way of making vectors that was asked for, in order."""
         if self.paper_protocol:
             return protocol.settings(self.methods, self.alphas)
-        raw_hs = self.fit == "batch"
         return [
-            # The authors' batches leave HS alone raw, and then the row says so.
-            Setting(
-                method, alpha, "none" if raw_hs and method == "hs" else self.standardize, self.fit
-            )
+            Setting(method, alpha, self.standardize, self.fit)
             for method in self.methods
             for alpha in (self.alphas if method == "sum" else (None,))
         ]

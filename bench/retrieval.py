@@ -21,12 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moee_index import measures
 from moee_index.corpus import read_corpora, read_queries
 from moee_index.errors import CorpusError, MoeeIndexError
 from moee_index.files import Lines, open_bytes, parse_object
 from moee_index.runs import Qrels, Run, read_qrels, run_scores
 
-from . import baselines, metrics
+from . import baselines
 
 METHODS = ("hs", "rw", "concat", "sum")
 DEPTH = 100
@@ -207,7 +208,7 @@ def _measure_retrieval(folder: Path, asked: Asked, tell: Callable[[str], None]) 
     name, qrels = folder.resolve().name, qrels_of(folder)
 
     def scored(system: str, method: str | None, run: Run, seconds: float) -> Score:
-        score = metrics.ndcg(qrels, run, complete=True)
+        score = measures.ndcg(qrels, run, complete=True)
         return Score(name, "nDCG@10", system, method, score, len(qrels), seconds)
 
     for kind in asked.kinds:
@@ -228,7 +229,7 @@ def _measure_lists(folder: Path, asked: Asked) -> Iterator[Score]:
     name, data = folder.resolve().name, load_lists(folder / "test.jsonl")
 
     def scored(system: str, method: str | None, run: Run, seconds: float) -> Score:
-        score = metrics.average_precision(data.qrels, run, complete=True)
+        score = measures.average_precision(data.qrels, run, complete=True)
         return Score(name, "MAP", system, method, score, len(data.qrels), seconds)
 
     for kind in asked.kinds:

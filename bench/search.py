@@ -19,6 +19,7 @@ from moee_index.embeddings import Embeddings, EncoderSpec, EncodingPlan, TextEnc
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index import Index, build_index
+from moee_index.passages import Chunking, Span
 from moee_index.reranking import rerank_run
 from moee_index.runs import RunLine
 
@@ -308,6 +309,11 @@ class _Standardised:
 
     def encode(self, texts: Sequence[str], *, query: bool = False) -> Embeddings:
         return self._standardizer.apply(self._encoder.encode(texts, query=query))
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        return self._encoder.passages(documents, chunking)
 
 
 class _StandardisedPlan:

@@ -14,14 +14,16 @@ Knows bytes, hashes and the order of commits. Refuses to know models, tasks and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import sqlite3
+import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,20 +48,35 @@ CREATE TABLE IF NOT EXISTS texts (
 """
 
 RowNumbers = npt.NDArray[np.int64]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class DamagedError(StorageError):
     """Files of stored vectors do not belong together; `VectorStore.shelf` makes them anew."""
 
 
+def _in_turn(method: Callable[P, R]) -> Callable[P, R]:
+    """One thread at a time: a build plans in one and computes in another."""
+
+    @functools.wraps(method)
+    def locked(*args: P.args, **named: P.kwargs) -> R:
+        shelf: Any = args[0]
+        with shelf._lock:
+            return method(*args, **named)
+
+    return locked
+
+
 class Shelf:
-    """The vectors of one key.
+    """The vectors of one key, for any number of threads.
 
     dims: (HS, RW), None while there are none. Raises StorageError where the disk refuses.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path = path
+        self._lock = threading.RLock()
         self._rows: dict[bytes, int] = {}
         self._crc: list[int] = []
         self._tokens: list[int] = []
@@ -76,6 +93,7 @@ class Shelf:
             self._connection.close()
             raise
 
+    @_in_turn
     def close(self) -> None:
         """Let go of the files; the shelf cannot be used any more."""
         self._connection.close()
@@ -87,7 +105,9 @@ class Shelf:
     def _open(self, identity: str) -> sqlite3.Connection:
         table = self.path / TABLE
         with disk_errors(table):
-            connection = sqlite3.connect(table, timeout=BUSY_SECONDS, isolation_level=None)
+            connection = sqlite3.connect(
+                table, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             try:
                 connection.execute("PRAGMA synchronous = FULL")
                 with contextlib.closing(connection.cursor()) as cursor:
@@ -151,6 +171,7 @@ class Shelf:
 
     # Reading
 
+    @_in_turn
     def rows_of(self, texts: Sequence[str]) -> RowNumbers:
         """Row of each text, int64 [n]; -1 where a text is not there."""
         digests = [text_hash(text) for text in texts]
@@ -160,6 +181,7 @@ class Shelf:
             (self._rows.get(digest, -1) for digest in digests), np.int64, len(digests)
         )
 
+    @_in_turn
     def take(self, rows: RowNumbers) -> Embeddings:
         """Raw float32 rows, copied, in the order asked for.
 
@@ -180,10 +202,12 @@ class Shelf:
             hs[some], rw[some] = block[:, : self.dims[0]], block[:, self.dims[0] :]
         return Embeddings(hs, rw)
 
+    @_in_turn
     def tokens_of(self, rows: RowNumbers) -> npt.NDArray[np.int64]:
         """Tokens of each row's text, its template included; 0 where the writer did not say."""
         return np.array(self._tokens, dtype=np.int64)[rows]
 
+    @_in_turn
     def truncated_of(self, rows: RowNumbers) -> list[bool]:
         """Whether each row's text was cut to fit."""
         return [self._truncated[row] for row in rows]
@@ -209,6 +233,7 @@ class Shelf:
 
     # Writing
 
+    @_in_turn
     def put(
         self,
         texts: Sequence[str],
@@ -297,6 +322,7 @@ class Shelf:
     # What the rows are
 
     @property
+    @_in_turn
     def facts(self) -> dict[str, Any]:
         """What was kept about the model beside its vectors."""
         with disk_errors(self.path / TABLE):
@@ -304,6 +330,7 @@ class Shelf:
             row = found.fetchone()
         return dict(json.loads(row[0])) if row else {}
 
+    @_in_turn
     def keep_facts(self, facts: Mapping[str, Any]) -> None:
         """Keep facts about the model; those that are there stay where none are given anew."""
         with self._writing():

@@ -52,7 +52,7 @@ class Setting:
 
     method: hs, rw, concat, sum. alpha: the weight of RW, for `sum` alone, else None. standardize:
     which parts are standardised: both, rw, hs, none; asked for, so it holds for few rows too.
-    fit: corpus, calibrated, batch. Under `batch`, method `hs` is raw, as the authors have it.
+    fit: corpus, calibrated, batch.
 
     Raises MisuseError.
     """
@@ -129,13 +129,14 @@ def method_vectors(
 def authors_vectors(blocks: Blocks, count: int, setting: Setting) -> Float64Array:
     """The vectors of the authors' code (their moee.py:230-241), float64 [count, dimensions].
 
-    Batches of 128 texts in their order, however the blocks are cut. `hs` is raw; `rw` and `concat`
-    are z-scored over the batch and not normalised; `sum` is [h ; √α·r] of both z-scored parts at
+    Batches of 128 texts in their order, however the blocks are cut. `hs`, `rw` and `concat` are
+    z-scored over the batch and not normalised (the authors leave `hs` alone raw: standardize
+    "none" gives that); `sum` is [h ; √α·r] of both z-scored parts at
     length 1, whose cosine orders as their cos(HS) + α·cos(RW). A part that `standardize` leaves out
     stays raw.
     """
     method: Method = setting.method  # type: ignore[assignment]
-    hs_too = setting.standardize in ("both", "hs") and method != "hs"
+    hs_too = setting.standardize in ("both", "hs")
     rw_too = setting.standardize in ("both", "rw")
     found: Float64Array | None = None
     for rows, raw in _authors_batches(blocks):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from moee_index.embeddings import Embeddings, EncoderSpec
 from moee_index.errors import FingerprintMismatchError
 from moee_index.model.checkpoint import Checkpoint, find_checkpoint
+from moee_index.passages import Chunking, Span
 from moee_index.prompts import parse_prompt
 
 from .shelf import RowNumbers, Shelf
@@ -63,6 +64,9 @@ class LoadedEncoder(Protocol):
     def spec(self) -> EncoderSpec: ...
     def plan(self, texts: Sequence[str], *, query: bool = False) -> LoadedPlan: ...
     def with_prompt(self, prompt: str) -> LoadedEncoder: ...
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]: ...
 
 
 @dataclass(frozen=True)
@@ -259,6 +263,12 @@ class StoredEncoder:
     def plan(self, texts: Sequence[str], *, query: bool = False) -> StoredPlan:
         """The plan of one window, whose batches are read from the store."""
         return StoredPlan(self.rows(texts, query=query))
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        """As `TextEncoder.passages`. Loads the model, whose tokenizer it takes."""
+        return self.loaded_encoder().passages(documents, chunking)
 
     def tokens(self, texts: Sequence[str], *, query: bool = False) -> int:
         """Tokens of the distinct ones among texts that are stored, templates included."""

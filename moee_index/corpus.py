@@ -27,6 +27,7 @@ from moee_index.files import (
     parse_object,
     split_name,
 )
+from moee_index.passages import joined
 from moee_index.records import READERS, Columns, Record, Records
 
 Reject = Callable[[str, str, str], None]
@@ -59,7 +60,11 @@ class Document:
     @property
     def content(self) -> str:
         """What is embedded: title and text joined by one blank; the text alone without a title."""
-        return f"{self.title} {self.text}" if self.title and self.text else self.title or self.text
+        return self.content_of((0, len(self.text)))
+
+    def content_of(self, span: tuple[int, int]) -> str:
+        """What is embedded for a passage, which is some characters of the text: as `content`."""
+        return joined(self.title, self.text[slice(*span)])
 
 
 class CorpusReader(Iterator[Document]):

@@ -1,7 +1,8 @@
 """The seam between texts and vectors: what an encoder gives and what an index takes.
 
-Knows numpy and nothing else: no model, no disk, no FAISS. `Encoder` (encoder.py) fulfils
-`TextEncoder`; `index/`, `reranking.py` and the tests depend on this protocol alone.
+Knows numpy and what a passage is, nothing else: no model, no disk, no FAISS. `Encoder`
+(encoder.py) fulfils `TextEncoder`; `index/`, `reranking.py` and the tests depend on this protocol
+alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from moee_index.passages import Chunking, Span
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -103,3 +106,12 @@ class TextEncoder(Protocol):
 
     def encode(self, texts: Sequence[str], *, query: bool = False) -> Embeddings:
         """Embed texts, in their order. `query=True` uses the query prompt."""
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        """Spans of each document's text, at least one each, from (title, text) pairs: what is
+        embedded of a passage is the title and its span joined by one blank.
+
+        Raises MisuseError where passages of that size do not fit max_tokens.
+        """

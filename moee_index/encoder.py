@@ -23,6 +23,7 @@ from moee_index.model.checkpoint import BUNDLED, Checkpoint, find_checkpoint, op
 from moee_index.model.loading import PACKED
 from moee_index.model.running import RunningModel, TokenizedText
 from moee_index.model.storage import Progress
+from moee_index.passages import LEAST_SIZE, Chunking, Span, divide, joined
 from moee_index.prompts import parse_prompt
 from moee_index.tokenizing import Tokenized, Tokenizer
 
@@ -154,6 +155,8 @@ class Encoder:
                 f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to "
                 f"{bits} bits"
             )
+        if checkpoint.source is not None:
+            tell(checkpoint.source.told(checkpoint.name, bits))
         tokenizer = Tokenizer(checkpoint, options["max_tokens"])
         running = RunningModel(
             checkpoint,
@@ -295,6 +298,33 @@ class Encoder:
             _groups=grouped,
             _texts=tokenized,
         )
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        """Divide the texts of (title, text) pairs into passages; see `passages.divide`.
+
+        All documents are tokenised in one call. Raises MisuseError where a passage of
+        `chunking.size` tokens and the prompt's own tokens do not fit max_tokens.
+        """
+        own, most = self._tokenizer.template_tokens(self._prompt), self._tokenizer.max_tokens
+        if chunking.size + own > most:
+            smaller = f"--chunk of at most {most - own} or a " if most - own >= LEAST_SIZE else ""
+            raise MisuseError(
+                f"--chunk {chunking}: passages of {chunking.size} tokens and the prompt's own "
+                f"{own} do not fit --max-tokens {most}; take a {smaller}--max-tokens of at least "
+                f"{chunking.size + own}"
+            )
+        contents = [joined(title, text) for title, text in documents]
+        # As it will be embedded: the clean-up swaps characters one for one, and its closing full
+        # stop, if any, is counted with the template.
+        cleaned = [self._prompt.apply(content)[1][: len(content)] for content in contents]
+        return [
+            divide(title, text, offsets, chunking)
+            for (title, text), offsets in zip(
+                documents, self._tokenizer.offsets(cleaned), strict=True
+            )
+        ]
 
     def encode(
         self,

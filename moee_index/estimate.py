@@ -13,6 +13,7 @@ from typing import Any
 
 from moee_index.corpus import Document
 from moee_index.embeddings import EncodingPlan, TextEncoder
+from moee_index.passages import Chunking
 
 _WINDOW = 1024
 _SAMPLED_BATCHES = 2
@@ -37,7 +38,11 @@ class Estimate:
 
 
 def estimate(
-    documents: Iterable[Document], encoder: TextEncoder, *, store: str = "float32"
+    documents: Iterable[Document],
+    encoder: TextEncoder,
+    *,
+    store: str = "float32",
+    chunk: Chunking | None = None,
 ) -> Estimate:
     """Tokenise a corpus and embed two of its batches.
 
@@ -45,14 +50,16 @@ def estimate(
     embeds them once.
     """
     spec = encoder.spec
-    read = skipped = truncated = tokens = text_bytes = 0
+    read = skipped = truncated = tokens = text_bytes = rows = 0
     rate = 0.0
     kept = iter(documents)
     while window := list(islice(kept, _WINDOW)):
         read += len(window)
-        texts = [document.content for document in window if document.content.strip()]
-        skipped += len(window) - len(texts)
-        text_bytes += sum(len(text.encode()) for text in texts)
+        taken = [document for document in window if document.content.strip()]
+        skipped += len(window) - len(taken)
+        text_bytes += sum(len(document.content.encode()) for document in taken)
+        texts = _contents(taken, encoder, chunk)
+        rows += len(texts)
         if not texts:
             continue
         plan = encoder.plan(texts)
@@ -68,9 +75,21 @@ def estimate(
         tokens=tokens,
         tokens_per_second=rate,
         seconds=tokens / rate if rate else 0.0,
-        # raw rows, float16 codes, two norms, and the text twice over for SQLite's own pages
-        bytes=count * ((spec.hs_dim + spec.rw_dim) * (raw + 2) + 8) + 2 * text_bytes,
+        # raw rows, float16 codes, norms, checksums, and the text twice over for SQLite's own pages
+        bytes=rows * ((spec.hs_dim + spec.rw_dim) * (raw + 2) + 16) + 2 * text_bytes,
     )
+
+
+def _contents(documents: list[Document], encoder: TextEncoder, chunk: Chunking | None) -> list[str]:
+    """What would be embedded: a text for each document, or for each of its passages."""
+    if chunk is None or not documents:
+        return [document.content for document in documents]
+    spans = encoder.passages([(one.title, one.text) for one in documents], chunk)
+    return [
+        document.content_of(span)
+        for document, found in zip(documents, spans, strict=True)
+        for span in found
+    ]
 
 
 def _measured_rate(encoder: TextEncoder, texts: list[str], plan: EncodingPlan) -> float:

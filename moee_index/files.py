@@ -82,7 +82,7 @@ def open_bytes(path: str | Path, stdin: IO[bytes] | None = None) -> Iterator[Byt
     Raises CorpusError when there is no such file or it cannot be opened.
     """
     if str(path) == "-":
-        source = stdin if stdin is not None else sys.stdin.buffer
+        source = stdin if stdin is not None else _stdin()
         yield ByteSource(source, source, None)
         return
     path = Path(path)
@@ -98,6 +98,15 @@ def open_bytes(path: str | Path, stdin: IO[bytes] | None = None) -> Iterator[Byt
         status = path.stat()
         size = status.st_size if stat.S_ISREG(status.st_mode) else None
         yield ByteSource(raw, _decompressed(raw, path), size)
+
+
+def _stdin() -> IO[bytes]:
+    """A reader of its own over stdin: a process cannot end while a thread waits in sys.stdin's."""
+    try:
+        number = sys.stdin.fileno()
+    except (OSError, ValueError):
+        return sys.stdin.buffer
+    return open(number, "rb", closefd=False)
 
 
 def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:

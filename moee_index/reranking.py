@@ -72,11 +72,12 @@ class StoredTexts(Protocol):
     def alpha(self) -> float:
         """The default weight of RW."""
 
-    def documents(self, ids: Sequence[str]) -> Mapping[str, StoredText]:
-        """The documents of these ids; ids that are not there are left out."""
+    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[StoredText]]:
+        """The passages of these documents, of one that is not split the document itself; ids that
+        are not there are left out."""
 
     def vectors(self, ids: Sequence[str]) -> Embeddings:
-        """Raw rows of these ids, all of which are there, in their order."""
+        """Raw rows of these ids of passages, all of which are there, in their order."""
 
 
 def rerank(
@@ -182,15 +183,19 @@ def rerank_run(
                     f"{lines[0].source}: query {query_id!r} is not among the queries; is it the "
                     "run of another query file?"
                 )
-            known = index.documents([line.document_id for line in lines])
+            known = index.passages([line.document_id for line in lines])
             for line in lines:
                 if line.document_id not in known:
                     raise CorpusError(
                         f"{line.source}: document {line.document_id!r} is not in the index; is it "
                         "the run of another corpus?"
                     )
-            found = [known[line.document_id] for line in lines]
-            documents = [Document(one.id, one.text, one.metadata) for one in found]
+            # A document that was split stands there with all its passages, and is known by its id.
+            documents = [
+                Document(line.document_id, one.text, one.metadata, source=one.id)
+                for line in lines
+                for one in known[line.document_id]
+            ]
             yield CandidateList(queries[query_id], documents, query_id, lines[0].source)
 
     def ranked() -> Iterator[Reranked]:
@@ -200,7 +205,7 @@ def rerank_run(
             shared = (time.perf_counter() - started) / len(gathered)
             for asked in gathered:
                 started = time.perf_counter()
-                rows = index.vectors([document.id for document in asked.candidates])
+                rows = index.vectors([document.source for document in asked.candidates])
                 hits = scoring.hits(vectors.query(asked.query), rows, asked.candidates)
                 yield Reranked(asked, hits, scoring.alpha, shared + time.perf_counter() - started)
 
@@ -244,7 +249,12 @@ class _Scoring:
         scores = score(
             unit_vectors(query, frozen), unit_vectors(rows, frozen), self.method, self.alpha
         )
-        best = top_k(scores.score, len(rows) if self.k is None else self.k)
+        order = top_k(scores.score, len(rows))
+        # Of a document's passages the best one counts.
+        first: dict[str, int] = {}
+        for row in order:
+            first.setdefault(documents[row].id, int(row))
+        best = list(first.values())[: self.k]
         return [
             Hit(
                 rank=rank,

@@ -1,7 +1,7 @@
 """TREC's two file forms: runs (what a search found) and qrels (what is relevant).
 
 Knows columns, and which file and line is wrong. Refuses to know how the scores of a run came
-about and what is measured with it; the measures are in bench/metrics.py.
+about and what is measured with it; the measures are in measures.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Text to token ids: template, truncation of the text alone, and where its own tokens are.
+"""Text to token ids: template, truncation of the text alone, and where its own tokens are; and
+the places of a plain text's tokens, for dividing it.
 
 Knows a checkpoint's tokenizer and prompts; knows no model and no batches.
 """
@@ -9,6 +10,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from moee_index.errors import MisuseError, ModelError
 from moee_index.model.checkpoint import Checkpoint
@@ -56,6 +60,33 @@ class Tokenizer:
         pieces = [prompt.apply(text) for text in texts]
         encoded = self._encode(["".join(piece) for piece in pieces])
         return [self._finish(piece, *one) for piece, one in zip(pieces, encoded, strict=True)]
+
+    def offsets(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+        """Characters [start, end) of each token of plain texts, int64 [t, 2] each.
+
+        No template, no special tokens, no truncation. Byte-level tokens of one character share
+        its offsets.
+        """
+        if not texts:
+            return []
+        batch = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            truncation=False,
+            verbose=False,
+        )
+        return [
+            np.array(offsets, dtype=np.int64).reshape(-1, 2) for offsets in batch["offset_mapping"]
+        ]
+
+    def template_tokens(self, prompt: Prompt) -> int:
+        """Tokens that a template adds to a text: special ones and a closing full stop included."""
+        word = "word"
+        ((ids, _, _),) = self._encode(["".join(prompt.apply(word))])
+        return len(ids) - len(self.offsets([word])[0])
 
     def _encode(
         self, inputs: list[str]

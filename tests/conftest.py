@@ -8,8 +8,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HOME", "/nonexistent/hub")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; two computing processes on two cores starve each other otherwise.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,18 @@ from typing import Any
 
 import pytest
 from paths import PARITY
+
+# One server a process forks for all tests; what it has imported its children need not.
+multiprocessing.set_forkserver_preload(
+    [
+        "torch",
+        "faiss",
+        "fakes",
+        "moee_index.index.build",
+        "moee_index.index.adding",
+        "moee_index.bench.crash_index",
+    ]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from bench_data import (
     write_sts,
 )
 
-from moee_index.bench import metrics
+from moee_index import measures
 from moee_index.bench.data import DataError, DataSets, folder_of, localise, sample, stamp
 from moee_index.bench.retrieval import load_lists
 from moee_index.bench.tasks import (
@@ -467,7 +467,7 @@ def test_wikiqa_is_scored_as_our_own_measure_scores_it(data: Path) -> None:
         for number, query in enumerate(lists.queries)
     }
     (scores,) = result.task_results[0].scores["test"]
-    expected = metrics.average_precision(lists.qrels, run, complete=True)
+    expected = measures.average_precision(lists.qrels, run, complete=True)
     assert 0.2 < expected < 0.9
     assert scores["main_score"] == scores["map_at_1000"] == pytest.approx(expected, abs=1e-5)
 

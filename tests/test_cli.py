@@ -238,6 +238,18 @@ def test_info_tells_what_interface_says(index: Path) -> None:
         "bytes",
         "created",
         "version",
+        "changed",
+        "revision",
+        "rows",
+        "chunk",
+        "segments",
+        "deleted",
+        "store",
+        "fields",
+        "disk",
+        "counts",
+        "drift",
+        "unfinished",
     }
     assert set(found["model"]) == {"name", "path", "revision", "fingerprint", "bits", "bytes"}
     assert set(found["model"]["bytes"]) == {"4-bit", "16-bit", "32-bit"}
@@ -366,7 +378,7 @@ def test_dry_run_writes_nothing(corpus: Path) -> None:
 
 def windows_done(index: Path) -> int:
     """Windows of a running build whose vectors are all committed."""
-    for path in index.glob("gen-*/documents.sqlite"):
+    for path in index.glob("segment-*/documents.sqlite"):
         try:
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
                 found = connection.execute("SELECT count(*) FROM windows WHERE done").fetchone()

@@ -88,14 +88,14 @@ def test_report_and_files(tmp_path: Path, documents: list[Document]) -> None:
     assert embedding == sorted(embedding)
     assert embedding[-1] == 101
     assert {path.name for path in (tmp_path / "a b?#").iterdir()} == {
-        "manifest.json", "lock", "gen-0001",
+        "manifest.json", "lock", "segment-0001", "standardizer-0001.safetensors",
     }  # fmt: skip
-    assert {path.name for path in (tmp_path / "a b?#/gen-0001").iterdir()} == {
-        "documents.sqlite", "hs.f32", "rw.f32", "norms.f32", "standardizer.safetensors",
-        "hs.faiss", "rw.faiss",
+    assert {path.name for path in (tmp_path / "a b?#/segment-0001").iterdir()} == {
+        "documents.sqlite", "hs.f32", "rw.f32", "rows.crc", "norms-0001.f32", "hs-0001.faiss",
+        "rw-0001.faiss", "hs-0001.crc", "rw-0001.crc",
     }  # fmt: skip
     assert verify_index(tmp_path / "a b?#", full=True).ok
-    raw = np.fromfile(tmp_path / "a b?#/gen-0001/hs.f32", "<f4").reshape(101, 24)
+    raw = np.fromfile(tmp_path / "a b?#/segment-0001/hs.f32", "<f4").reshape(101, 24)
     assert np.array_equal(raw[:100], FakeEncoder().encode([d.content for d in documents]).hs)
 
 
@@ -126,7 +126,6 @@ def test_interrupted_at_every_batch(tmp_path: Path, documents: list[Document]) -
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL, started again until it ends: the same bytes, the same hits."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "faiss", "fakes", "moee_index.index.build"])
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
 
@@ -162,7 +161,6 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 def test_killed_overwrites_leave_an_index_that_answers(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "faiss", "fakes", "moee_index.index.build"])
     documents = fake_documents(200)
     build(tmp_path / "i", documents[:70])
     build(tmp_path / "new", documents)
@@ -281,7 +279,7 @@ def test_a_window_planned_otherwise_is_embedded_again(
     """As after an upgrade of the tokeniser's library: batches done say nothing any more."""
     with pytest.raises(Interrupted):
         build(tmp_path / "i", documents, interrupt_at(8))
-    with sqlite3.connect(tmp_path / "i/gen-0001/documents.sqlite") as connection:
+    with sqlite3.connect(tmp_path / "i/segment-0001/documents.sqlite") as connection:
         connection.execute("UPDATE windows SET plan = 'other' WHERE NOT done")
     connection.close()
     told: list[str] = []
@@ -315,7 +313,7 @@ def test_overwrite_keeps_the_old_index_until_the_new_is_whole(
     with Index.open(directory, FakeEncoder()) as index:
         assert index.search(newer[3].text, 1)[0].id == "n3"
     assert sorted(path.name for path in directory.iterdir()) == [
-        "gen-0002", "lock", "manifest.json",
+        "lock", "manifest.json", "segment-0002", "standardizer-0002.safetensors",
     ]  # fmt: skip
     # A reader keeps the version that it opened.
     assert old.search(documents[3].text, 3) == expected
@@ -415,7 +413,7 @@ def test_nothing_to_index_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CorpusError):
         build(tmp_path / "i", [], overwrite=True)
     assert verify_index(tmp_path / "i", full=True).ok
-    assert not (tmp_path / "i/gen-0002").exists()
+    assert not (tmp_path / "i/segment-0002").exists()
 
 
 def test_errors_of_the_corpus_keep_what_is_done(tmp_path: Path, documents: list[Document]) -> None:
@@ -547,7 +545,7 @@ def test_damaged_interrupted_builds(tmp_path: Path, documents: list[Document]) -
         directory = tmp_path / str(number)
         with pytest.raises(Interrupted):
             build(directory, documents, interrupt_at(20))
-        path = directory / "gen-0001" / damage
+        path = directory / "segment-0001" / damage
         path.write_bytes(b"garbage" * 40)
         with pytest.raises(IndexDamagedError, match=damage if number < 2 else "lacks vectors"):
             build(directory, documents)

@@ -209,7 +209,7 @@ def test_the_same_rows_give_the_same_approximate_files(tmp_path: Path, larger: A
             build(tmp_path / factory / name, some, index_type=factory).close()
         for part in ("hs", "rw"):
             first, second = (
-                (tmp_path / factory / name / "gen-0001" / f"{part}.faiss").read_bytes()
+                (tmp_path / factory / name / f"segment-0001/{part}-0001.faiss").read_bytes()
                 for name in ("a", "b")
             )
             assert first == second
@@ -285,7 +285,7 @@ def test_half_precision_rows(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     documents = [Document(str(i), f"word{i} and{i % 7}") for i in range(80)]
     with Index.build(tmp_path / "i", documents, encoder, store="float16") as index:
-        assert (tmp_path / "i/gen-0001/hs.f16").stat().st_size == 80 * 24 * 2
+        assert (tmp_path / "i/segment-0001/hs.f16").stat().st_size == 80 * 24 * 2
         assert index.search("word3 and3", 1)[0].id == "3"
         assert index.verify(full=True).ok
     large = Embeddings(np.full((2, 4), 1e6, np.float32), np.ones((2, 4), np.float32))

@@ -1,4 +1,4 @@
-"""The bench's measures and baselines, against hand computation, trec_eval and scikit-learn."""
+"""The measures and the bench's baselines, against hand computation, trec_eval and scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moee_index.bench import baselines, metrics, retrieval
+from moee_index import measures
+from moee_index.bench import baselines, retrieval
 
 QRELS = {"q": {"a": 3, "b": 0, "c": 1, "d": 2}}
 
@@ -21,35 +22,36 @@ QRELS = {"q": {"a": 3, "b": 0, "c": 1, "d": 2}}
 def test_ndcg_by_hand() -> None:
     run = {"q": {"b": 4.0, "a": 3.0, "x": 2.0, "c": 1.0}}
     ideal = 3 + 2 / math.log2(3) + 1 / 2
-    assert metrics.ndcg(QRELS, run) == pytest.approx(
+    assert measures.ndcg(QRELS, run) == pytest.approx(
         (3 / math.log2(3) + 1 / math.log2(5)) / ideal, abs=1e-12
     )
-    assert metrics.ndcg(QRELS, run, 1) == 0.0
-    assert metrics.ndcg(QRELS, {"q": {"a": 1.0}}, 1) == 1.0
+    assert measures.ndcg(QRELS, run, 1) == 0.0
+    assert measures.ndcg(QRELS, {"q": {"a": 1.0}}, 1) == 1.0
 
 
 def test_average_precision_and_reciprocal_rank_by_hand() -> None:
     run = {"q": {"b": 4.0, "a": 3.0, "x": 2.0, "c": 1.0}}
-    assert metrics.average_precision(QRELS, run) == pytest.approx((1 / 2 + 2 / 4) / 3)
-    assert metrics.average_precision(QRELS, run, 2) == pytest.approx((1 / 2) / 3)
-    assert metrics.reciprocal_rank(QRELS, run) == 1 / 2
-    assert metrics.reciprocal_rank(QRELS, run, 1) == 0.0
+    assert measures.average_precision(QRELS, run) == pytest.approx((1 / 2 + 2 / 4) / 3)
+    assert measures.average_precision(QRELS, run, 2) == pytest.approx((1 / 2) / 3)
+    assert measures.reciprocal_rank(QRELS, run) == 1 / 2
+    assert measures.reciprocal_rank(QRELS, run, 1) == 0.0
 
 
 def test_ties_are_broken_by_falling_id_and_scores_are_float32() -> None:
-    assert metrics.ranked({"a": 1.0, "b": 1.0, "10": 1.0, "9": 1.0}) == ["b", "a", "9", "10"]
-    assert metrics.ranked({"a": 1.0 + 1e-12, "b": 1.0}) == ["b", "a"]
-    assert metrics.ranked({"é": 1.0, "z": 1.0}) == ["é", "z"], "compared as bytes"
+    assert measures.ranked({"a": 1.0, "b": 1.0, "10": 1.0, "9": 1.0}) == ["b", "a", "9", "10"]
+    assert measures.ranked({"a": 1.0 + 1e-12, "b": 1.0}) == ["b", "a"]
+    assert measures.ranked({"é": 1.0, "z": 1.0}) == ["é", "z"], "compared as bytes"
 
 
 def test_which_queries_count() -> None:
     qrels = {"q": {"a": 1}, "missing": {"a": 1}, "none relevant": {"a": 0}}
     run = {"q": {"a": 1.0}, "none relevant": {"a": 1.0}, "not judged": {"a": 1.0}}
-    assert metrics.ndcg(qrels, run) == pytest.approx(1 / 2)
-    assert metrics.ndcg(qrels, run, complete=True) == pytest.approx(1 / 3)
-    assert metrics.ndcg({"q": {"a": 1}}, {"q": {}}) == 0.0
+    assert measures.ndcg(qrels, run) == pytest.approx(1 / 2)
+    assert measures.ndcg(qrels, run, complete=True) == pytest.approx(1 / 3)
+    assert measures.ndcg({"q": {"a": 1}}, {"q": {}}) == 0.0
+    assert measures.query_ndcg({"a": 1}, {}) == 0.0
     with pytest.raises(ValueError, match="nothing to measure"):
-        metrics.ndcg(qrels, {"other": {"a": 1.0}})
+        measures.ndcg(qrels, {"other": {"a": 1.0}})
 
 
 documents = st.sampled_from([f"d{i}" for i in range(12)])
@@ -65,13 +67,13 @@ def test_same_as_trec_eval(pairs: list[tuple[dict[str, int], dict[str, float]]])
     pytrec_eval = pytest.importorskip("pytrec_eval")
     qrels = {f"q{i}": judged for i, (judged, _) in enumerate(pairs)}
     run = {f"q{i}": scores for i, (_, scores) in enumerate(pairs)}
-    measures = {"ndcg_cut.5", "map", "map_cut.5", "recip_rank"}
-    theirs: dict[str, Any] = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
+    asked = {"ndcg_cut.5", "map", "map_cut.5", "recip_rank"}
+    theirs: dict[str, Any] = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(run)
     for name, ours in {
-        "ndcg_cut_5": metrics.ndcg(qrels, run, 5),
-        "map": metrics.average_precision(qrels, run),
-        "map_cut_5": metrics.average_precision(qrels, run, 5),
-        "recip_rank": metrics.reciprocal_rank(qrels, run),
+        "ndcg_cut_5": measures.ndcg(qrels, run, 5),
+        "map": measures.average_precision(qrels, run),
+        "map_cut_5": measures.average_precision(qrels, run, 5),
+        "recip_rank": measures.reciprocal_rank(qrels, run),
     }.items():
         assert ours == pytest.approx(np.mean([q[name] for q in theirs.values()]), abs=1e-9), name
 

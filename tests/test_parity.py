@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from paths import PARITY
+from safetensors import safe_open
 
 from moee_index.encoder import Encoder
 from moee_index.fusion import standardise_batch
@@ -53,7 +55,12 @@ def test_deepseek_v1_runs_without_remote_code_and_with_every_tensor() -> None:
     checkpoint = find_checkpoint(PARITY / "deepseek")
     model = build_empty(checkpoint)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    plan = plan_sources(checkpoint, model, shapes)
+    with ExitStack() as files:
+        readers = {
+            file: files.enter_context(safe_open(file, framework="pt"))
+            for file in checkpoint.weights
+        }
+        plan = plan_sources(checkpoint, model, shapes, readers)
     assert set(plan) == set(shapes)
     experts = [source for name, one in plan.items() if ".experts." in name for source in one]
     assert len(experts) == 3 * 3 * 8  # three MoE layers, gate, up and down, eight experts

@@ -231,8 +231,8 @@ class FakeIndex:
         self.standardizer = Standardizer.fit(rows)
         self.alpha = 0.5
 
-    def documents(self, ids: Sequence[str]) -> Mapping[str, Document]:
-        return {i: self._documents[i] for i in ids if i in self._documents}
+    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[Document]]:
+        return {i: [self._documents[i]] for i in ids if i in self._documents}
 
     def vectors(self, ids: Sequence[str]) -> Embeddings:
         return FakeEncoder().encode([self._documents[i].content for i in ids])
@@ -244,7 +244,7 @@ def test_an_index_is_what_a_run_needs() -> None:
     def fulfils(index: Index) -> StoredTexts:
         return index
 
-    assert all(hasattr(Index, name) for name in ("alpha", "documents", "vectors")), fulfils
+    assert all(hasattr(Index, name) for name in ("alpha", "passages", "vectors")), fulfils
 
 
 def test_a_run_takes_its_vectors_from_the_index() -> None:

@@ -10,6 +10,8 @@ import click
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
     STANDARDIZE,
+    CorpusFiles,
+    corpus_options,
     json_option,
     load_encoder,
     model_options,
@@ -42,14 +44,12 @@ if TYPE_CHECKING:
     type=click.Choice(STANDARDIZE),
     help="Which parts are standardised over the corpus. [default: both from 64 documents on]",
 )
-@click.option("--id-field", metavar="F", help="Field that holds the id. [default: id or _id]")
-@click.option("--text-field", metavar="F", help="Field that holds the text. [default: text]")
+@corpus_options
 @click.option(
-    "--on-bad",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Stop at a line that cannot be used, or write it to <index>/rejected.jsonl and go on.",
+    "--chunk",
+    metavar="N[:OVERLAP]",
+    help="Split documents into passages of at most N tokens, at sentence ends, each repeating "
+    "OVERLAP tokens of the one before.",
 )
 @click.option(
     "--store",
@@ -83,41 +83,31 @@ def command(
 
     Started again after an interruption it goes on where it stopped.
     """
-    from moee_index.corpus import CorpusReader, Reject, default_index_name, read_corpora
+    from moee_index.corpus import default_index_name
+    from moee_index.passages import Chunking
 
     if index is None:
         index = Path("indexes") / default_index_name(corpus)
     options, building = split_model_options(given)
-    on_bad = building["on_bad"]
-
-    readers: list[CorpusReader] = []
-
-    def documents(reject: Reject | None = None) -> CorpusReader:
-        readers.append(
-            read_corpora(
-                corpus, id_field=id_field, text_field=text_field, on_bad=on_bad, reject=reject
-            )
-        )
-        return readers[-1]
-
-    documents().close()  # a wrong path is told before the model is loaded
+    chunk = building["chunk"]
+    building["chunk"] = Chunking.parse(chunk) if chunk is not None else None
+    files = CorpusFiles(corpus, id_field, text_field, building["on_bad"])
     encoder = load_encoder(console, options)
     if dry_run:
         from moee_index.estimate import estimate
 
-        _print_estimate(estimate(documents(), encoder, store=building["store"]), as_json)
+        _print_estimate(
+            estimate(files.read(), encoder, store=building["store"], chunk=building["chunk"]),
+            as_json,
+        )
         return
 
     from moee_index.index import build_index
 
-    with console.progress("embedding", "documents") as move:
-
-        def progress(stage: str, done: int, total: int | None) -> None:
-            move(done, total if stage != "embedding" else readers[-1].documents_expected)
-
+    with files.progress(console) as progress:
         report = build_index(
             index,
-            documents,
+            files.read,
             encoder,
             model_bytes=encoder.running.bytes(),
             progress=progress,

@@ -5,7 +5,8 @@ Knows click; imports the library only inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ import click
 from moee_index.cli.console import Console
 
 if TYPE_CHECKING:
+    from moee_index.corpus import CorpusReader, Reject
     from moee_index.encoder import Encoder
     from moee_index.index import Index
 
@@ -165,6 +167,61 @@ def search_options(function: F) -> F:
     )(function)
 
 
+def corpus_options(function: F) -> F:
+    """--id-field, --text-field, --on-bad: how a corpus is read."""
+    for option in (
+        click.option(
+            "--on-bad",
+            type=click.Choice(["error", "skip"]),
+            default="error",
+            show_default=True,
+            help="Stop at a line that cannot be used, or write it to <index>/rejected.jsonl and "
+            "go on.",
+        ),
+        click.option(
+            "--text-field", metavar="F", help="Field that holds the text. [default: text]"
+        ),
+        click.option(
+            "--id-field", metavar="F", help="Field that holds the id. [default: id or _id]"
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+class CorpusFiles:
+    """The corpora of a command line: opened anew for each reading, with what shows how far."""
+
+    def __init__(
+        self, paths: tuple[str, ...], id_field: str | None, text_field: str | None, on_bad: str
+    ) -> None:
+        from moee_index.corpus import read_corpora
+
+        def read(reject: Reject | None = None) -> CorpusReader:
+            self._latest = read_corpora(
+                paths,
+                id_field=id_field,
+                text_field=text_field,
+                on_bad=on_bad,  # type: ignore[arg-type]
+                reject=reject,
+            )
+            return self._latest
+
+        self.read = read
+        # A wrong path is told before the model is loaded.
+        read().close()
+
+    @contextmanager
+    def progress(self, console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+        """What a build or an add tells of its progress, as a bar on stderr."""
+        with console.progress("embedding", "documents") as move:
+
+            def moved(stage: str, done: int, total: int | None) -> None:
+                move(done, total if stage != "embedding" else self._latest.documents_expected)
+
+            yield moved
+
+
 def json_option(function: F) -> F:
     """--json: one object a line on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
@@ -198,14 +255,16 @@ def tell_bundled(console: Console, options: dict[str, Any]) -> None:
         )
 
 
-def load_encoder_of(console: Console, index: Index, options: dict[str, Any]) -> Encoder:
-    """Load the model that an index was built with, for a few texts at a time; refuses
-    contradicting options."""
+def load_encoder_of(
+    console: Console, index: Index, options: dict[str, Any], *, few_texts: bool = True
+) -> Encoder:
+    """Load the model that an index was built with; refuses contradicting options. few_texts:
+    whether it is for a few texts at a time, as queries are."""
     from moee_index.encoder import Encoder
 
     with console.progress("loading", "B", scale=True) as progress:
         return Encoder.for_spec(
-            index.spec, **options, few_texts=True, notify=console.tell, progress=progress
+            index.spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
         )
 
 

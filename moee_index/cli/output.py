@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from moee_index.hits import Hit
+    from moee_index.index import ChangeReport
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -52,6 +53,8 @@ def print_hits(
                         "rw": hit.rw,
                         "text": hit.text,
                         "metadata": hit.metadata,
+                        # Only where documents were split: scripts rely on the fields above.
+                        **({"passage": hit.passage} if hit.passage is not None else {}),
                     }
                     for hit in hits
                 ],
@@ -64,6 +67,20 @@ def print_hits(
             click.echo(run_line(query_id or "1", hit.id, hit.rank, hit.score))
     else:
         _print_table(query, hits, details)
+
+
+def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
+    """What a change of an index did; `what` names it for people, as "12 deleted"."""
+    if as_json:
+        print_json(report.as_json())
+        return
+    if report.unchanged:
+        click.echo(f"{report.index}: nothing to do, {report.documents} documents")
+        return
+    click.echo(
+        f"{report.index}: {what}, {report.documents} documents in {report.segments} segment(s), "
+        f"{report.bytes_before / 1e6:.1f} MB before, {report.bytes / 1e6:.1f} MB now"
+    )
 
 
 def _print_table(query: str, hits: Sequence[Hit], details: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ def command(
             double_quant=double_quant,
             offline=offline,
             progress=progress,
+            tell=console.tell,
         )
     size = sum(file.stat().st_size for file in written.iterdir())
     click.echo(f"{written}: {size / 1e6:.1f} MB; use it with --model {written}")

@@ -49,6 +49,15 @@ BLOCK = 64
     metavar="FILE|-",
     help="Queries out of a file: BEIR's queries.jsonl, id<TAB>text, or one a line.",
 )
+@click.option(
+    "--filter",
+    "condition",
+    metavar="EXPR",
+    help="Only documents whose metadata fulfil it: 'lang = \"en\" and year >= 2020'.",
+)
+@click.option(
+    "--passages", is_flag=True, help="Every passage of a document that was split is a hit."
+)
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @hit_output_options
@@ -62,6 +71,8 @@ def command(
     k: int,
     queries: str | None,
     min_score: float | None,
+    condition: str | None,
+    passages: bool,
     method: str,
     alpha: float | None,
     as_json: bool,
@@ -70,7 +81,9 @@ def command(
 ) -> None:
     """Search an index for each TEXT, for the queries of a file, or for each line of stdin.
 
-    The answer is the exact top k of sim_HS + α·sim_RW (or of another --method).
+    The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
+    the documents that fulfil it. A filter compares metadata fields by = != < <= > >=, `in (…)`,
+    `contains "…"` and `exists`, joined by and, or, not and parentheses.
     """
     check_formats(as_json, trec)
     if text and queries is not None:
@@ -82,6 +95,10 @@ def command(
     from moee_index.index import Index
 
     check_search(method, alpha, k)
+    if condition is not None:
+        from moee_index.index.filters import Filter
+
+        Filter.parse(condition)  # what is wrong with it is told before anything is loaded
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
@@ -89,6 +106,7 @@ def command(
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
         weight = check_search(method, alpha, k, default_alpha=opened.alpha)
+        opened.check_filter(condition)
         options, _ = split_model_options(given)
         encoder = load_encoder_of(console, opened, options)
         # stdin is answered line by line as it comes, a file in blocks
@@ -102,6 +120,8 @@ def command(
                 alpha=alpha,
                 method=method,
                 min_score=min_score,
+                filter=condition,
+                passages=passages,
             )
             took = (time.perf_counter() - started) * 1000 / len(gathered)
             for query, answer in zip(gathered, found, strict=True):

@@ -1,4 +1,5 @@
-"""The index directory: built, opened, searched, verified. Knows no model: it takes Embeddings.
+"""The index directory: built, changed, opened, searched, verified. Knows no model: it takes
+Embeddings.
 
 The names are loaded when they are asked for, so that importing this package costs nothing.
 """
@@ -9,26 +10,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moee_index.index.adding import AddReport, add_documents
     from moee_index.index.build import BuildReport, build_index
+    from moee_index.index.changing import (
+        ChangeReport,
+        compact_index,
+        delete_documents,
+        reindex,
+    )
     from moee_index.index.reader import Hits, Index, default_index
+    from moee_index.index.settings import save_alpha
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
+    "AddReport": "adding",
     "BuildReport": "build",
+    "ChangeReport": "changing",
     "Hits": "reader",
     "Index": "reader",
     "VerifyReport": "verify",
+    "add_documents": "adding",
     "build_index": "build",
+    "compact_index": "changing",
     "default_index": "reader",
+    "delete_documents": "changing",
+    "reindex": "changing",
+    "save_alpha": "settings",
     "verify_index": "verify",
 }
 __all__ = [
+    "AddReport",
     "BuildReport",
+    "ChangeReport",
     "Hits",
     "Index",
     "VerifyReport",
+    "add_documents",
     "build_index",
+    "compact_index",
     "default_index",
+    "delete_documents",
+    "reindex",
+    "save_alpha",
     "verify_index",
 ]
 

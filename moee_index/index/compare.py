@@ -10,16 +10,19 @@ import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from moee_index.embeddings import EncoderSpec
 from moee_index.errors import FingerprintMismatchError, IndexChangedError
 from moee_index.fusion import choose_standardize
-from moee_index.index.documents import DocumentReader, PreparedDocument
+from moee_index.index.document_reader import StoredDocument
+from moee_index.index.documents import PreparedDocument, Stored
 from moee_index.index.intake import Counts, Documents, Rejects, windows
-from moee_index.index.manifest import DOCUMENTS, Building, Manifest
+from moee_index.index.manifest import Building, Manifest
+from moee_index.index.segment import OpenSegment
 
-Stored = tuple[str, str, str, str, int | None]
 # What follows from raw rows and can change without embedding anything again.
 DERIVED = ("standardize", "index_type")
 _AT_A_TIME = 1024
@@ -29,7 +32,7 @@ def option_differences(recorded: Building, asked: Building) -> list[tuple[str, o
     """(name, recorded, asked) of everything that differs and decides what an index holds."""
     ours, theirs = asked.spec.identity(), recorded.spec.identity()
     found = [(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]]
-    for name in ("store", *DERIVED):
+    for name in ("store", "chunk", *DERIVED):
         before, now = getattr(recorded, name), getattr(asked, name)
         if before != now:
             found.append((name, before, now))
@@ -62,25 +65,45 @@ def check_spec(recorded: EncoderSpec, given: EncoderSpec, directory: Path) -> No
 
 
 def document_difference(
+    stored: StoredDocument | None, prepared: PreparedDocument, place: int = 0
+) -> str | None:
+    """What of a document is not as stored in its place (from 0), in words; None if nothing."""
+    read = prepared.document
+    where = f"{read.source}: " if read.source else ""
+    if stored is None:
+        return f"{where}document {read.id!r} is new"
+    if stored.id != read.id:
+        return f"{where}document {place + 1} is {read.id!r}, where {stored.id!r} was before"
+    if (stored.title, stored.text) != (read.title, read.text):
+        return f"{where}the text of document {read.id!r} is another"
+    # As text: to Python 1, 1.0 and True are the same, to a filter they are not.
+    if _as_text(stored.metadata) != _as_text(json.loads(prepared.metadata)):
+        return f"{where}the metadata of document {read.id!r} are others"
+    return None
+
+
+def _as_text(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True)
+
+
+def window_difference(
     first: int, stored: Sequence[Stored], documents: Sequence[PreparedDocument]
 ) -> str | None:
     """The first of some consecutive documents that is not as stored, in words; None if all are.
 
-    stored: rows from `first` on; documents: what was read in their place. Either may be shorter.
+    first: place of the first; stored: of a segment in progress, from there on. Either may be
+    shorter.
     """
     for offset, prepared in enumerate(documents):
-        read = prepared.document
-        where = f"{read.source}: " if read.source else ""
-        if offset >= len(stored):
-            return f"{where}document {read.id!r} is new"
-        identifier, title, text, metadata, _ = stored[offset]
-        if identifier != read.id:
-            place = first + offset + 1
-            return f"{where}document {place} is {read.id!r}, where {identifier!r} was before"
-        if (title, text) != (read.title, read.text):
-            return f"{where}the text of document {read.id!r} is another"
-        if metadata != prepared.metadata and json.loads(metadata) != json.loads(prepared.metadata):
-            return f"{where}the metadata of document {read.id!r} are others"
+        before = None
+        if offset < len(stored):
+            identifier, title, text, metadata = stored[offset]
+            before = StoredDocument(
+                0, identifier, title, text, json.loads(metadata), "", 0, prepared.spans
+            )
+        difference = document_difference(before, prepared, first + offset)
+        if difference is not None:
+            return difference
     if len(stored) > len(documents):
         return f"document {stored[len(documents)][0]!r} is missing"
     return None
@@ -95,23 +118,26 @@ def compare_finished(
     skip_bad: bool,
 ) -> None:
     """Raises IndexChangedError unless a finished index is what these options and documents give."""
-    hint = "build elsewhere, or give --overwrite (the old index answers until the new is whole)"
+    hint = (
+        "build elsewhere, add what is new with moee-index add, or give --overwrite (the old index "
+        "answers until the new is whole)"
+    )
     given = None if asked.standardize == "auto" else asked.standardize
-    asked = replace(asked, standardize=choose_standardize(manifest.documents, given)[0])
+    asked = replace(asked, standardize=choose_standardize(manifest.rows, given)[0])
     recorded = replace(
         asked,
         spec=manifest.spec,
         standardize=manifest.standardize,
         index_type=manifest.index_type["hs"],
         store=manifest.store,
+        chunk=manifest.chunk,
     )
     different = option_differences(recorded, asked)
     if different:
         raise IndexChangedError(
             f"{directory} was built with {told(different, manifest.spec)}; {hint}"
         )
-    with contextlib.closing(DocumentReader(manifest.path(directory, DOCUMENTS))) as store:
-        difference = _first_difference(store, documents, counts, skip_bad)
+    difference = _first_difference(directory, manifest, documents, counts, skip_bad)
     if difference is not None:
         raise IndexChangedError(
             f"the corpus is not the one that {directory} was built from: {difference}; {hint}"
@@ -119,15 +145,29 @@ def compare_finished(
 
 
 def _first_difference(
-    store: DocumentReader, documents: Documents, counts: Counts, skip_bad: bool
+    directory: Path, manifest: Manifest, documents: Documents, counts: Counts, skip_bad: bool
 ) -> str | None:
-    end = 0
-    rejects = Rejects(None, counts)
-    for first, window in windows(
-        documents, _AT_A_TIME, store.source_of, rejects, counts, skip_bad=skip_bad
-    ):
-        difference = document_difference(first, store.stored(first, len(window)), window)
-        if difference is not None:
-            return difference
-        end = first + len(window)
-    return document_difference(end, store.stored(end, 1), [])
+    with contextlib.ExitStack() as opened:
+        segments = [
+            opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
+            for entry in manifest.segments
+        ]
+        stored = chain.from_iterable(segment.live_documents() for segment in segments)
+        # Without --on-bad skip a second document of an id shows as another than is stored.
+        seen: dict[str, str] = {}
+        for window in windows(
+            documents,
+            _AT_A_TIME,
+            lambda identifier, before: seen.get(identifier),
+            Rejects(None, counts),
+            counts,
+            skip_bad=skip_bad,
+        ):
+            for place, prepared in enumerate(window.documents, window.first_document):
+                difference = document_difference(next(stored, None), prepared, place)
+                if difference is not None:
+                    return difference
+                if skip_bad:
+                    seen[prepared.document.id] = prepared.document.source
+        left = next(stored, None)
+        return None if left is None else f"document {left.id!r} is missing"

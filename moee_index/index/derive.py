@@ -1,36 +1,31 @@
-"""From raw rows to everything that follows from them: standardizer, norms, FAISS files, manifest.
+"""From raw rows to what follows from them: standardizer, norms, FAISS files and their checksums.
 
-Knows the order in which these are made and that the manifest comes last. Refuses to know the model
-and how the rows came to be there: a build and a later reindex are the same to it.
+Knows the order in which these are made. Refuses to know the model and how the rows came to be
+there: a build, an added segment and a reindex are the same to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from moee_index.embeddings import Embeddings, EncoderSpec, FloatArray
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import Standardize, Standardizer, unit_rows
+from moee_index.index.checks import piece_crcs
 from moee_index.index.manifest import (
-    DOCUMENTS,
-    NORMS,
     PARTS,
-    STANDARDIZER,
-    Building,
-    Manifest,
+    Segment,
+    code_checks_name,
     codes_name,
-    file_entries,
-    raw_name,
+    norms_name,
 )
 from moee_index.index.pair import FLAT, write_factory, write_flat
 from moee_index.index.storage import write_file
-from moee_index.index.vectors import RowReader
+from moee_index.index.vectors import LiveRows, RowNumbers, RowReader
 
 # (stage, done, total): what a progress bar shows; total None where it is not known.
 Progress = Callable[[str, int, int | None], None]
@@ -41,37 +36,40 @@ def dims_of(spec: EncoderSpec) -> dict[str, int]:
     return {"hs": spec.hs_dim, "rw": spec.rw_dim}
 
 
-@dataclass(frozen=True)
-class Derivation:
-    """What to make of raw rows."""
-
-    standardize: Standardize
-    index_type: str
-    store: str
-    alpha: float = 1.0
+def fit_standardizer(
+    segments: list[tuple[RowReader, RowNumbers | None]],
+    dims: dict[str, int],
+    which: Standardize,
+    report: Progress,
+) -> Standardizer:
+    """Fit on the rows that count of some segments: (rows, which of them count; None is all)."""
+    rows = {part: LiveRows(part, segments, dims[part]) for part in PARTS}
+    report("standardizing", 0, len(rows["hs"]))
+    # Read in slices; `fit` asks for no more than an array's slices and shape.
+    standardizer = Standardizer.fit(
+        Embeddings(cast(FloatArray, rows["hs"]), cast(FloatArray, rows["rw"])), which
+    )
+    report("standardizing", len(rows["hs"]), len(rows["hs"]))
+    return standardizer
 
 
 def derive(
-    generation: Path,
-    spec: EncoderSpec,
-    rows: int,
-    wanted: Derivation,
-    progress: Progress | None = None,
-) -> dict[str, float]:
-    """Write standardizer, norms and both FAISS files of a generation from its raw rows.
+    folder: Path,
+    raw: RowReader,
+    standardizer: Standardizer,
+    index_type: str,
+    revision: int,
+    *,
+    documents: int,
+    report: Progress,
+) -> Segment:
+    """Write norms, both FAISS files and their checksums of a segment from its raw rows.
 
-    The same rows give the same bytes. Returns part → longest difference of a vector to its codes.
-    Raises StorageError; MisuseError for an index type that cannot be built from so few rows.
+    The same rows give the same bytes. Returns the segment as the manifest lists it, nothing
+    deleted. Raises StorageError; MisuseError for an index type that cannot be built from so few
+    rows.
     """
-    dims = dims_of(spec)
-    paths = {part: generation / raw_name(part, wanted.store) for part in PARTS}
-    raw = RowReader(paths, wanted.store, rows, dims)
-    report = progress or (lambda stage, done, total: None)
-    report("standardizing", 0, rows)
-    standardizer = Standardizer.fit(Embeddings(raw.hs, raw.rw), wanted.standardize)
-    report("standardizing", rows, rows)
-    write_standardizer(generation / STANDARDIZER, standardizer)
-
+    rows = len(raw)
     norms = np.empty((rows, len(PARTS)), dtype="<f4")
     errors: dict[str, float] = {}
     for column, part in enumerate(PARTS):
@@ -85,61 +83,40 @@ def derive(
                 yield vectors.astype(np.float32)
                 report(f"indexing {part}", start + len(block), rows)
 
-        path = generation / codes_name(part)
-        if wanted.index_type == FLAT:
-            errors[part] = write_flat(path, units(), rows, dims[part])
+        path = folder / codes_name(part, revision)
+        dim = getattr(raw, part).shape[1]
+        if index_type == FLAT:
+            errors[part] = write_flat(path, units(), rows, dim)
         else:
-            write_factory(path, wanted.index_type, part, units, rows, dims[part])
-    write_file(generation / NORMS, norms.tobytes())
-    return errors
-
-
-def describe(
-    generation: Path,
-    building: Building,
-    rows: int,
-    wanted: Derivation,
-    codes_error: dict[str, float],
-    *,
-    counts: dict[str, int],
-    model_bytes: dict[str, int] | None,
-) -> Manifest:
-    """The manifest of a generation whose files are all written; it reads them for checksums."""
-    raw = tuple(raw_name(part, wanted.store) for part in PARTS)
-    names = (DOCUMENTS, *raw, NORMS, STANDARDIZER, *(codes_name(part) for part in PARTS))
-    return Manifest(
-        generation=generation.name,
-        spec=building.spec,
-        documents=rows,
-        standardize=wanted.standardize,
-        index_type=dict.fromkeys(PARTS, wanted.index_type),
-        store=wanted.store,
-        alpha=wanted.alpha,
-        batch_tokens=building.batch_tokens,
-        window=building.window,
-        codes_error=codes_error,
-        counts=counts,
-        model_bytes=model_bytes,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        program=metadata.version("moee-index"),
-        files=file_entries(generation, names),
+            write_factory(path, index_type, part, units, rows, dim)
+        write_file(folder / code_checks_name(part, revision), piece_crcs(path).tobytes())
+    write_file(folder / norms_name(revision), norms.tobytes())
+    return Segment(
+        name=folder.name,
+        documents=documents,
+        rows=rows,
+        index_type=dict.fromkeys(PARTS, index_type),
+        codes_error=errors,
+        derived=revision,
     )
 
 
-def write_standardizer(path: Path, standardizer: Standardizer) -> None:
+def write_standardizer(path: Path, standardizer: Standardizer, rows: int) -> None:
+    """rows: how many it was fitted on, or would have been: what was left as it is for want of rows
+    can be told by that later."""
     from safetensors.numpy import save
 
-    # safetensors keeps no empty file apart from a damaged one: name what is standardised.
-    write_file(path, save(standardizer.to_arrays(), {"standardize": standardizer.which}))
+    arrays = {**standardizer.to_arrays(), "rows": np.array([rows], dtype=np.int64)}
+    write_file(path, save(arrays, {"standardize": standardizer.which}))
 
 
-def read_standardizer(path: Path, which: str) -> Standardizer:
+def read_standardizer(path: Path, which: str, content: bytes | None = None) -> Standardizer:
     """Raises IndexDamagedError where the file is altered or is for other parts than `which`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        standardizer = Standardizer.from_arrays(load(path.read_bytes()))
+        standardizer = Standardizer.from_arrays(load(content or path.read_bytes()))
         if standardizer.which != which:
             raise ValueError(f"it is for {standardizer.which}, not for {which}")
     except (SafetensorError, ValueError, OSError) as error:

@@ -1,45 +1,67 @@
-"""The documents of an index in SQLite, and which batches of them are embedded.
+"""The documents of a segment in SQLite as they are written, and which batches are embedded.
 
-Knows SQL, always parameterised. Refuses to know vectors: a row number is all that joins a document
+    documents   number (their order) → id, metadata, title, text; `first` and `count`: their rows
+    passages    row → document, characters of its text, hash of what was embedded
+    fields      which metadata fields there are, and the kinds of their values
+    windows, batches   what is planned together, and which batches are embedded
+
+A document that is not split has one passage, all of its text. Metadata stands before the text, so
+that a filter need not read through long texts.
+
+Knows SQL, always parameterised. Refuses to know vectors: a row number is all that joins a passage
 to its vectors. The rollback journal is kept instead of WAL, because a finished file must open from
 a read-only directory.
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import hashlib
 import json
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from moee_index.corpus import Document
-from moee_index.errors import CorpusError, IndexDamagedError
+from moee_index.errors import CorpusError
+from moee_index.index.filters import kinds_of
 from moee_index.index.storage import storage_errors
+from moee_index.passages import Span
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
-    row INTEGER PRIMARY KEY,
+    number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
-    title TEXT NOT NULL,
-    text TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    content_hash BLOB NOT NULL,
-    copy_of INTEGER,
-    truncated INTEGER NOT NULL,
-    source TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS documents_content ON documents (content_hash);
-CREATE TABLE IF NOT EXISTS windows (
-    window INTEGER PRIMARY KEY,
     first INTEGER NOT NULL,
     count INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    metadata TEXT NOT NULL,
+    title TEXT NOT NULL,
+    source TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS passages (
+    row INTEGER PRIMARY KEY,
+    document INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    stop INTEGER NOT NULL,
+    content_hash BLOB NOT NULL,
+    truncated INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS passages_content ON passages (content_hash);
+CREATE TABLE IF NOT EXISTS fields (
+    name TEXT NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (name, kind)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS windows (
+    window INTEGER PRIMARY KEY,
+    first_row INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    first_document INTEGER NOT NULL,
+    documents INTEGER NOT NULL,
     plan TEXT NOT NULL,
     tokens INTEGER NOT NULL,
     done INTEGER NOT NULL
@@ -51,36 +73,34 @@ CREATE TABLE IF NOT EXISTS batches (
 ) WITHOUT ROWID;
 """
 # SQLite's own limit on variables in one statement was 999 for long.
-_VARIABLES = 900
-
-
-@dataclass(frozen=True)
-class StoredDocument:
-    """What a hit tells about its document."""
-
-    id: str
-    text: str
-    metadata: dict[str, Any]
+VARIABLES = 900
+# Content hashes come in no order: the pages of their index are wanted again and again.
+_CACHE_KIB = 64 << 10
+# Beyond so many names nobody can be told which there are; a filter is then not checked.
+MOST_FIELDS = 2000
+_WINDOW = "window, first_row, rows, first_document, documents, plan, tokens, done"
+# 128 bits: two texts of a corpus never share one.
+_HASH_BYTES = 16
 
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """A document as it is stored: metadata as JSON text, the content's hash beside it."""
+    """A document as it is stored: metadata as JSON text, and what is embedded for each passage."""
 
     document: Document
     metadata: str
-    content_hash: bytes
+    spans: tuple[Span, ...] = ()
+    hashes: tuple[bytes, ...] = ()
 
     @classmethod
     def of(cls, document: Document) -> PreparedDocument:
-        """Raises CorpusError for what cannot be stored: values JSON lacks, broken Unicode."""
+        """Not yet split. Raises CorpusError for what cannot be stored: values that JSON lacks,
+        broken Unicode."""
         where = f"{document.source}: " if document.source else ""
         try:
             metadata = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False)
-            metadata.encode()
-            document.id.encode()
-            document.title.encode()
-            content_hash = hashlib.sha256(document.content.encode()).digest()
+            for text in (metadata, document.id, document.title, document.text):
+                text.encode()
         except UnicodeEncodeError:
             raise CorpusError(
                 f"{where}document {document.id!r} holds half a surrogate pair, which no UTF-8 "
@@ -91,53 +111,69 @@ class PreparedDocument:
                 f"{where}metadata of document {document.id!r} is not JSON ({error}); mend it or "
                 "skip it with --on-bad skip"
             ) from None
-        return cls(document, metadata, content_hash)
+        return cls(document, metadata)
+
+    def split(self, spans: Sequence[Span]) -> PreparedDocument:
+        """With these passages of its text."""
+        contents = [self.document.content_of(span) for span in spans]
+        hashes = [hashlib.sha256(content.encode()).digest()[:_HASH_BYTES] for content in contents]
+        return PreparedDocument(self.document, self.metadata, tuple(spans), tuple(hashes))
+
+    @property
+    def contents(self) -> list[str]:
+        """What is embedded, a text for each passage."""
+        return [self.document.content_of(span) for span in self.spans]
+
+    @property
+    def checksum(self) -> int:
+        read = self.document
+        return document_checksum(read.id, read.title, read.text, self.metadata, self.spans)
+
+
+def document_checksum(
+    identifier: str, title: str, text: str, metadata: str, spans: Iterable[Span]
+) -> int:
+    """CRC-32 of everything that an answer tells about a document."""
+    found = zlib.crc32(json.dumps([list(span) for span in spans]).encode())
+    for part in (identifier, title, text, metadata):
+        # Lengths keep the parts apart: "ab", "c" is not "a", "bc".
+        content = part.encode()
+        found = zlib.crc32(content, zlib.crc32(len(content).to_bytes(8, "little"), found))
+    return found
 
 
 @dataclass(frozen=True)
 class Window:
-    """A run of documents whose batches are planned together."""
+    """A run of documents whose passages' batches are planned together."""
 
     number: int
-    first: int
-    count: int
+    first_row: int
+    rows: int
+    first_document: int
+    documents: int
     plan: str
     tokens: int
-    done: bool
+    done: bool = field(default=False, compare=False)
 
 
-class _Lookups(abc.ABC):
-    """What a build in progress and a finished file are both asked."""
-
-    @abc.abstractmethod
-    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]: ...
-
-    def source_of(self, identifier: str, before: int) -> str | None:
-        """Where an id of a row below `before` came from; None if there is no such id."""
-        found = self._rows(
-            "SELECT source FROM documents WHERE id = ? AND row < ?", (identifier, before)
-        )
-        return str(found[0][0]) if found else None
-
-    def stored(self, first: int, count: int) -> list[tuple[str, str, str, str, int | None]]:
-        """id, title, text, metadata as JSON and `copy_of` of rows first…first+count."""
-        return self._rows(
-            "SELECT id, title, text, metadata, copy_of FROM documents "
-            "WHERE row >= ? AND row < ? ORDER BY row",
-            (first, first + count),
-        )
+Stored = tuple[str, str, str, str]
 
 
-class DocumentStore(_Lookups):
-    """documents.sqlite of a build in progress. A context manager; raises StorageError."""
+class DocumentStore:
+    """documents.sqlite of a segment in progress. A context manager, used from any thread.
+
+    Raises StorageError.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.RLock()
         with storage_errors(path):
-            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._connection.execute("PRAGMA journal_mode = TRUNCATE")
                 self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 self._connection.executescript(_SCHEMA)
             except BaseException:
                 self._connection.close()
@@ -147,11 +183,12 @@ class DocumentStore(_Lookups):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -162,61 +199,110 @@ class DocumentStore(_Lookups):
                 raise
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             return self._connection.execute(sql, values).fetchall()
 
     def __len__(self) -> int:
-        return int(self._rows("SELECT count(*) FROM documents")[0][0])
+        """Documents."""
+        return int(self._rows("SELECT coalesce(max(number) + 1, 0) FROM documents")[0][0])
 
     @property
     def embedded(self) -> int:
-        """Documents of windows whose vectors are all on disk."""
-        return int(self._rows("SELECT coalesce(sum(count), 0) FROM windows WHERE done")[0][0])
+        """Rows of windows whose vectors are all on disk."""
+        return int(self._rows("SELECT coalesce(sum(rows), 0) FROM windows WHERE done")[0][0])
 
     @property
     def truncated(self) -> int:
-        return int(self._rows("SELECT count(*) FROM documents WHERE truncated")[0][0])
+        """Documents of which something was cut."""
+        sql = "SELECT count(DISTINCT document) FROM passages WHERE truncated"
+        return int(self._rows(sql)[0][0])
 
     def window(self, number: int) -> Window | None:
         found = self._rows(
-            "SELECT window, first, count, plan, tokens, done FROM windows WHERE window = ?",
+            f"SELECT {_WINDOW} FROM windows WHERE window = ?",  # noqa: S608
             (number,),
         )
         if not found:
             return None
-        window, first, count, plan, tokens, done = found[0]
-        return Window(window, first, count, plan, tokens, bool(done))
+        number, first_row, rows, first_document, documents, plan, tokens, done = found[0]
+        return Window(number, first_row, rows, first_document, documents, plan, tokens, bool(done))
+
+    def source_of(self, identifier: str, before: int) -> str | None:
+        """Where an id of a document below `before` came from; None if there is no such id."""
+        found = self._rows(
+            "SELECT source FROM documents WHERE id = ? AND number < ?", (identifier, before)
+        )
+        return str(found[0][0]) if found else None
+
+    def stored(self, first: int, count: int) -> list[Stored]:
+        """id, title, text and metadata as JSON of documents first…first+count."""
+        return self._rows(
+            "SELECT id, title, text, metadata FROM documents "
+            "WHERE number >= ? AND number < ? ORDER BY number",
+            (first, first + count),
+        )
 
     def add_window(
-        self,
-        window: Window,
-        documents: Sequence[PreparedDocument],
-        copies: Sequence[int | None],
-        truncated: Sequence[bool],
+        self, window: Window, documents: Sequence[PreparedDocument], truncated: Sequence[bool]
     ) -> None:
-        """Insert a window's documents at rows `window.first…` in one transaction."""
+        """Insert a window's documents and passages in one transaction."""
         with self._transaction() as connection:
-            connection.executemany(
-                "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._insert(connection, window.first_document, window.first_row, documents, truncated)
+            connection.execute(
+                "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
                 (
-                    (
-                        window.first + position,
-                        prepared.document.id,
-                        prepared.document.title,
-                        prepared.document.text,
-                        prepared.metadata,
-                        prepared.content_hash,
-                        copies[position],
-                        int(truncated[position]),
-                        prepared.document.source,
-                    )
-                    for position, prepared in enumerate(documents)
+                    window.number,
+                    window.first_row,
+                    window.rows,
+                    window.first_document,
+                    window.documents,
+                    window.plan,
+                    window.tokens,
                 ),
             )
-            connection.execute(
-                "INSERT INTO windows VALUES (?, ?, ?, ?, ?, 0)",
-                (window.number, window.first, window.count, window.plan, window.tokens),
+
+    def append(
+        self, first_row: int, documents: Sequence[PreparedDocument], truncated: Sequence[bool]
+    ) -> None:
+        """Documents whose rows are known already, behind those that are there."""
+        with self._transaction() as connection:
+            self._insert(connection, len(self), first_row, documents, truncated)
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        first_document: int,
+        first_row: int,
+        documents: Sequence[PreparedDocument],
+        truncated: Sequence[bool],
+    ) -> None:
+        rows: list[tuple[Any, ...]] = []
+        passages: list[tuple[Any, ...]] = []
+        kinds: set[tuple[str, str]] = set()
+        for number, prepared in enumerate(documents, first_document):
+            read, first = prepared.document, first_row + len(passages)
+            rows.append(
+                (
+                    number,
+                    read.id,
+                    first,
+                    len(prepared.spans),
+                    prepared.checksum,
+                    prepared.metadata,
+                    read.title,
+                    read.source,
+                    read.text,
+                )
             )
+            kinds.update(kinds_of(read.metadata))
+            for span, content in zip(prepared.spans, prepared.hashes, strict=True):
+                cut = int(truncated[len(passages)])
+                passages.append((first_row + len(passages), number, *span, content, cut))
+        connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", passages)
+        held = connection.execute("SELECT count(*) FROM fields").fetchone()[0]
+        if held < MOST_FIELDS:
+            connection.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", sorted(kinds))
 
     def replan(self, window: Window) -> None:
         """Forget which batches of a window are embedded: they are not planned as they were."""
@@ -230,7 +316,8 @@ class DocumentStore(_Lookups):
     def drop_from(self, window: Window) -> None:
         """Forget a window and all that came after it."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM documents WHERE row >= ?", (window.first,))
+            connection.execute("DELETE FROM documents WHERE number >= ?", (window.first_document,))
+            connection.execute("DELETE FROM passages WHERE row >= ?", (window.first_row,))
             for table in ("windows", "batches"):
                 connection.execute(f"DELETE FROM {table} WHERE window >= ?", (window.number,))  # noqa: S608
 
@@ -257,11 +344,11 @@ class DocumentStore(_Lookups):
         """For contents stored at rows below `before`: the first such row, and if it was cut."""
         wanted = list(hashes)
         found: dict[bytes, tuple[int, bool]] = {}
-        for start in range(0, len(wanted), _VARIABLES):
-            part = wanted[start : start + _VARIABLES]
+        for start in range(0, len(wanted), VARIABLES):
+            part = wanted[start : start + VARIABLES]
             marks = ",".join("?" * len(part))
             for content, row, cut in self._rows(
-                "SELECT content_hash, min(row), truncated FROM documents "  # noqa: S608
+                "SELECT content_hash, min(row), truncated FROM passages "  # noqa: S608
                 f"WHERE content_hash IN ({marks}) AND row < ? GROUP BY content_hash",
                 (*part, before),
             ):
@@ -270,85 +357,5 @@ class DocumentStore(_Lookups):
 
     def finish(self) -> None:
         """Leave one file that opens read-only, with no journal beside it."""
-        with storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             self._connection.execute("PRAGMA journal_mode = DELETE")
-
-
-class DocumentReader(_Lookups):
-    """documents.sqlite of a finished index, opened read-only; used from any thread.
-
-    Raises IndexDamagedError where the file is not what it should be.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        # immutable: nothing writes to a finished file, so no lock and no journal are looked for.
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
-        with self._damaged():
-            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            try:
-                # Rows have no gaps (`problems` looks for them), and counting would read them all.
-                last = self._connection.execute("SELECT max(row) FROM documents").fetchone()[0]
-            except BaseException:
-                self._connection.close()
-                raise
-            self._count = 0 if last is None else int(last) + 1
-
-    @contextlib.contextmanager
-    def _damaged(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise IndexDamagedError(
-                f"{self._path} is damaged ({error}); restore it or build again with --overwrite"
-            ) from error
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._lock, self._damaged():
-            return self._connection.execute(sql, values).fetchall()
-
-    def get(self, rows: Sequence[int]) -> dict[int, StoredDocument]:
-        """The documents at these rows."""
-        found: dict[int, StoredDocument] = {}
-        for start in range(0, len(rows), _VARIABLES):
-            part = [int(row) for row in rows[start : start + _VARIABLES]]
-            marks = ",".join("?" * len(part))
-            for row, identifier, text, metadata in self._rows(
-                f"SELECT row, id, text, metadata FROM documents WHERE row IN ({marks})",  # noqa: S608
-                part,
-            ):
-                with self._damaged():
-                    found[row] = StoredDocument(identifier, text, json.loads(metadata))
-        for row in rows:
-            if row not in found:
-                raise IndexDamagedError(
-                    f"{self._path} lacks row {row}; restore it or build again with --overwrite"
-                )
-        return found
-
-    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
-        """Row numbers of the given ids; ids that are not there are left out."""
-        found: dict[str, int] = {}
-        for start in range(0, len(ids), _VARIABLES):
-            part = list(ids[start : start + _VARIABLES])
-            marks = ",".join("?" * len(part))
-            found.update(
-                self._rows(f"SELECT id, row FROM documents WHERE id IN ({marks})", part)  # noqa: S608
-            )
-        return found
-
-    def problems(self) -> list[str]:
-        """What SQLite's own check and the row numbers say is wrong; empty if nothing is."""
-        found = [str(row[0]) for row in self._rows("PRAGMA integrity_check(5)") if row[0] != "ok"]
-        low, high, count = self._rows("SELECT min(row), max(row), count(*) FROM documents")[0]
-        if count and (low, high) != (0, count - 1):
-            found.append(f"rows run from {low} to {high}, but there are {count}")
-        return found

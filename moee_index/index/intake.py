@@ -5,25 +5,51 @@ Knows ids, empty texts and rejected lines. Refuses to know vectors and files of 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from moee_index.corpus import Document, Reject
+from moee_index.embeddings import TextEncoder
 from moee_index.errors import CorpusError
 from moee_index.index.documents import PreparedDocument
 from moee_index.index.storage import storage_errors
+from moee_index.passages import Chunking
 
 Documents = Iterable[Document] | Callable[[Reject], Iterable[Document]]
-# (id, row) → where a document of that id and a lower row came from; None if there is none.
+# (id, number) → where a document of that id and a lower number came from; None if there is none.
 SourceOf = Callable[[str, int], str | None]
+Split = Callable[[Sequence[PreparedDocument]], Iterable[PreparedDocument]]
+Wanted = Callable[[PreparedDocument], bool]
+_SPLIT_AT_A_TIME = 64
+
+
+def whole(documents: Sequence[PreparedDocument]) -> Iterable[PreparedDocument]:
+    """One passage a document: all of its text."""
+    return [one.split([(0, len(one.document.text))]) for one in documents]
+
+
+def passages_of(encoder: TextEncoder, chunk: str | None) -> Split:
+    """How documents are split: as `--chunk` says, or not at all."""
+    if chunk is None:
+        return whole
+    chunking = Chunking.parse(chunk)
+
+    def split(documents: Sequence[PreparedDocument]) -> Iterable[PreparedDocument]:
+        texts = [(one.document.title, one.document.text) for one in documents]
+        spans = encoder.passages(texts, chunking) if texts else []
+        return [one.split(found) for one, found in zip(documents, spans, strict=True)]
+
+    return split
 
 
 @dataclass
 class Counts:
-    """What one run read and did; seconds are those of embedding."""
+    """What one run read and did. seconds: of embedding, by the clock; stages: seconds of work in
+    each, which overlap."""
 
     read: int = 0
     skipped: int = 0
@@ -31,8 +57,19 @@ class Counts:
     texts: int = 0
     tokens: float = 0.0
     resumed: int = 0
+    unchanged: int = 0
     seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage; each stage belongs to one thread."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - began
 
 
 class Rejects:
@@ -59,6 +96,22 @@ class Rejects:
                 file.write(entry + "\n")
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Documents that are planned together: a window of a segment.
+
+    first_document, first_row: places in the segment of the first one and of its first passage.
+    """
+
+    first_document: int
+    first_row: int
+    documents: list[PreparedDocument]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(prepared.spans) for prepared in self.documents)
+
+
 def windows(
     documents: Documents,
     size: int,
@@ -67,15 +120,35 @@ def windows(
     counts: Counts,
     *,
     skip_bad: bool,
-) -> Iterator[tuple[int, list[PreparedDocument]]]:
-    """(row of the first, documents) of each window of `size` documents that can be indexed.
+    split: Split = whole,
+    wanted: Wanted = lambda prepared: True,
+) -> Iterator[Batch]:
+    """Windows of documents that can be indexed, each of at least `size` passages but the last.
 
-    Empty texts are skipped and counted. Raises CorpusError for a duplicate id, naming both
-    places, and for what cannot be stored; with `skip_bad` these go to `rejects`.
+    A window ends with a document, so what it holds depends on the documents alone. Empty texts are
+    skipped and counted; `wanted` says which of the others are taken. Raises CorpusError for a
+    duplicate id, naming both places, for what cannot be stored, and what `wanted` raises; with
+    `skip_bad` these go to `rejects`.
     """
-    first = 0
     window: list[PreparedDocument] = []
+    group: list[PreparedDocument] = []
     sources: dict[str, str] = {}
+    first_document = first_row = rows = 0
+
+    def close() -> Iterator[Batch]:
+        """Split what was gathered, and give away the windows that are full."""
+        nonlocal window, rows, first_document, first_row
+        for prepared in split(group):
+            window.append(prepared)
+            rows += len(prepared.spans)
+            if rows >= size:
+                yield Batch(first_document, first_row, window)
+                for given in window:
+                    del sources[given.document.id]
+                first_document, first_row = first_document + len(window), first_row + rows
+                window, rows = [], 0
+        group.clear()
+
     for document in documents(rejects) if callable(documents) else documents:
         if not document.content.strip():
             counts.read += 1
@@ -85,26 +158,30 @@ def windows(
             prepared = PreparedDocument.of(document)
             earlier = sources.get(document.id)
             if earlier is None:
-                earlier = source_of(document.id, first)
+                earlier = source_of(document.id, first_document)
             if earlier is not None:
-                raise CorpusError(_duplicate(document, earlier))
+                raise CorpusError(duplicate(document, earlier))
+            take = wanted(prepared)
         except CorpusError as error:
             if not skip_bad:
                 raise
             rejects(document.source, _line(document), str(error))
             continue
         counts.read += 1
-        window.append(prepared)
+        if not take:
+            continue
         sources[document.id] = document.source
-        if len(window) == size:
-            yield first, window
-            first += size
-            window, sources = [], {}
+        group.append(prepared)
+        # No more than may fill the window, so that nothing is read ahead of what is committed.
+        if len(group) >= min(_SPLIT_AT_A_TIME, size - rows):
+            yield from close()
+    yield from close()
     if window:
-        yield first, window
+        yield Batch(first_document, first_row, window)
 
 
-def _duplicate(document: Document, earlier: str) -> str:
+def duplicate(document: Document, earlier: str) -> str:
+    """What is wrong with a document whose id stood at `earlier` before, in words."""
     here, there = document.source or "here", earlier or "an earlier document"
     return (
         f"{here}: id {document.id!r} was already used ({there}); give each document an id of its "

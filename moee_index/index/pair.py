@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from moee_index.embeddings import FloatArray
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
+from moee_index.index.checks import Codes
 from moee_index.index.storage import replacing, storage_errors
 
 FLAT = "flat"
-Codes = npt.NDArray[np.float16]
 Blocks = Callable[[], Iterable[FloatArray]]
 _SEED = 20250415
 _TRAIN_BYTES = 512 << 20
@@ -136,20 +136,18 @@ def write_factory(path: Path, factory: str, part: str, blocks: Blocks, rows: int
     except RuntimeError as error:
         raise MisuseError(
             f"index type {factory!r} cannot be built for {part.upper()} from {rows} documents "
-            f"({_short(error)}); what is embedded is kept: start again with --overwrite and "
-            "--index-type flat, or a type for fewer documents"
+            f"({_short(error)}); what is embedded is kept: build again with --overwrite and "
+            "--index-type flat, or moee-index reindex --index-type flat an index that is there"
         ) from None
     finally:
         faiss.omp_set_num_threads(threads)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
         try:
-            faiss.write_index(index, str(temporary))
+            # Through a file of ours: what FAISS's own meets as it closes, as a full disk, it only
+            # prints, and leaves the file cut off.
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(
-                f"writing {path} failed ({_short(error)}); make room and start the same command "
-                "again: what was embedded is kept"
-            ) from None
+            raise StorageError(f"FAISS cannot write {path} ({_short(error)})") from None
 
 
 def _sample(blocks: Blocks, rows: int, dim: int) -> FloatArray:

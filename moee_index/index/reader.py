@@ -1,8 +1,8 @@
-"""An index as its users see it: opened, searched, described, closed.
+"""An index as its users see it: opened, searched, closed.
 
-Knows how the files of one generation fit together. Refuses to write: building is build.py's.
-Everything is opened at once, so that a reader keeps its version while a newer one is built and
-takes its place.
+Knows how answers of segments become one. Refuses to write: that is for build.py,
+adding.py and changing.py. Everything is opened at once, so that a reader keeps its version while
+newer ones appear and take its place.
 """
 
 from __future__ import annotations
@@ -15,31 +15,21 @@ import numpy as np
 
 from moee_index.embeddings import Embeddings, EncoderSpec, TextEncoder
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
-from moee_index.fusion import Standardizer, check_search, unit_vectors
+from moee_index.fusion import UnitVectors, check_search, unit_vectors
 from moee_index.hits import Hit
 from moee_index.index.compare import check_spec
-from moee_index.index.derive import dims_of, read_standardizer
-from moee_index.index.documents import DocumentReader, StoredDocument
-from moee_index.index.manifest import (
-    DOCUMENTS,
-    MANIFEST,
-    NORMS,
-    PARTS,
-    STANDARDIZER,
-    Manifest,
-    codes_name,
-    raw_name,
-)
-from moee_index.index.pair import open_part
-from moee_index.index.search import PairSearcher, Ranking
-from moee_index.index.vectors import RowReader, map_rows
+from moee_index.index.contents import Contents, passages_of
+from moee_index.index.manifest import MANIFEST, Manifest
+from moee_index.index.search import Ranking, joined
+from moee_index.index.segment import Found
 
 if TYPE_CHECKING:
+    from moee_index.index.filters import Filter
     from moee_index.index.intake import Documents
-    from moee_index.index.verify import VerifyReport
 
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
-_ATTEMPTS = 5
+# A writer may put newer versions in place while one is being opened.
+_ATTEMPTS = 50
 
 
 class Hits(list[Hit]):
@@ -50,53 +40,24 @@ class Hits(list[Hit]):
         self.exact = exact
 
 
-class Index:
+class Index(Contents):
     """A finished index, opened for reading. A context manager; use it from one thread at a time.
 
     Make one with `Index.build` or `Index.open`.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        block_rows: int | None,
-    ) -> None:
-        self.directory = directory
-        self.manifest = manifest
+    def __init__(self, directory: Path, manifest: Manifest, block_rows: int | None) -> None:
+        super().__init__(directory, manifest)
         self._load: LoadEncoder | None = None
         self._encoder: TextEncoder | None = None
-        dims, rows = dims_of(manifest.spec), manifest.documents
-
-        def path(name: str) -> Path:
-            return manifest.path(directory, name)
-
-        self.standardizer: Standardizer = read_standardizer(
-            path(STANDARDIZER), manifest.standardize
-        )
-        raw = {part: path(raw_name(part, manifest.store)) for part in PARTS}
-        self._raw = RowReader(raw, manifest.store, rows, dims)
-        norms = map_rows(path(NORMS), np.dtype("<f4"), rows, len(PARTS))
-        pair = {
-            part: open_part(path(codes_name(part)), manifest.index_type[part], rows, dims[part])
-            for part in PARTS
-        }
-        self._documents = DocumentReader(path(DOCUMENTS))
-        if len(self._documents) != rows:
-            self._documents.close()
-            raise IndexDamagedError(
-                f"{path(DOCUMENTS)} holds {len(self._documents)} documents instead of {rows}; "
-                "restore it or build again with --overwrite"
-            )
-        self._searcher = PairSearcher(
-            pair,
-            manifest.index_type,
-            self._raw,
-            norms,
-            self.standardizer,
-            manifest.codes_error,
-            block_rows,
-        )
+        try:
+            self._searchers = [
+                segment.searcher(self.standardizer, block_rows) for segment in self._segments
+            ]
+        except BaseException:
+            super().close()
+            raise
+        self._begins = np.cumsum([0, *(segment.entry.rows for segment in self._segments)])
 
     @classmethod
     def build(
@@ -136,8 +97,8 @@ class Index:
                 break
             except IndexDamagedError:
                 # A writer may have put a newer version in place since the manifest was read.
-                now = Manifest.read(directory).generation
-                if attempt + 1 == _ATTEMPTS or now == manifest.generation:
+                now = Manifest.read(directory).revision
+                if attempt + 1 == _ATTEMPTS or now == manifest.revision:
                     raise
         if encoder is not None:
             try:
@@ -147,29 +108,11 @@ class Index:
                 raise
         return index
 
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let go of files and threads; the index cannot be searched any more."""
-        self._searcher.close()
-        self._documents.close()
-
-    def __len__(self) -> int:
-        return self.manifest.documents
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """The encoder that the index was built with."""
-        return self.manifest.spec
-
-    @property
-    def alpha(self) -> float:
-        """The index's default weight of RW in method `sum`."""
-        return self.manifest.alpha
+        for searcher in self._searchers:
+            searcher.close()
+        super().close()
 
     # Encoders
 
@@ -212,6 +155,8 @@ class Index:
         method: str = ...,
         min_score: float | None = ...,
         encoder: TextEncoder | None = ...,
+        filter: str | Filter | None = ...,
+        passages: bool = ...,
     ) -> Hits: ...
 
     @overload
@@ -223,6 +168,8 @@ class Index:
         method: str = ...,
         min_score: float | None = ...,
         encoder: TextEncoder | None = ...,
+        filter: str | Filter | None = ...,
+        passages: bool = ...,
     ) -> list[Hits]: ...
 
     def search(
@@ -233,14 +180,18 @@ class Index:
         method: str = "sum",
         min_score: float | None = None,
         encoder: TextEncoder | None = None,
+        filter: str | Filter | None = None,
+        passages: bool = False,
     ) -> Hits | list[Hits]:
         """The k best documents for a query, or for each of several in one pass.
 
         alpha: weight of RW in method `sum`; None is the index's default. k above the number of
         documents gives all. Documents that score below `min_score` are left out. Equal scores
-        stand in document order.
+        stand in document order. filter: a condition on the metadata (filters.py); the answer is the
+        exact top k of the documents that fulfil it. passages: each passage of a document is a hit
+        of its own; otherwise a document is one hit, by its best passage.
 
-        Raises MisuseError for an empty query and for k, alpha or method out of range;
+        Raises MisuseError for an empty query and for k, alpha or method out of range; FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.
         """
         check_search(method, alpha, k)
@@ -253,7 +204,9 @@ class Index:
         if not texts:
             return []
         embeddings = self.encoder().encode(texts, query=True)
-        found = self.search_embeddings(embeddings, k, alpha, method, min_score)
+        found = self.search_embeddings(
+            embeddings, k, alpha, method, min_score, filter=filter, passages=passages
+        )
         return found[0] if isinstance(query, str) else found
 
     def search_embeddings(
@@ -263,6 +216,9 @@ class Index:
         alpha: float | None = None,
         method: str = "sum",
         min_score: float | None = None,
+        *,
+        filter: str | Filter | None = None,
+        passages: bool = False,
     ) -> list[Hits]:
         """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts].
 
@@ -277,74 +233,79 @@ class Index:
         ):
             if values.ndim != 2 or values.shape[1] != dim:
                 raise MisuseError(f"{part} of the queries has shape {values.shape}, not [q, {dim}]")
-        queries = unit_vectors(embeddings, self.standardizer)
-        rankings = self._searcher.search(queries, int(k), method, weight, min_score)  # type: ignore[arg-type]
-        return [self._hits(ranking) for ranking in rankings]
+        masks = self._selector.masks(filter)
 
-    def _hits(self, ranking: Ranking) -> Hits:
-        stored = self._documents.get([int(row) for row in ranking.rows])
+        def rank(queries: UnitVectors, k: int) -> list[Ranking]:
+            parts = [
+                searcher.search(queries, k, method, weight, min_score, mask)  # type: ignore[arg-type]
+                for searcher, mask in zip(self._searchers, masks, strict=True)
+            ]
+            begins = [int(begin) for begin in self._begins[:-1]]
+            return [
+                joined([found[query] for found in parts], begins, k)
+                for query in range(len(queries))
+            ]
+
+        queries = unit_vectors(embeddings, self.standardizer)
+        if self.manifest.chunk is None or passages:
+            return [self._hits(ranking, passages) for ranking in rank(queries, int(k))]
+        return [self._best_passages(queries[i : i + 1], int(k), rank) for i in range(len(queries))]
+
+    def _best_passages(
+        self, query: UnitVectors, k: int, rank: Callable[[UnitVectors, int], list[Ranking]]
+    ) -> Hits:
+        """The k best documents, each by its best passage: passages are ranked deeper and deeper
+        until k documents are among them, or all passages are."""
+        depth = 4 * k
+        while True:
+            ranking = rank(query, depth)[0]
+            stored = self._stored(ranking.rows)
+            places: dict[tuple[int, int], int] = {}
+            for place, row in enumerate(ranking.rows):
+                segment, document = stored[int(row)]
+                places.setdefault((segment, document.number), place)
+            if len(places) >= k or len(ranking.rows) < depth:
+                best = np.fromiter(places.values(), dtype=np.int64)[:k]
+                found = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(found, False)
+            depth *= 4
+
+    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Found]:
+        """Row of the index → (its segment, its document, whose rows are those of the segment)."""
+        found: dict[int, Found] = {}
+        numbers = np.searchsorted(self._begins, rows, side="right") - 1
+        for segment in np.unique(numbers):
+            begin = int(self._begins[segment])
+            wanted = [
+                int(row) - begin for row, own in zip(rows, numbers, strict=True) if own == segment
+            ]
+            for row, document in self._segments[segment].documents.at_rows(wanted).items():
+                found[begin + row] = int(segment), document
+        return found
+
+    def _hits(self, ranking: Ranking, passages: bool) -> Hits:
+        stored = self._stored(ranking.rows)
         scores = ranking.scores
         hits = []
         for place, row in enumerate(ranking.rows):
-            document = stored[int(row)]
+            segment, document = stored[int(row)]
+            own = int(row) - int(self._begins[segment])
+            passage = None
+            if self.manifest.chunk is not None:
+                passage = passages_of(document)[own - document.first].id
             hits.append(
                 Hit(
                     rank=place + 1,
-                    id=document.id,
+                    id=passage if passages and passage else document.id,
                     score=float(scores.score[place]),
                     hs=float(scores.hs[place]),
                     rw=float(scores.rw[place]),
-                    text=document.text,
+                    text=document.passage(own),
                     metadata=document.metadata,
+                    passage=passage,
                 )
             )
         return Hits(hits, ranking.exact)
-
-    # What there is
-
-    def vectors(self, ids: Sequence[str]) -> Embeddings:
-        """Raw embeddings of documents by id, in the order of `ids`.
-
-        Raises MisuseError naming an id that is not there.
-        """
-        known = self._documents.rows_of(ids)
-        for identifier in ids:
-            if identifier not in known:
-                raise MisuseError(f"{self.directory} has no document {identifier!r}")
-        return self._raw.take(np.array([known[i] for i in ids], dtype=np.int64))
-
-    def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
-        """Text and metadata of documents by id; ids that are not there are left out."""
-        rows = self._documents.rows_of(ids)
-        stored = self._documents.get(list(rows.values()))
-        return {identifier: stored[row] for identifier, row in rows.items()}
-
-    def info(self) -> dict[str, Any]:
-        """What `info INDEX --json` prints (INTERFACE)."""
-        manifest, spec = self.manifest, self.spec
-        model = {name: getattr(spec, name) for name in ("path", "revision", "fingerprint", "bits")}
-        return {
-            "documents": manifest.documents,
-            "dims": dims_of(spec),
-            "model": {"name": spec.model, **model, "bytes": manifest.model_bytes},
-            "prompt": spec.prompt,
-            "query_prompt": spec.query_prompt,
-            "rw": spec.rw,
-            "pooling": spec.pooling,
-            "max_tokens": spec.max_tokens,
-            "standardize": manifest.standardize,
-            "index_type": manifest.index_type,
-            "alpha": manifest.alpha,
-            "bytes": manifest.size,
-            "created": manifest.created,
-            "version": manifest.program,
-        }
-
-    def verify(self, full: bool = False) -> VerifyReport:
-        """As `verify_index`, for this index's directory."""
-        from moee_index.index.verify import verify_index
-
-        return verify_index(self.directory, full=full)
 
 
 def default_index(directory: str | Path = "indexes") -> tuple[Path, str]:

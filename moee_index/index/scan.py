@@ -1,12 +1,20 @@
 """Similarities of every stored code to some queries, at the speed of memory.
 
-Knows how to multiply float32 queries with float16 codes. Refuses to know parts, fusion and ranks:
-this is the one place to change when another way is faster.
+Knows how to multiply float32 queries with float16 codes, by as many threads as torch uses. Refuses
+to know parts, fusion and ranks: this is the one place to change when another way is faster.
 
-Measured on 2 shared cores of an EPYC with AVX-512, 100,000 codes of 2048 + 1024 (614 MB, read once
-in 21 ms): FAISS's own scanner 27 to 34 ms a query; torch, 512 codes at a time to float32 and one
-GEMM, 66 ms for one query, 210 for 16 and 520 for 64, where FAISS's search takes 1900; torch's
-half-precision product 33 ms, but rounded to 3 digits; numpy's conversion 2000 ms.
+Three ways, by the number of queries. Milliseconds of a whole search by `sum` for 10 of 100,000
+documents (2048 + 1024; their 614 MB of codes are read once in 22), 2 cores of an EPYC with
+AVX-512 BF16; float32 with the program as it was before bfloat16, in the next minute:
+
+| queries | 1 | 2 | 4 | 6 | 8 | 16 | 32 | 64 |
+|---|---|---|---|---|---|---|---|---|
+| FAISS's scanner, query by query | 25 | 46 | 70 | | | | | |
+| float32, 512 codes at a time and one GEMM | | | | | 110 | 118 | 187 | 314 |
+| bfloat16, and what it leaves again (rough.py) | | | | 99 | 109 | 119 | 156 | 225 |
+| two `IndexFlatIP.search` calls, k = 10 | 75 | | | | | | | 899 |
+
+Torch's half-precision product was rounded to 3 digits and no faster; numpy's conversion took 2000.
 """
 
 from __future__ import annotations
@@ -14,22 +22,32 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from moee_index.embeddings import FloatArray
-from moee_index.index.pair import Codes, load_faiss
+from moee_index.index import rough
+from moee_index.index.checks import CheckedCodes, Codes
+from moee_index.index.pair import load_faiss
+from moee_index.index.vectors import RowNumbers
 
-# Up to so many queries FAISS's scanner, which converts the codes for each, beats one GEMM.
-SCANNER_QUERIES = 6
+# Up to so many queries FAISS's scanner, which converts the codes for each, beats a product in
+# float32; from so many on one in bfloat16 and a second look beat both.
+_SCANNER_QUERIES = 6
+_ROUGH_QUERIES = 5
 _GEMM_ROWS = 512
 # Fewer columns are slower than these (8 take twice the time of 16).
 _GEMM_COLUMNS = 16
-# Below this a thread costs more than it scans.
-_THREAD_ROWS = 4096
+# Rows of a job: below this a thread costs more than it scans.
+_JOB_ROWS = 4096
+_PAD = 48
 _LOWEST = -3.0e38
+
+Scan = Callable[[Codes, FloatArray, FloatArray], None]
+Job = tuple[Scan, CheckedCodes, "range | RowNumbers", FloatArray, FloatArray]
 
 
 class Scanner:
@@ -46,36 +64,83 @@ class Scanner:
             self._pool.shutdown()
             self._pool = None
 
-    def similarities(self, parts: list[tuple[Codes, FloatArray]]) -> list[FloatArray]:
-        """For each part's codes [m, d] and unit queries [q, d]: float32 [q, m].
+    def rough_pays(self, queries: int) -> bool:
+        """Whether a rough look at all codes for so many queries, and a second one at some, is
+        faster than exact similarities of all."""
+        if queries < _ROUGH_QUERIES:
+            return False
+        # Where the jobs will run, each in one thread.
+        return self._workers().submit(rough.pays).result()
 
-        All parts have the same m and q. Differences to exact arithmetic on the codes stay
-        below 1e-5.
+    def similarities(
+        self,
+        parts: Sequence[tuple[CheckedCodes, FloatArray]],
+        rows: range | RowNumbers,
+        *,
+        roughly: bool = False,
+    ) -> list[FloatArray]:
+        """For each part's codes and unit queries [q, d], float32 [q, m]: the similarities of the
+        m given rows, which are consecutive or ascending numbers.
+
+        All parts have the same rows and q. Differences to exact arithmetic on the codes stay
+        below 1e-5, or roughly below what rough.py says. Raises IndexDamagedError where codes are
+        altered.
         """
-        rows, queries = len(parts[0][0]), len(parts[0][1])
-        found = [np.empty((queries, rows), dtype=np.float32) for _ in parts]
-        if queries > SCANNER_QUERIES or not _scanner_works():
-            for (codes, vectors), out in zip(parts, found, strict=True):
-                _multiply(codes, vectors, out)
-            return found
-        jobs: list[tuple[Codes, FloatArray, FloatArray]] = []
-        share = max(_THREAD_ROWS, -(-rows // self._threads))
-        for (codes, vectors), out in zip(parts, found, strict=True):
-            for start in range(0, rows, share):
-                stop = min(rows, start + share)
-                jobs.extend(
-                    (codes[start:stop], vectors[query], out[query, start:stop])
-                    for query in range(queries)
-                )
-        if len(jobs) == 1 or self._threads == 1 or rows < _THREAD_ROWS:
-            for job in jobs:
-                _scan(*job)
+        queries = len(parts[0][1])
+        # Rows a power of two apart would share a few lines of every cache.
+        width = len(rows) + _PAD
+        found = [np.empty((queries, width), dtype=np.float32)[:, :-_PAD] for _ in parts]
+        if roughly:
+            scan: Scan = rough.multiply
+        elif queries > _SCANNER_QUERIES or not _scanner_works():
+            scan = _multiply
         else:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, "moee-scan")
-            for future in [self._pool.submit(_scan, *job) for job in jobs]:
+            scan = _scan_each
+        jobs: list[Job] = []
+        for (codes, vectors), out in zip(parts, found, strict=True):
+            for start in range(0, len(rows), _JOB_ROWS):
+                some = slice(start, start + _JOB_ROWS)
+                jobs.append((scan, codes, rows[some], vectors, out[:, some]))
+        if len(jobs) <= len(parts) or self._threads == 1:
+            for job in jobs:
+                _run(job)
+        else:
+            for future in [self._workers().submit(_run, job) for job in jobs]:
                 future.result()
         return found
+
+    def _workers(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "moee-scan", _alone)
+        return self._pool
+
+
+def _alone() -> None:
+    """Make what this thread asks of OpenMP run in this thread: the jobs share out the cores.
+
+    The number of threads is each thread's own in OpenMP. `torch.set_num_threads` would set MKL's
+    for all threads as well, so FAISS, which shares torch's OpenMP, is asked.
+    """
+    import torch
+
+    # Torch's first look in a thread would undo it.
+    torch.get_num_threads()
+    load_faiss().omp_set_num_threads(1)
+
+
+def _run(job: Job) -> None:
+    scan, codes, rows, queries, out = job
+    scan(_taken(codes, rows), queries, out)
+
+
+def _taken(codes: CheckedCodes, rows: range | RowNumbers) -> Codes:
+    return codes.block(rows.start, rows.stop) if isinstance(rows, range) else codes.rows(rows)
+
+
+def _scan_each(codes: Codes, queries: FloatArray, out: FloatArray) -> None:
+    """Queries [q, d] over codes [m, d], one after another, into out [q, m]."""
+    for query, target in zip(queries, out, strict=True):
+        _scan(codes, query, target)
 
 
 def _scan(codes: Codes, query: FloatArray, out: FloatArray) -> None:

@@ -1,11 +1,13 @@
 """Raw rows on disk: plain little-endian matrices, written at their places, read as memory maps.
 
-Knows bytes and shapes. Refuses to know where rows come from and what becomes of them.
+Knows bytes and shapes, and a CRC-32 of each row. Refuses to know where rows come from and what
+becomes of them.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,28 @@ import numpy.typing as npt
 
 from moee_index.embeddings import Embeddings
 from moee_index.errors import IndexDamagedError, ModelError, StorageError
-from moee_index.index.manifest import PARTS, STORES, raw_name
+from moee_index.index.checks import check_rows
+from moee_index.index.manifest import PARTS, ROW_CHECKS, STORES, raw_name
 from moee_index.index.storage import storage_errors
 
 RawArray = npt.NDArray[np.floating[Any]]
+RowNumbers = npt.NDArray[np.int64]
+_CRC_BYTES = 4 * len(PARTS)
 
 
 class RowWriter:
-    """Writes both parts' raw rows at their places. A context manager; raises StorageError.
+    """Writes both parts' raw rows at their places, and their checksums. A context manager.
 
     Rows of a kill's victim may be there half written: what counts as written is for the documents
-    store to say, after `sync`.
+    store to say, after `sync`. Raises StorageError.
     """
 
-    def __init__(self, generation: Path, store: str, dims: dict[str, int]) -> None:
+    def __init__(self, folder: Path, store: str, dims: dict[str, int]) -> None:
         self._dtype = np.dtype(STORES[store][0])
-        self._paths = {part: generation / raw_name(part, store) for part in PARTS}
+        self._paths = {part: folder / raw_name(part, store) for part in PARTS}
+        self._paths["crc"] = folder / ROW_CHECKS
         self._row_bytes = {part: dims[part] * self._dtype.itemsize for part in PARTS}
+        self._row_bytes["crc"] = _CRC_BYTES
         self._store = store
         self._handles: dict[str, int] = {}
         for part, path in self._paths.items():
@@ -47,17 +54,33 @@ class RowWriter:
 
     def write(self, rows: Sequence[int], embeddings: Embeddings) -> None:
         """Row i of `embeddings` to place rows[i]. Raises ModelError where float16 overflows."""
-        for part, values in (("hs", embeddings.hs), ("rw", embeddings.rw)):
-            with np.errstate(over="ignore"):
-                stored = np.ascontiguousarray(values, dtype=self._dtype)
-            if self._store == "float16" and not np.isfinite(stored).all():
-                raise ModelError(
-                    f"a value of {part.upper()} is too large for float16; build with "
-                    "--store float32"
-                )
+        stored = {
+            "hs": self._as_stored("hs", embeddings.hs),
+            "rw": self._as_stored("rw", embeddings.rw),
+        }
+        for place, row in enumerate(rows):
+            content = {part: values[place].tobytes() for part, values in stored.items()}
+            crcs = np.array([zlib.crc32(content[part]) for part in PARTS], dtype="<u4")
+            for part, taken in (*content.items(), ("crc", crcs.tobytes())):
+                with storage_errors(self._paths[part]):
+                    self._write_at(part, row, taken)
+
+    def _as_stored(self, part: str, values: RawArray) -> RawArray:
+        with np.errstate(over="ignore"):
+            stored: RawArray = np.ascontiguousarray(values, dtype=self._dtype)
+        if self._store == "float16" and not np.isfinite(stored).all():
+            raise ModelError(
+                f"a value of {part.upper()} is too large for float16; build with --store float32"
+            )
+        return stored
+
+    def append(self, first: int, rows: dict[str, RawArray]) -> None:
+        """Consecutive stored rows and their checksums (part → [m, d], "crc" → [m, 2]), from place
+        `first` on, as they are."""
+        for part, values in rows.items():
             with storage_errors(self._paths[part]):
-                for row, content in zip(rows, stored, strict=True):
-                    self._write_at(part, row, content.tobytes())
+                content = np.ascontiguousarray(values).data.cast("B")
+                self._write_at(part, first, content)
 
     def copy(self, source: int, target: int) -> None:
         """Row `source` to place `target`, in both parts."""
@@ -69,7 +92,7 @@ class RowWriter:
                     raise StorageError(f"{path} ends before row {source}; build with --overwrite")
                 self._write_at(part, target, content)
 
-    def _write_at(self, part: str, row: int, content: bytes) -> None:
+    def _write_at(self, part: str, row: int, content: bytes | memoryview) -> None:
         view, place = memoryview(content), row * self._row_bytes[part]
         while view:
             written = os.pwrite(self._handles[part], view, place)
@@ -82,13 +105,14 @@ class RowWriter:
                 os.fsync(self._handles[part])
 
     def holds(self, rows: int) -> bool:
-        """Whether both files are long enough for so many rows."""
+        """Whether all files are long enough for so many rows."""
         return all(
-            os.fstat(self._handles[part]).st_size >= rows * self._row_bytes[part] for part in PARTS
+            os.fstat(handle).st_size >= rows * self._row_bytes[part]
+            for part, handle in self._handles.items()
         )
 
     def finish(self, rows: int) -> None:
-        """Cut both files to exactly so many rows and sync them."""
+        """Cut all files to exactly so many rows and sync them."""
         for part, path in self._paths.items():
             with storage_errors(path):
                 os.ftruncate(self._handles[part], rows * self._row_bytes[part])
@@ -96,22 +120,67 @@ class RowWriter:
 
 
 class RowReader:
-    """Both parts' raw rows as read-only memory maps: hs [n, d], rw [n, layers * experts].
+    """Both parts' raw rows as read-only memory maps: hs [n, d], rw [n, layers * experts], and
+    crc [n, 2], the checksums of both.
 
     They keep their stored type; `take` gives float32.
     """
 
-    def __init__(self, paths: dict[str, Path], store: str, rows: int, dims: dict[str, int]) -> None:
+    def __init__(self, folder: Path, store: str, rows: int, dims: dict[str, int]) -> None:
         dtype = np.dtype(STORES[store][0])
-        self.hs = map_rows(paths["hs"], dtype, rows, dims["hs"])
-        self.rw = map_rows(paths["rw"], dtype, rows, dims["rw"])
+        self.paths = {part: folder / raw_name(part, store) for part in PARTS}
+        self.hs = map_rows(self.paths["hs"], dtype, rows, dims["hs"])
+        self.rw = map_rows(self.paths["rw"], dtype, rows, dims["rw"])
+        self.crc = map_rows(folder / ROW_CHECKS, np.dtype("<u4"), rows, len(PARTS))
 
     def __len__(self) -> int:
         return len(self.hs)
 
-    def take(self, rows: slice | npt.NDArray[np.int64]) -> Embeddings:
-        """Raw float32 rows, copied."""
-        return Embeddings(self.hs[rows].astype(np.float32), self.rw[rows].astype(np.float32))
+    def take(self, rows: slice | RowNumbers) -> Embeddings:
+        """Raw float32 rows, copied. Raises IndexDamagedError where a row is altered."""
+        stored = self.stored(rows)
+        return Embeddings(stored["hs"].astype(np.float32), stored["rw"].astype(np.float32))
+
+    def stored(self, rows: slice | RowNumbers) -> dict[str, RawArray]:
+        """Rows as they are stored, with "crc" [m, 2]: what `RowWriter.append` takes.
+
+        Raises IndexDamagedError where a row is altered.
+        """
+        taken = {"hs": self.hs[rows], "rw": self.rw[rows], "crc": self.crc[rows]}
+        for column, part in enumerate(PARTS):
+            check_rows(self.paths[part], taken[part], taken["crc"][:, column])
+        return taken
+
+
+class LiveRows:
+    """The rows that count of one part over several segments, as one matrix [n, d] that is read in
+    slices; it need not fit in memory. Raises IndexDamagedError where a row is altered."""
+
+    def __init__(
+        self, part: str, segments: Sequence[tuple[RowReader, RowNumbers | None]], dim: int
+    ) -> None:
+        self._part = part
+        self._segments = segments
+        counts = [len(raw) if live is None else len(live) for raw, live in segments]
+        self._ends = np.cumsum(counts) if counts else np.zeros(0, dtype=np.int64)
+        self.shape = (int(self._ends[-1]) if counts else 0, dim)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> RawArray:
+        start, stop, _ = rows.indices(len(self))
+        found: list[RawArray] = []
+        for end, (raw, live) in zip(self._ends, self._segments, strict=True):
+            begin = end - (len(raw) if live is None else len(live))
+            low, high = max(start, begin) - begin, min(stop, end) - begin
+            if low >= high:
+                continue
+            within = slice(low, high) if live is None else live[low:high]
+            taken = getattr(raw, self._part)[within]
+            check_rows(raw.paths[self._part], taken, raw.crc[within, PARTS.index(self._part)])
+            found.append(taken)
+        return np.concatenate(found) if found else np.empty((0, self.shape[1]), dtype=np.float32)
 
 
 def map_rows(

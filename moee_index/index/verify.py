@@ -13,21 +13,27 @@ from pathlib import Path
 import numpy as np
 
 from moee_index.errors import IndexDamagedError, MoeeIndexError
-from moee_index.fusion import unit_rows
-from moee_index.index.derive import dims_of, read_standardizer
-from moee_index.index.documents import DocumentReader
+from moee_index.fusion import Standardizer, unit_rows
+from moee_index.index.checks import piece_crcs
+from moee_index.index.derive import dims_of
 from moee_index.index.manifest import (
     DOCUMENTS,
-    NORMS,
     PARTS,
-    STANDARDIZER,
     Manifest,
+    Segment,
+    code_checks_name,
     codes_name,
-    raw_name,
+    norms_name,
 )
 from moee_index.index.pair import FLAT, codes_of, open_part
-from moee_index.index.storage import sha256_file
-from moee_index.index.vectors import RowReader, map_rows
+from moee_index.index.segment import (
+    OpenSegment,
+    check_file,
+    open_rows,
+    open_standardizer,
+    read_checked,
+    read_norms,
+)
 
 _BLOCK = 2048
 # Unit vectors computed again differ by rounding alone.
@@ -70,7 +76,7 @@ def verify_index(
         report = VerifyReport(str(directory), manifest.documents, full)
         _Check(directory, manifest, report, progress or (lambda stage, done, total: None)).run()
         # A writer may have put a newer version in place meanwhile, and removed this one.
-        if report.ok or Manifest.read(directory).generation == manifest.generation:
+        if report.ok or Manifest.read(directory).revision == manifest.revision:
             return report
 
 
@@ -80,6 +86,7 @@ class _Check:
     manifest: Manifest
     report: VerifyReport
     progress: Callable[[str, int, int | None], None]
+    altered: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         if self.report.full:
@@ -96,7 +103,9 @@ class _Check:
         try:
             yield
         except (MoeeIndexError, OSError) as error:
-            if str(error) not in self.report.problems:
+            # What follows from an altered file is no second problem.
+            told = [*self.altered, *self.report.problems]
+            if not any(one in str(error) for one in told):
                 self.report.problems.append(str(error))
 
     def _step(self, name: str, check: Callable[[], None]) -> None:
@@ -104,69 +113,102 @@ class _Check:
         with self._reported():
             check()
 
-    def _path(self, name: str) -> Path:
-        return self.manifest.path(self.directory, name)
-
     def _sizes(self) -> None:
         for relative in self.manifest.files:
             with self._reported():
-                self._path(relative.partition("/")[2])
+                self.manifest.path(self.directory, relative)
 
     def _checksums(self) -> None:
         self.report.checks.append("checksums")
         files = self.manifest.files
         for done, (relative, entry) in enumerate(files.items()):
             self.progress("checksums", done, len(files))
+            found = len(self.report.problems)
             with self._reported():
-                path = self._path(relative.partition("/")[2])
-                if sha256_file(path) != entry.sha256:
-                    raise IndexDamagedError(
-                        f"{path} is altered (its SHA-256 is not the recorded one); restore it or "
-                        "build again with --overwrite"
-                    )
+                check_file(self.manifest.path(self.directory, relative), entry)
+            if len(self.report.problems) > found:
+                self.altered.append(str(self.directory / relative))
+        self.progress("checksums", len(files), len(files))
+
+    def _open(self, entry: Segment) -> contextlib.closing[OpenSegment]:
+        return contextlib.closing(OpenSegment(self.directory, self.manifest, entry))
 
     def _documents(self) -> None:
-        path = self._path(DOCUMENTS)
-        with contextlib.closing(DocumentReader(path)) as store:
-            if len(store) != self.manifest.documents:
+        seen: dict[str, str] = {}
+        for entry in self.manifest.segments:
+            with self._reported(), self._open(entry) as segment:
+                path = self.manifest.path(self.directory, DOCUMENTS, entry)
+                for problem in segment.documents.problems():
+                    self.report.problems.append(f"{path}: {problem}")
+                if self.report.full or len(self.manifest.segments) > 1:
+                    self._contents(segment, path, seen)
+
+    def _contents(self, segment: OpenSegment, path: Path, seen: dict[str, str]) -> None:
+        """Each document agrees with its checksum, none counts twice, and passages hang together."""
+        end = deleted = 0
+        for document in segment.documents.in_order():
+            if document.first != end:
+                raise IndexDamagedError(f"{path}: passages of {document.id!r} are not in order")
+            end = document.first + len(document.spans)
+            if segment.live is not None:
+                rows = segment.live[document.first : end]
+                if rows.any() != rows.all():
+                    raise IndexDamagedError(f"{path}: {document.id!r} is deleted in part")
+                if not rows.all():
+                    deleted += 1
+                    continue
+            if document.id in seen:
                 raise IndexDamagedError(
-                    f"{path} holds {len(store)} documents instead of {self.manifest.documents}"
+                    f"{path}: document {document.id!r} is also in {seen[document.id]}"
                 )
-            for problem in store.problems():
-                self.report.problems.append(f"{path}: {problem}")
+            seen[document.id] = segment.entry.name
+        if deleted != segment.entry.deleted_documents:
+            raise IndexDamagedError(
+                f"{path}: {deleted} documents are deleted, not {segment.entry.deleted_documents}"
+            )
 
     def _vectors(self) -> None:
-        dims, rows = dims_of(self.manifest.spec), self.manifest.documents
-        for part in PARTS:
+        with self._reported():
+            open_standardizer(self.directory, self.manifest)
+        dims = dims_of(self.manifest.spec)
+        for entry in self.manifest.segments:
+            for part in PARTS:
+                with self._reported():
+                    name = codes_name(part, entry.derived)
+                    path = self.manifest.path(self.directory, name, entry)
+                    open_part(path, entry.index_type[part], entry.rows, dims[part])
             with self._reported():
-                kind = self.manifest.index_type[part]
-                open_part(self._path(codes_name(part)), kind, rows, dims[part])
-        self._raw()
-        map_rows(self._path(NORMS), np.dtype("<f4"), rows, len(PARTS))
-        read_standardizer(self._path(STANDARDIZER), self.manifest.standardize)
-
-    def _raw(self) -> RowReader:
-        store = self.manifest.store
-        paths = {part: self._path(raw_name(part, store)) for part in PARTS}
-        return RowReader(paths, store, self.manifest.documents, dims_of(self.manifest.spec))
+                open_rows(self.directory, self.manifest, entry)
+                read_norms(self.directory, self.manifest, entry)
 
     def _recompute(self) -> None:
-        manifest, raw = self.manifest, self._raw()
-        dims, rows = dims_of(manifest.spec), manifest.documents
-        standardizer = read_standardizer(self._path(STANDARDIZER), manifest.standardize)
-        norms = map_rows(self._path(NORMS), np.dtype("<f4"), rows, len(PARTS))
+        standardizer = open_standardizer(self.directory, self.manifest)
+        for entry in self.manifest.segments:
+            with self._reported():
+                self._recompute_one(entry, standardizer)
+
+    def _recompute_one(self, entry: Segment, standardizer: Standardizer) -> None:
+        dims = dims_of(self.manifest.spec)
+        raw = open_rows(self.directory, self.manifest, entry)
+        norms = read_norms(self.directory, self.manifest, entry)
         for column, part in enumerate(PARTS):
-            path = self._path(codes_name(part))
-            index = open_part(path, manifest.index_type[part], rows, dims[part])
-            codes = codes_of(index) if manifest.index_type[part] == FLAT else None
-            for start in range(0, rows, _BLOCK):
-                block = slice(start, min(start + _BLOCK, rows))
-                self.progress(f"checking {part}", start, rows)
-                stored = getattr(raw, part)[block].astype(np.float32)
+            path = self.manifest.path(self.directory, codes_name(part, entry.derived), entry)
+            crcs = read_checked(
+                self.directory, self.manifest, code_checks_name(part, entry.derived), entry
+            )
+            if not np.array_equal(piece_crcs(path), np.frombuffer(crcs, dtype="<u4")):
+                raise IndexDamagedError(f"{path} does not agree with its pieces' checksums")
+            index = open_part(path, entry.index_type[part], entry.rows, dims[part])
+            codes = codes_of(index) if entry.index_type[part] == FLAT else None
+            for start in range(0, entry.rows, _BLOCK):
+                block = slice(start, min(start + _BLOCK, entry.rows))
+                self.progress(f"checking {part}", start, entry.rows)
+                stored = raw.stored(block)[part].astype(np.float32)
                 units, lengths = unit_rows(stored, part, getattr(standardizer, part))
                 if not np.allclose(norms[block, column], lengths, rtol=_SAME, atol=0):
                     raise IndexDamagedError(
-                        f"{self._path(NORMS)} does not follow from the raw rows near {start}"
+                        f"{self.directory / entry.name / norms_name(entry.derived)} does not "
+                        f"follow from the raw rows near {start}"
                     )
                 if codes is None:
                     continue

@@ -1,88 +1,79 @@
-"""From a config to an empty model: which class, which module routes, which matrix becomes 4-bit.
+"""From a config to an empty model: which class it is, where the text model lies in it.
 
-Knows transformers' classes and what they record (`_can_record_outputs`), not lists of names. The
-model is built on the meta device: no weight exists yet. Reads no weights.
+Knows transformers' classes, and one checkpoint's config that they have no class for (DeepSeekMoE
+v1). The model is built on the meta device: no weight exists yet. Reads no weights.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+import inspect
 from typing import Any
 
 import torch
-from torch import nn
 
 from moee_index.errors import MisuseError, ModelError
 from moee_index.model import experts
 from moee_index.model.checkpoint import Checkpoint
+from moee_index.model.matrices import expert_stacks as expert_stacks
+from moee_index.model.naming import keep_naming
+from moee_index.model.routing import find_routers as find_routers
+from moee_index.model.routing import scores_by_sigmoid
 
 RW_KINDS = ("auto", "softmax", "sigmoid", "logits")
 
 
-@dataclass(frozen=True)
-class Router:
-    """A routing module: its output (or item `index` of it) is router logits [tokens, experts]."""
-
-    name: str
-    module: nn.Module
-    index: int
-
-
 def build_empty(checkpoint: Checkpoint) -> Any:
-    """The base model (no language-model head) of a checkpoint, on the meta device.
+    """The base model (no language-model head) of a checkpoint, on the meta device; of a multi-modal
+    one the text model alone.
 
-    Raises ModelError where transformers knows no such architecture, or where it has no routers.
+    Raises ModelError where transformers knows no such architecture, where it has no routers, or
+    where it is no causal decoder.
     """
     from transformers import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     experts.register()
     config = _config_of(checkpoint)
-    config._attn_implementation = "sdpa"
-    config._experts_implementation = experts.IMPLEMENTATION
-    model_class = _base_class(config, checkpoint)
-    with torch.device("meta"):
-        model = model_class(config)
+    text = config.get_text_config(decoder=True)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{checkpoint.name} ({config.model_type}) is an encoder with a decoder; give --model a "
+            "decoder such as OLMoE, whose last token has seen the whole text"
+        )
+    whole_class = _whole_class(config, checkpoint)
+    if whole_class is None:
+        model = _on_meta(_base_class(text, checkpoint), text)
+        keep_naming(model)
+    else:
+        whole = _on_meta(whole_class, config)
+        inner, model = _text_part(whole, text, checkpoint)
+        _check_causal(whole, text, checkpoint)
+        keep_naming(model, whole, inner)
     model.eval()
-    _materialise_rotary(model)
+    _choose_implementations(model)
+    _materialise_buffers(model, checkpoint)
     if not find_routers(model):
         raise ModelError(
             f"{checkpoint.name} ({checkpoint.config.get('model_type')}) is a dense model: it has "
             "no router and so no routing weights; give --model a Mixture-of-Experts model"
         )
+    _check_causal(model, text, checkpoint)
     return model
-
-
-def find_routers(model: Any) -> list[Router]:
-    """The routing modules of a model in layer order, as transformers records `router_logits`."""
-    from transformers.utils.output_capturing import OutputRecorder
-
-    specs = (type(model)._can_record_outputs or {}).get("router_logits", [])
-    found: list[Router] = []
-    for spec in specs if isinstance(specs, list) else [specs]:
-        if not isinstance(spec, OutputRecorder):
-            spec = OutputRecorder(target_class=spec, index=1)
-        for name, module in model.named_modules():
-            if spec.target_class is not None and not isinstance(module, spec.target_class):
-                continue
-            if spec.target_class is None and not name.endswith(str(spec.class_name)):
-                continue
-            layer = f".{spec.layer_name.strip('.')}." if spec.layer_name else "."
-            if layer in f".{name}.":
-                found.append(Router(name, module, spec.index))
-    return found
 
 
 def rw_kind(asked: str, checkpoint: Checkpoint) -> str:
     """The kind of RW behind `auto`: softmax for DeepSeek v1, logits for all others, as the
-    paper's code has it (the paper itself, section 3.1, says softmax)."""
+    paper's code has it (the paper itself, section 3.1, says softmax).
+
+    All kinds are of a router's scores for all experts, before any bias that corrects its choice,
+    and before the choice. `sigmoid` is for routers that score so.
+    """
     if asked not in RW_KINDS:
         raise MisuseError(f"--rw {asked!r} is unknown; known: {', '.join(RW_KINDS)}")
-    config = checkpoint.config
     if asked == "auto":
-        return "softmax" if config.get("model_type") == "deepseek" else "logits"
-    scoring = config.get("scoring_func") or config.get("score_function")
-    if asked == "sigmoid" and scoring != "sigmoid":
+        return "softmax" if checkpoint.config.get("model_type") == "deepseek" else "logits"
+    if asked == "sigmoid" and not _scores_by_sigmoid(checkpoint):
         raise MisuseError(
             f"--rw sigmoid: the router of {checkpoint.name} does not score by sigmoid; "
             "take softmax or logits"
@@ -90,30 +81,12 @@ def rw_kind(asked: str, checkpoint: Checkpoint) -> str:
     return asked
 
 
-def quantisable_linears(model: Any, routers: list[Router]) -> list[tuple[str, nn.Linear]]:
-    """The matrices that 4 bits are for, experts aside: attention and dense or shared MLPs.
-
-    Routers and gates with a single output (shared-expert gates) stay in 16 bits.
-    """
-    routing = tuple(router.name for router in routers)
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear
-        and module.out_features > 1
-        and not any(name == router or name.startswith(f"{router}.") for router in routing)
-    ]
-
-
-def expert_stacks(model: Any) -> list[tuple[str, nn.Module, str]]:
-    """(parameter name, experts module, attribute) of each fused 3-D expert parameter."""
-    return [
-        (f"{name}.{attribute}", module, attribute)
-        for name, module in model.named_modules()
-        if hasattr(module, "has_gate") and hasattr(module, "num_experts")
-        for attribute, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3
-    ]
+def _scores_by_sigmoid(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's config says so, or where it does not, its router's class."""
+    said = checkpoint.config.get("scoring_func") or checkpoint.config.get("score_function")
+    if said is not None:
+        return bool(said == "sigmoid")
+    return scores_by_sigmoid(build_empty(checkpoint))
 
 
 def _config_of(checkpoint: Checkpoint) -> Any:
@@ -131,7 +104,10 @@ def _config_of(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.path / 'config.json'}: transformers cannot read a model of type "
             f"{kind!r}: {str(error).strip().splitlines()[0]}"
         ) from error
-    return config.get_text_config(decoder=True)
+    for part in (config, config.get_text_config(decoder=True)):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config  # the model is built as it was before it was quantised
+    return config
 
 
 def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
@@ -184,44 +160,116 @@ def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
     )
 
 
-def conversions_of(model: Any) -> list[Any]:
-    """transformers' renamings and converters from checkpoint names to this model's names."""
-    from transformers.conversion_mapping import (
-        get_checkpoint_conversion_mapping,
-        get_model_conversion_mapping,
-    )
-
-    found = get_model_conversion_mapping(model)
-    if type(model).__name__ == "DeepseekOcr2TextModel":
-        # As a vision model's inner class it has no mapping of its own: without this one it would
-        # load with random experts.
-        found = [*get_checkpoint_conversion_mapping("qwen2_moe"), *found]
-    return list(found)
+def _on_meta(model_class: Any, config: Any) -> Any:
+    with torch.device("meta"):
+        return model_class(config)
 
 
 def _base_class(config: Any, checkpoint: Checkpoint) -> Any:
+    """The class of a text model without head: registered, or of its config's package."""
     from transformers import AutoModel
 
-    if config.model_type == "deepseek_ocr2_text":
-        from transformers.models.deepseek_ocr2 import modeling_deepseek_ocr2
-
-        return modeling_deepseek_ocr2.DeepseekOcr2TextModel
     try:
         found = AutoModel._model_mapping[type(config)]
     except KeyError:
-        raise ModelError(
-            f"{checkpoint.name}: transformers has no text model for {config.model_type!r}"
-        ) from None
+        found = _unregistered_class(config, checkpoint)
     return found[0] if isinstance(found, (list, tuple)) else found
 
 
-def _materialise_rotary(model: Any) -> None:
-    """Compute the buffers that are not part of a checkpoint (rotary frequencies) for real."""
+def _unregistered_class(config: Any, checkpoint: Checkpoint) -> Any:
+    """The class for a text config that is only known as a part of another."""
+    name = type(config).__module__.replace(".configuration_", ".modeling_")
+    for _, found in inspect.getmembers(importlib.import_module(name), inspect.isclass):
+        if (
+            getattr(found, "config_class", None) is type(config)
+            and found.__name__.endswith("Model")
+            and not found.__name__.endswith("PreTrainedModel")
+        ):
+            return found
+    raise ModelError(f"{checkpoint.name}: transformers has no text model for {config.model_type!r}")
+
+
+def _whole_class(config: Any, checkpoint: Checkpoint) -> Any:
+    """The class with head, or of several parts, that checkpoints of a config are saved from and
+    named after; None where transformers has none."""
+    import transformers
+
+    said = [
+        getattr(transformers, name, None) for name in checkpoint.config.get("architectures") or []
+    ]
+    for found in said:
+        if getattr(found, "config_class", None) is type(config) and found is not None:
+            return found
+    for auto in (transformers.AutoModelForMultimodalLM, transformers.AutoModelForCausalLM):
+        if type(config) in auto._model_mapping:
+            found = auto._model_mapping[type(config)]
+            return found[0] if isinstance(found, (list, tuple)) else found
+    return None
+
+
+def _text_part(whole: Any, text: Any, checkpoint: Checkpoint) -> tuple[str, Any]:
+    """Where the text model without head lies in a whole one, and the model itself."""
+    from transformers import PreTrainedModel
+
+    found = [
+        (name, module)
+        for name, module in whole.named_modules()
+        if isinstance(module, PreTrainedModel)
+        and type(module.config) is type(text)
+        and module.base_model is module
+    ]
+    if found:
+        # Some classes with a head take themselves for their own base.
+        return min(
+            found, key=lambda one: (not find_routers(one[1]), "For" in type(one[1]).__name__)
+        )
+    raise ModelError(
+        f"{checkpoint.name} ({whole.config.model_type}): no text model is found in it; give "
+        "--model a text model"
+    )
+
+
+def _choose_implementations(model: Any) -> None:
+    """Our experts, and torch's attention where a model's class knows it (it knows no sinks)."""
+    attention = "sdpa" if model._supports_sdpa else "eager"
     for module in model.modules():
-        lost = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
-        if not lost:
-            continue
-        for name in lost:
-            buffer = getattr(module, name)
-            setattr(module, name, torch.empty_like(buffer, device="cpu"))
-        model._init_weights(module)
+        config = getattr(module, "config", None)
+        if config is not None:
+            config._attn_implementation = attention
+            config._experts_implementation = experts.IMPLEMENTATION
+
+
+def _materialise_buffers(model: Any, checkpoint: Checkpoint) -> None:
+    """Compute the buffers that are not part of a checkpoint (rotary frequencies) for real."""
+    for name, module in model.named_modules():
+        lost = {
+            key: buffer
+            for key, buffer in module.named_buffers(recurse=False)
+            if buffer.is_meta and key in module._non_persistent_buffers_set
+        }
+        for key, buffer in lost.items():
+            unset = torch.nan if buffer.is_floating_point() else 0
+            module._buffers[key] = torch.full_like(buffer, unset, device="cpu")
+        if lost:
+            model._init_weights(module)
+        for key in lost:
+            if bool(module._buffers[key].isnan().any()):
+                raise ModelError(
+                    f"{checkpoint.name}: transformers does not say how {name}.{key} is computed, "
+                    "so the model cannot be run; please report it"
+                )
+
+
+def _check_causal(model: Any, text: Any, checkpoint: Checkpoint) -> None:
+    """Raise ModelError where an attention of the text model, or of another made of the same config
+    (the decoder of a diffusion model), looks both ways."""
+    for name, module in model.named_modules():
+        if (
+            type(module).__name__.endswith("Attention")
+            and type(getattr(module, "config", text)) is type(text)
+            and not getattr(module, "is_causal", True)
+        ):
+            raise ModelError(
+                f"{checkpoint.name} ({model.config.model_type}) is no causal decoder: {name} looks "
+                "both ways; give --model a decoder, whose last token has seen the whole text"
+            )

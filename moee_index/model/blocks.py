@@ -22,12 +22,12 @@ NORM_ELEMENTS = 2**18
 # Tokens of an attention's block: enough rows for the products' full rate.
 ATTENTION_TOKENS = 2048
 
-# Arguments of an attention that have one entry a position, and in which dimensions.
+# Arguments of an attention that have one entry a position: in which dimensions, and of how many.
 _POSITIONS = {
-    "hidden_states": (1,),
-    "position_embeddings": (1,),
-    "position_ids": (1,),
-    "attention_mask": (2, 3),
+    "hidden_states": ((1,), 3),
+    "position_embeddings": ((1,), 3),
+    "position_ids": ((1,), 2),
+    "attention_mask": ((2, 3), 4),
 }
 
 Forward = Callable[..., Any]
@@ -47,11 +47,11 @@ def run_in_blocks(model: nn.Module, routers: Sequence[nn.Module], tokens: Tokens
 def _by_rows(forward: Forward) -> Forward:
     """A norm over the last dimension, some rows at a time."""
 
-    def blocked(x: torch.Tensor) -> torch.Tensor:
+    def blocked(x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
         rows = max(1, NORM_ELEMENTS // x.shape[-1])
+        if more or named or x.numel() <= rows * x.shape[-1]:
+            return cast(torch.Tensor, forward(x, *more, **named))
         flat = x.reshape(-1, x.shape[-1])
-        if len(flat) <= rows:
-            return cast(torch.Tensor, forward(x))
         first = forward(flat[:rows])
         out = torch.empty(flat.shape, dtype=first.dtype, device=first.device)
         out[:rows] = first
@@ -63,34 +63,41 @@ def _by_rows(forward: Forward) -> Forward:
 
 
 def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
-    """An attention, some texts at a time; padding beyond a block's longest text comes out as 0."""
+    """An attention, some texts at a time; padding beyond a block's longest text comes out as 0.
+
+    One whose arguments are not all known, or that gives more than its states (the positions that
+    a later layer shall attend to), is run whole.
+    """
+    gives_more = False
 
     def blocked(*positional: Any, **named: Any) -> Any:
+        nonlocal gives_more
         given = {**dict(zip(("hidden_states",), positional, strict=False)), **named}
         hidden = given["hidden_states"]
+        if gives_more or len(positional) > 1 or hidden.dim() != 3:
+            return forward(*positional, **named)
         count, length = hidden.shape[:2]
         texts = max(1, ATTENTION_TOKENS // length)
         alone = count <= texts and tokens.lengths is None
-        if alone or _grows(given.get("past_key_values")) or len(positional) > 1:
+        if alone or _grows(given.get("past_key_values")):
             return forward(*positional, **named)
-        known = all(
-            name in _POSITIONS or not isinstance(value, torch.Tensor)
-            for name, value in given.items()
-        )
+        if not all(_known(name, value, count, length) for name, value in given.items()):
+            return forward(*positional, **named)
         out: list[Any] = []
         for start in range(0, count, texts):
             end = min(start + texts, count)
-            longest = max(tokens.lengths[start:end]) if known and tokens.lengths else length
+            longest = max(tokens.lengths[start:end]) if tokens.lengths else length
             own = {
-                name: _cut(
-                    value, slice(start, end), count, _POSITIONS.get(name, ()), length - longest
-                )
+                name: _cut(name, value, slice(start, end), count, length - longest)
                 for name, value in given.items()
             }
             found = forward(**own)
             parts = found if isinstance(found, tuple) else (found,)
+            if any(isinstance(part, torch.Tensor) and part.dim() < 4 for part in parts[1:]):
+                gives_more = True
+                return forward(*positional, **named)
             if not out:
-                out = [_room(part, count, length) for part in parts]
+                out = [_room(parts[0], count, length), *(None for _ in parts[1:])]
             for whole, part in zip(out, parts, strict=True):
                 if whole is not None:
                     whole[start:end, : part.shape[1]] = part
@@ -105,21 +112,37 @@ def _grows(cache: Any) -> bool:
     return cache is not None and not hasattr(cache, "tokens")
 
 
-def _cut(value: Any, texts: slice, count: int, dims: tuple[int, ...], spared: int) -> Any:
+def _known(name: str, value: Any, count: int, length: int) -> bool:
+    """Whether an argument can be cut into texts: it is no tensor, or shaped as one of `_POSITIONS`
+    that has an entry for every text or one for all."""
+    if isinstance(value, tuple | list):
+        return all(_known(name, one, count, length) for one in value)
+    if not isinstance(value, torch.Tensor):
+        return not isinstance(value, dict)
+    if name not in _POSITIONS:
+        return False
+    dims, total = _POSITIONS[name]
+    return (
+        value.dim() == total
+        and value.shape[0] in (1, count)
+        and value.shape[dims[0]] == length
+        and value.shape[dims[-1]] >= length
+    )
+
+
+def _cut(name: str, value: Any, texts: slice, count: int, spared: int) -> Any:
     """The part of an argument that belongs to a block of texts, without its last positions."""
     if isinstance(value, tuple | list):
-        return type(value)(_cut(one, texts, count, dims, spared) for one in value)
-    if not isinstance(value, torch.Tensor) or value.dim() < 2:
+        return type(value)(_cut(name, one, texts, count, spared) for one in value)
+    if not isinstance(value, torch.Tensor):
         return value
     if value.shape[0] == count:
         value = value[texts]
-    for dim in dims:
+    for dim in _POSITIONS[name][0]:
         value = value.narrow(dim, 0, value.shape[dim] - spared)
     return value
 
 
-def _room(part: Any, count: int, length: int) -> torch.Tensor | None:
-    """Where the parts of all blocks will lie; None for what an attention does not give."""
-    if not isinstance(part, torch.Tensor):
-        return None
+def _room(part: torch.Tensor, count: int, length: int) -> torch.Tensor:
+    """Where the states of all blocks will lie."""
     return part.new_zeros((count, length, *part.shape[2:]))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moee_index.errors import MisuseError, ModelError
+from moee_index.model.source_format import SourceFormat, source_format
 
 BUNDLED = "tiny"
 DEFAULTS_FILE = "moee_index.json"
@@ -34,14 +35,15 @@ _HUB_FILES = [
     "merges.txt",
     "*.model",
 ]
+_HUB_FOLDERS = ["*/*"]  # where repositories keep other forms of the same weights
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint directory that has been looked at, not loaded.
 
-    `quantization` is None for 16- and 32-bit checkpoints; for ours in 4 bits it holds
-    `double_quant` and the fingerprint of the checkpoint that was quantised.
+    `quantization` is for ours in 4 bits: `double_quant` and the fingerprint of the checkpoint that
+    was quantised. `source` is for those that others quantised. Both None: 16 or 32 bits.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Checkpoint:
     defaults: dict[str, Any]
     quantization: dict[str, Any] | None
     weights: tuple[Path, ...] = field(repr=False)
+    source: SourceFormat | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,7 +110,10 @@ def find_checkpoint(
 
 
 def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Checkpoint:
-    """Read the JSON files of a checkpoint directory and list its weight files."""
+    """Read the JSON files of a checkpoint directory and list its weight files.
+
+    Raises ModelError where it is incomplete, or quantised in a way that is not read.
+    """
     config = _read_json(path / "config.json", required=True)
     said = _read_json(path / DEFAULTS_FILE, required=False)
     unknown = sorted(set(said) - set(DEFAULT_KEYS) - {"format", "quantization"})
@@ -131,6 +137,8 @@ def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Ch
         defaults={key: said[key] for key in DEFAULT_KEYS if key in said},
         quantization=quantization,
         weights=_weight_files(path),
+        # Ours keep the config.json of what they were made from, and its word on quantisation.
+        source=source_format(config, path) if quantization is None else None,
     )
 
 
@@ -183,6 +191,7 @@ def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoin
             repository,
             revision=revision,
             allow_patterns=_HUB_FILES,
+            ignore_patterns=_HUB_FOLDERS,
             local_files_only=offline,
         )
     except HFValidationError:

@@ -39,11 +39,13 @@ class Tokens:
 
     `rows` is int64, ascending, or None for all. Padding then never reaches an expert; neither do,
     in the last layer, tokens whose state nobody reads. What is left out comes out as zeros.
-    lengths: of the texts of a padded batch, else None.
+    lengths: of the texts of a padded batch, else None. count: positions of the batch, padding
+    included; experts that are given another number of rows compute them all.
     """
 
     rows: torch.Tensor | None = None
     lengths: list[int] | None = None
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def experts_forward(
     beyond the rounding of the products.
     """
     tokens: Tokens | None = getattr(self, "moee_tokens", None)
-    rows = tokens.rows if tokens is not None else None
+    rows = tokens.rows if tokens is not None and tokens.count == len(hidden_states) else None
     if rows is not None:
         top_k_index, top_k_weights = top_k_index[rows], top_k_weights[rows]
     top_k = top_k_index.shape[-1]
@@ -91,7 +93,8 @@ def experts_forward(
     if rows is not None:
         token = rows[token]
     share = top_k_weights.reshape(-1)[order].float()[:, None]
-    counts = torch.bincount(expert_of, minlength=self.num_experts)
+    # A class may route to an expert that does nothing, numbered after the last one.
+    counts = torch.bincount(expert_of, minlength=self.num_experts)[: self.num_experts]
     up_name = "gate_up_proj" if self.has_gate else "up_proj"
     if grouped(hidden_states.device):
         return _grouped_forward(
@@ -155,6 +158,8 @@ def _grouped_forward(
             state = experts.post_expert_norm(state)
         products[start:end] = state
         start = end
+    if start < len(products):
+        products[start:] = 0
     place = torch.empty_like(routed.order)
     place[routed.order] = torch.arange(len(place), device=place.device)
     rows = torch.empty_like(routed.order)

@@ -19,7 +19,7 @@ from moee_index.errors import ModelError
 from moee_index.model.checkpoint import DEFAULTS_FILE, FORMAT, Checkpoint
 from moee_index.model.nf4 import NF4Stack, dequantize, stacks
 from moee_index.model.packed import PackedStack
-from moee_index.model.placing import assign, check_shape, owner
+from moee_index.model.placing import assign, check_shape, dense_dtype, owner
 from moee_index.model.storage import Storage
 from moee_index.model.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
 
@@ -62,7 +62,7 @@ def tensor_specs(model: Any, kept: torch.dtype) -> Specs:
         for part, spec in stack.shapes().items()
     }
     for name, value in dense_tensors(model).items():
-        specs[name] = (tuple(value.shape), kept if value.is_floating_point() else value.dtype)
+        specs[name] = (tuple(value.shape), dense_dtype(model, name, value, kept))
     return specs
 
 
@@ -106,7 +106,8 @@ def fill_from_four_bit(
                 dense = _dequantised(name, shape, tensors, storage, double_quant)
                 assign(module, attribute, dense)
             else:
-                assign(module, attribute, tensors.take(name, shape, storage))
+                dtype = dense_dtype(model, name, getattr(module, attribute), storage.kept)
+                assign(module, attribute, tensors.take(name, shape, storage, dtype))
 
 
 def fill_mapped(model: Any, file: Path, storage: Storage) -> None:
@@ -118,7 +119,9 @@ def fill_mapped(model: Any, file: Path, storage: Storage) -> None:
                     found = tensors.take(f"{name}.{part}", shape, storage, exactly=dtype)
                     setattr(module, part, found)
         for name, value in dense_tensors(model).items():
-            assign(*owner(model, name), tensors.take(name, tuple(value.shape), storage))
+            dtype = dense_dtype(model, name, value, storage.kept)
+            found = tensors.take(name, tuple(value.shape), storage, dtype)
+            assign(*owner(model, name), found)
 
 
 class _Tensors:
@@ -146,9 +149,10 @@ class _Tensors:
         name: str,
         shape: tuple[int, ...],
         storage: Storage,
+        dtype: torch.dtype | None = None,
         exactly: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """The tensor on the right device, cast as `storage` keeps such, or in its own dtype."""
+        """The tensor on the right device, cast to `dtype`, or refused unless it is `exactly`."""
         if name not in self._left:
             raise ModelError(f"{self._file}: tensor {name!r} is missing; copy the file again")
         self._left.discard(name)
@@ -156,8 +160,7 @@ class _Tensors:
         check_shape(name, name, tuple(tensor.shape), shape)
         if exactly is not None and tensor.dtype != exactly:
             raise ModelError(f"{self._file}: {name} is {tensor.dtype}, not {exactly}")
-        dtype = storage.kept if exactly is None and tensor.is_floating_point() else tensor.dtype
-        return tensor.to(storage.device, dtype)
+        return tensor.to(storage.device, dtype if tensor.is_floating_point() else None)
 
 
 def _dequantised(

@@ -5,34 +5,42 @@ Knows modules and their kinds; reads no file.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from torch import nn
+
 from moee_index.errors import ModelError
-from moee_index.model.architecture import expert_stacks, find_routers, quantisable_linears
 from moee_index.model.checkpoint import Checkpoint
+from moee_index.model.matrices import (
+    Matrix,
+    expert_stacks,
+    left_in_16_bits,
+    own_matrices,
+    quantisable_linears,
+    uses_interface,
+)
 from moee_index.model.nf4 import NF4Linear, NF4Stack, Workspace, stacks
 from moee_index.model.packed import PackedStack
 from moee_index.model.quantizer import BLOCK
+from moee_index.model.routing import find_routers
 
 
 def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) -> None:
-    """Replace what is for 4 bits by empty modules; all projections share a workspace."""
+    """Replace what is for 4 bits by empty modules; all projections share a workspace.
+
+    Raises ModelError naming a matrix that cannot be had in 4 bits.
+    """
     workspace = Workspace()
-    stacked = expert_stacks(model)
-    for module in model.modules():
-        if type(module).__name__.endswith("Experts") and not hasattr(module, "has_gate"):
-            raise ModelError(
-                f"{checkpoint.name}: the experts of {checkpoint.config.get('model_type')!r} do not "
-                "use transformers' experts interface and cannot be had in 4 bits; take --bits 16"
-            )
-    for name, module, attribute in stacked:
-        count, rows, cols = getattr(module, attribute).shape
-        _check_blocks(name, rows, cols)
-        del module._parameters[attribute]
-        module.add_module(attribute, NF4Stack(count, rows, cols, double_quant=double_quant))
-    for name, linear in quantisable_linears(model, find_routers(model)):
+    own = own_matrices(model)
+    linears = quantisable_linears(model, find_routers(model))
+    for name, module, attribute in expert_stacks(model):
+        _install_stack(Matrix(name, module, attribute), checkpoint, double_quant)
+    for matrix in own:
+        _install_stack(matrix, checkpoint, double_quant).read_by_owner = True
+    for name, linear in linears:
         rows, cols = linear.weight.shape
-        _check_blocks(name, rows, cols)
+        _check_blocks(f"{name}.weight", rows, cols, checkpoint)
         model.set_submodule(
             name,
             NF4Linear(
@@ -45,34 +53,50 @@ def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
         )
 
 
-def _check_blocks(name: str, rows: int, cols: int) -> None:
+def _install_stack(matrix: Matrix, checkpoint: Checkpoint, double_quant: bool) -> NF4Stack:
+    """An empty stack in the place of a parameter of two or three dimensions."""
+    shape = getattr(matrix.module, matrix.attribute).shape
+    rows, cols = shape[-2:]
+    _check_blocks(matrix.name, rows, cols, checkpoint)
+    stack = NF4Stack(shape[0] if len(shape) == 3 else 1, rows, cols, double_quant=double_quant)
+    stack.flat = len(shape) == 2
+    del matrix.module._parameters[matrix.attribute]
+    matrix.module.add_module(matrix.attribute, stack)
+    return stack
+
+
+def _check_blocks(name: str, rows: int, cols: int, checkpoint: Checkpoint) -> None:
     if rows * cols % BLOCK:
         raise ModelError(
-            f"{name} is {rows} x {cols}, no multiple of {BLOCK} weights, and cannot be had in "
-            "4 bits; take --bits 16"
+            f"{checkpoint.name}: {name} is {rows} x {cols}, no multiple of {BLOCK} weights, and "
+            "cannot be had in 4 bits; take --bits 16"
         )
 
 
 def assert_four_bits(model: Any) -> None:
     """Raise ModelError if any expert, dense MLP or attention matrix is left in 16 or 32 bits,
     in whatever form it is kept (parameter, buffer, fused or not)."""
-    routers = find_routers(model)
-    embedding = model.get_input_embeddings()
-    for name, module in model.named_modules():
-        if isinstance(module, NF4Stack | PackedStack) or module is embedding:
-            continue
-        if any(name == router.name for router in routers):
-            continue
-        kept = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for attribute, value in kept:
-            if value is None or not value.is_floating_point() or value.dim() < 2:
-                continue
-            if min(value.shape[-2:]) <= 1:  # a gate with one output, a depthwise convolution
-                continue
+    for name, module, attribute in left_in_16_bits(model):
+        value = getattr(module, attribute)
+        expert = uses_interface(module) or "Expert" in type(module).__name__
+        if expert or isinstance(module, nn.Linear) or value.dim() > 2:
             raise ModelError(
-                f"{name}.{attribute} {list(value.shape)} was left in {value.dtype}: "
+                f"{name} {list(value.shape)} was left in {value.dtype}: "
                 "not a 4-bit model; this is a bug, please report it, or take --bits 16"
             )
+
+
+def told_in_16_bits(model: Any) -> str | None:
+    """What of a 4-bit model is kept in 16 bits beside embeddings, norms, routers, biases and
+    convolutions, in one line by name; None where nothing is."""
+    sizes: dict[str, int] = {}
+    for name, module, attribute in left_in_16_bits(model):
+        kind = re.sub(r"\d+", "*", name)
+        sizes[kind] = sizes.get(kind, 0) + getattr(module, attribute).nbytes
+    if not sizes:
+        return None
+    parts = (f"{kind} ({size / 1e6:.1f} MB)" for kind, size in sorted(sizes.items()))
+    return "not in 4 bits, for it is no projection: " + ", ".join(parts)
 
 
 def bytes_by_kind(model: Any) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +18,9 @@ from types import ModuleType
 from typing import Any
 
 Kernel = Callable[..., Any]
+
+# Threads that quantise slices all ask for bitsandbytes first: none may see it half imported.
+_IMPORTING = threading.Lock()
 
 
 def import_bitsandbytes() -> ModuleType:
@@ -28,17 +32,18 @@ def import_bitsandbytes() -> ModuleType:
     """
     import sys
 
-    if "bitsandbytes" in sys.modules:
-        return sys.modules["bitsandbytes"]
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with _without_torch_compile(), _offline_hub():
-            import bitsandbytes
-    finally:
-        logger.setLevel(level)
-    return bitsandbytes  # type: ignore[no-any-return,unused-ignore]
+    with _IMPORTING:
+        if "bitsandbytes" in sys.modules:
+            return sys.modules["bitsandbytes"]
+        logger = logging.getLogger("bitsandbytes")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with _without_torch_compile(), _offline_hub():
+                import bitsandbytes
+        finally:
+            logger.setLevel(level)
+        return bitsandbytes  # type: ignore[no-any-return,unused-ignore]
 
 
 @cache

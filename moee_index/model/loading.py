@@ -6,12 +6,14 @@ the cache where one is kept. Knows checkpoints, the cache and modules; knows no 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from moee_index.errors import ModelError
 from moee_index.model.architecture import build_empty
@@ -25,9 +27,10 @@ from moee_index.model.four_bit_checkpoint import (
     tensor_specs,
 )
 from moee_index.model.four_bits import assert_four_bits, install_four_bits, weights_in_four_bits
+from moee_index.model.matrices import uses_interface
 from moee_index.model.nf4 import NF4Stack, Workspace
-from moee_index.model.packed import cannot_pack, pack_model, packed_specs
-from moee_index.model.placing import assign
+from moee_index.model.packed import PackedStack, cannot_pack, pack_model, packed_specs
+from moee_index.model.placing import assign, dense_dtype
 from moee_index.model.storage import Choice, Progress, Storage
 from moee_index.model.streaming import fill_from_sources
 
@@ -88,10 +91,10 @@ def load_model(
     if storage.bits == 4:
         assert_four_bits(model)
     real, last = Tokens(), Tokens()
-    last_layer = set(model.layers[-1].modules()) if hasattr(model, "layers") else set()
+    last_layer = set(last_mixed_before_experts(model))
     workspaces: dict[str, Workspace] = defaultdict(Workspace)
     for module in model.modules():
-        if hasattr(module, "has_gate") and hasattr(module, "num_experts"):
+        if uses_interface(module):
             module.moee_tokens = last if module in last_layer else real
             module.moee_workspaces = workspaces
     return Loaded(model, layout, real, last)
@@ -172,22 +175,51 @@ def _pack(model: Any, checkpoint: Checkpoint, storage: Storage, cache: Cache | N
         fill_mapped(model, draft.file, storage)
 
 
+def last_mixed_before_experts(model: Any) -> list[Any]:
+    """The last layer's modules, where tokens meet for the last time in its one attention, before
+    its experts: only then is what its experts make of a token that nobody pools of no use."""
+    layers = getattr(model, "layers", None)
+    if not layers:
+        return []
+    mixing = re.compile("Attention|MLA|Conv|Mamba|DeltaNet|Mixer|Recurrent")
+    outermost: list[str] = []
+    experts: list[int] = []
+    order: dict[str, int] = {}
+    for place, (name, module) in enumerate(layers[-1].named_modules()):
+        order[name] = place
+        if uses_interface(module):
+            experts.append(place)
+        within = any(name.startswith(f"{other}.") for other in outermost)
+        if name and not within and mixing.search(type(module).__name__):
+            outermost.append(name)
+    if len(outermost) != 1 or not all(order[outermost[0]] < place for place in experts):
+        return []
+    return list(layers[-1].modules())
+
+
 def _finish(model: Any, storage: Storage) -> None:
     """Give everything its compute dtype; nothing may be left on the meta device."""
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if value is not None and value.is_meta:
             raise ModelError(f"{name} was not loaded: the checkpoint lacks it")
     embedding = model.get_input_embeddings()
-    for module in model.modules():
-        if isinstance(module, NF4Stack):
+    plain = type(embedding) is nn.Embedding  # others go on computing with what they looked up
+    for name, module in model.named_modules():
+        if isinstance(module, NF4Stack | PackedStack):
+            module.dtype = storage.compute
             continue
         for attribute, parameter in module.named_parameters(recurse=False):
-            if module is embedding:
+            if plain and module is embedding:
                 continue  # stays in 16 bits; what is looked up is cast below
-            if parameter.is_floating_point() and parameter.dtype != storage.compute:
-                assign(module, attribute, parameter.data.to(storage.compute))
+            dtype = dense_dtype(model, f"{name}.{attribute}", parameter, storage.compute)
+            if parameter.dtype != dtype:
+                assign(module, attribute, parameter.data.to(dtype))
         for attribute, buffer in module.named_buffers(recurse=False):
-            if buffer is not None and buffer.device != storage.device:
-                module._buffers[attribute] = buffer.to(storage.device)
+            if buffer is None:
+                continue
+            dtype = buffer.dtype  # rotary frequencies and the like stay as they were computed
+            if attribute not in module._non_persistent_buffers_set:
+                dtype = dense_dtype(model, f"{name}.{attribute}", buffer, storage.compute)
+            module._buffers[attribute] = buffer.to(storage.device, dtype)
     if embedding.weight.dtype != storage.compute:
         embedding.register_forward_hook(lambda _module, _inputs, output: output.to(storage.compute))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from moee_index.model.libraries import cpu_kernel, import_bitsandbytes
 from moee_index.model.quantizer import BLOCK, quantize_on_cpu
+from moee_index.model.tensor_like import TensorLike
 
 NESTED_BLOCK = 256
 ROW_STEP = 64
@@ -28,6 +30,23 @@ _C_KERNELS = {
     torch.bfloat16: "cdequantize_blockwise_cpu_nf4_bf16",
     torch.float16: "cdequantize_blockwise_cpu_nf4_fp16",
 }
+
+
+class Nested(NamedTuple):
+    """absmax under double quantisation: codes uint8 [blocks], scale float32 [blocks / 256]."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    offset: float
+
+
+class Quantized(NamedTuple):
+    """Weights in NF4: packed uint8 [numel / 2] and absmax float32 [numel / 64]. nested: what absmax
+    was made from, where a whole matrix came quantised so."""
+
+    packed: torch.Tensor
+    absmax: torch.Tensor
+    nested: Nested | None = None
 
 
 def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +99,7 @@ def dequantize(
     return out.copy_(values.reshape(-1))
 
 
-class NF4Stack(nn.Module):
+class NF4Stack(TensorLike):
     """n matrices [rows, cols] of the same shape in 4 bits: the experts of one projection.
 
     Kept as buffers: `packed` uint8 [n, rows * cols / 2] and either `absmax` float32 [n, blocks],
@@ -98,6 +117,7 @@ class NF4Stack(nn.Module):
         super().__init__()
         self.n, self.rows, self.cols, self.double_quant = n, rows, cols, double_quant
         self.size = rows * cols
+        self.read_by_owner = False  # whether the owner's own forward reads it, see `TensorLike`
         if self.size % BLOCK:
             raise ValueError(f"a {rows} x {cols} matrix is no multiple of {BLOCK} weights")
         self.blocks = self.size // BLOCK
@@ -139,14 +159,23 @@ class NF4Stack(nn.Module):
         self.put_quantized(index, row, *quantize(part))
 
     def put_quantized(
-        self, index: int, row: int, packed: torch.Tensor, absmax: torch.Tensor
+        self,
+        index: int,
+        row: int,
+        packed: torch.Tensor,
+        absmax: torch.Tensor,
+        nested: Nested | None = None,
     ) -> None:
-        """Lay down what `quantize` made of rows row… of matrix `index`."""
+        """Lay down what `quantize` made of rows row… of matrix `index`. nested: statistics that
+        came with a whole matrix, to be kept as they are."""
         block = row * self.cols // BLOCK
         blocks = slice(block, block + len(absmax))
         self.packed[index, blocks.start * BLOCK // 2 : blocks.stop * BLOCK // 2] = packed
         if not self.double_quant:
             self.absmax[index, blocks] = absmax
+            return
+        if nested is not None and len(absmax) == self.blocks:
+            self._keep_nested(index, *nested)
             return
         pending = self._filled[index]
         if pending is None:
@@ -159,8 +188,13 @@ class NF4Stack(nn.Module):
     def _nest(self, index: int, absmax: torch.Tensor) -> None:
         offset = absmax.mean()
         codes, scale = torch.ops.bitsandbytes.quantize_blockwise(
-            absmax - offset, _dynamic_map(absmax.device), NESTED_BLOCK
+            absmax - offset, dynamic_map(absmax.device), NESTED_BLOCK
         )
+        self._keep_nested(index, codes, scale, offset)
+
+    def _keep_nested(
+        self, index: int, codes: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor | float
+    ) -> None:
         assert self.absmax_scale is not None and self.absmax_offset is not None
         self.absmax[index] = codes
         self.absmax_scale[index] = scale
@@ -174,7 +208,7 @@ class NF4Stack(nn.Module):
         assert self.absmax_scale is not None and self.absmax_offset is not None
         scale = self.absmax_scale[index]
         # index_select: several times as fast as indexing with a tensor
-        values = _dynamic_map(codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
+        values = dynamic_map(codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
         if self.blocks % NESTED_BLOCK == 0:
             values.view(len(codes), -1, NESTED_BLOCK).mul_(scale[..., None])
         else:
@@ -193,6 +227,24 @@ class NF4Stack(nn.Module):
         out = workspace.take(count, dtype, self.packed.device)
         return dequantize(packed, absmax, count, out).view(len(index), self.rows, self.cols)
 
+    def matrix(self, index: int, dtype: torch.dtype) -> torch.Tensor:
+        """Matrix `index` [rows, cols] in memory of its own."""
+        return self._weights(index, 0, self.rows, dtype)
+
+    def part(self, row: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Rows row… of the only matrix, [count, cols]."""
+        if row * self.cols % BLOCK or count * self.cols % BLOCK:
+            return self.matrix(0, dtype)[row : row + count]
+        return self._weights(0, row, count, dtype)
+
+    def _weights(self, index: int, row: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        first, size = row * self.cols, count * self.cols
+        blocks = slice(first // BLOCK, (first + size) // BLOCK)
+        absmax = self.full_absmax(torch.tensor([index], device=self.packed.device))[0, blocks]
+        codes = self.packed[index, first // 2 : (first + size) // 2]
+        out = torch.empty(size, dtype=dtype, device=codes.device)
+        return dequantize(codes, absmax.contiguous(), size, out).view(count, self.cols)
+
     def extra_repr(self) -> str:
         kind = "double quantisation" if self.double_quant else "float32 absmax"
         return f"n={self.n}, rows={self.rows}, cols={self.cols}, {kind}"
@@ -209,6 +261,7 @@ class NF4Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = cols, rows
         self.weight = NF4Stack(1, rows, cols, double_quant=double_quant)
+        self.weight.flat = True
         self.bias = nn.Parameter(torch.empty(rows, device="meta")) if bias else None
         self.workspace = workspace
 
@@ -242,7 +295,7 @@ class Workspace:
 _MAPS: dict[torch.device, torch.Tensor] = {}
 
 
-def _dynamic_map(device: torch.device) -> torch.Tensor:
+def dynamic_map(device: torch.device) -> torch.Tensor:
     """The 256 values of bitsandbytes' dynamic 8-bit type, in which nested absmax are kept."""
     if device not in _MAPS:
         functional = import_bitsandbytes().functional

@@ -19,6 +19,7 @@ from moee_index.model.libraries import Kernel, cpu_kernel, import_bitsandbytes
 from moee_index.model.nf4 import NF4Linear, NF4Stack, stacks
 from moee_index.model.placing import under
 from moee_index.model.quantizer import BLOCK
+from moee_index.model.tensor_like import TensorLike
 from moee_index.model.weight_file import Specs
 
 ROWS = 32
@@ -32,7 +33,7 @@ def fast_kernel() -> Kernel | None:
     return cpu_kernel(_KERNEL)
 
 
-class PackedStack(nn.Module):
+class PackedStack(TensorLike):
     """n matrices [rows, cols] packed for the fast product.
 
     codes: uint8 [n, rows / 32, cols / 2, 32]: for each block of 32 rows and each pair of columns,
@@ -64,6 +65,7 @@ class PackedStack(nn.Module):
         the packed buffers, by name.
         """
         packed = cls(stack.n, stack.rows, stack.cols)
+        packed.flat, packed.dtype = stack.flat, stack.dtype
         if not stack.holds_weights:
             return packed
         for name, (shape, dtype) in packed.shapes().items():
@@ -94,6 +96,16 @@ class PackedStack(nn.Module):
         )
         return out
 
+    def matrix(self, index: int, dtype: torch.dtype) -> torch.Tensor:
+        """Matrix `index` [rows, cols] in memory of its own; for the few that are not multiplied by
+        `multiply`."""
+        codes = self.codes[index].view(self.rows // ROWS, self.cols // 2, ROWS // 2, 2)
+        both = torch.stack((codes & 15, codes >> 4), dim=1).permute(0, 1, 3, 2, 4)
+        table = import_bitsandbytes().functional.get_4bit_type("nf4", device="cpu")
+        values: torch.Tensor = table[both.reshape(self.rows, self.cols).long()]
+        absmax = self.absmax[index].float().T.repeat_interleave(BLOCK, dim=1)
+        return values.mul_(absmax).to(dtype)
+
     def extra_repr(self) -> str:
         return f"n={self.n}, rows={self.rows}, cols={self.cols}, packed"
 
@@ -119,8 +131,13 @@ def cannot_pack(model: nn.Module) -> str | None:
     if fast_kernel() is None:
         return "bitsandbytes has no fast product for this processor"
     for name, stack in stacks(model):
+        if stack.read_by_owner:
+            return f"{name} is multiplied in its class's own way"
         if stack.rows % ROWS or stack.cols % BLOCK:
             return f"{name} is {stack.rows} x {stack.cols}"
+    for name, module in model.named_modules():
+        if getattr(module, "is_transposed", False):
+            return f"the matrices of {name} lie transposed"
     return None
 
 

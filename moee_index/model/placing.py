@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -42,6 +43,16 @@ def assign(module: nn.Module, attribute: str, value: torch.Tensor) -> None:
         module._parameters[attribute] = nn.Parameter(value, requires_grad=False)
     else:
         module._buffers[attribute] = value
+
+
+def dense_dtype(model: Any, name: str, value: torch.Tensor, kept: torch.dtype) -> torch.dtype:
+    """What a tensor that is not in 4 bits is kept as: `kept`, but float32 where the model's class
+    insists on it (a bias that corrects a router's choice), integers as they are."""
+    if not value.is_floating_point():
+        return value.dtype
+    strict = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    insists = any(re.search(part.replace("*", ".*"), name) for part in strict)
+    return torch.float32 if insists else kept
 
 
 def check_shape(target: str, key: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:

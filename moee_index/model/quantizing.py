@@ -1,7 +1,8 @@
-"""`quantize`: a 16-bit checkpoint in, a 4-bit one out. Joins streaming and writing, no more."""
+"""`quantize`: a checkpoint in, a 4-bit one out. Joins streaming and writing, no more."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,16 +24,20 @@ def quantize_checkpoint(
     double_quant: bool = True,
     offline: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Path:
-    """Stream a 16- or 32-bit checkpoint in 4 bits into a new directory.
+    """Stream a checkpoint, in 16 or 32 bits or quantised by others, in 4 bits into a new directory.
 
-    Takes the memory of a few slices, however large the model. Raises ModelError where there is no
+    Takes the memory of a few slices, however large the model. tell: gets a line on what becomes of
+    weights that come quantised. Raises ModelError where there is no
     such model or it is in 4 bits already, StorageError where the directory exists or cannot be
     written.
     """
     checkpoint = find_checkpoint(model, revision=revision, offline=offline)
     if checkpoint.quantization is not None:
         raise ModelError(f"{checkpoint.path} is a 4-bit checkpoint already; use it as it is")
+    if checkpoint.source is not None and tell is not None:
+        tell(checkpoint.source.told(checkpoint.name, 4))
     # bfloat16 is what the checkpoint keeps beside its 4-bit matrices, so nothing is cast twice.
     storage = Storage(4, double_quant, torch.bfloat16, torch.device("cpu"))
     empty, shapes = empty_model(checkpoint, storage)

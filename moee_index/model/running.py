@@ -16,13 +16,14 @@ import torch
 
 from moee_index.embeddings import Embeddings
 from moee_index.errors import ModelError
-from moee_index.model.architecture import find_routers, rw_kind
+from moee_index.model.architecture import rw_kind
 from moee_index.model.blocks import run_in_blocks
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
-from moee_index.model.four_bits import bytes_by_kind
+from moee_index.model.four_bits import bytes_by_kind, told_in_16_bits
 from moee_index.model.libraries import import_bitsandbytes, limit_kernel_caches, set_threads
 from moee_index.model.loading import load_model
+from moee_index.model.routing import Router, find_routers, raw_scores
 from moee_index.model.storage import Choice, Progress, Storage
 
 if TYPE_CHECKING:
@@ -129,10 +130,12 @@ class RunningModel:
         self._shared: FixedBeginning | None = None
         self.shares_beginnings = not few_texts
         for router in routers:
-            router.module.register_forward_hook(self._hook(router.index))
-        self.hs_dim = int(self.model.config.hidden_size)
-        # One tiny pass tells how wide RW is, whatever a config calls its number of experts.
-        self.rw_dim = self.embed([TokenizedText((0,), (0, 1))]).rw.shape[1]
+            self._listen(router)
+        if bits == 4 and (left := told_in_16_bits(self.model)) is not None:
+            self._tell(f"{checkpoint.name}: {left}")
+        # One tiny pass tells how wide both are, whatever a config calls its sizes.
+        found = self.embed([TokenizedText((0,), (0, 1))])
+        self.hs_dim, self.rw_dim = found.hs.shape[1], found.rw.shape[1]
 
     def bytes(self) -> dict[str, int]:
         """Bytes of weights in memory by kind."""
@@ -191,6 +194,7 @@ class RunningModel:
             None if real.all() else torch.from_numpy(np.flatnonzero(real)).to(device)
         )
         self._loaded.real_tokens.lengths = None if real.all() else lengths
+        self._loaded.real_tokens.count = self._loaded.last_layer_tokens.count = real.size
         self._loaded.last_layer_tokens.rows = torch.from_numpy(np.flatnonzero(weights)).to(device)
         self._routing = []
         with torch.inference_mode():
@@ -236,10 +240,25 @@ class RunningModel:
             return values[rows, columns].float()
         return torch.bmm(self._weights[:, None, :], values.float())[:, 0]
 
-    def _hook(self, index: int) -> Any:
-        def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            logits = output[index] if isinstance(output, (tuple, list)) else output
+    def _listen(self, router: Router, checked: bool = False) -> None:
+        """Keep what the pooling needs of a router's scores. checked: they are no probabilities."""
+
+        def keep(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal checked
+            logits = output[router.index] if isinstance(output, (tuple, list)) else output
             batch, length = self._weights.shape
+            if logits.numel() != batch * length * logits.shape[-1]:
+                raise ModelError(
+                    f"{self.checkpoint.name}: {type(module).__name__} gives scores of shape "
+                    f"{list(logits.shape)} for {batch * length} tokens, not one row a token, so "
+                    "there is no RW of a token; take another model"
+                )
+            if not checked:
+                checked = True
+                scoring = raw_scores(router, logits)
+                if scoring is not router:
+                    hook.remove()
+                    self._listen(scoring, checked=True)
             logits = logits.view(batch, length, -1).float()
             if self.rw == "softmax":
                 logits = logits.softmax(-1)
@@ -247,4 +266,4 @@ class RunningModel:
                 logits = logits.sigmoid()
             self._routing.append(self._pool(logits))
 
-        return keep
+        hook = router.module.register_forward_hook(keep)

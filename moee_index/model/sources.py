@@ -1,95 +1,118 @@
 """Which tensor on disk is which part of which tensor of a model, from the files' headers alone.
 
-Knows safetensors and transformers' tables of renamings and conversions. Missing, unexpected and
-misshapen tensors are errors by name before a weight is read; then pieces are handed out one by
-one, so that no more than one slice is ever in memory. Knows no quantisation.
+Knows transformers' tables of renamings and conversions. Missing, unexpected and misshapen tensors
+are errors by name before a weight is read; then pieces are handed out one by one, so that no more
+than one slice is ever in memory. What a checkpoint has quantised is one tensor here, whatever it is
+made of on disk (`from_*.py`), and is handed out as it was read.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 
 from moee_index.errors import ModelError
-from moee_index.model.architecture import conversions_of
+from moee_index.model import from_bitsandbytes, from_fp8, from_mxfp4
 from moee_index.model.checkpoint import Checkpoint
-from moee_index.model.placing import check_shape
+from moee_index.model.naming import naming_of, targets_of
+from moee_index.model.placing import check_shape, four_bit_home, owner
 from moee_index.model.quantizer import BLOCK
+from moee_index.model.source_format import ADVICE, BITSANDBYTES, FP8, MXFP4, SourceFormat
+from moee_index.model.stored import (
+    FLOATS,
+    Headers,
+    Part,
+    Readers,
+    Stored,
+    dense,
+    plain,
+    read_headers,
+)
+
+_FOLDS: dict[str, Callable[[Headers, Readers, SourceFormat], dict[str, Stored]]] = {
+    BITSANDBYTES: from_bitsandbytes.fold,
+    FP8: from_fp8.fold,
+    MXFP4: from_mxfp4.fold,
+}
+
+# How statistics of quantised weights are named, by whatever method.
+_STATISTIC = re.compile(
+    r"(scales?|scale_inv|_blocks|\.absmax|\.quant_map|\.SCB|\.q?zeros|\.qweight|\.g_idx"
+    r"|weight_packed|weight_shape|\.codebooks?|quant_state\.\w+)$"
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One tensor on disk and the part of its target that it fills."""
+    """One tensor of a checkpoint and the part of its target that it fills."""
 
-    file: Path
-    key: str
-    shape: tuple[int, ...]
-    bytes: int
+    stored: Stored
     pattern: str | None
     converter: Any | None
 
+    @property
+    def key(self) -> str:
+        return self.stored.key
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def bytes(self) -> int:
+        return self.stored.bytes
+
 
 class Piece(NamedTuple):
-    """Rows row… of one matrix of a target: `part` [rows, cols], or a whole plain tensor."""
+    """Rows row… of one matrix of a target: `part` [rows, cols], or a whole plain tensor; still
+    quantised where it came so."""
 
     matrix: int
     row: int
-    part: torch.Tensor
+    part: Part
 
 
 def plan_sources(
-    checkpoint: Checkpoint, model: Any, shapes: dict[str, tuple[int, ...]]
+    checkpoint: Checkpoint, model: Any, shapes: dict[str, tuple[int, ...]], readers: Readers
 ) -> dict[str, list[Source]]:
-    """target name -> the tensors on disk that make it, from the headers alone."""
+    """target name -> the tensors of the checkpoint that make it, from the headers alone."""
     from transformers.core_model_loading import (
         WeightConverter,
         WeightRenaming,
         rename_source_key,
     )
 
-    conversions = conversions_of(model)
-    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
+    naming = naming_of(model)
+    renamings = [entry for entry in naming.conversions if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in naming.conversions if isinstance(entry, WeightConverter)]
     by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
-    meta: dict[str, Any] = dict.fromkeys(shapes, True)
-    prefix = model.base_model_prefix
-    ignored = [
-        re.compile(pattern) for pattern in (model._keys_to_ignore_on_load_unexpected or ())
-    ] + [re.compile(r"rotary_emb\.inv_freq$")]
+    prefix, names = naming.prefix, dict(naming.names)
+    ignored = [re.compile(pattern) for pattern in (*naming.ignored, r"rotary_emb\.inv_freq$")]
 
     plan: dict[str, list[Source]] = defaultdict(list)
     unexpected: list[str] = []
     headed = False
-    for file in checkpoint.weights:
-        with safe_open(file, framework="pt") as reader:
-            for key in reader.keys():  # noqa: SIM118 - a safetensors reader is no mapping
-                headed = headed or key.startswith(f"{prefix}.")
-                target, pattern = rename_source_key(key, renamings, converters, prefix, meta)
-                if target not in shapes:
-                    unexpected.append(key)
-                    continue
-                part = reader.get_slice(key)
-                shape = tuple(part.get_shape())
-                size = _DTYPE_BYTES.get(part.get_dtype(), 2)
-                for extent in shape:
-                    size *= extent
-                plan[target].append(
-                    Source(
-                        file,
-                        key,
-                        shape,
-                        size,
-                        pattern,
-                        by_pattern[pattern] if pattern is not None else None,
-                    )
-                )
+    for key, stored in _stored_tensors(checkpoint, readers).items():
+        headed = headed or key.startswith(f"{prefix}.")
+        renamed, pattern = rename_source_key(key, renamings, converters, prefix, names)
+        if renamed not in names and key in names:  # named as the model is already
+            renamed, pattern = key, None
+        converter = by_pattern[pattern] if pattern is not None else None
+        made = [renamed] if converter is None else targets_of(converter, renamed)
+        targets = [target for one in made if (target := naming.own(one)) is not None]
+        if renamed.startswith("lm_head."):
+            continue
+        if any(target not in shapes for target in targets):
+            unexpected.append(key)
+            continue
+        for target in targets:
+            _check_readable(stored, model, target, checkpoint)
+            plan[target].append(Source(stored, pattern, converter))
     # In a checkpoint with a head, the base model's tensors carry its prefix; the rest is the head.
     wrong = [
         key
@@ -98,6 +121,12 @@ def plan_sources(
         and not key.startswith("lm_head.")
         and not any(pattern.search(key) for pattern in ignored)
     ]
+    if wrong and checkpoint.source is None and any(map(_STATISTIC.search, wrong)):
+        first = next(key for key in wrong if _STATISTIC.search(key))
+        raise ModelError(
+            f"{checkpoint.path}: {first!r} belongs to quantised weights, but config.json has no "
+            f"'quantization_config' that says how to read them; {ADVICE}"
+        )
     if wrong:
         raise ModelError(
             f"{checkpoint.path}: {len(wrong)} unexpected tensors, the first is {wrong[0]!r}; "
@@ -112,14 +141,34 @@ def plan_sources(
     return plan
 
 
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "U8": 1}
+def _stored_tensors(checkpoint: Checkpoint, readers: Readers) -> dict[str, Stored]:
+    """The tensors of a checkpoint by the names a model knows them by."""
+    headers = read_headers(readers)
+    if checkpoint.source is None:
+        return {key: plain(header) for key, header in headers.items()}
+    return _FOLDS[checkpoint.source.kind](headers, readers, checkpoint.source)
+
+
+def _check_readable(stored: Stored, model: Any, target: str, checkpoint: Checkpoint) -> None:
+    """Raise ModelError for weights that are numbers no weight is, read without their scales."""
+    dtype = stored.members[0].dtype
+    if not stored.plain or dtype in FLOATS:
+        return
+    if four_bit_home(model, target) is None:
+        module, attribute = owner(model, target)
+        if not getattr(module, attribute).is_floating_point() and not dtype.startswith("F8"):
+            return  # a buffer of numbers
+    raise ModelError(
+        f"{checkpoint.path}: {stored.key!r} is stored as {dtype}, and nothing says how that is to "
+        f"be read; {ADVICE}"
+    )
 
 
 def pieces(
     target: str,
     shape: tuple[int, ...],
     sources: list[Source],
-    readers: dict[Path, Any],
+    readers: Readers,
     model: Any,
 ) -> Iterator[Piece]:
     """The pieces that together make one target.
@@ -132,11 +181,10 @@ def pieces(
         (source,) = _single(target, sources)
         check_shape(target, source.key, source.shape, shape)
         if len(shape) < 3:
-            yield Piece(0, 0, readers[source.file].get_tensor(source.key))
+            yield Piece(0, 0, source.stored.whole(readers))
             return
-        slices = readers[source.file].get_slice(source.key)
         for index in range(shape[0]):
-            yield Piece(index, 0, slices[index : index + 1][0])
+            yield Piece(index, 0, source.stored.read(readers, index))
         return
     names = [type(operation).__name__ for operation in converter.operations]
     dims = [operation.dim for operation in converter.operations if hasattr(operation, "dim")]
@@ -160,7 +208,7 @@ def _expert_parts(
     target: str,
     shape: tuple[int, ...],
     sources: list[Source],
-    readers: dict[Path, Any],
+    readers: Readers,
     converter: Any,
 ) -> Iterator[Piece]:
     count, rows, cols = shape
@@ -183,36 +231,37 @@ def _expert_parts(
     whole_slices = (part_rows * cols) % BLOCK != 0
     for expert in range(count):
         parts = [
-            readers[source.file].get_tensor(source.key)
+            source.stored.whole(readers)
             for part in range(len(patterns))
             if (source := found[expert, part])
         ]
         if whole_slices:
-            yield Piece(expert, 0, torch.cat(parts))
+            yield Piece(expert, 0, torch.cat([dense(part) for part in parts]))
             continue
         for part, tensor in enumerate(parts):
             yield Piece(expert, part * part_rows, tensor)
 
 
 def _expert_number(key: str, pattern: str) -> int:
-    match = re.search(re.escape(pattern).replace(r"\*", r"(\d+)"), key)
+    match = re.search(pattern.replace("*.", r"(?P<number>\d+)\."), key)
     if match is None:
         raise ModelError(f"{key}: no expert number where {pattern} has one")
-    return int(match.group(1))
+    return int(match.group("number"))
 
 
 def _converted(
-    target: str, sources: list[Source], readers: dict[Path, Any], converter: Any, model: Any
+    target: str, sources: list[Source], readers: Readers, converter: Any, model: Any
 ) -> torch.Tensor:
     """Any other conversion, by transformers' own operations on the whole tensor."""
     from copy import deepcopy
 
     own = deepcopy(converter)
     for source in sorted(sources, key=lambda one: _natural(one.key)):
-        tensor = readers[source.file].get_tensor(source.key)
+        tensor = dense(source.stored.whole(readers))
         own.collected_tensors[source.pattern].append(lambda tensor=tensor: tensor)
-    realised = own.convert(target, model=model, config=model.config)
-    value = realised[target]
+    naming = naming_of(model)
+    name = naming.whole(target)
+    value = own.convert(name, model=naming, config=naming.config)[name]
     return value[0] if isinstance(value, list) else value  # type: ignore[no-any-return]
 
 

@@ -1,9 +1,10 @@
-"""A 16- or 32-bit checkpoint into a model, slice by slice, quantised as it comes.
+"""A checkpoint into a model, slice by slice, quantised as it comes.
 
 The plan is made from the files' headers alone (which tensor goes where), so that missing,
 unexpected or misshapen tensors are errors by name before a weight is read. Then every slice is
 read from the memory-mapped file, quantised or cast, laid where it belongs and forgotten: no bf16
-layer ever sits in memory. Knows checkpoints and modules; knows no cache.
+layer ever sits in memory. What comes quantised is dequantised here, one slice at a time, unless it
+is in our own format already. Knows checkpoints and modules; knows no cache.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from safetensors import safe_open
 
 from moee_index.errors import ModelError
 from moee_index.model.checkpoint import Checkpoint
-from moee_index.model.nf4 import quantize
-from moee_index.model.placing import assign, four_bit_home, owner, under
+from moee_index.model.from_bitsandbytes import FourBitMatrix
+from moee_index.model.nf4 import Quantized, quantize
+from moee_index.model.placing import assign, dense_dtype, four_bit_home, owner, under
 from moee_index.model.sources import Piece, Source, pieces, plan_sources
 from moee_index.model.storage import Progress, Storage
+from moee_index.model.stored import Part, Readers, dense
 
 # Threads that quantise slices while the next ones are read.
 _QUANTIZERS = 2
@@ -31,7 +33,6 @@ _QUANTIZERS = 2
 # Elements checked at once for values that are not finite.
 _CHECKED = 2**22
 
-Quantized = tuple[torch.Tensor, torch.Tensor]
 Home = Mapping[str, torch.Tensor]
 
 
@@ -44,24 +45,24 @@ def fill_from_sources(
     home: Home | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Fill an empty model from a 16- or 32-bit checkpoint.
+    """Fill an empty model from a checkpoint that is not in our own 4 bits.
 
     shapes: of the model before anything of it became 4-bit. home: tensors by their names on disk
     that shall hold the weights (a draft's, mapped); without it they get memory of their own.
 
     Raises ModelError naming the tensor that is missing, unexpected, misshapen or not finite.
     """
-    plan = plan_sources(checkpoint, model, shapes)
-    total = sum(source.bytes for sources in plan.values() for source in sources)
     done = 0
     with ExitStack() as files:
         readers = {
             file: files.enter_context(safe_open(file, framework="pt"))
             for file in checkpoint.weights
         }
+        plan = plan_sources(checkpoint, model, shapes, readers)
+        total = sum(source.bytes for sources in plan.values() for source in sources)
         for target, piece, quantized in _quantized_ahead(plan, shapes, readers, model, storage):
             _put(model, target, shapes[target], piece, quantized, storage, checkpoint, home)
-            done += piece.part.numel() * piece.part.element_size()
+            done += piece.part.nbytes
             if progress is not None:
                 progress(min(done, total), total)
 
@@ -69,7 +70,7 @@ def fill_from_sources(
 def _quantized_ahead(
     plan: dict[str, list[Source]],
     shapes: dict[str, tuple[int, ...]],
-    readers: dict[Path, Any],
+    readers: Readers,
     model: Any,
     storage: Storage,
 ) -> Iterator[tuple[str, Piece, Quantized | None]]:
@@ -94,8 +95,10 @@ def _finished(
     return target, piece, job.result() if job is not None else None
 
 
-def _quantized(part: torch.Tensor, storage: Storage) -> Quantized:
-    return quantize(part.to(storage.device))
+def _quantized(part: Part, storage: Storage) -> Quantized:
+    if isinstance(part, FourBitMatrix) and (ready := part.as_ours()) is not None:
+        return ready
+    return Quantized(*quantize(dense(part).to(storage.device)))
 
 
 def _put(
@@ -109,15 +112,15 @@ def _put(
     home: Home | None,
 ) -> None:
     """Lay one piece where it belongs: into a 4-bit stack, or cast into a dense tensor."""
-    part = piece.part
     if quantized is not None:
-        _check_finite(quantized[1], target, checkpoint)
+        _check_finite(quantized.absmax, target, checkpoint)
         stack = four_bit_home(model, target)
         assert stack is not None
         if not stack.holds_weights:
             stack.allocate(storage.device, under(home, target, stack.shapes()))
         stack.put_quantized(piece.matrix, piece.row, *quantized)
         return
+    part = dense(piece.part)
     _check_finite(part, target, checkpoint)
     module, attribute = owner(model, target)
     held = getattr(module, attribute)
@@ -125,7 +128,7 @@ def _put(
         if home is not None:
             held = home[target]
         else:
-            dtype = storage.kept if part.is_floating_point() else part.dtype
+            dtype = dense_dtype(model, target, held, storage.kept)
             held = torch.empty(shape, dtype=dtype, device=storage.device)
         assign(module, attribute, held)
     if len(shape) < 3:

@@ -35,12 +35,12 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
 def ndcg(qrels: Qrels, run: Run, k: int = 10, *, complete: bool = False) -> float:
     """Mean nDCG@k, from 0 to 1 (Järvelin & Kekäläinen 2002, in trec_eval's ndcg_cut form)."""
 
-    def one(judged: Mapping[str, int], order: Sequence[str]) -> float:
-        ideal = sorted((max(gain, 0) for gain in judged.values()), reverse=True)
-        best = _dcg(ideal[:k])
-        return _dcg([max(judged.get(d, 0), 0) for d in order[:k]]) / best if best else 0.0
+    return _mean(qrels, run, lambda judged, order: _ndcg(judged, order, k), complete)
 
-    return _mean(qrels, run, one, complete)
+
+def query_ndcg(judged: Mapping[str, int], scores: Mapping[str, float], k: int = 10) -> float:
+    """nDCG@k of one query, from 0 to 1: what `ndcg` takes the mean of."""
+    return _ndcg(judged, ranked(scores), k)
 
 
 def average_precision(
@@ -72,6 +72,12 @@ def reciprocal_rank(
         return 0.0
 
     return _mean(qrels, run, one, complete)
+
+
+def _ndcg(judged: Mapping[str, int], order: Sequence[str], k: int) -> float:
+    ideal = sorted((max(gain, 0) for gain in judged.values()), reverse=True)
+    best = _dcg(ideal[:k])
+    return _dcg([max(judged.get(d, 0), 0) for d in order[:k]]) / best if best else 0.0
 
 
 def _dcg(gains: Sequence[int]) -> float:

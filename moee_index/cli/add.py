@@ -1,0 +1,74 @@
+"""`moee-index add`: add documents to an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moee_index.cli.console import Console
+from moee_index.cli.options import (
+    CorpusFiles,
+    corpus_options,
+    json_option,
+    load_encoder_of,
+    model_options,
+    split_model_options,
+)
+from moee_index.cli.output import print_json
+
+
+@click.command("add")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("corpus", nargs=-1, required=True, metavar="CORPUS…")
+@click.option(
+    "--update", is_flag=True, help="Replace documents whose id is there with other content."
+)
+@corpus_options
+@json_option
+@model_options("add")
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    index: Path,
+    corpus: tuple[str, ...],
+    update: bool,
+    id_field: str | None,
+    text_field: str | None,
+    on_bad: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Embed the new documents of CORPUS into INDEX, with the index's model and standardizer.
+
+    A document that is there already is skipped. Started again after an interruption it goes on
+    where it stopped; the index answers as before until everything is in.
+    """
+    files = CorpusFiles(corpus, id_field, text_field, on_bad)
+
+    from moee_index.index import Index, add_documents
+
+    options, _ = split_model_options(given)
+    with Index.open(index) as opened:
+        encoder = load_encoder_of(console, opened, options, few_texts=False)
+    with files.progress(console) as progress:
+        report = add_documents(
+            index,
+            files.read,
+            encoder,
+            update=update,
+            on_bad=on_bad,  # type: ignore[arg-type]
+            progress=progress,
+            notify=console.tell,
+        )
+    if as_json:
+        print_json(report.as_json())
+        return
+    click.echo(
+        f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
+        f"unchanged {report.unchanged}, truncated {report.truncated}, skipped {report.skipped} "
+        f"empty, rejected {report.rejected}; {report.documents} documents; {report.seconds:.1f} s, "
+        f"{report.texts_per_second:.1f} texts/s"
+    )

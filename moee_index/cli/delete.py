@@ -1,0 +1,47 @@
+"""`moee-index delete`: take documents out of an index."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from moee_index.cli.options import json_option
+from moee_index.cli.output import print_change
+
+
+@click.command("delete")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("ids", nargs=-1, metavar="[ID…]")
+@click.option("--ids", "file", metavar="FILE|-", help="Ids out of a file, one a line.")
+@click.option("--missing-ok", is_flag=True, help="Pass over ids that are not there.")
+@json_option
+def command(
+    index: Path, ids: tuple[str, ...], file: str | None, missing_ok: bool, as_json: bool
+) -> None:
+    """Delete documents of INDEX by id. Their place on disk is freed by `compact`."""
+    if bool(ids) == (file is not None):
+        raise click.UsageError("give the ids as ID… or with --ids FILE")
+    from moee_index.index import delete_documents
+
+    given = list(ids) if file is None else _read(file)
+    report = delete_documents(index, given, missing_ok=missing_ok)
+    print_change(report, f"{report.changed} deleted", as_json)
+
+
+def _read(file: str) -> list[str]:
+    from moee_index.errors import CorpusError
+
+    try:
+        text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        # Not splitlines: an id may hold any of the other characters that end lines for it.
+        lines = (line.removesuffix("\r") for line in text.decode().split("\n"))
+        found = [line for line in lines if line]
+    except OSError as error:
+        raise CorpusError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if not found:
+        raise CorpusError(f"{file}: holds no id; write one a line")
+    return found

@@ -1,0 +1,44 @@
+"""`moee-index reindex`: standardizer and FAISS files anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from moee_index.cli.console import Console
+from moee_index.cli.options import STANDARDIZE, json_option
+from moee_index.cli.output import print_change
+
+
+@click.command("reindex")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option(
+    "--standardize",
+    type=click.Choice(STANDARDIZE),
+    help="Which parts are standardised. [default: both from 64 documents on]",
+)
+@click.option(
+    "--index-type",
+    metavar="flat|FACTORY",
+    help="flat is exact; a FAISS factory string is approximate. [default: the index's]",
+)
+@json_option
+@click.pass_obj
+def command(
+    console: Console, /, index: Path, standardize: str | None, index_type: str | None, as_json: bool
+) -> None:
+    """Fit INDEX's standardizer anew on the documents that it holds now, and write its FAISS files
+    anew, from the raw vectors on disk: no model is needed."""
+    from moee_index.index import reindex
+
+    with console.progress("reindexing", "rows") as move:
+        report = reindex(
+            index,
+            standardize=standardize,
+            index_type=index_type,
+            progress=lambda stage, done, total: move(done, total),
+            notify=console.tell,
+        )
+    what = f"standardize {report.standardize}, index type {report.index_type}"
+    print_change(report, what, as_json)

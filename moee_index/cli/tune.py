@@ -1,0 +1,153 @@
+"""`moee-index tune`: choose the weight of RW for an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moee_index.cli.console import Console
+from moee_index.cli.options import (
+    MODEL_KEYS,
+    json_option,
+    load_encoder_of,
+    model_options,
+    split_model_options,
+)
+from moee_index.cli.output import print_json
+
+if TYPE_CHECKING:
+    from moee_index.index import Index
+    from moee_index.tuning import HeldOut, Tuning
+
+
+@click.command("tune")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option(
+    "--qrels",
+    metavar="FILE",
+    help="Relevance judgements: BEIR's qrels/test.tsv, or TREC's `query 0 document relevance`.",
+)
+@click.option(
+    "--queries",
+    metavar="FILE",
+    help="The judged queries: BEIR's queries.jsonl, id<TAB>text, or one a line.",
+)
+@click.option("--save", is_flag=True, help="Make the chosen α the index's default.")
+@json_option
+@model_options("tune")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    index: Path,
+    qrels: str | None,
+    queries: str | None,
+    save: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Choose α, the weight of RW in sim_HS + α·sim_RW, for INDEX.
+
+    With --qrels and --queries: the α with the highest nDCG@10 on one half of the queries, and what
+    it is worth on the other half. Without: no label is seen and no model is loaded; α is where the
+    fused similarity of the index's own documents agrees best with both of its parts (Spearman
+    correlation), as the paper describes. That balances the parts; it knows nothing of relevance.
+    """
+    if (qrels is None) != (queries is None):
+        there, lacking = ("--qrels", "--queries") if queries is None else ("--queries", "--qrels")
+        raise click.UsageError(f"{there} needs {lacking} too; give both, or none of them")
+    if qrels is None:
+        _refuse_model_options(ctx)
+    if qrels == queries == "-":
+        raise click.UsageError("--qrels and --queries cannot both be read from stdin")
+
+    from moee_index.agreement import tune_without_labels
+    from moee_index.index import Index
+    from moee_index.index.settings import check_writable, save_alpha
+
+    console: Console = ctx.obj
+    with Index.open(index) as opened:
+        if save:
+            check_writable(index)
+        if qrels is None or queries is None:
+            found = tune_without_labels(opened, notify=console.tell)
+            console.tell("no label was seen: this α balances HS and RW, whichever is the better")
+        else:
+            found = _tune_with_labels(console, opened, qrels, queries, given)
+    saved = False
+    try:
+        if save:
+            save_alpha(index, found.alpha)
+            saved = True
+    finally:
+        # What was found is printed even where it cannot be saved.
+        if as_json:
+            print_json({"index": str(index), **found.as_json(), "saved": saved})
+        else:
+            _print(index, found, saved)
+
+
+def _refuse_model_options(ctx: click.Context) -> None:
+    """Without queries nothing is embedded; what the environment says is meant for all commands."""
+    for name in MODEL_KEYS:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(one for one in ctx.command.params if one.name == name)
+            raise click.UsageError(
+                f"{option.opts[0]} is for embedding queries; without --qrels and --queries no "
+                "model is loaded"
+            )
+
+
+def _tune_with_labels(
+    console: Console, index: Index, qrels: str, queries: str, given: dict[str, Any]
+) -> Tuning:
+    from moee_index.corpus import read_queries
+    from moee_index.runs import read_qrels
+    from moee_index.tuning import Trial, tune_with_labels
+
+    # Everything that can be wrong with the files is told before the model is loaded.
+    trial = Trial.split(index, read_queries(queries), read_qrels(qrels), console.tell)
+    options, _ = split_model_options(given)
+    encoder = load_encoder_of(console, index, options)
+    with console.progress("searching", "queries") as progress:
+        return tune_with_labels(index, encoder, trial, notify=console.tell, progress=progress)
+
+
+def _print(index: Path, found: Tuning, saved: bool) -> None:
+    if found.held_out is None:
+        click.echo(
+            f"no label seen: Spearman correlation with HS and RW over {found.pairs} pairs of "
+            f"{found.documents} documents"
+        )
+        heading = "mean correlation"
+    else:
+        choosing = found.queries - found.held_out.queries
+        click.echo(f"nDCG@10 on the half of {choosing} queries that α is chosen on")
+        heading = "nDCG@10"
+    click.echo(f"{'α':>8}  {heading}")
+    for point in found.curve:
+        mark = "  chosen" if point.alpha == found.alpha else ""
+        click.echo(f"{point.alpha:>8g}  {point.value:.4f}{mark}")
+    if found.held_out is not None:
+        _print_held_out(found, found.held_out)
+    if saved:
+        click.echo(f"α {found.alpha:g} is now the default of {index} (it was {found.previous:g})")
+    else:
+        click.echo(f"α {found.alpha:g}; {index} keeps {found.previous:g} (--save changes it)")
+
+
+def _print_held_out(found: Tuning, held_out: HeldOut) -> None:
+    click.echo(f"\nnDCG@10 on the other half, {held_out.queries} queries")
+    for name, value in (
+        (f"α {found.alpha:g}, chosen", held_out.chosen),
+        (f"α {found.previous:g}, the index's", held_out.current),
+        ("HS alone", held_out.hs),
+        ("RW alone", held_out.rw),
+    ):
+        click.echo(f"  {name:<20} {value:.4f}")
+    click.echo(
+        f"  {'gain':<20} {held_out.gain:+.4f}   95 % interval {held_out.low:+.4f} to "
+        f"{held_out.high:+.4f}"
+    )

@@ -1,0 +1,150 @@
+"""What an index is and holds, in words and numbers, for `info`.
+
+Knows the manifest of an opened index, its folder, and what an unfinished segment looks like.
+Refuses to change anything: it works in a read-only directory and beside a writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from moee_index.errors import IndexDamagedError
+from moee_index.index.derive import dims_of
+from moee_index.index.drift import measure_drift
+from moee_index.index.manifest import (
+    BUILDING,
+    DOCUMENTS,
+    PARTS,
+    ROW_CHECKS,
+    STORES,
+    Building,
+    Manifest,
+    raw_name,
+    segment_folders,
+)
+
+if TYPE_CHECKING:
+    from moee_index.index.contents import Contents
+
+_RAW = {ROW_CHECKS, *(raw_name(part, store) for part in PARTS for store in STORES)}
+_DERIVED = ("hs-", "rw-", "norms-")
+# Seconds to wait for a writer that holds its database at this moment.
+_PATIENCE = 1.0
+
+
+def describe(index: Contents) -> dict[str, Any]:
+    """The fields of `info INDEX --json` (INTERFACE). Everything about the version that is open but
+    `unfinished`, which is about the directory now. Raises IndexDamagedError.
+
+    bytes: of all files of this version; disk: the same by kind, and by document (None where there
+    is none). fields: metadata field → kinds of its values, sorted; None where there are thousands.
+    counts: what builds and adds have read. drift: see drift.py; unfinished: see `unfinished`.
+    """
+    manifest, spec = index.manifest, index.spec
+    model = {name: getattr(spec, name) for name in ("path", "revision", "fingerprint", "bits")}
+    fields = index.fields
+    kinds = None if fields is None else {name: sorted(fields[name]) for name in sorted(fields)}
+    deleted = {
+        "documents": sum(one.deleted_documents for one in manifest.segments),
+        "rows": sum(one.deleted_rows for one in manifest.segments),
+    }
+    return {
+        "documents": manifest.documents,
+        "dims": dims_of(spec),
+        "model": {"name": spec.model, **model, "bytes": manifest.model_bytes},
+        "prompt": spec.prompt,
+        "query_prompt": spec.query_prompt,
+        "rw": spec.rw,
+        "pooling": spec.pooling,
+        "max_tokens": spec.max_tokens,
+        "standardize": manifest.standardize,
+        "index_type": manifest.index_type,
+        "alpha": manifest.alpha,
+        "bytes": manifest.size,
+        "created": manifest.created,
+        "version": manifest.program,
+        "changed": manifest.changed,
+        "revision": manifest.revision,
+        "rows": manifest.rows,
+        "chunk": manifest.chunk,
+        "segments": len(manifest.segments),
+        "deleted": deleted,
+        "store": manifest.store,
+        "fields": kinds,
+        "disk": disk(manifest),
+        "counts": manifest.counts,
+        "drift": measure_drift(index).as_json(),
+        "unfinished": unfinished(index.directory, manifest),
+    }
+
+
+def disk(manifest: Manifest) -> dict[str, float | None]:
+    """Bytes by kind, which add up to `Manifest.size`, and bytes a document that counts.
+
+    documents: texts and metadata; raw: rows as the model gave them, and their checksums; codes:
+    FAISS files, their checksums and the rows' lengths; other: standardizer, marks of deleted rows.
+    """
+    found = {"documents": 0, "raw": 0, "codes": 0, "other": 0}
+    for path, entry in manifest.files.items():
+        found[_kind(PurePosixPath(path).name)] += entry.size
+    each = manifest.size / manifest.documents if manifest.documents else None
+    return {**found, "per_document": each}
+
+
+def _kind(name: str) -> str:
+    if name == DOCUMENTS:
+        return "documents"
+    if name in _RAW:
+        return "raw"
+    return "codes" if name.startswith(_DERIVED) else "other"
+
+
+def unfinished(directory: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """What a build or an add that has not ended has left in an index directory; None without one.
+
+    Whether it runs at this moment or was interrupted cannot be seen without disturbing it. purpose:
+    build or add; documents: of those whose vectors are all on disk; both None where the files do
+    not tell. bytes: of its files.
+    """
+    listed = {entry.name for entry in manifest.segments}
+    for folder in reversed(segment_folders(directory)):
+        if folder.name in listed or not (folder / BUILDING).exists():
+            continue
+        purpose = None
+        with contextlib.suppress(IndexDamagedError):
+            building = Building.read(folder)
+            purpose = building.purpose if building is not None else None
+        return {
+            "purpose": purpose,
+            "documents": _embedded(folder / DOCUMENTS),
+            "bytes": _size(folder.iterdir()),
+        }
+    return None
+
+
+def _embedded(path: Path) -> int | None:
+    """Documents whose windows are done; None where the database cannot be read as it stands, as
+    after a crash in the middle of a transaction: undoing that is for the next writer."""
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=_PATIENCE
+        )
+        with contextlib.closing(connection):
+            sql = "SELECT coalesce(sum(documents), 0) FROM windows WHERE done"
+            return int(connection.execute(sql).fetchone()[0])
+    except sqlite3.Error:
+        return None
+
+
+def _size(paths: Iterable[Path]) -> int:
+    """A writer may take a file away while it is looked at."""
+    total = 0
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total

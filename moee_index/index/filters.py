@@ -1,0 +1,187 @@
+"""Filters: which documents a query may find, by their metadata.
+
+    lang = "en" and year >= 2020 and not source in ("a", "b")
+
+Knows what a filter means and which fields an index has. Refuses to know any connection: it gives
+one parameterised SQL expression over the table `documents(…, id, text, metadata)`, in which
+`metadata` is a JSON object as text. How a filter is written: `filter_grammar`.
+
+| test | true for a document |
+|---|---|
+| `f = v`, `f == v` | that has f with this very value |
+| `f != v`, `f <> v` | that has f with any other value, null, lists and other types included |
+| `f < v`, `<=`, `>`, `>=` | whose f is of v's type and stands so to v; v a number or a text |
+| `f in (v, w)` | that has f with one of these values |
+| `f not in (v, w)` | that has f, and none of these values in it |
+| `f contains v` | whose f is a text with v as a part of it, or a list with v as an element |
+| `f not contains v` | that has f, and for which `f contains v` is false |
+| `f exists`, `exists(f)` | that has f, even if it is null |
+| `f not exists` | that lacks f |
+| `f = null` | that has f, and it is null; `f != null`: that has f, and it is not null |
+
+Every test is true or false, never unknown: of a field that a document lacks, all but `f not exists`
+are false. So `not f = v` finds the documents without f and `f != v` does not; likewise
+`not f in (…)` and `f not in (…)`. `not` binds closest, then `and`, then `or`.
+
+Types are never mixed: 1 equals 1.0, but neither "1" nor true. Text is compared with its case, by
+code point, as stored: no locale, no Unicode normalisation. Integers of more than 64 bits are
+compared as the nearest double, decimals as SQLite reads them (which is exact but for the last bit).
+A list or an object equals no value; `contains` does not look into lists inside lists. A text of a
+document that holds U+0000 is only compared whole with certainty: by order and by `contains` some
+versions of SQLite see it up to there.
+
+A dot goes into an object: `author.name`. A name with a dot in it, a blank, or a keyword stands in
+backticks: `` `author.name` ``. `id` and `text` are the document's own wherever its metadata has no
+field of that name; its title is in the metadata.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moee_index.index.filter_grammar import (
+    MAX_CHARACTERS,
+    MAX_NESTING,
+    MAX_VALUES,
+    Chain,
+    FieldUse,
+    Node,
+    Not,
+    Test,
+    parse,
+)
+from moee_index.index.filter_sql import COLUMNS, to_sql
+from moee_index.index.filter_words import FilterError, dotted, fail, shown
+
+__all__ = [
+    "MAX_CHARACTERS",
+    "MAX_NESTING",
+    "MAX_VALUES",
+    "FieldUse",
+    "Filter",
+    "FilterError",
+    "kinds_of",
+]
+
+_SUGGESTIONS = 10
+_PLURALS = {
+    "number": "numbers",
+    "text": "text",
+    "boolean": "true or false",
+    "null": "null",
+    "list": "lists",
+    "object": "objects",
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter that was read without error. fields: every use of a field, in the text's order."""
+
+    text: str
+    fields: tuple[FieldUse, ...] = field(compare=False)
+    _tree: Node = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Filter:
+        """Raises FilterError: one line with the position and what was expected there."""
+        tree, fields = parse(text)
+        return cls(text, fields, tree)
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """An expression for `SELECT … FROM documents WHERE <expression>`, and its parameters.
+
+        It is 1 or 0 for every row, never NULL. Its question marks are plain, so that they can
+        stand among others in a statement.
+        """
+        return to_sql(self._tree)
+
+    def check(self, known: Mapping[str, Collection[str]]) -> None:
+        """Refuse what can only be a slip: fields and types of values that no document has.
+
+        known: names as `kinds_of` gives them → the kinds of value that documents have there.
+        null may be asked of every field. Raises FilterError, naming the position.
+        """
+        fields = {name: frozenset(kinds) for name, kinds in known.items()}
+        for column in COLUMNS.values():
+            fields[column] = fields.get(column, frozenset()) | {"text"}
+        for test in _tests(self._tree):
+            self._check(test, fields)
+
+    def _check(self, test: Test, fields: Mapping[str, frozenset[str]]) -> None:
+        name = dotted(test.field.path)
+        here = fields.get(name)
+        if here is None:
+            near = difflib.get_close_matches(name, fields, n=_SUGGESTIONS, cutoff=0.0)
+            more = f" and {len(fields) - len(near)} more" if len(fields) > len(near) else ""
+            fail(
+                self.text,
+                test.field.position,
+                f"no document has the field {shown(name)}; known fields, the nearest first: "
+                + ", ".join(shown(one) for one in near)
+                + more,
+            )
+        within = test.operator in ("contains", "not contains")
+        held = _plurals(here)
+        for value in test.values:
+            if within:
+                wanted = {"list", "text"} if value.kind == "text" else {"list"}
+                wrong = f"and contains looks for a {value.kind} in {_plurals(wanted)}"
+            else:
+                wanted = set(here) if value.kind == "null" else {value.kind}
+                wrong = f"not {_PLURALS[value.kind]}"
+                if "list" in here:
+                    wrong += "; use contains for an element of a list"
+            if not here & wanted:
+                fail(self.text, value.position, f"field {shown(name)} holds {held}, {wrong}")
+
+
+def kinds_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every field of one document, nested objects' too: its dotted name and the kind of its value.
+
+    metadata: as json.loads gives it. Kinds: number, text, boolean, null, list, object. A name that
+    is not plain stands in backticks, as in a filter. Raises TypeError for what JSON cannot hold.
+    """
+    waiting: list[tuple[str, Mapping[str, Any]]] = [("", metadata)]
+    while waiting:
+        above, level = waiting.pop()
+        for key, value in level.items():
+            name = above + dotted((key,))
+            yield name, _kind(value)
+            if isinstance(value, Mapping):
+                waiting.append((f"{name}.", value))
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | tuple):
+        return "list"
+    if isinstance(value, Mapping):
+        return "object"
+    raise TypeError(f"{type(value).__name__} is no kind of value that JSON has")
+
+
+def _plurals(kinds: Collection[str]) -> str:
+    return " and ".join(plural for kind, plural in _PLURALS.items() if kind in kinds)
+
+
+def _tests(tree: Node) -> Iterator[Test]:
+    """The tests of a tree in the order of the text."""
+    if isinstance(tree, Test):
+        yield tree
+    elif isinstance(tree, Not):
+        yield from _tests(tree.term)
+    else:
+        assert isinstance(tree, Chain)
+        for term in tree.terms:
+            yield from _tests(term)

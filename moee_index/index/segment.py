@@ -1,0 +1,206 @@
+"""One segment of an index, opened for reading: its documents, raw rows, which count, its pair.
+
+Knows which files make up a segment, and checks the small ones whole as it opens them. Refuses to
+know other segments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.errors import IndexDamagedError
+from moee_index.fusion import Standardizer
+from moee_index.index.checks import CheckedFile
+from moee_index.index.derive import dims_of, read_standardizer
+from moee_index.index.document_reader import DocumentReader, StoredDocument
+from moee_index.index.manifest import (
+    DOCUMENTS,
+    PARTS,
+    FileEntry,
+    Manifest,
+    Segment,
+    code_checks_name,
+    codes_name,
+    deleted_name,
+    norms_name,
+    standardizer_name,
+)
+from moee_index.index.pair import open_part
+from moee_index.index.search import PairSearcher
+from moee_index.index.vectors import RowNumbers, RowReader
+
+Mask = npt.NDArray[np.bool_]
+
+
+class OpenSegment:
+    """A segment as one manifest lists it.
+
+    live: bool [rows], which rows count; None where all do. Raises IndexDamagedError naming a file
+    that is missing, of another size, or altered where that shows without reading everything.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, entry: Segment) -> None:
+        self.entry = entry
+        self._directory = directory
+        self._manifest = manifest
+        self.live = _live(directory, manifest, entry)
+        self.raw = open_rows(directory, manifest, entry)
+        path = manifest.path(directory, DOCUMENTS, entry)
+        listed = manifest.files[f"{entry.name}/{DOCUMENTS}"]
+        self.documents = DocumentReader(path, lambda file: check_content(file, path, listed))
+        held = (self.documents.documents, self.documents.rows)
+        if held != (entry.documents, entry.rows):
+            self.documents.close()
+            raise IndexDamagedError(
+                f"{path} holds {held[0]} documents in {held[1]} rows instead of "
+                f"{entry.documents} in {entry.rows}; restore it or build again with --overwrite"
+            )
+
+    def close(self) -> None:
+        self.documents.close()
+
+    @property
+    def folder(self) -> Path:
+        return self._directory / self.entry.name
+
+    def live_documents(self) -> Iterator[StoredDocument]:
+        """The documents that count, in their order."""
+        for document in self.documents.in_order():
+            if self.live is None or self.live[document.first]:
+                yield document
+
+    @property
+    def live_rows(self) -> RowNumbers | None:
+        """Which rows count, ascending; None where all do."""
+        return None if self.live is None else np.flatnonzero(self.live)
+
+    def searcher(self, standardizer: Standardizer, block_rows: int | None) -> PairSearcher:
+        """What searches the segment's pair of FAISS files."""
+        entry, manifest = self.entry, self._manifest
+        pair, checked = {}, {}
+        for part, dim in dims_of(manifest.spec).items():
+            path = manifest.path(self._directory, codes_name(part, entry.derived), entry)
+            pair[part] = open_part(path, entry.index_type[part], entry.rows, dim)
+            crcs = read_checked(
+                self._directory, manifest, code_checks_name(part, entry.derived), entry
+            )
+            checked[part] = CheckedFile(path, np.frombuffer(crcs, dtype="<u4"))
+        return PairSearcher(
+            pair,
+            checked,
+            entry.index_type,
+            self.raw,
+            read_norms(self._directory, manifest, entry),
+            standardizer,
+            entry.codes_error,
+            block_rows,
+        )
+
+
+# The number of a segment, and a document of it that counts.
+Found = tuple[int, StoredDocument]
+
+
+def find_live(segments: Sequence[OpenSegment], ids: Sequence[str]) -> dict[str, Found]:
+    """Documents that count, by id; ids that are not there are left out.
+
+    Raises IndexDamagedError rather than miss one in an altered file.
+    """
+    found: dict[str, Found] = {}
+    for place, segment in enumerate(segments):
+        numbers = segment.documents.numbers_of(ids)
+        stored = segment.documents.get(list(numbers.values()))
+        for identifier, number in numbers.items():
+            document = stored[number]
+            if document.id != identifier:
+                segment.documents.check()
+            if segment.live is None or segment.live[document.first]:
+                found[identifier] = place, document
+    return found
+
+
+def open_rows(directory: Path, manifest: Manifest, entry: Segment) -> RowReader:
+    """Raw rows of a segment. Raises IndexDamagedError."""
+    for name in entry.names(manifest.store):
+        manifest.path(directory, name, entry)
+    return RowReader(directory / entry.name, manifest.store, entry.rows, dims_of(manifest.spec))
+
+
+def _live(directory: Path, manifest: Manifest, entry: Segment) -> Mask | None:
+    if entry.deleted is None:
+        return None
+    content = read_checked(directory, manifest, deleted_name(entry.deleted), entry)
+    deleted = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=entry.rows)
+    if int(deleted.sum()) != entry.deleted_rows:
+        raise IndexDamagedError(
+            f"{directory / entry.name / deleted_name(entry.deleted)} does not hold the "
+            f"{entry.deleted_rows} deleted rows of the manifest; restore it"
+        )
+    live: Mask = deleted == 0
+    return live
+
+
+def read_norms(directory: Path, manifest: Manifest, entry: Segment) -> npt.NDArray[np.float32]:
+    """|z(h)| and |z(r)| of each row, float32 [n, 2]."""
+    content = read_checked(directory, manifest, norms_name(entry.derived), entry)
+    norms = np.frombuffer(content, dtype="<f4")
+    if len(norms) != entry.rows * len(PARTS):
+        raise IndexDamagedError(
+            f"{directory / entry.name / norms_name(entry.derived)} does not hold {entry.rows} "
+            "rows; build again with --overwrite"
+        )
+    return norms.reshape(entry.rows, len(PARTS))
+
+
+def open_standardizer(directory: Path, manifest: Manifest) -> Standardizer:
+    name = standardizer_name(manifest.standardizer)
+    content = read_checked(directory, manifest, name)
+    return read_standardizer(directory / name, manifest.standardize, content)
+
+
+def read_checked(
+    directory: Path, manifest: Manifest, name: str, entry: Segment | None = None
+) -> bytes:
+    """A small file, whole. Raises IndexDamagedError where it is not what was written."""
+    path = manifest.path(directory, name, entry)
+    listed = manifest.files[name if entry is None else f"{entry.name}/{name}"]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
+    if hashlib.sha256(content).hexdigest() != listed.sha256:
+        raise IndexDamagedError(_altered(path))
+    return content
+
+
+def check_file(path: Path, listed: FileEntry) -> None:
+    """Raises IndexDamagedError where a file's SHA-256 is not the listed one."""
+    try:
+        with path.open("rb") as file:
+            check_content(file, path, listed)
+    except OSError as error:
+        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def check_content(file: BufferedReader, path: Path, listed: FileEntry) -> None:
+    """As `check_file`, for a file that is open, whose name may be gone by now."""
+    try:
+        file.seek(0)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
+    if found != listed.sha256:
+        raise IndexDamagedError(_altered(path))
+
+
+def _altered(path: Path) -> str:
+    return (
+        f"{path} is altered (its SHA-256 is not the recorded one); restore it or build again with "
+        "--overwrite"
+    )
