@@ -104,7 +104,7 @@ class ChangingIndex(RuleBasedStateMachine):
 
     # What changes
 
-    @initialize(data=st.data(), count=st.integers(1, 20), which=st.sampled_from(["both", "none"]))
+    @initialize(data=st.data(), count=st.integers(3, 20), which=st.sampled_from(["both", "none"]))
     def build(self, data: st.DataObject, count: int, which: str) -> None:
         documents = [self.drawn(data, f"d{number}") for number in range(count)]
         build_index(
@@ -143,6 +143,9 @@ class ChangingIndex(RuleBasedStateMachine):
         assert report.documents == len(self.model)
 
     @rule(ids=st.lists(identifiers, min_size=1, max_size=12), missing_ok=st.booleans())
+    def delete_any(self, ids: list[str], missing_ok: bool) -> None:
+        self.delete(ids, missing_ok)
+
     def delete(self, ids: list[str], missing_ok: bool) -> None:
         there = {identifier for identifier in ids if identifier in self.model}
         if not missing_ok and there != set(ids):
@@ -154,18 +157,27 @@ class ChangingIndex(RuleBasedStateMachine):
         for identifier in there:
             del self.model[identifier]
 
-    @precondition(lambda self: self.model)
+    @precondition(lambda self: len(self.model) > 2)
+    @rule(data=st.data())
+    def delete_some(self, data: st.DataObject) -> None:
+        ids = data.draw(st.lists(st.sampled_from(list(self.model)), min_size=1, max_size=4))
+        self.delete(ids, False)
+
+    @precondition(lambda self: len(self.model) > 8)
     @rule()
     def delete_all_but_one(self) -> None:
         ids = list(self.model)[1:]
         delete_documents(self.directory, ids)
         self.model = {key: value for key, value in self.model.items() if key not in ids}
 
-    @rule()
-    def compact(self) -> None:
-        compact_index(self.directory)
+    @rule(what=st.sampled_from(["compact", "compact", "both", "rw", "hs", "none"]))
+    def write_anew(self, what: str) -> None:
+        """One rule, so that most searches meet segments with deletions."""
+        if what == "compact":
+            compact_index(self.directory)
+        else:
+            self.fit_anew(what)
 
-    @rule(which=st.sampled_from(["both", "rw", "hs", "none"]))
     def fit_anew(self, which: str) -> None:
         reindex(self.directory, standardize=which)
         self.standardize = which

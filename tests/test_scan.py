@@ -79,9 +79,11 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bool, int]]]:
     seen: list[tuple[bool, int]] = []
     real = Scanner.similarities
 
-    def similarities(self: Scanner, parts: Any, rows: Any, *, roughly: bool = False) -> Any:
+    def similarities(
+        self: Scanner, parts: Any, rows: Any, *, roughly: bool = False, **more: Any
+    ) -> Any:
         seen.append((roughly, len(rows)))
-        return real(self, parts, rows, roughly=roughly)
+        return real(self, parts, rows, roughly=roughly, **more)
 
     monkeypatch.setattr(Scanner, "similarities", similarities)
     return seen

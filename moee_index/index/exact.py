@@ -198,11 +198,13 @@ class FlatScan:
     def _scanned(
         self, asked: Asked, vectors: Mapping[str, FloatArray], *, roughly: bool
     ) -> Iterator[tuple[range | RowNumbers, RowNumbers | None, dict[str, FloatArray]]]:
-        """Block by block: its rows, the places of those that count (None: all), similarities."""
+        """Block by block: its rows, the places of those that count (None: all), and similarities,
+        which the next block overwrites."""
         queries = len(next(iter(vectors.values())))
         step = self._block_rows or max(1024, min(_BLOCK_ROWS, _BLOCK_SCORES // queries))
+        room = self._scanner.room(len(vectors), queries, min(step, len(self._norms)))
         for rows, kept in self._blocks(asked.allowed, step):
-            yield rows, kept, self._similarities(vectors, rows, roughly=roughly)
+            yield rows, kept, self._similarities(vectors, rows, roughly=roughly, room=room)
 
     def _similarities(
         self,
@@ -210,9 +212,10 @@ class FlatScan:
         rows: range | RowNumbers,
         *,
         roughly: bool = False,
+        room: Sequence[FloatArray] | None = None,
     ) -> dict[str, FloatArray]:
         pairs = [(self._codes[part], values) for part, values in vectors.items()]
-        found = self._scanner.similarities(pairs, rows, roughly=roughly)
+        found = self._scanner.similarities(pairs, rows, roughly=roughly, room=room)
         return dict(zip(vectors, found, strict=True))
 
     def _blocks(

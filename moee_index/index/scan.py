@@ -78,18 +78,19 @@ class Scanner:
         rows: range | RowNumbers,
         *,
         roughly: bool = False,
+        room: Sequence[FloatArray] | None = None,
     ) -> list[FloatArray]:
         """For each part's codes and unit queries [q, d], float32 [q, m]: the similarities of the
         m given rows, which are consecutive or ascending numbers.
 
-        All parts have the same rows and q. Differences to exact arithmetic on the codes stay
-        below 1e-5, or roughly below what rough.py says. Raises IndexDamagedError where codes are
-        altered.
+        All parts have the same rows and q. room: what `room` gave, where they are written until
+        the next call with it. Differences to exact arithmetic on the codes stay below 1e-5, or
+        roughly below what rough.py says. Raises IndexDamagedError where codes are altered.
         """
-        queries = len(parts[0][1])
-        # Rows a power of two apart would share a few lines of every cache.
-        width = len(rows) + _PAD
-        found = [np.empty((queries, width), dtype=np.float32)[:, :-_PAD] for _ in parts]
+        queries, width = len(parts[0][1]), len(rows) + _PAD
+        if room is None:
+            room = self.room(len(parts), queries, len(rows))
+        found = [held[: queries * width].reshape(queries, width)[:, : len(rows)] for held in room]
         if roughly:
             scan: Scan = rough.multiply
         elif queries > _SCANNER_QUERIES or not _scanner_works():
@@ -108,6 +109,14 @@ class Scanner:
             for future in [self._workers().submit(_run, job) for job in jobs]:
                 future.result()
         return found
+
+    @staticmethod
+    def room(parts: int, queries: int, rows: int) -> list[FloatArray]:
+        """Memory for the similarities of up to so many rows: fresh memory for each block costs as
+        much as reading its codes, where a machine has to get it from its host."""
+        # Rows a power of two apart would share a few lines of every cache.
+        size = queries * (rows + _PAD)
+        return [np.empty(size, dtype=np.float32) for _ in range(parts)]
 
     def _workers(self) -> ThreadPoolExecutor:
         if self._pool is None:
