@@ -112,8 +112,7 @@ class Scanner:
 
     @staticmethod
     def room(parts: int, queries: int, rows: int) -> list[FloatArray]:
-        """Memory for the similarities of up to so many rows: fresh memory for each block costs as
-        much as reading its codes, where a machine has to get it from its host."""
+        """Memory for the similarities of up to so many rows, to be used again for each block."""
         # Rows a power of two apart would share a few lines of every cache.
         size = queries * (rows + _PAD)
         return [np.empty(size, dtype=np.float32) for _ in range(parts)]
