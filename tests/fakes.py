@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, EncoderSpec, FloatArray
 from moee_index.errors import MisuseError, MoeeIndexError
+from moee_index.exporting import export_index
 from moee_index.index import (
     Index,
     add_documents,
@@ -237,7 +239,8 @@ def index_bytes(directory: Path) -> dict[str, str]:
     found = {
         re.sub(r"-\d+", "", path.name): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
-        if path.suffix not in (".sqlite", ".json", ".sqlite-journal")
+        # What is written in several runs has its pages in another order.
+        if not path.name.startswith("documents.sqlite") and path.suffix != ".json"
     }
     connection = sqlite3.connect(folder / "documents.sqlite")
     for table in ("documents", "passages"):
@@ -247,15 +250,27 @@ def index_bytes(directory: Path) -> dict[str, str]:
     return found
 
 
-def build_limited(directory: str, size: int, answers: Any) -> None:
-    """A build whose files may not grow beyond `size` bytes; tells the error's kind and text."""
+def _limited(size: int, change: Callable[[], object], answers: Any) -> None:
+    """Do something while no file may grow beyond `size` bytes; tells the error's kind and text."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     try:
-        build_index(directory, fake_documents(400), FakeEncoder(), window=32)
+        change()
         answers.put(("none", ""))
     except Exception as error:
         answers.put((type(error).__name__, str(error)))
+
+
+def build_limited(directory: str, size: int, answers: Any) -> None:
+    """A build whose files may not grow beyond `size` bytes; tells the error's kind and text."""
+    build = partial(build_index, directory, fake_documents(400), FakeEncoder(), window=32)
+    _limited(size, build, answers)
+
+
+def export_limited(directory: str, file: str, size: int, answers: Any) -> None:
+    """An export whose files may not grow beyond `size` bytes; tells the error's kind and text."""
+    with Index.open(directory) as index:
+        _limited(size, partial(export_index, index, file), answers)
 
 
 def read_for_ever(directory: str, stop: Any, answers: Any) -> None:
@@ -541,13 +556,7 @@ def _trapped(change: Change, target: Path, number: int, mode: str) -> tuple[bool
 
 def run_limited(name: str, directory: str, size: int, answers: Any) -> None:
     """A change whose files may not grow beyond `size` bytes; tells the error's kind and text."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-    try:
-        CHANGES[name][1](Path(directory))
-        answers.put(("none", ""))
-    except Exception as error:
-        answers.put((type(error).__name__, str(error)))
+    _limited(size, partial(CHANGES[name][1], Path(directory)), answers)
 
 
 def run_at_once(name: str, directory: str, barrier: Any, answers: Any) -> None:

@@ -6,9 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-import resource
 import shutil
-import signal
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from fakes import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder, fake_documents
+from fakes import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder, export_limited, fake_documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import PARITY
@@ -585,18 +583,6 @@ def test_a_matrix_never_stands_beside_the_ids_of_another(
         with pytest.raises(StorageError, match="No space left"):
             export_index(index, path, overwrite=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def export_limited(directory: str, file: str, size: int, answers: Any) -> None:
-    """An export whose files may not grow beyond `size` bytes; tells the error's kind and text."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with Index.open(directory) as index:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        try:
-            export_index(index, file)
-            answers.put(("none", ""))
-        except Exception as error:
-            answers.put((type(error).__name__, str(error)))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

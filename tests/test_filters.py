@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
 import sqlite3
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moee_index.errors import MisuseError
+from moee_index.index.fields import FieldReader, fill
 from moee_index.index.filters import (
     MAX_CHARACTERS,
     MAX_NESTING,
@@ -25,10 +31,19 @@ from moee_index.index.filters import (
 )
 
 MISSING = object()
+SHM = Path("/dev/shm")
 
 
-def table(documents: list[dict[str, Any]]) -> sqlite3.Connection:
-    """`documents` as an index has it; document n has the id `d<n>` and the text `text <n>`."""
+@dataclass
+class Tables:
+    """The same documents as documents.sqlite and fields.sqlite of a segment have them."""
+
+    json: sqlite3.Connection
+    fields: FieldReader
+
+
+def table(documents: list[dict[str, Any]]) -> Tables:
+    """Document n has the id `d<n>` and the text `text <n>`."""
     connection = sqlite3.connect(":memory:")
     connection.execute(
         "CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, text TEXT, "
@@ -41,12 +56,29 @@ def table(documents: list[dict[str, Any]]) -> sqlite3.Connection:
             for n, one in enumerate(documents)
         ],
     )
-    return connection
+    sql = "SELECT id, 1, metadata FROM documents ORDER BY number"
+    with tempfile.TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as folder:
+        path = Path(folder) / "fields.sqlite"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as written:
+            fill(written, lambda: connection.execute(sql), len(documents), lambda *_: None)
+        # Both are open from here on: the names are not needed any more.
+        return Tables(connection, FieldReader(path, lambda file: None))
 
 
-def found(connection: sqlite3.Connection, text: str) -> list[int]:
-    """Numbers of the documents that pass; every other one must give 0, not NULL."""
-    expression, parameters = Filter.parse(text).sql()
+def found(tables: Tables, text: str) -> list[int]:
+    """Numbers of the documents that pass, of which JSON and columns must agree; every other one
+    must give 0, not NULL."""
+    parsed = Filter.parse(text)
+    chosen = found_in_json(tables.json, parsed)
+    quick = parsed.over_columns(tables.fields.column)
+    assert (quick is None) == any(one.path == ("text",) for one in parsed.fields)
+    if quick is not None:
+        assert np.flatnonzero(tables.fields.matching(*quick)).tolist() == chosen
+    return chosen
+
+
+def found_in_json(connection: sqlite3.Connection, parsed: Filter) -> list[int]:
+    expression, parameters = parsed.over_json()
     rows = connection.execute(
         f"SELECT number, {expression} FROM documents ORDER BY number", parameters
     ).fetchall()
@@ -142,49 +174,49 @@ def test_examples(text: str, numbers: list[int]) -> None:
 
 
 def test_id_and_text_give_way_to_metadata() -> None:
-    connection = table([{"id": 7, "text": ["a"]}, {"id": None}, {"id": {"x": 1}}, {}])
-    assert found(connection, "id = 7") == [0]
-    assert found(connection, 'id = "d3"') == [3]
-    assert found(connection, "id = null") == [1]
-    assert found(connection, "id.x = 1") == [2]
-    assert found(connection, 'text contains "a"') == [0]
-    assert found(connection, 'text contains "text"') == [1, 2, 3]
+    tables = table([{"id": 7, "text": ["a"]}, {"id": None}, {"id": {"x": 1}}, {}])
+    assert found(tables, "id = 7") == [0]
+    assert found(tables, 'id = "d3"') == [3]
+    assert found(tables, "id = null") == [1]
+    assert found(tables, "id.x = 1") == [2]
+    assert found(tables, 'text contains "a"') == [0]
+    assert found(tables, 'text contains "text"') == [1, 2, 3]
 
 
 def test_odd_names_and_texts() -> None:
     names = ["", '"', 'a"b', "\\", "a\\b", "a\nb", "`", "a.b", "a[0]", "$", "'; --", "\u2028", "0"]
-    connection = table([{name: {name: [name, name + "!"]}} for name in names])
+    tables = table([{name: {name: [name, name + "!"]}} for name in names])
     for number, name in enumerate(names):
         quoted = "`" + name.replace("`", "``") + "`"
-        assert found(connection, f"{quoted}.{quoted} exists") == [number]
+        assert found(tables, f"{quoted}.{quoted} exists") == [number]
         text = json.dumps(name)
-        assert found(connection, f"{quoted}.{quoted} contains {text}") == [number]
-        assert found(connection, f"{quoted}.{quoted} not contains {text}") == []
-        assert found(connection, f"{quoted}.{quoted} contains 'x'") == []
-    connection = table([{"t": name, '"': name} for name in names])
+        assert found(tables, f"{quoted}.{quoted} contains {text}") == [number]
+        assert found(tables, f"{quoted}.{quoted} not contains {text}") == []
+        assert found(tables, f"{quoted}.{quoted} contains 'x'") == []
+    tables = table([{"t": name, '"': name} for name in names])
     for number, name in enumerate(names):
         text = json.dumps(name)
         single = "'" + name.replace("\\", "\\\\").replace("'", "''") + "'"
         double = '"' + name.replace("\\", "\\\\").replace('"', '""') + '"'
         for way in (text, single, double):
             for field in ("t", '`"`'):
-                assert found(connection, f"{field} = {way}") == [number]
-                assert number not in found(connection, f"{field} != {way}")
-                assert number in found(connection, f"{field} contains {way}")
-                assert number not in found(connection, f"{field} < {way}")
+                assert found(tables, f"{field} = {way}") == [number]
+                assert number not in found(tables, f"{field} != {way}")
+                assert number in found(tables, f"{field} contains {way}")
+                assert number not in found(tables, f"{field} < {way}")
 
 
 def test_a_document_may_hold_what_a_filter_cannot() -> None:
-    connection = table([{"x": "a\0b", "\0": 1, "nul\0": "a"}, {"x": "a"}])
-    assert found(connection, "x = 'a'") == [1]
-    assert found(connection, "x != 'a'") == [0]
-    assert found(connection, "nul exists") == []
+    tables = table([{"x": "a\0b", "\0": 1, "nul\0": "a"}, {"x": "a"}])
+    assert found(tables, "x = 'a'") == [1]
+    assert found(tables, "x != 'a'") == [0]
+    assert found(tables, "nul exists") == []
 
 
 def test_numbers_at_the_edges() -> None:
     numbers = [2**53, 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 10**30, -0.0, 0.1, 1e22, 10**400]
     numbers += [True, False, "0", "0.1"]
-    connection = table([{"x": number, '"': number, "l": [number]} for number in numbers])
+    tables = table([{"x": number, '"': number, "l": [number]} for number in numbers])
     for text, expected in [
         ("{} = 9007199254740993", [1]),
         ("{} = 9007199254740992.0", [0]),
@@ -197,24 +229,24 @@ def test_numbers_at_the_edges() -> None:
         ("{} = 1e-1", [7]),
         ("{} = 10000000000000000000000", [8]),
     ]:
-        assert found(connection, text.format("x")) == expected
-        assert found(connection, text.format('`"`')) == expected
+        assert found(tables, text.format("x")) == expected
+        assert found(tables, text.format('`"`')) == expected
         if " = " in text:
-            assert found(connection, text.format("l").replace("=", "contains")) == expected
-    assert found(connection, "x > 1e308") == [9]
-    assert found(connection, "x >= 9007199254740993") == [1, 2, 4, 5, 8, 9]
-    assert found(connection, "x >= 0 and x <= 1") == [6, 7]
-    assert found(connection, "x > 0.1 or x < 0.1") == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+            assert found(tables, text.format("l").replace("=", "contains")) == expected
+    assert found(tables, "x > 1e308") == [9]
+    assert found(tables, "x >= 9007199254740993") == [1, 2, 4, 5, 8, 9]
+    assert found(tables, "x >= 0 and x <= 1") == [6, 7]
+    assert found(tables, "x > 0.1 or x < 0.1") == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
 def test_texts_are_ordered_by_code_point() -> None:
     texts = ["", " ", "a", "a b", 'a"', "a\\", "b", "é", "😀", "\uffff", "[", "{"]
-    connection = table([{"t": text} for text in texts] + [{"t": ["a"]}, {"t": {"a": 1}}, {"t": 5}])
+    tables = table([{"t": text} for text in texts] + [{"t": ["a"]}, {"t": {"a": 1}}, {"t": 5}])
     for text in texts:
         below = [n for n, other in enumerate(texts) if other < text]
-        assert found(connection, f"t < {json.dumps(text)}") == below
+        assert found(tables, f"t < {json.dumps(text)}") == below
         above = [n for n, other in enumerate(texts) if other >= text]
-        assert found(connection, f"t >= {json.dumps(text, ensure_ascii=False)}") == above
+        assert found(tables, f"t >= {json.dumps(text, ensure_ascii=False)}") == above
 
 
 # --- the oracle: an evaluator in plain Python over the tree that a filter's text is made from ---
@@ -414,13 +446,13 @@ def test_two_values_meet_alike_everywhere(value: Any, wanted: Any, word: str) ->
     ):
         return
     metadata = {"plain": value, 'od"d': value, "list": [value]}
-    connection = table([metadata])
+    tables = table([metadata])
     literal = json.dumps(wanted)
     for path in ("plain", 'od"d'):
         expected = passes((word, (path,), wanted), 0, metadata)
-        assert found(connection, f"`{path}` {word} {literal}") == [0] * expected
+        assert found(tables, f"`{path}` {word} {literal}") == [0] * expected
     among = passes(("contains", ("list",), wanted), 0, metadata)
-    assert found(connection, f"list contains {literal}") == [0] * among
+    assert found(tables, f"list contains {literal}") == [0] * among
 
 
 # --- errors ---
@@ -533,23 +565,23 @@ INJECTIONS = [
 
 @pytest.mark.parametrize("attempt", INJECTIONS)
 def test_injections_are_values_names_or_errors(attempt: str) -> None:
-    connection = table([{"a": "x"}, {"a": attempt, attempt: 1}])
+    tables = table([{"a": "x"}, {"a": attempt, attempt: 1}])
     escaped = attempt.replace("\\", "\\\\")
     single, double = escaped.replace("'", "''"), escaped.replace('"', '""')
     name = attempt.replace("`", "``")
-    assert found(connection, f"a = '{single}'") == [1]
-    assert found(connection, f'a in ("{double}")') == [1]
-    assert found(connection, f"a contains '{single}'") == [1]
-    assert found(connection, f"`{name}` = 1") == [1]
-    assert found(connection, f"`{name}`.`{name}` exists") == []
+    assert found(tables, f"a = '{single}'") == [1]
+    assert found(tables, f'a in ("{double}")') == [1]
+    assert found(tables, f"a contains '{single}'") == [1]
+    assert found(tables, f"`{name}` = 1") == [1]
+    assert found(tables, f"`{name}`.`{name}` exists") == []
     for text in (attempt, f"a = '{attempt}", f"a = 'x' {attempt}", f"`{attempt} exists"):
         try:
-            expression, _ = Filter.parse(text).sql()
+            expression, _ = Filter.parse(text).over_json()
         except FilterError as error:
             assert str(error).isprintable()
         else:
             assert "DROP" not in expression
-    assert connection.execute("SELECT count(*) FROM documents").fetchone() == (2,)
+    assert tables.json.execute("SELECT count(*) FROM documents").fetchone() == (2,)
 
 
 @settings(max_examples=300, deadline=None)
@@ -576,7 +608,7 @@ def test_nothing_of_a_filter_stands_in_the_sql() -> None:
     text = (
         "zebra = 'zulu' and `ze bra`.zoo contains 'zig' or zap in (987654, 98.7654) and zero > 987"
     )
-    expression, parameters = Filter.parse(text).sql()
+    expression, parameters = Filter.parse(text).over_json()
     assert not re.search(r"z[a-z]+|987", expression.replace("zip", ""))
     assert expression.count("?") == len(parameters)
 
@@ -623,10 +655,10 @@ def test_length_has_a_limit() -> None:
 def test_the_most_values_in_one_chain(term: str) -> None:
     chain = "or".join(f" {term.format(n)} " for n in range(MAX_VALUES))[:MAX_CHARACTERS]
     chain = chain[: chain.rfind("or")] if len(chain) == MAX_CHARACTERS else chain
-    connection = table([{"x": 499}, {"x": "4"}, {}])
-    assert isinstance(found(connection, chain), list)
-    assert isinstance(found(connection, f"not ({chain[:9000].rsplit('or', 1)[0]})"), list)
-    expression, _ = Filter.parse(chain).sql()
+    tables = table([{"x": 499}, {"x": "4"}, {}])
+    assert isinstance(found(tables, chain), list)
+    assert isinstance(found(tables, f"not ({chain[:9000].rsplit('or', 1)[0]})"), list)
+    expression, _ = Filter.parse(chain).over_json()
     depth = deepest = 0
     for character in expression:
         depth += {"(": 1, ")": -1}.get(character, 0)
@@ -735,11 +767,11 @@ def test_every_known_field_can_be_asked_for(metadata: dict[str, Any]) -> None:
     known: dict[str, set[str]] = {}
     for name, kind in kinds_of(metadata):
         known.setdefault(name, set()).add(kind)
-    connection = table([metadata])
+    tables = table([metadata])
     for name in known:
         parsed = Filter.parse(f"{name} exists")
         parsed.check(known)
-        assert found(connection, parsed.text) == [0]
+        assert found(tables, parsed.text) == [0]
 
 
 KNOWN = {

@@ -31,8 +31,8 @@ from moee_index.index.storage import replacing, storage_errors
 FILES = [
     "standardizer-0001.safetensors",
     *(f"segment-0001/{name}" for name in (
-        "documents.sqlite", "hs.f32", "rw.f32", "rows.crc", "norms-0001.f32", "hs-0001.faiss",
-        "rw-0001.faiss", "hs-0001.crc", "rw-0001.crc",
+        "documents.sqlite", "fields.sqlite", "hs.f32", "rw.f32", "rows.crc", "norms-0001.f32",
+        "hs-0001.faiss", "rw-0001.faiss", "hs-0001.crc", "rw-0001.crc",
     )),
 ]  # fmt: skip
 

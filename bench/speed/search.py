@@ -13,8 +13,8 @@ search   1 to 64 queries in a call, over reading the codes' bytes once with as m
          that both find the same documents
 checks   the first search of a process, which checks the codes' checksums, from the disk and from
          memory, over later ones
-filters  masks that leave 1 document to nearly all, over the search without one; how long the
-         conditions themselves take, at first and again
+filters  masks that leave 1 document to nearly all, and filters from their text on, over the
+         search without one
 growth   seconds and anonymous memory by the number of documents, each in a process of its own
 
 DIR keeps the data for the next time (614 MB of codes and as much of raw rows for 100,000; twelve
@@ -56,11 +56,14 @@ from bench.speed.search_data import (
     make,
     make_documents,
     open_documents,
+    open_fields,
     open_searcher,
     queries,
     units,
 )
 from moee_index.fusion import UnitVectors
+from moee_index.index.document_reader import DocumentReader
+from moee_index.index.fields import FieldReader
 from moee_index.index.filters import Filter
 from moee_index.index.manifest import PARTS
 from moee_index.index.search import PairSearcher
@@ -76,6 +79,7 @@ _CONDITIONS = (
     'title contains "chess"',
     'tags contains "chess"',
     "number = 77777",
+    "year exists",
 )
 _PLOTTED = {"one_s": "1 query", "many_s": "64 queries", "read_s": "reading the codes once"}
 
@@ -232,31 +236,66 @@ def measure_filters(given: argparse.Namespace, folder: Path) -> None:
             "what is left: "
             + ", ".join(f"{left}: {ratio:.2f}" for left, ratio in over.items() if left != "none"),
         )
+    measure_conditions(given, searcher, folder)
     searcher.close()
-    measure_conditions(given, folder / "documents.sqlite")
 
 
-def measure_conditions(given: argparse.Namespace, path: Path) -> None:
-    """What a filter's condition takes by itself; `Selector` keeps its answer for the next time."""
-    make_documents(path, given.documents)
-    documents = open_documents(path)
-    spent = seconds(documents.check)
-    megabytes = path.stat().st_size / 1e6
-    show(
-        {"check_s": spent, "megabytes": megabytes},
-        given.json,
-        f"checking the documents before a first filter: {spent * 1e3:.1f} ms ({megabytes:.0f} MB)",
-    )
-    for condition in _CONDITIONS:
-        evaluate = partial(documents.matching, *Filter.parse(condition).sql())
-        left = int(evaluate().sum())
-        spent = statistics.median(seconds(evaluate) for _ in range(given.runs))
-        show(
-            {"condition": condition, "left": left, "seconds": spent},
-            given.json,
-            f"{condition}: leaves {left}, {spent * 1e3:.1f} ms",
-        )
-    documents.close()
+def measure_conditions(given: argparse.Namespace, searcher: PairSearcher, folder: Path) -> None:
+    """Filtered queries from their text on, over a query without a filter.
+
+    first: as in a process that has not filtered before, the file's checksum included; again: of
+    another filter in the same process (`Selector` keeps the answer of the same one); json: where
+    the fields have no columns.
+    """
+    make_documents(folder, given.documents)
+    asked = queries(1, OLMOE)
+    filters = [Filter.parse(condition) for condition in _CONDITIONS]
+    opened = open_fields(folder)
+    with opened, open_documents(folder) as documents:
+        documents.check()
+        ways = {"none": call(searcher, asked)}
+        for one in filters:
+            ways |= {
+                f"{one.text} first": partial(filtered, searcher, asked, folder, one),
+                f"{one.text} again": partial(evaluated, searcher, asked, opened, one),
+                f"{one.text} json": partial(through_json, searcher, asked, documents, one),
+            }
+        found = in_turn(ways, given.runs)
+        for one in filters:
+            left = int(in_columns(opened, one).sum())
+            over = {
+                way: found[f"{one.text} {way}"] / found["none"]
+                for way in ("first", "again", "json")
+            }
+            show(
+                {"condition": one.text, "left": left, "over_unfiltered": over},
+                given.json,
+                f"{one.text}: leaves {left}; over {found['none'] * 1e3:.1f} ms without: "
+                + ", ".join(f"{way} {ratio:.2f}" for way, ratio in over.items()),
+            )
+
+
+def in_columns(fields: FieldReader, condition: Filter) -> Mask:
+    quick = condition.over_columns(fields.column)
+    assert quick is not None
+    return fields.matching(*quick)
+
+
+def evaluated(
+    searcher: PairSearcher, asked: UnitVectors, fields: FieldReader, condition: Filter
+) -> object:
+    return call(searcher, asked, in_columns(fields, Filter.parse(condition.text)))()
+
+
+def filtered(searcher: PairSearcher, asked: UnitVectors, folder: Path, condition: Filter) -> object:
+    with open_fields(folder) as fields:
+        return evaluated(searcher, asked, fields, condition)
+
+
+def through_json(
+    searcher: PairSearcher, asked: UnitVectors, documents: DocumentReader, condition: Filter
+) -> object:
+    return call(searcher, asked, documents.matching(*condition.over_json()))()
 
 
 def measure_size(given: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -7,9 +7,9 @@ does not look at vectors.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from moee_index.fusion import Standardizer, UnitVectors, unit_vectors
 from moee_index.index.checks import CheckedFile, piece_crcs, row_crcs
 from moee_index.index.document_reader import DocumentReader
 from moee_index.index.documents import DocumentStore, PreparedDocument
-from moee_index.index.manifest import PARTS
+from moee_index.index.fields import FieldReader, write_fields
+from moee_index.index.manifest import DOCUMENTS, FIELDS, PARTS, FileEntry, file_entry
 from moee_index.index.pair import FLAT, open_part, write_flat
 from moee_index.index.search import PairSearcher
+from moee_index.index.segment import check_content
 from moee_index.index.vectors import RowReader, RowWriter
 
 OLMOE = {"hs": 2048, "rw": 1024}
@@ -112,16 +114,15 @@ def open_searcher(folder: Path) -> PairSearcher:
     )
 
 
-def make_documents(path: Path, count: int) -> None:
-    """documents.sqlite with metadata of five fields and texts of some hundred characters."""
-    if path.is_file():
+def make_documents(folder: Path, count: int) -> None:
+    """A segment's documents with metadata of five fields and texts of some hundred characters."""
+    if (folder / FIELDS).is_file():
         return
-    temporary = path.with_suffix(".part")
-    temporary.unlink(missing_ok=True)
+    (folder / DOCUMENTS).unlink(missing_ok=True)
     rng = np.random.default_rng(4)
     topics = ["physics", "history", "cooking", "law", "music", "chess", "botany"]
     words = " ".join(topics * 8)
-    with DocumentStore(temporary) as store:
+    with DocumentStore(folder / DOCUMENTS) as store:
         for start in range(0, count, _BLOCK):
             prepared = []
             for number in range(start, min(start + _BLOCK, count)):
@@ -138,19 +139,21 @@ def make_documents(path: Path, count: int) -> None:
                 prepared.append(PreparedDocument.of(document).split([(0, len(text))]))
             store.append(start, prepared, [False] * len(prepared))
         store.finish()
-    temporary.rename(path)
+    write_fields(folder, lambda *_: None)
 
 
-def open_documents(path: Path) -> DocumentReader:
-    """As a segment opens them: the whole file is checked when a filter is first evaluated."""
+def open_documents(folder: Path) -> DocumentReader:
+    return DocumentReader(folder / DOCUMENTS, checking(folder / DOCUMENTS))
+
+
+def open_fields(folder: Path) -> FieldReader:
+    return FieldReader(folder / FIELDS, checking(folder / FIELDS))
+
+
+def checking(path: Path) -> Callable[[BufferedReader], None]:
+    """As a segment does it: the whole file is checked when a filter is first evaluated."""
     expected = path.with_suffix(".sha256")
     if not expected.is_file():
-        with path.open("rb") as file:
-            expected.write_text(hashlib.file_digest(file, "sha256").hexdigest())
-
-    def check(file: Any) -> None:
-        file.seek(0)
-        if hashlib.file_digest(file, "sha256").hexdigest() != expected.read_text():
-            raise SystemExit(f"{path} is altered; delete it and start again")
-
-    return DocumentReader(path, check)
+        expected.write_text(file_entry(path).sha256)
+    listed = FileEntry(path.stat().st_size, expected.read_text())
+    return lambda file: check_content(file, path, listed)

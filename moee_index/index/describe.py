@@ -19,6 +19,7 @@ from moee_index.index.drift import measure_drift
 from moee_index.index.manifest import (
     BUILDING,
     DOCUMENTS,
+    FIELDS,
     PARTS,
     ROW_CHECKS,
     STORES,
@@ -97,7 +98,7 @@ def disk(manifest: Manifest) -> dict[str, float | None]:
 
 
 def _kind(name: str) -> str:
-    if name == DOCUMENTS:
+    if name in (DOCUMENTS, FIELDS):
         return "documents"
     if name in _RAW:
         return "raw"

@@ -6,27 +6,23 @@ file before anything is concluded from what was not found. Refuses to write.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.corpus import Document
 from moee_index.errors import IndexDamagedError
-from moee_index.index.documents import MOST_FIELDS, VARIABLES, PreparedDocument, document_checksum
+from moee_index.index.database import HINT, CheckedDatabase
+from moee_index.index.documents import VARIABLES, PreparedDocument, document_checksum
 from moee_index.passages import Span
 
 RowNumbers = npt.NDArray[np.int64]
-_HINT = "restore it or build again with --overwrite"
 _AT_A_TIME = 1024
 
 
@@ -58,58 +54,21 @@ class StoredDocument:
         return PreparedDocument.of(document).split(self.spans)
 
 
-class DocumentReader:
-    """documents.sqlite of a finished segment, opened read-only; used from any thread.
-
-    check: raises IndexDamagedError unless the whole file, given open, is what it was when it was
-    written; called at most once, when an answer depends on what is not there. Raises
-    IndexDamagedError where the file is not what it should be.
-    """
+class DocumentReader(CheckedDatabase):
+    """documents.sqlite of a finished segment; see CheckedDatabase."""
 
     def __init__(self, path: Path, check: Callable[[BufferedReader], None]) -> None:
-        self._path = path
-        self._check = check
-        self._checked = False
-        self._lock = threading.Lock()
-        # immutable: nothing writes to a finished file, so no lock and no journal are looked for.
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
-        with contextlib.ExitStack() as opened, self._damaged():
-            # Open from the beginning: a newer version of the index may take the name away.
-            self._file = opened.enter_context(path.open("rb"))
-            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            try:
-                # Numbers have no gaps (`problems` looks for them); counting would read them all.
-                sql = "SELECT (SELECT max(number) FROM documents), (SELECT max(row) FROM passages)"
-                number, row = self._connection.execute(sql).fetchone()
-            except BaseException:
-                self._connection.close()
-                raise
-            opened.pop_all()
-        self.documents = 0 if number is None else int(number) + 1
-        self.rows = 0 if row is None else int(row) + 1
-
-    @contextlib.contextmanager
-    def _damaged(self) -> Iterator[None]:
+        super().__init__(path, check)
         try:
-            yield
-        except (OSError, sqlite3.DatabaseError, ValueError, OverflowError) as error:
-            raise IndexDamagedError(f"{self._path} is damaged ({error}); {_HINT}") from error
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-            self._file.close()
-
-    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._lock, self._damaged():
-            return self._connection.execute(sql, values).fetchall()
-
-    def check(self) -> None:
-        """The whole file is what it was when it was written, or IndexDamagedError."""
-        with self._lock:
-            if not self._checked:
-                self._check(self._file)
-                self._checked = True
+            # Numbers have no gaps (`problems` looks for them); counting would read them all.
+            sql = "SELECT (SELECT max(number) FROM documents), (SELECT max(row) FROM passages)"
+            ((number, row),) = self._rows(sql)
+            with self._damaged():
+                self.documents = 0 if number is None else int(number) + 1
+                self.rows = 0 if row is None else int(row) + 1
+        except BaseException:
+            self.close()
+            raise
 
     def at_rows(self, rows: Sequence[int]) -> dict[int, StoredDocument]:
         """Row → the document whose passage it is."""
@@ -126,7 +85,7 @@ class DocumentReader:
         for row in rows:
             document = documents.get(numbers.get(row, -1))
             if document is None or row not in document.rows:
-                raise IndexDamagedError(f"{self._path} lacks row {row}; {_HINT}")
+                raise IndexDamagedError(f"{self._path} lacks row {row}; {HINT}")
             found[row] = document
         return found
 
@@ -139,7 +98,7 @@ class DocumentReader:
             )
         for number in numbers:
             if number not in found:
-                raise IndexDamagedError(f"{self._path} lacks document {number}; {_HINT}")
+                raise IndexDamagedError(f"{self._path} lacks document {number}; {HINT}")
         return found
 
     def in_order(self, first: int = 0) -> Iterator[StoredDocument]:
@@ -148,8 +107,17 @@ class DocumentReader:
             stop = min(start + _AT_A_TIME, self.documents)
             found = self._read("number >= ? AND number < ?", (start, stop), ordered=True)
             if len(found) != stop - start:
-                raise IndexDamagedError(f"{self._path} lacks documents from {start}; {_HINT}")
+                raise IndexDamagedError(f"{self._path} lacks documents from {start}; {HINT}")
             yield from found.values()
+
+    def described(self) -> Iterator[tuple[str, int, str]]:
+        """Of each document in order: id, number of its passages, metadata as JSON text."""
+        for start in range(0, self.documents, _AT_A_TIME):
+            yield from self._rows(
+                "SELECT id, count, metadata FROM documents WHERE number >= ? AND number < ? "
+                "ORDER BY number",
+                (start, start + _AT_A_TIME),
+            )
 
     def _read(
         self, where: str, values: Sequence[int], *, ordered: bool
@@ -197,14 +165,8 @@ class DocumentReader:
         sql = "SELECT truncated FROM passages WHERE row >= ? AND row < ? ORDER BY row"
         return [bool(row[0]) for row in self._rows(sql, (rows.start, rows.stop))]
 
-    def fields(self) -> set[tuple[str, str]] | None:
-        """(name, kind of value) of every metadata field; None where there are too many."""
-        self.check()
-        found = {(name, kind) for name, kind in self._rows("SELECT name, kind FROM fields")}
-        return found if len(found) < MOST_FIELDS else None
-
     def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
-        """For each row whether its document fulfils a SQL condition (filters.py writes it)."""
+        """For each row whether its document fulfils a SQL condition (`filters.over_json`)."""
         self.check()
         sql = f"SELECT first, count FROM documents WHERE {condition}"  # noqa: S608
         found = np.array(self._rows(sql, values), dtype=np.int64).reshape(-1, 2)
@@ -217,7 +179,7 @@ class DocumentReader:
 
     def problems(self) -> list[str]:
         """What SQLite's own check and the numbers say is wrong; empty if nothing is."""
-        found = [str(row[0]) for row in self._rows("PRAGMA integrity_check(5)") if row[0] != "ok"]
+        found = super().problems()
         for table, key, held in (
             ("documents", "number", self.documents),
             ("passages", "row", self.rows),

@@ -2,7 +2,6 @@
 
     documents   number (their order) → id, metadata, title, text; `first` and `count`: their rows
     passages    row → document, characters of its text, hash of what was embedded
-    fields      which metadata fields there are, and the kinds of their values
     windows, batches   what is planned together, and which batches are embedded
 
 A document that is not split has one passage, all of its text. Metadata stands before the text, so
@@ -28,7 +27,6 @@ from typing import Any
 
 from moee_index.corpus import Document
 from moee_index.errors import CorpusError
-from moee_index.index.filters import kinds_of
 from moee_index.index.storage import storage_errors
 from moee_index.passages import Span
 
@@ -53,9 +51,6 @@ CREATE TABLE IF NOT EXISTS passages (
     truncated INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS passages_content ON passages (content_hash);
-CREATE TABLE IF NOT EXISTS fields (
-    name TEXT NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (name, kind)
-) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS windows (
     window INTEGER PRIMARY KEY,
     first_row INTEGER NOT NULL,
@@ -76,8 +71,6 @@ CREATE TABLE IF NOT EXISTS batches (
 VARIABLES = 900
 # Content hashes come in no order: the pages of their index are wanted again and again.
 _CACHE_KIB = 64 << 10
-# Beyond so many names nobody can be told which there are; a filter is then not checked.
-MOST_FIELDS = 2000
 _WINDOW = "window, first_row, rows, first_document, documents, plan, tokens, done"
 # 128 bits: two texts of a corpus never share one.
 _HASH_BYTES = 16
@@ -278,7 +271,6 @@ class DocumentStore:
     ) -> None:
         rows: list[tuple[Any, ...]] = []
         passages: list[tuple[Any, ...]] = []
-        kinds: set[tuple[str, str]] = set()
         for number, prepared in enumerate(documents, first_document):
             read, first = prepared.document, first_row + len(passages)
             rows.append(
@@ -294,15 +286,11 @@ class DocumentStore:
                     read.text,
                 )
             )
-            kinds.update(kinds_of(read.metadata))
             for span, content in zip(prepared.spans, prepared.hashes, strict=True):
                 cut = int(truncated[len(passages)])
                 passages.append((first_row + len(passages), number, *span, content, cut))
         connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", passages)
-        held = connection.execute("SELECT count(*) FROM fields").fetchone()[0]
-        if held < MOST_FIELDS:
-            connection.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", sorted(kinds))
 
     def replan(self, window: Window) -> None:
         """Forget which batches of a window are embedded: they are not planned as they were."""

@@ -5,7 +5,7 @@
     INDEX/rejected.jsonl                lines that a build with on_bad="skip" could not use
     INDEX/standardizer-0001.safetensors
     INDEX/segment-0001/                 documents and raw rows, embedded together
-        documents.sqlite  hs.f32  rw.f32  rows.crc
+        documents.sqlite  fields.sqlite  hs.f32  rw.f32  rows.crc
         hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
                                         what follows from the rows under one standardizer
         deleted-0003.bits               which rows do not count any more
@@ -39,6 +39,7 @@ MANIFEST = "manifest.json"
 BUILDING = "building.json"
 REJECTED = "rejected.jsonl"
 DOCUMENTS = "documents.sqlite"
+FIELDS = "fields.sqlite"
 ROW_CHECKS = "rows.crc"
 PARTS = ("hs", "rw")
 STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
@@ -176,7 +177,7 @@ class Segment:
 
     def names(self, store: str) -> list[str]:
         """Its files, without the folder."""
-        found = [DOCUMENTS, *(raw_name(part, store) for part in PARTS), ROW_CHECKS]
+        found = [DOCUMENTS, FIELDS, *(raw_name(part, store) for part in PARTS), ROW_CHECKS]
         for part in PARTS:
             found += [codes_name(part, self.derived), code_checks_name(part, self.derived)]
         found.append(norms_name(self.derived))

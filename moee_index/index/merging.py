@@ -13,6 +13,7 @@ import numpy as np
 from moee_index.index.derive import Progress, dims_of
 from moee_index.index.document_reader import StoredDocument
 from moee_index.index.documents import DocumentStore
+from moee_index.index.fields import write_fields
 from moee_index.index.manifest import DOCUMENTS, Manifest
 from moee_index.index.segment import OpenSegment
 from moee_index.index.storage import storage_errors
@@ -54,6 +55,7 @@ def merged(
                 report("copying", documents, total)
         writer.finish(rows)
         store.finish()
+    write_fields(folder, report)
     return RowReader(folder, manifest.store, rows, dims), documents
 
 

@@ -19,8 +19,11 @@ from moee_index.fusion import Standardizer
 from moee_index.index.checks import CheckedFile
 from moee_index.index.derive import dims_of, read_standardizer
 from moee_index.index.document_reader import DocumentReader, StoredDocument
+from moee_index.index.fields import FieldReader
+from moee_index.index.filters import Filter
 from moee_index.index.manifest import (
     DOCUMENTS,
+    FIELDS,
     PARTS,
     FileEntry,
     Manifest,
@@ -54,16 +57,34 @@ class OpenSegment:
         path = manifest.path(directory, DOCUMENTS, entry)
         listed = manifest.files[f"{entry.name}/{DOCUMENTS}"]
         self.documents = DocumentReader(path, lambda file: check_content(file, path, listed))
+        try:
+            self.fields = self._open_fields()
+        except IndexDamagedError:
+            self.documents.close()
+            raise
         held = (self.documents.documents, self.documents.rows)
         if held != (entry.documents, entry.rows):
-            self.documents.close()
+            self.close()
             raise IndexDamagedError(
                 f"{path} holds {held[0]} documents in {held[1]} rows instead of "
                 f"{entry.documents} in {entry.rows}; restore it or build again with --overwrite"
             )
 
+    def _open_fields(self) -> FieldReader:
+        path = self._manifest.path(self._directory, FIELDS, self.entry)
+        listed = self._manifest.files[f"{self.entry.name}/{FIELDS}"]
+        return FieldReader(path, lambda file: check_content(file, path, listed))
+
     def close(self) -> None:
         self.documents.close()
+        self.fields.close()
+
+    def matching(self, condition: Filter) -> Mask:
+        """For each row whether its document fulfils a filter; deleted ones are asked too."""
+        quick = condition.over_columns(self.fields.column)
+        if quick is not None:
+            return self.fields.matching(*quick)
+        return self.documents.matching(*condition.over_json())
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,6 @@
 """Which rows of the segments an answer may come from: those that count, and fulfil a filter.
 
-Knows masks and the filter's SQL. Refuses to know vectors and scores.
+Knows masks. Refuses to know vectors and scores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Selector:
         many to know them all."""
         if not self._looked:
             found: defaultdict[str, set[str]] = defaultdict(set)
-            each = [segment.documents.fields() for segment in self._segments]
+            each = [segment.fields.known() for segment in self._segments]
             for name, kind in chain.from_iterable(fields or () for fields in each):
                 found[name].add(kind)
             self._known = None if None in each else dict(found)
@@ -50,10 +50,9 @@ class Selector:
             # Of an index that is empty by now no field is known, and every filter finds nothing.
             if self._segments and self.fields is not None:
                 parsed.check(self.fields)
-            sql, values = parsed.sql()
             masks: list[Mask | None] = []
             for segment in self._segments:
-                mask = segment.documents.matching(sql, values)
+                mask = segment.matching(parsed)
                 masks.append(mask if segment.live is None else mask & segment.live)
             self._masks[parsed.text] = masks
             if len(self._masks) > _KEPT:

@@ -18,6 +18,7 @@ from moee_index.index.checks import piece_crcs
 from moee_index.index.derive import dims_of
 from moee_index.index.manifest import (
     DOCUMENTS,
+    FIELDS,
     PARTS,
     Manifest,
     Segment,
@@ -140,8 +141,18 @@ class _Check:
                 path = self.manifest.path(self.directory, DOCUMENTS, entry)
                 for problem in segment.documents.problems():
                     self.report.problems.append(f"{path}: {problem}")
+                with self._reported():
+                    self._fields(segment)
                 if self.report.full or len(self.manifest.segments) > 1:
                     self._contents(segment, path, seen)
+
+    def _fields(self, segment: OpenSegment) -> None:
+        path = self.manifest.path(self.directory, FIELDS, segment.entry)
+        problems = segment.fields.problems()
+        if self.report.full and not segment.fields.follows_from(segment.documents):
+            problems.append("it does not follow from the documents")
+        if problems:
+            raise IndexDamagedError(f"{path}: {'; '.join(problems)}")
 
     def _contents(self, segment: OpenSegment, path: Path, seen: dict[str, str]) -> None:
         """Each document agrees with its checksum, none counts twice, and passages hang together."""

@@ -20,6 +20,7 @@ from moee_index.index.compare import DERIVED, option_differences, told, window_d
 from moee_index.index.derive import Progress, dims_of
 from moee_index.index.documents import DocumentStore, Window
 from moee_index.index.embed import SegmentEmbedder
+from moee_index.index.fields import write_fields
 from moee_index.index.intake import Batch, Counts, Documents, Rejects, Wanted, passages_of, windows
 from moee_index.index.manifest import (
     BUILDING,
@@ -93,6 +94,8 @@ class SegmentWriting:
             truncated = store.truncated
             rows.finish(count)
             store.finish()
+        if count:
+            write_fields(self.folder, self.progress)
         number = int(self.folder.name.rpartition("-")[2])
         revision = max(number, manifest.revision + 1 if manifest else 1)
         return Written(self.folder, building, revision, documents, count, truncated)

@@ -22,10 +22,11 @@ case.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from moee_index.index.filter_words import Token, Tokens, Value, fail, shown
+from moee_index.index.filters.words import Token, Tokens, Value, fail, shown
 
 MAX_CHARACTERS = 10_000
 MAX_NESTING = 50
@@ -73,6 +74,17 @@ class Chain:
 
 
 Node = Test | Not | Chain
+
+
+def tests_of(tree: Node) -> Iterator[Test]:
+    """The tests of a tree in the order of the text."""
+    if isinstance(tree, Test):
+        yield tree
+    elif isinstance(tree, Not):
+        yield from tests_of(tree.term)
+    else:
+        for term in tree.terms:
+            yield from tests_of(term)
 
 
 def parse(text: str) -> tuple[Node, tuple[FieldUse, ...]]:

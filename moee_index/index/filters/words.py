@@ -1,6 +1,6 @@
 """The words of a filter one by one, and its errors, each with its position.
 
-Knows how texts, numbers, names and operators are written (`filter_grammar` says how). Refuses to
+Knows how texts, numbers, names and operators are written (`grammar` says how). Refuses to
 know in what order they may stand.
 """
 

@@ -3,8 +3,9 @@
     lang = "en" and year >= 2020 and not source in ("a", "b")
 
 Knows what a filter means and which fields an index has. Refuses to know any connection: it gives
-one parameterised SQL expression over the table `documents(…, id, text, metadata)`, in which
-`metadata` is a JSON object as text. How a filter is written: `filter_grammar`.
+one parameterised SQL expression, either over a table with a column for each field (`over_columns`)
+or over the table `documents(…, id, text, metadata)`, in which `metadata` is a JSON object as text
+(`over_json`). How a filter is written: `grammar`.
 
 | test | true for a document |
 |---|---|
@@ -42,19 +43,19 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moee_index.index.filter_grammar import (
+from moee_index.index.filters import over_columns, over_json
+from moee_index.index.filters.grammar import (
     MAX_CHARACTERS,
     MAX_NESTING,
     MAX_VALUES,
-    Chain,
     FieldUse,
     Node,
-    Not,
     Test,
     parse,
+    tests_of,
 )
-from moee_index.index.filter_sql import COLUMNS, to_sql
-from moee_index.index.filter_words import FilterError, dotted, fail, shown
+from moee_index.index.filters.over_columns import Column
+from moee_index.index.filters.words import FilterError, dotted, fail, shown
 
 __all__ = [
     "MAX_CHARACTERS",
@@ -63,7 +64,9 @@ __all__ = [
     "FieldUse",
     "Filter",
     "FilterError",
+    "kind_of",
     "kinds_of",
+    "values_of",
 ]
 
 _SUGGESTIONS = 10
@@ -91,13 +94,20 @@ class Filter:
         tree, fields = parse(text)
         return cls(text, fields, tree)
 
-    def sql(self) -> tuple[str, list[Any]]:
+    def over_json(self) -> tuple[str, list[Any]]:
         """An expression for `SELECT … FROM documents WHERE <expression>`, and its parameters.
 
         It is 1 or 0 for every row, never NULL. Its question marks are plain, so that they can
         stand among others in a statement.
         """
-        return to_sql(self._tree)
+        return over_json.to_sql(self._tree)
+
+    def over_columns(self, column: Column) -> tuple[str, list[Any]] | None:
+        """The same over a table of cells; None where a field has no column there.
+
+        column: names a field's column, "NULL" where no document has that field.
+        """
+        return over_columns.to_sql(self._tree, column)
 
     def check(self, known: Mapping[str, Collection[str]]) -> None:
         """Refuse what can only be a slip: fields and types of values that no document has.
@@ -106,9 +116,9 @@ class Filter:
         null may be asked of every field. Raises FilterError, naming the position.
         """
         fields = {name: frozenset(kinds) for name, kinds in known.items()}
-        for column in COLUMNS.values():
+        for column in over_json.COLUMNS.values():
             fields[column] = fields.get(column, frozenset()) | {"text"}
-        for test in _tests(self._tree):
+        for test in tests_of(self._tree):
             self._check(test, fields)
 
     def _check(self, test: Test, fields: Mapping[str, frozenset[str]]) -> None:
@@ -140,22 +150,28 @@ class Filter:
 
 
 def kinds_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every field of one document, nested objects' too: its dotted name and the kind of its value.
+    """Every field of one document, as `values_of`, and the kind of its value."""
+    for name, value in values_of(metadata):
+        yield name, kind_of(value)
 
-    metadata: as json.loads gives it. Kinds: number, text, boolean, null, list, object. A name that
-    is not plain stands in backticks, as in a filter. Raises TypeError for what JSON cannot hold.
+
+def values_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every field of one document, nested objects' too: its dotted name and its value.
+
+    metadata: as json.loads gives it. A name that is not plain stands in backticks, as in a filter.
     """
     waiting: list[tuple[str, Mapping[str, Any]]] = [("", metadata)]
     while waiting:
         above, level = waiting.pop()
         for key, value in level.items():
             name = above + dotted((key,))
-            yield name, _kind(value)
+            yield name, value
             if isinstance(value, Mapping):
                 waiting.append((f"{name}.", value))
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """number, text, boolean, null, list or object. Raises TypeError for what JSON cannot hold."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -173,15 +189,3 @@ def _kind(value: Any) -> str:
 
 def _plurals(kinds: Collection[str]) -> str:
     return " and ".join(plural for kind, plural in _PLURALS.items() if kind in kinds)
-
-
-def _tests(tree: Node) -> Iterator[Test]:
-    """The tests of a tree in the order of the text."""
-    if isinstance(tree, Test):
-        yield tree
-    elif isinstance(tree, Not):
-        yield from _tests(tree.term)
-    else:
-        assert isinstance(tree, Chain)
-        for term in tree.terms:
-            yield from _tests(term)

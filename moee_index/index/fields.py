@@ -1,0 +1,225 @@
+"""The metadata of a segment's documents once more, a column for each field, to filter by.
+
+    documents   number → id, and a cell for each field with a column
+    fields      which fields there are, the kinds of their values, their columns
+    about       whether all fields are listed; passages of each document where any has several
+
+Written when a segment is finished, and follows from its documents alone. Fields that many documents
+have come first; long texts, and what is beyond the most columns, can only be asked of the JSON in
+documents.sqlite.
+
+Knows SQL, always parameterised, and which fields are worth a column. Refuses to know filters: cells
+and questions about them are `filters.over_columns`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.index.database import CheckedDatabase
+from moee_index.index.derive import Progress
+from moee_index.index.document_reader import DocumentReader
+from moee_index.index.filters import kind_of, values_of
+from moee_index.index.filters.over_columns import NOWHERE, Cell, cell
+from moee_index.index.filters.words import dotted
+from moee_index.index.manifest import DOCUMENTS, FIELDS
+from moee_index.index.storage import replacing, storage_errors
+
+# Beyond so many names nobody can be told which there are; a filter is then not checked.
+MOST_FIELDS = 2000
+# A row's header has a byte for each.
+MOST_COLUMNS = 64
+# Bytes of a field's cells on average: a scan reads them all, whichever field is asked for.
+LONGEST = 200
+_REPORT_EVERY = 4096
+# Of each document in order: id, number of its passages, metadata as JSON text.
+Described = Callable[[], Iterable[tuple[str, int, str]]]
+_TABLES = ("documents", "fields", "about")
+_NOTHING = "{}"  # metadata of a document without any
+
+
+def write_fields(folder: Path, report: Progress) -> None:
+    """Write fields.sqlite of a segment whose documents are all written.
+
+    The same documents give the same bytes. Raises StorageError, IndexDamagedError.
+    """
+    path = folder / FIELDS
+    with (
+        # Nothing to compare with yet: what a manifest will say of the file is made later.
+        DocumentReader(folder / DOCUMENTS, lambda file: None) as documents,
+        replacing(path) as temporary,
+        storage_errors(path),
+    ):
+        # Left by a writer that was killed: a new file is to be begun.
+        temporary.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            # The file is synced as a whole and renamed, or removed: no journal could add to that.
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")
+            fill(connection, documents.described, documents.documents, report)
+
+
+def fill(
+    connection: sqlite3.Connection, described: Described, total: int, report: Progress
+) -> None:
+    """The tables, in an empty database. described is called twice."""
+    found = _Found()
+    for done, (_, _, metadata) in enumerate(described()):
+        found.see(metadata)
+        if done % _REPORT_EVERY == 0:
+            report("fields", done, total)
+    columns = found.columns()
+    names = "".join(f", {_column(place)}" for place in columns.values())
+    passages: list[int] = []
+
+    def rows() -> Iterator[list[Cell]]:
+        for number, (identifier, count, metadata) in enumerate(described()):
+            passages.append(count)
+            cells: dict[str, Cell] = dict.fromkeys(columns)
+            if metadata != _NOTHING:
+                for name, value in values_of(json.loads(metadata)):
+                    if name in cells:
+                        cells[name] = cell(value)
+            yield [number, identifier, *cells.values()]
+
+    connection.execute("BEGIN")
+    # No types: a column keeps what is put into it.
+    connection.execute(f"CREATE TABLE documents (number INTEGER PRIMARY KEY, id{names})")
+    connection.execute("CREATE TABLE fields (name TEXT, kind TEXT, place INTEGER)")
+    connection.execute("CREATE TABLE about (complete INTEGER, documents INTEGER, passages BLOB)")
+    marks = ", ".join("?" * (2 + len(columns)))
+    connection.executemany(f"INSERT INTO documents VALUES ({marks})", rows())  # noqa: S608
+    connection.executemany(
+        "INSERT INTO fields VALUES (?, ?, ?)",
+        [(name, kind, columns.get(name)) for name, kind in sorted(found.kinds)],
+    )
+    split = any(count != 1 for count in passages)
+    counts = np.array(passages, dtype="<u4").tobytes() if split else None
+    complete = len(found.kinds) < MOST_FIELDS
+    connection.execute("INSERT INTO about VALUES (?, ?, ?)", (complete, len(passages), counts))
+    connection.execute("COMMIT")
+    report("fields", total, total)
+
+
+class _Found:
+    """The fields of all documents: kinds, how many documents have each, bytes of their cells."""
+
+    def __init__(self) -> None:
+        self.kinds: set[tuple[str, str]] = set()
+        self._documents: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def see(self, metadata: str) -> None:
+        if metadata == _NOTHING:
+            return
+        for name, value in values_of(json.loads(metadata)):
+            named = name, kind_of(value)
+            if named not in self.kinds:
+                if len(self.kinds) >= MOST_FIELDS:
+                    continue
+                self.kinds.add(named)
+            self._documents[name] += 1
+            found = cell(value)
+            if isinstance(found, str):
+                # Characters, as good as bytes to tell short from long.
+                self._bytes[name] += len(found)
+            elif isinstance(found, bytes):
+                self._bytes[name] += len(found)
+
+    def columns(self) -> dict[str, int]:
+        """Field → the number of its column, the fields of the most documents first."""
+        short = [
+            name for name, count in self._documents.items() if self._bytes[name] <= LONGEST * count
+        ]
+        chosen = sorted(short, key=lambda name: (-self._documents[name], name))[:MOST_COLUMNS]
+        return {name: place for place, name in enumerate(chosen)}
+
+
+def _column(place: int) -> str:
+    return f"f{place}"
+
+
+class FieldReader(CheckedDatabase):
+    """fields.sqlite of a finished segment; see CheckedDatabase."""
+
+    def __init__(self, path: Path, check: Callable[[BufferedReader], None]) -> None:
+        super().__init__(path, check)
+        self._known: set[tuple[str, str]] = set()
+        self._columns: dict[str, str | None] = {}
+        self._complete = False
+        self._documents = 0
+        self._passages: npt.NDArray[np.uint32] | None = None
+        self._loaded = False
+
+    def _load(self) -> None:
+        """What is needed of every filter; nothing is before the first."""
+        if self._loaded:
+            return
+        self.check()
+        for name, kind, place in self._rows("SELECT name, kind, place FROM fields"):
+            self._known.add((name, kind))
+            with self._damaged():
+                self._columns[name] = None if place is None else _column(int(place))
+        found = self._rows("SELECT complete, documents, passages FROM about")
+        with self._damaged():
+            ((complete, self._documents, passages),) = found
+            self._complete = bool(complete)
+            if passages is not None:
+                self._passages = np.frombuffer(passages, dtype="<u4")
+        self._loaded = True
+
+    def known(self) -> set[tuple[str, str]] | None:
+        """(name, kind of value) of every metadata field; None where there are too many."""
+        self._load()
+        return self._known if self._complete else None
+
+    def column(self, path: tuple[str, ...]) -> str | None:
+        """SQL for a field's cell, as `over_columns.Column` has it."""
+        self._load()
+        name = dotted(path)
+        column = self._columns.get(name)
+        if column is None and (name in self._columns or not self._complete):
+            return None
+        if name == "id":
+            return "id" if column is None else f"coalesce({column}, id)"
+        if name == "text":
+            return None
+        return column or NOWHERE
+
+    def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
+        """For each row of the segment whether its document fulfils a SQL condition, which is 0 or 1
+        for every document."""
+        self._load()
+        # One text of all answers: a row for each document would take Python longer than the scan.
+        sql = f"SELECT group_concat(hit, '') FROM (SELECT {condition} AS hit FROM documents ORDER BY number)"  # noqa: S608, E501
+        ((answers,),) = self._rows(sql, values)
+        found = np.frombuffer((answers or "").encode(), dtype=np.uint8) == ord("1")
+        with self._damaged():
+            if len(found) != self._documents:
+                raise ValueError(f"{len(found)} of {self._documents} documents")
+            return found if self._passages is None else np.repeat(found, self._passages)
+
+    def follows_from(self, documents: DocumentReader) -> bool:
+        """Whether it is what the segment's documents give, row by row."""
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
+            fill(expected, documents.described, documents.documents, lambda *_: None)
+            for table in _TABLES:
+                rows = f"SELECT * FROM {table} ORDER BY rowid"  # noqa: S608
+                with self._lock, self._damaged():
+                    pairs = itertools.zip_longest(
+                        self._connection.execute(rows), expected.execute(rows)
+                    )
+                    if any(found != wanted for found, wanted in pairs):
+                        return False
+        return True
