@@ -62,7 +62,7 @@ def table(documents: list[dict[str, Any]]) -> Tables:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as written:
             fill(written, lambda: connection.execute(sql), len(documents), lambda *_: None)
         # Both are open from here on: the names are not needed any more.
-        return Tables(connection, FieldReader(path, lambda file: None))
+        return Tables(connection, FieldReader(path, lambda file: None, connections=2))
 
 
 def found(tables: Tables, text: str) -> list[int]:

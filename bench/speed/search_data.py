@@ -8,6 +8,7 @@ does not look at vectors.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -147,7 +148,7 @@ def open_documents(folder: Path) -> DocumentReader:
 
 
 def open_fields(folder: Path) -> FieldReader:
-    return FieldReader(folder / FIELDS, checking(folder / FIELDS))
+    return FieldReader(folder / FIELDS, checking(folder / FIELDS), min(4, os.cpu_count() or 1))
 
 
 def checking(path: Path) -> Callable[[BufferedReader], None]:

@@ -24,11 +24,13 @@ class CheckedDatabase:
     """Used from any thread, and a context manager.
 
     check: raises IndexDamagedError unless the whole file, given open, is what it was when it was
-    written; called at most once, when an answer depends on it. Raises IndexDamagedError where the
-    file is not what it should be.
+    written; called at most once, when an answer depends on it. connections: how many threads may
+    read at a time. Raises IndexDamagedError where the file is not what it should be.
     """
 
-    def __init__(self, path: Path, check: Callable[[BufferedReader], None]) -> None:
+    def __init__(
+        self, path: Path, check: Callable[[BufferedReader], None], connections: int = 1
+    ) -> None:
         self._path = path
         self._check = check
         self._checked = False
@@ -38,8 +40,13 @@ class CheckedDatabase:
         with contextlib.ExitStack() as opened, self._damaged():
             # Open from the beginning: a newer version of the index may take the name away.
             self._file = opened.enter_context(path.open("rb"))
-            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            opened.pop_all()
+            self._connections = [
+                opened.enter_context(
+                    contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False))
+                )
+                for _ in range(connections)
+            ]
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -61,12 +68,11 @@ class CheckedDatabase:
 
     def close(self) -> None:
         with self._lock:
-            self._connection.close()
-            self._file.close()
+            self._opened.close()
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock, self._damaged():
-            return self._connection.execute(sql, values).fetchall()
+            return self._connections[0].execute(sql, values).fetchall()
 
     def check(self) -> None:
         """The whole file is what it was when it was written, or IndexDamagedError."""

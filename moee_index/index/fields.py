@@ -20,6 +20,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ LONGEST = 200
 _REPORT_EVERY = 4096
 # Of each document in order: id, number of its passages, metadata as JSON text.
 Described = Callable[[], Iterable[tuple[str, int, str]]]
+_MAPPED = 1 << 40  # bytes; SQLite takes the most that it was built for
 _TABLES = ("documents", "fields", "about")
 _NOTHING = "{}"  # metadata of a document without any
 
@@ -153,8 +155,13 @@ def _column(place: int) -> str:
 class FieldReader(CheckedDatabase):
     """fields.sqlite of a finished segment; see CheckedDatabase."""
 
-    def __init__(self, path: Path, check: Callable[[BufferedReader], None]) -> None:
-        super().__init__(path, check)
+    def __init__(
+        self, path: Path, check: Callable[[BufferedReader], None], connections: int = 1
+    ) -> None:
+        super().__init__(path, check, connections)
+        for connection in self._connections:
+            # Every filter reads all of it; copying it takes as long as looking at it.
+            connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
         self._known: set[tuple[str, str]] = set()
         self._columns: dict[str, str | None] = {}
         self._complete = False
@@ -199,13 +206,29 @@ class FieldReader(CheckedDatabase):
 
     def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
         """For each row of the segment whether its document fulfils a SQL condition, which is 0 or 1
-        for every document."""
+        for every document. As many threads share the documents as there are connections."""
         self._load()
         # One text of all answers: a row for each document would take Python longer than the scan.
-        sql = f"SELECT group_concat(hit, '') FROM (SELECT {condition} AS hit FROM documents ORDER BY number)"  # noqa: S608, E501
-        ((answers,),) = self._rows(sql, values)
-        found = np.frombuffer((answers or "").encode(), dtype=np.uint8) == ord("1")
-        with self._damaged():
+        # CASE leaves a chain of tests as soon as the answer is known; their value alone does not.
+        sql = (
+            "SELECT group_concat(hit, '') FROM "  # noqa: S608
+            f"(SELECT CASE WHEN {condition} THEN '1' ELSE '0' END AS hit FROM documents "
+            "WHERE number >= ? AND number < ? ORDER BY number)"
+        )
+        ends = np.linspace(0, self._documents, len(self._connections) + 1).astype(int).tolist()
+
+        def answer(connection: sqlite3.Connection, start: int, stop: int) -> str:
+            found = connection.execute(sql, (*values, start, stop)).fetchone()[0]
+            return found or ""
+
+        with self._lock, self._damaged():
+            if len(self._connections) == 1:
+                answers = answer(self._connections[0], 0, self._documents)
+            else:
+                # sqlite3 lets go of the GIL while it looks for a row.
+                with ThreadPoolExecutor(len(self._connections)) as pool:
+                    answers = "".join(pool.map(answer, self._connections, ends[:-1], ends[1:]))
+            found = np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")
             if len(found) != self._documents:
                 raise ValueError(f"{len(found)} of {self._documents} documents")
             return found if self._passages is None else np.repeat(found, self._passages)
@@ -218,7 +241,7 @@ class FieldReader(CheckedDatabase):
                 rows = f"SELECT * FROM {table} ORDER BY rowid"  # noqa: S608
                 with self._lock, self._damaged():
                     pairs = itertools.zip_longest(
-                        self._connection.execute(rows), expected.execute(rows)
+                        self._connections[0].execute(rows), expected.execute(rows)
                     )
                     if any(found != wanted for found, wanted in pairs):
                         return False

@@ -187,9 +187,9 @@ class Index(Contents):
 
         alpha: weight of RW in method `sum`; None is the index's default. k above the number of
         documents gives all. Documents that score below `min_score` are left out. Equal scores
-        stand in document order. filter: a condition on the metadata (index/filters); the answer is the
-        exact top k of the documents that fulfil it. passages: each passage of a document is a hit
-        of its own; otherwise a document is one hit, by its best passage.
+        stand in document order. filter: a condition on the metadata (index/filters); the answer
+        is the exact top k of the documents that fulfil it. passages: each passage of a document is
+        a hit of its own; otherwise a document is one hit, by its best passage.
 
         Raises MisuseError for an empty query and for k, alpha or method out of range; FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.

@@ -7,6 +7,7 @@ know other segments.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -39,6 +40,9 @@ from moee_index.index.search import PairSearcher
 from moee_index.index.vectors import RowNumbers, RowReader
 
 Mask = npt.NDArray[np.bool_]
+# From so many documents on threads share the evaluation of a filter.
+_MANY = 20_000
+_MOST_READERS = 4
 
 
 class OpenSegment:
@@ -73,7 +77,8 @@ class OpenSegment:
     def _open_fields(self) -> FieldReader:
         path = self._manifest.path(self._directory, FIELDS, self.entry)
         listed = self._manifest.files[f"{self.entry.name}/{FIELDS}"]
-        return FieldReader(path, lambda file: check_content(file, path, listed))
+        readers = min(_MOST_READERS, os.cpu_count() or 1) if self.entry.documents >= _MANY else 1
+        return FieldReader(path, lambda file: check_content(file, path, listed), readers)
 
     def close(self) -> None:
         self.documents.close()
