@@ -273,19 +273,19 @@ def export_limited(directory: str, file: str, size: int, answers: Any) -> None:
         _limited(size, partial(export_index, index, file), answers)
 
 
-def read_for_ever(directory: str, stop: Any, answers: Any) -> None:
-    """Open, search and close an index until told to stop; tells how often, and every error."""
-    opened, errors = 0, []
+def read_for_ever(directory: str, stop: Any, answers: Any, opened: Any) -> None:
+    """Open, search and close an index until told to stop; counts how often, tells every error."""
+    errors = []
     Index.open(directory).close()
     answers.put("ready")
     while not stop.is_set():
         try:
             with Index.open(directory, FakeEncoder()) as index:
                 index.search("w3 w4")
-            opened += 1
+            opened.value += 1
         except Exception as error:
             errors.append(repr(error))
-    answers.put((opened, errors))
+    answers.put(errors)
 
 
 # Changes of an index, to be interrupted, killed, refused room, and started at once

@@ -66,6 +66,16 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def until_changed(directory: Path, times: int) -> Iterator[int]:
+    """Count so often, and until another process has put ten more versions in place."""
+    first, begun = Manifest.read(directory).revision, time.monotonic()
+    for number in itertools.count():
+        if number >= times and Manifest.read(directory).revision >= first + 10:
+            return
+        assert time.monotonic() < begun + 120, "the other process does not get on"
+        yield number
+
+
 @pytest.fixture(scope="module")
 def processes() -> Any:
     return multiprocessing.get_context("forkserver")
@@ -304,7 +314,7 @@ def test_a_build_that_finds_all_done_while_others_write(folder: Path, processes:
     process = processes.Process(target=reindex_for_ever, args=(str(folder / "i"), stop, answers))
     process.start()
     assert answers.get(timeout=60) == "ready"
-    for _ in range(40):
+    for _ in until_changed(folder / "i", 40):
         assert build_index(folder / "i", documents, FakeEncoder()).unchanged
     stop.set()
     assert answers.get(timeout=60) > 5
@@ -319,7 +329,7 @@ def test_a_copy_made_while_an_index_is_written(folder: Path, processes: Any) -> 
     process.start()
     assert answers.get(timeout=60) == "ready"
     copies = []
-    for number in range(60):
+    for number in until_changed(folder / "i", 60):
         copy = folder / f"copy{number}"
         # Of files that were gone by then.
         with contextlib.suppress(shutil.Error, FileNotFoundError):

@@ -330,22 +330,25 @@ def test_size_limit(tmp_path: Path) -> None:
 
 
 def test_readers_never_see_an_overwrite(tmp_path: Path) -> None:
-    """One process opens and searches all the time while another overwrites five times."""
+    """One process opens and searches all the time while another overwrites."""
     documents = fake_documents(70)
     build_index(tmp_path / "i", documents, FakeEncoder())
     context = multiprocessing.get_context("forkserver")
-    answers, stop = context.Queue(), context.Event()
-    process = context.Process(target=read_for_ever, args=(str(tmp_path / "i"), stop, answers))
+    answers, stop, opened = context.Queue(), context.Event(), context.Value("i")
+    process = context.Process(
+        target=read_for_ever, args=(str(tmp_path / "i"), stop, answers, opened)
+    )
     process.start()
     assert answers.get(timeout=60) == "ready"
-    for _ in range(5):
+    overwritten, begun = 0, time.monotonic()
+    while overwritten < 5 or opened.value <= 5:
+        assert time.monotonic() < begun + 120, "the reader does not get on"
         build_index(tmp_path / "i", documents, FakeEncoder(), overwrite=True)
-        time.sleep(0.05)
+        overwritten += 1
     stop.set()
-    opened, errors = answers.get(timeout=60)
+    errors = answers.get(timeout=60)
     process.join()
     assert errors == []
-    assert opened > 5
 
 
 def test_replacing_leaves_old_or_new(tmp_path: Path) -> None:
