@@ -372,7 +372,10 @@ def round_weights(model: Any, in_four_bits: Iterable[str]) -> None:
             continue
         if name in named:
             named.discard(name)
-            for matrix in value.data if value.dim() == 3 else [value.data]:
+            # [in, out] is quantised as [out, in], whose blocks run along what is summed over
+            turned = value.dim() == 3 and getattr(text.get_submodule(owner), "is_transposed", False)
+            stack = value.data.transpose(1, 2) if turned else value.data
+            for matrix in stack if value.dim() == 3 else [stack]:
                 # 64 columns: with others bitsandbytes 0.50's own kernel is wrong
                 codes, state = functional.quantize_4bit(
                     matrix.reshape(-1, 64).contiguous(), blocksize=64, quant_type="nf4"

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from moee_index.cli import cli
 from moee_index.encoder import Encoder
 from moee_index.errors import ModelError
-from moee_index.model import from_bitsandbytes, from_fp8, from_mxfp4
+from moee_index.model import from_bitsandbytes, from_fp8, from_mxfp4, loading
 from moee_index.model.checkpoint import find_checkpoint
 from moee_index.model.libraries import import_bitsandbytes
 from moee_index.model.nf4 import stacks
+from moee_index.model.packed import fast_kernel
 from moee_index.model.quantizing import quantize_checkpoint
 from moee_index.model.stored import Readers, dense, read_headers
 
@@ -225,6 +226,40 @@ def test_one_expert_of_mxfp4_is_in_memory_at_a_time(
     # two layers of four experts, each a gate_up_proj [128, 64] and a down_proj [64, 64]
     assert sorted(turned) == [(64, 2, 16)] * 8 + [(128, 2, 16)] * 8
     assert max(sizes) == 128 * 64 // 2 + 128 * 2
+
+
+def test_gpt_oss_is_multiplied_packed_for_queries(
+    gpt_oss: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its experts lie [in, out]; they are quantised as [out, in], which can be packed."""
+    if fast_kernel() is None:
+        pytest.skip("the packed product needs a processor with AVX512-BF16")
+    quantised.write(gpt_oss, tmp_path / "mxfp4", experts, quantised.mxfp4, MXFP4)
+    standard = Encoder.load(tmp_path / "mxfp4")
+    monkeypatch.setattr(loading, "LARGE", 0)
+    packed = Encoder.load(tmp_path / "mxfp4", few_texts=True, cache=False)
+    assert packed.running.layout.value == "packed"
+    for part in ("hs", "rw"):
+        found, wanted = (getattr(one.encode(TEXTS), part) for one in (packed, standard))
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+        assert np.median((found * wanted).sum(axis=1) / lengths) > 0.99
+
+
+def test_a_cached_form_whose_experts_lie_otherwise_is_made_anew(
+    gpt_oss: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "LARGE", 0)
+    monkeypatch.setenv("MOEE_INDEX_CACHE", str(tmp_path / "cache"))
+    wanted = Encoder.load(gpt_oss).encode(TEXTS).hs
+    (entry,) = (tmp_path / "cache").iterdir()
+    said = json.loads((entry / "moee_index.json").read_text())
+    assert said["quantization"].pop("turned") is True
+    (entry / "moee_index.json").write_text(json.dumps(said))
+    told: list[str] = []
+    found = Encoder.load(gpt_oss, notify=told.append).encode(TEXTS).hs
+    assert any("of an earlier version" in line for line in told)
+    np.testing.assert_array_equal(found, wanted)
+    assert json.loads((entry / "moee_index.json").read_text())["quantization"]["turned"] is True
 
 
 @pytest.mark.parametrize("bits", [32, 16, 4])

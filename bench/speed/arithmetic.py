@@ -145,7 +145,8 @@ def shape_of(experts: Any, top_k: int) -> Shape:
     products = []
     for held in (up, experts.down_proj):
         rows, cols = held.shape[-2:] if isinstance(held, torch.Tensor) else (held.rows, held.cols)
-        products.append((cols, rows) if experts.is_transposed else (rows, cols))
+        lies = experts.is_transposed and not getattr(held, "turned", False)
+        products.append((cols, rows) if lies else (rows, cols))
     return Shape(tuple(products), int(experts.num_experts), top_k)
 
 

@@ -213,6 +213,7 @@ def quantisation_of(directory: Path) -> bool | None:
 def check_space(given: argparse.Namespace, directory: Path) -> None:
     """Stop before a disk fills up: two 4-bit forms take at most 0.66 of the 16-bit files."""
     needed = 0.66 * sum(file.stat().st_size for file in given.checkpoint.glob("*.safetensors"))
+    directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free
     if free < needed + GB:
         raise SystemExit(

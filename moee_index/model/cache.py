@@ -17,6 +17,7 @@ from pathlib import Path
 from moee_index.errors import ModelError, StorageError
 from moee_index.model.checkpoint import Checkpoint, open_checkpoint
 from moee_index.model.four_bit_checkpoint import publish_four_bit
+from moee_index.model.four_bits import turns
 from moee_index.model.storage import Storage
 from moee_index.model.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
 
@@ -30,8 +31,11 @@ class Cache:
         self.directory = directory or cache_directory()
         self._tell = tell
 
-    def four_bit(self, checkpoint: Checkpoint, storage: Storage) -> Checkpoint | None:
-        """The sound 4-bit checkpoint made from this one, or None."""
+    def four_bit(
+        self, checkpoint: Checkpoint, storage: Storage, *, turned: bool = False
+    ) -> Checkpoint | None:
+        """The sound 4-bit checkpoint made from this one, or None. turned: whether it has to have
+        matrices turned (`four_bits.turns`)."""
         entry = self._entry(checkpoint, storage)
         if not entry.is_dir():
             return None
@@ -39,6 +43,8 @@ class Cache:
             found = open_checkpoint(entry, name=checkpoint.name, revision=checkpoint.revision)
             said = found.quantization or {}
             check_digest(entry / WEIGHTS_FILE, said.get("bytes"), said.get("digest"))
+            if turned and not turns(found):
+                raise ModelError(f"{entry} is of an earlier version")
             return found
         except (ModelError, OSError) as error:
             self._remove_damaged(entry, error)
@@ -62,7 +68,12 @@ class Cache:
             if packed:
                 draft.publish(_RECORD, draft.checksum())
             else:
-                publish_four_bit(draft, checkpoint, double_quant=storage.double_quant)
+                publish_four_bit(
+                    draft,
+                    checkpoint,
+                    double_quant=storage.double_quant,
+                    turned=turns(checkpoint),
+                )
         except StorageError as error:
             if not draft.directory.is_dir():  # else another process was faster
                 self._tell(f"the {_form(packed)} is not kept: {error}")

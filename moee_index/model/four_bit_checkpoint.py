@@ -35,10 +35,12 @@ _COPIED = (
 )
 
 
-def publish_four_bit(draft: Draft, checkpoint: Checkpoint, *, double_quant: bool) -> None:
+def publish_four_bit(
+    draft: Draft, checkpoint: Checkpoint, *, double_quant: bool, turned: bool
+) -> None:
     """Make a draft that holds all weights a checkpoint that `--model DIRECTORY` opens at once.
 
-    Raises StorageError where that cannot be written.
+    turned: what `four_bits.turns` said of it. Raises StorageError where that cannot be written.
     """
     said: dict[str, Any] = dict(checkpoint.defaults)
     said["format"] = FORMAT
@@ -46,6 +48,7 @@ def publish_four_bit(draft: Draft, checkpoint: Checkpoint, *, double_quant: bool
         "type": "nf4",
         "block": 64,
         "double_quant": double_quant,
+        "turned": turned,
         "source": checkpoint.name,
         "source_fingerprint": checkpoint.fingerprint,
         **draft.checksum(),
@@ -103,7 +106,8 @@ def fill_from_four_bit(
         for name, shape in shapes.items():
             module, attribute = owner(model, name)
             if tensors.has(f"{name}.packed"):
-                dense = _dequantised(name, shape, tensors, storage, double_quant)
+                turned = bool(getattr(module, "is_transposed", False) and said.get("turned"))
+                dense = _dequantised(name, shape, tensors, storage, double_quant, turned)
                 assign(module, attribute, dense)
             else:
                 dtype = dense_dtype(model, name, getattr(module, attribute), storage.kept)
@@ -169,8 +173,11 @@ def _dequantised(
     tensors: _Tensors,
     storage: Storage,
     double_quant: bool,
+    turned: bool,
 ) -> torch.Tensor:
     count, rows, cols = shape if len(shape) == 3 else (1, *shape)
+    if turned:
+        rows, cols = cols, rows
     stack = NF4Stack(count, rows, cols, double_quant=double_quant)
     for part, (wanted, dtype) in stack.shapes().items():
         setattr(stack, part, tensors.take(f"{name}.{part}", wanted, storage, exactly=dtype))
@@ -178,6 +185,8 @@ def _dequantised(
     for index in range(count):
         absmax = stack.full_absmax(torch.tensor([index]))
         dequantize(stack.packed[index], absmax, stack.size, whole[index].view(-1))
+    if turned:
+        whole = whole.transpose(1, 2).contiguous()
     return whole if len(shape) == 3 else whole[0]
 
 

@@ -24,6 +24,7 @@ from moee_index.model.nf4 import NF4Linear, NF4Stack, Workspace, stacks
 from moee_index.model.packed import PackedStack
 from moee_index.model.quantizer import BLOCK
 from moee_index.model.routing import find_routers
+from moee_index.model.source_format import BITSANDBYTES
 
 
 def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) -> None:
@@ -35,7 +36,8 @@ def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
     own = own_matrices(model)
     linears = quantisable_linears(model, find_routers(model))
     for name, module, attribute in expert_stacks(model):
-        _install_stack(Matrix(name, module, attribute), checkpoint, double_quant)
+        turned = bool(getattr(module, "is_transposed", False)) and turns(checkpoint)
+        _install_stack(Matrix(name, module, attribute), checkpoint, double_quant, turned)
     for matrix in own:
         _install_stack(matrix, checkpoint, double_quant).read_by_owner = True
     for name, linear in linears:
@@ -53,12 +55,25 @@ def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
         )
 
 
-def _install_stack(matrix: Matrix, checkpoint: Checkpoint, double_quant: bool) -> NF4Stack:
+def turns(checkpoint: Checkpoint) -> bool:
+    """Whether matrices that a class keeps as [in, out] are quantised as [out, in].
+
+    Not where they come in NF4 already, to be taken as they are; a 4-bit checkpoint says it.
+    """
+    if checkpoint.quantization is not None:
+        return bool(checkpoint.quantization.get("turned"))
+    return checkpoint.source is None or checkpoint.source.kind != BITSANDBYTES
+
+
+def _install_stack(
+    matrix: Matrix, checkpoint: Checkpoint, double_quant: bool, turned: bool = False
+) -> NF4Stack:
     """An empty stack in the place of a parameter of two or three dimensions."""
     shape = getattr(matrix.module, matrix.attribute).shape
-    rows, cols = shape[-2:]
+    rows, cols = reversed(shape[-2:]) if turned else shape[-2:]
     _check_blocks(matrix.name, rows, cols, checkpoint)
-    stack = NF4Stack(shape[0] if len(shape) == 3 else 1, rows, cols, double_quant=double_quant)
+    count = shape[0] if len(shape) == 3 else 1
+    stack = NF4Stack(count, rows, cols, double_quant=double_quant, turned=turned)
     stack.flat = len(shape) == 2
     del matrix.module._parameters[matrix.attribute]
     matrix.module.add_module(matrix.attribute, stack)

@@ -28,7 +28,7 @@ from moee_index.model.four_bit_checkpoint import (
 )
 from moee_index.model.four_bits import assert_four_bits, install_four_bits, weights_in_four_bits
 from moee_index.model.matrices import uses_interface
-from moee_index.model.nf4 import NF4Stack, Workspace
+from moee_index.model.nf4 import NF4Stack, Workspace, stacks
 from moee_index.model.packed import PackedStack, cannot_pack, pack_model, packed_specs
 from moee_index.model.placing import assign, dense_dtype
 from moee_index.model.storage import Choice, Progress, Storage
@@ -142,7 +142,8 @@ def _fill_standard(
     if checkpoint.quantization is not None:
         fill_from_four_bit(model, checkpoint, storage, shapes)
         return
-    cached = cache.four_bit(checkpoint, storage) if cache is not None else None
+    turned = any(stack.turned for _, stack in stacks(model))
+    cached = None if cache is None else cache.four_bit(checkpoint, storage, turned=turned)
     if cached is not None:
         fill_from_four_bit(model, cached, storage, shapes, checked=True)
         return

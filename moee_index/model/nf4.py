@@ -102,6 +102,8 @@ def dequantize(
 class NF4Stack(TensorLike):
     """n matrices [rows, cols] of the same shape in 4 bits: the experts of one projection.
 
+    turned: in their class, and on disk, the matrices lie the other way round, [cols, rows]; here
+    they are as a linear layer has them: blocks run along what is summed over, rows can be packed.
     Kept as buffers: `packed` uint8 [n, rows * cols / 2] and either `absmax` float32 [n, blocks],
     or with double quantisation `absmax` uint8 [n, blocks] with `absmax_scale` float32
     [n, ceil(blocks / 256)] and `absmax_offset` float32 [n]. Each matrix has its own statistics, as
@@ -113,9 +115,12 @@ class NF4Stack(TensorLike):
     absmax_scale: torch.Tensor | None
     absmax_offset: torch.Tensor | None
 
-    def __init__(self, n: int, rows: int, cols: int, *, double_quant: bool) -> None:
+    def __init__(
+        self, n: int, rows: int, cols: int, *, double_quant: bool, turned: bool = False
+    ) -> None:
         super().__init__()
         self.n, self.rows, self.cols, self.double_quant = n, rows, cols, double_quant
+        self.turned = turned
         self.size = rows * cols
         self.read_by_owner = False  # whether the owner's own forward reads it, see `TensorLike`
         if self.size % BLOCK:

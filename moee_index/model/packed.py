@@ -136,7 +136,9 @@ def cannot_pack(model: nn.Module) -> str | None:
         if stack.rows % ROWS or stack.cols % BLOCK:
             return f"{name} is {stack.rows} x {stack.cols}"
     for name, module in model.named_modules():
-        if getattr(module, "is_transposed", False):
+        if not getattr(module, "is_transposed", False):
+            continue
+        if any(isinstance(child, NF4Stack) and not child.turned for child in module.children()):
             return f"the matrices of {name} lie transposed"
     return None
 

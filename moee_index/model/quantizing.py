@@ -10,6 +10,7 @@ import torch
 from moee_index.errors import ModelError
 from moee_index.model.checkpoint import find_checkpoint
 from moee_index.model.four_bit_checkpoint import publish_four_bit, tensor_specs
+from moee_index.model.four_bits import turns
 from moee_index.model.loading import empty_model
 from moee_index.model.storage import Progress, Storage
 from moee_index.model.streaming import fill_from_sources
@@ -43,5 +44,5 @@ def quantize_checkpoint(
     empty, shapes = empty_model(checkpoint, storage)
     with Draft(directory, tensor_specs(empty, storage.kept)) as draft, torch.no_grad():
         fill_from_sources(empty, checkpoint, storage, shapes, home=draft.tensors, progress=progress)
-        publish_four_bit(draft, checkpoint, double_quant=double_quant)
+        publish_four_bit(draft, checkpoint, double_quant=double_quant, turned=turns(checkpoint))
     return directory

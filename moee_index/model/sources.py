@@ -193,7 +193,9 @@ def pieces(
         or (names == ["MergeModulelist", "Concatenate"] and dims == [0, 1])
     )
     if streamable:
-        yield from _expert_parts(target, shape, sources, readers, converter)
+        stack = four_bit_home(model, target)
+        turned = stack is not None and stack.turned
+        yield from _expert_parts(target, shape, sources, readers, converter, whole=turned)
         return
     whole = _converted(target, sources, readers, converter, model)
     check_shape(target, sources[0].key, tuple(whole.shape), shape)
@@ -210,7 +212,10 @@ def _expert_parts(
     sources: list[Source],
     readers: Readers,
     converter: Any,
+    *,
+    whole: bool,
 ) -> Iterator[Piece]:
+    """whole: an expert's matrix comes in one piece, not gate and up apart."""
     count, rows, cols = shape
     patterns = converter.source_patterns
     part_rows = rows // len(patterns)
@@ -228,14 +233,14 @@ def _expert_parts(
             f"{target}: {patterns[odd[1]].replace('*', str(odd[0]))} {said}; "
             f"config.json speaks of {count} experts"
         )
-    whole_slices = (part_rows * cols) % BLOCK != 0
+    whole = whole or (part_rows * cols) % BLOCK != 0
     for expert in range(count):
         parts = [
             source.stored.whole(readers)
             for part in range(len(patterns))
             if (source := found[expert, part])
         ]
-        if whole_slices:
+        if whole:
             yield Piece(expert, 0, torch.cat([dense(part) for part in parts]))
             continue
         for part, tensor in enumerate(parts):

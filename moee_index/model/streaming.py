@@ -21,7 +21,7 @@ from safetensors import safe_open
 from moee_index.errors import ModelError
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.from_bitsandbytes import FourBitMatrix
-from moee_index.model.nf4 import Quantized, quantize
+from moee_index.model.nf4 import NF4Stack, Quantized, quantize
 from moee_index.model.placing import assign, dense_dtype, four_bit_home, owner, under
 from moee_index.model.sources import Piece, Source, pieces, plan_sources
 from moee_index.model.storage import Progress, Storage
@@ -80,8 +80,8 @@ def _quantized_ahead(
     with ThreadPoolExecutor(_QUANTIZERS) as pool:
         for target, sources in plan.items():
             for piece in pieces(target, shapes[target], sources, readers, model):
-                quantised = four_bit_home(model, target) is not None
-                job = pool.submit(_quantized, piece.part, storage) if quantised else None
+                stack = four_bit_home(model, target)
+                job = None if stack is None else pool.submit(_quantized, piece.part, stack, storage)
                 waiting.append((target, piece, job))
                 if len(waiting) > 2 * _QUANTIZERS:
                     yield _finished(*waiting.popleft())
@@ -95,10 +95,13 @@ def _finished(
     return target, piece, job.result() if job is not None else None
 
 
-def _quantized(part: Part, storage: Storage) -> Quantized:
+def _quantized(part: Part, stack: NF4Stack, storage: Storage) -> Quantized:
     if isinstance(part, FourBitMatrix) and (ready := part.as_ours()) is not None:
         return ready
-    return Quantized(*quantize(dense(part).to(storage.device)))
+    weights = dense(part)
+    if stack.turned:
+        weights = weights.T.contiguous()
+    return Quantized(*quantize(weights.to(storage.device)))
 
 
 def _put(
