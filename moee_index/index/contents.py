@@ -23,7 +23,6 @@ from moee_index.index.selecting import Selector
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
     from moee_index.index.segment import Mask
-    from moee_index.index.verify import VerifyReport
 
 
 @dataclass(frozen=True)
@@ -186,16 +185,3 @@ class Contents:
     def segments(self) -> Sequence[OpenSegment]:
         """The opened segments, for what is written from them."""
         return self._segments
-
-    def info(self) -> dict[str, Any]:
-        """What `info INDEX --json` prints (describe.py). Reads a sample of the raw rows for the
-        drift. Raises IndexDamagedError."""
-        from moee_index.index.describe import describe
-
-        return describe(self)
-
-    def verify(self, full: bool = False) -> VerifyReport:
-        """As `verify_index`, for this index's directory."""
-        from moee_index.index.verify import verify_index
-
-        return verify_index(self.directory, full=full)

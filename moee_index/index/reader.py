@@ -26,6 +26,7 @@ from moee_index.index.segment import Found
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
     from moee_index.index.intake import Documents
+    from moee_index.index.verify import VerifyReport
 
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
 # A writer may put newer versions in place while one is being opened.
@@ -306,6 +307,21 @@ class Index(Contents):
                 )
             )
         return Hits(hits, ranking.exact)
+
+    # What it is, and whether it is sound
+
+    def info(self) -> dict[str, Any]:
+        """What `info INDEX --json` prints (describe.py). Reads a sample of the raw rows for the
+        drift. Raises IndexDamagedError."""
+        from moee_index.index.describe import describe
+
+        return describe(self)
+
+    def verify(self, full: bool = False) -> VerifyReport:
+        """As `verify_index`, for this index's directory."""
+        from moee_index.index.verify import verify_index
+
+        return verify_index(self.directory, full=full)
 
 
 def default_index(directory: str | Path = "indexes") -> tuple[Path, str]:
