@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moee_index.bench.crash_index import Held
+from moee_index.bench.crash_index import held as held
 from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, EncoderSpec, FloatArray
 from moee_index.errors import MisuseError, MoeeIndexError
@@ -187,25 +189,6 @@ def interrupt_at(batch: int) -> FakeEncoder:
             raise Interrupted
 
     return FakeEncoder(on_batch=on_batch)
-
-
-Held = list[tuple[str, str, str, bytes, bytes]]
-
-
-def held(directory: Path) -> Held:
-    """What an index holds, in its order: id, text, metadata, and raw rows of every document that
-    counts. It must not depend on interruptions, compacting or reindexing."""
-    with Index.open(directory) as index:
-        return [
-            (
-                document.id,
-                document.text,
-                json.dumps(document.metadata, sort_keys=True),
-                rows.hs.tobytes(),
-                rows.rw.tobytes(),
-            )
-            for document, rows in index.in_order()
-        ]
 
 
 def expected_of(documents: Iterable[Document], chunk: str | None = None) -> Held:

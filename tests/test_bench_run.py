@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_data import write_labelled, write_lines, write_lists, write_retrieval, write_sts
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import run
 from paths import PARITY
 from scipy.stats import spearmanr
 
@@ -60,12 +61,6 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "sets"
     write_sts(folder, "biosses-sts", count=20)
     return folder
-
-
-def run(*args: str | Path, status: int = 0) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args])
-    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr)
-    return result
 
 
 def bench(data: Path, *args: str | Path, model: str = MODEL, status: int = 0) -> Result:

@@ -15,26 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from commands import one_line_error, run
 from paths import PARITY
 
 from moee_index.cli import COMMANDS, cli
 
 MODEL = str(PARITY / "olmoe")
 TOPICS = ("river", "bank", "guitar", "rain", "planet", "cheese")
-
-
-def run(*args: str | Path, stdin: str | bytes | None = None, status: int = 0) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args], input=stdin)
-    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr)
-    return result
-
-
-def one_line_error(result: Result) -> str:
-    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    return lines[0]
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import one_line_error, run
 
-from moee_index.cli import cli
 from moee_index.index import Index
 from moee_index.index.manifest import MANIFEST, Manifest
 from moee_index.index.storage import WriterLock
@@ -20,19 +19,6 @@ CHANGE_FIELDS = [
     "index", "documents", "changed", "bytes", "bytes_before", "segments", "standardize",
     "index_type", "unchanged",
 ]  # fmt: skip
-
-
-def run(*args: str | Path, stdin: str | bytes | None = None, status: int = 0) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args], input=stdin)
-    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr)
-    return result
-
-
-def one_line_error(result: Result) -> str:
-    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    return lines[0]
 
 
 def texts() -> list[dict[str, Any]]:

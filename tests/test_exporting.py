@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
+from commands import run
 from fakes import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder, export_limited, fake_documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +25,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from moee_index import exportfile
-from moee_index.cli import cli
 from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, FloatArray
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
@@ -324,12 +323,6 @@ def test_exported_sums_rank_as_the_index(alpha: float, seed: int, rows: int, shi
         for place, (name, score) in enumerate(zip(ranked, scores, strict=True)):
             assert score == pytest.approx(expected[name], abs=tolerance)
             assert hits[place].score == pytest.approx(score, abs=tolerance)
-
-
-def run(*args: str | Path, status: int = 0) -> Result:
-    result = CliRunner().invoke(cli, [str(arg) for arg in args])
-    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr)
-    return result
 
 
 def test_embed_gives_the_query_vector_of_an_export(
