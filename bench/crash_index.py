@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, EncoderSpec, EncodingPlan, FloatArray
@@ -95,12 +96,16 @@ class WordEncoder:
     def passages(
         self, documents: Sequence[tuple[str, str]], chunking: Chunking
     ) -> list[list[Span]]:
-        found: list[list[Span]] = []
-        for title, text in documents:
-            words = [word.span() for word in re.finditer(r"\S+", joined(title, text))]
-            offsets = np.array(words, dtype=np.int64).reshape(-1, 2)
-            found.append(divide(title, text, offsets, chunking))
-        return found
+        return [
+            divide(title, text, word_offsets(joined(title, text)), chunking)
+            for title, text in documents
+        ]
+
+
+def word_offsets(text: str) -> npt.NDArray[np.int64]:
+    """Characters [start, end) of each word between blanks."""
+    found = [word.span() for word in re.finditer(r"\S+", text)]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 def vectors(texts: Sequence[str]) -> Embeddings:

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from moee_index.bench.crash_index import Held
 from moee_index.bench.crash_index import held as held
+from moee_index.bench.crash_index import word_offsets as word_offsets
 from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings, EncoderSpec, FloatArray
 from moee_index.errors import MisuseError, MoeeIndexError
@@ -72,12 +72,6 @@ def fake_spec(**changes: object) -> EncoderSpec:
 def word_vector(word: str, dim: int) -> FloatArray:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
-
-
-def word_offsets(text: str) -> npt.NDArray[np.int64]:
-    """Characters [start, end) of each word between blanks."""
-    found = [word.span() for word in re.finditer(r"\S+", text)]
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 @dataclass

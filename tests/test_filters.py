@@ -8,7 +8,7 @@ import pickle
 import re
 import sqlite3
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from paths import FAST
 
 from moee_index.errors import MisuseError
 from moee_index.index.fields import FieldReader, fill
@@ -27,11 +28,11 @@ from moee_index.index.filters import (
     FieldUse,
     Filter,
     FilterError,
-    kinds_of,
+    kind_of,
+    values_of,
 )
 
 MISSING = object()
-SHM = Path("/dev/shm")
 
 
 @dataclass
@@ -57,7 +58,7 @@ def table(documents: list[dict[str, Any]]) -> Tables:
         ],
     )
     sql = "SELECT id, 1, metadata FROM documents ORDER BY number"
-    with tempfile.TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=FAST) as folder:
         path = Path(folder) / "fields.sqlite"
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as written:
             fill(written, lambda: connection.execute(sql), len(documents), lambda *_: None)
@@ -712,6 +713,11 @@ def test_fields_are_told() -> None:
         FieldUse("Year", ("Year",), 58, frozenset({"any"})),
     )
     assert parsed.text.index("Year") + 1 == parsed.fields[2].position
+
+
+def kinds_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every field of one document and the kind of its value."""
+    return ((name, kind_of(value)) for name, value in values_of(metadata))
 
 
 def test_kinds_of_names_fields_as_filters_do() -> None:

@@ -19,6 +19,7 @@ from fakes import (
     held,
     interrupt_at,
 )
+from paths import FAST
 
 from moee_index.corpus import Document
 from moee_index.errors import (
@@ -46,7 +47,6 @@ from moee_index.reranking import rerank_run
 from moee_index.runs import RunLine
 
 WINDOW = 32
-SHM = Path("/dev/shm")
 METHODS = ("sum", "concat", "hs", "rw")
 
 
@@ -58,7 +58,7 @@ def commit_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """Where fsync costs nothing, if there is such a place: these tests write a lot."""
-    with tempfile.TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=FAST) as name:
         yield Path(name)
 
 

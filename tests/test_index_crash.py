@@ -37,6 +37,7 @@ from fakes import (
     state,
     trap_everywhere,
 )
+from paths import FAST
 
 from moee_index.bench import crashes
 from moee_index.errors import (
@@ -54,7 +55,6 @@ FLIPS = int(os.environ.get("MOEE_INDEX_FLIPS", "5"))
 # Of the calls that change files, every so many-th is made to fail; another one in every run.
 STRIDE = int(os.environ.get("MOEE_INDEX_STRIDE", "8"))
 FIRST = 1 + random.randrange(STRIDE)
-SHM = Path("/dev/shm")
 # A deletion writes little; the others many files.
 FEWEST_STEPS = {"delete": 12, "delete everything": 4}
 
@@ -62,7 +62,7 @@ FEWEST_STEPS = {"delete": 12, "delete everything": 4}
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Where fsync costs nothing, if there is such a place: these tests write a lot."""
-    with tempfile.TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=FAST) as name:
         yield Path(name)
 
 

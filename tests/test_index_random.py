@@ -28,6 +28,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from paths import FAST
 
 from moee_index.corpus import Document
 from moee_index.errors import CorpusError, MisuseError
@@ -44,7 +45,6 @@ from moee_index.index.reader import Hits
 from moee_index.passages import Chunking
 
 METHODS = ("sum", "concat", "hs", "rw")
-SHM = Path("/dev/shm")
 FILTERS: dict[str, Any] = {
     "x >= 3": lambda d: d["x"] >= 3,
     'kind = "a" or x in (1, 2)': lambda d: d["kind"] == "a" or d["x"] in (1, 2),
@@ -87,7 +87,7 @@ class ChangingIndex(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(dir=SHM if SHM.is_dir() else None))
+        self.folder = Path(tempfile.mkdtemp(dir=FAST))
         self.directory = self.folder / "i"
         self.encoder = FakeEncoder()
         self.model: dict[str, Document] = {}

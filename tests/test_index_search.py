@@ -12,6 +12,7 @@ import pytest
 from fakes import FakeEncoder, GivenEncoder, fake_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import FAST
 
 from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings
@@ -20,7 +21,6 @@ from moee_index.index import Index
 from moee_index.index.reader import Hits
 
 METHODS = ("hs", "rw", "concat", "sum")
-SHM = Path("/dev/shm")
 
 
 def build(directory: Path, given: Embeddings, **options: Any) -> Index:
@@ -110,7 +110,7 @@ def test_search_equals_brute_force(
 ) -> None:
     given_rows, queries = made
     with (
-        tempfile.TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as folder,
+        tempfile.TemporaryDirectory(dir=FAST) as folder,
         build(Path(folder) / "i", given_rows, standardize=which, block_rows=block) as index,
     ):
         for method in METHODS:
@@ -134,7 +134,7 @@ def larger() -> Any:
     )
     given_rows.hs[4000:4600] = given_rows.hs[17]
     given_rows.rw[4000:4600] = given_rows.rw[17]
-    with tempfile.TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=FAST) as folder:
         build(Path(folder) / "i", given_rows).close()
         yield Path(folder) / "i", given_rows
 

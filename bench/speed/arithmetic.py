@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from moee_index.model.architecture import find_routers
+from moee_index.model.experts import lies_transposed
 from moee_index.model.nf4 import NF4Linear, NF4Stack
 from moee_index.model.packed import PackedLinear, PackedStack
 from moee_index.model.running import RunningModel, TokenizedText
@@ -145,8 +146,7 @@ def shape_of(experts: Any, top_k: int) -> Shape:
     products = []
     for held in (up, experts.down_proj):
         rows, cols = held.shape[-2:] if isinstance(held, torch.Tensor) else (held.rows, held.cols)
-        lies = experts.is_transposed and not getattr(held, "turned", False)
-        products.append((cols, rows) if lies else (rows, cols))
+        products.append((cols, rows) if lies_transposed(experts, held) else (rows, cols))
     return Shape(tuple(products), int(experts.num_experts), top_k)
 
 

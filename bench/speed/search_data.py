@@ -8,7 +8,6 @@ does not look at vectors.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -26,7 +25,7 @@ from moee_index.index.fields import FieldReader, write_fields
 from moee_index.index.manifest import DOCUMENTS, FIELDS, PARTS, FileEntry, file_entry
 from moee_index.index.pair import FLAT, open_part, write_flat
 from moee_index.index.search import PairSearcher
-from moee_index.index.segment import check_content
+from moee_index.index.segment import check_content, readers_for
 from moee_index.index.vectors import RowReader, RowWriter
 
 OLMOE = {"hs": 2048, "rw": 1024}
@@ -148,7 +147,7 @@ def open_documents(folder: Path) -> DocumentReader:
 
 
 def open_fields(folder: Path) -> FieldReader:
-    return FieldReader(folder / FIELDS, checking(folder / FIELDS), min(4, os.cpu_count() or 1))
+    return FieldReader(folder / FIELDS, checking(folder / FIELDS), readers_for(_SINGLE))
 
 
 def checking(path: Path) -> Callable[[BufferedReader], None]:

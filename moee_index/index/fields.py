@@ -21,6 +21,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -133,10 +135,8 @@ class _Found:
                 self.kinds.add(named)
             self._documents[name] += 1
             found = cell(value)
-            if isinstance(found, str):
-                # Characters, as good as bytes to tell short from long.
-                self._bytes[name] += len(found)
-            elif isinstance(found, bytes):
+            if isinstance(found, str | bytes):
+                # Characters are as good as bytes to tell short from long.
                 self._bytes[name] += len(found)
 
     def columns(self) -> dict[str, int]:
@@ -152,6 +152,18 @@ def _column(place: int) -> str:
     return f"f{place}"
 
 
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """The tables `fields` and `about`. columns: field → its column, None where it has none.
+    passages: uint32 [documents], of each document; None where each has one."""
+
+    kinds: set[tuple[str, str]]
+    columns: dict[str, str | None]
+    complete: bool
+    documents: int
+    passages: npt.NDArray[np.uint32] | None
+
+
 class FieldReader(CheckedDatabase):
     """fields.sqlite of a finished segment; see CheckedDatabase."""
 
@@ -162,41 +174,35 @@ class FieldReader(CheckedDatabase):
         for connection in self._connections:
             # Every filter reads all of it; copying it takes as long as looking at it.
             connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
-        self._known: set[tuple[str, str]] = set()
-        self._columns: dict[str, str | None] = {}
-        self._complete = False
-        self._documents = 0
-        self._passages: npt.NDArray[np.uint32] | None = None
-        self._loaded = False
 
-    def _load(self) -> None:
+    @cached_property
+    def _listed(self) -> _Listed:
         """What is needed of every filter; nothing is before the first."""
-        if self._loaded:
-            return
         self.check()
-        for name, kind, place in self._rows("SELECT name, kind, place FROM fields"):
-            self._known.add((name, kind))
-            with self._damaged():
-                self._columns[name] = None if place is None else _column(int(place))
-        found = self._rows("SELECT complete, documents, passages FROM about")
+        fields = self._rows("SELECT name, kind, place FROM fields")
+        about = self._rows("SELECT complete, documents, passages FROM about")
         with self._damaged():
-            ((complete, self._documents, passages),) = found
-            self._complete = bool(complete)
-            if passages is not None:
-                self._passages = np.frombuffer(passages, dtype="<u4")
-        self._loaded = True
+            ((complete, documents, passages),) = about
+            return _Listed(
+                kinds={(name, kind) for name, kind, _ in fields},
+                columns={
+                    name: None if place is None else _column(int(place))
+                    for name, _, place in fields
+                },
+                complete=bool(complete),
+                documents=documents,
+                passages=None if passages is None else np.frombuffer(passages, dtype="<u4"),
+            )
 
     def known(self) -> set[tuple[str, str]] | None:
         """(name, kind of value) of every metadata field; None where there are too many."""
-        self._load()
-        return self._known if self._complete else None
+        return self._listed.kinds if self._listed.complete else None
 
     def column(self, path: tuple[str, ...]) -> str | None:
         """SQL for a field's cell, as `over_columns.Column` has it."""
-        self._load()
-        name = dotted(path)
-        column = self._columns.get(name)
-        if column is None and (name in self._columns or not self._complete):
+        listed, name = self._listed, dotted(path)
+        column = listed.columns.get(name)
+        if column is None and (name in listed.columns or not listed.complete):
             return None
         if name == "id":
             return "id" if column is None else f"coalesce({column}, id)"
@@ -207,7 +213,7 @@ class FieldReader(CheckedDatabase):
     def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
         """For each row of the segment whether its document fulfils a SQL condition, which is 0 or 1
         for every document. As many threads share the documents as there are connections."""
-        self._load()
+        listed = self._listed
         # One text of all answers: a row for each document would take Python longer than the scan.
         # CASE leaves a chain of tests as soon as the answer is known; their value alone does not.
         sql = (
@@ -215,23 +221,20 @@ class FieldReader(CheckedDatabase):
             f"(SELECT CASE WHEN {condition} THEN '1' ELSE '0' END AS hit FROM documents "
             "WHERE number >= ? AND number < ? ORDER BY number)"
         )
-        ends = np.linspace(0, self._documents, len(self._connections) + 1).astype(int).tolist()
+        ends = np.linspace(0, listed.documents, len(self._connections) + 1).astype(int).tolist()
 
         def answer(connection: sqlite3.Connection, start: int, stop: int) -> str:
             found = connection.execute(sql, (*values, start, stop)).fetchone()[0]
             return found or ""
 
         with self._lock, self._damaged():
-            if len(self._connections) == 1:
-                answers = answer(self._connections[0], 0, self._documents)
-            else:
-                # sqlite3 lets go of the GIL while it looks for a row.
-                with ThreadPoolExecutor(len(self._connections)) as pool:
-                    answers = "".join(pool.map(answer, self._connections, ends[:-1], ends[1:]))
+            # sqlite3 lets go of the GIL while it looks for a row.
+            with ThreadPoolExecutor(len(self._connections)) as pool:
+                answers = "".join(pool.map(answer, self._connections, ends[:-1], ends[1:]))
             found = np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")
-            if len(found) != self._documents:
-                raise ValueError(f"{len(found)} of {self._documents} documents")
-            return found if self._passages is None else np.repeat(found, self._passages)
+            if len(found) != listed.documents:
+                raise ValueError(f"{len(found)} of {listed.documents} documents")
+            return found if listed.passages is None else np.repeat(found, listed.passages)
 
     def follows_from(self, documents: DocumentReader) -> bool:
         """Whether it is what the segment's documents give, row by row."""

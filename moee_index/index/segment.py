@@ -77,7 +77,7 @@ class OpenSegment:
     def _open_fields(self) -> FieldReader:
         path = self._manifest.path(self._directory, FIELDS, self.entry)
         listed = self._manifest.files[f"{self.entry.name}/{FIELDS}"]
-        readers = min(_MOST_READERS, os.cpu_count() or 1) if self.entry.documents >= _MANY else 1
+        readers = readers_for(self.entry.documents)
         return FieldReader(path, lambda file: check_content(file, path, listed), readers)
 
     def close(self) -> None:
@@ -131,6 +131,11 @@ class OpenSegment:
 
 # The number of a segment, and a document of it that counts.
 Found = tuple[int, StoredDocument]
+
+
+def readers_for(documents: int) -> int:
+    """How many threads evaluate a filter over so many documents."""
+    return min(_MOST_READERS, os.cpu_count() or 1) if documents >= _MANY else 1
 
 
 def find_live(segments: Sequence[OpenSegment], ids: Sequence[str]) -> dict[str, Found]:

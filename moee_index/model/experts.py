@@ -180,7 +180,7 @@ def _grouped_product(
         weights = held.dequantize(group, states.dtype, experts.moee_workspaces[name])
     else:
         weights = held[group]
-    if not _lies_transposed(experts, held):
+    if not lies_transposed(experts, held):
         weights = weights.transpose(-2, -1)
     product = torch._grouped_mm(states, weights, offs=ends)
     if experts.has_bias:
@@ -222,14 +222,15 @@ def _products(experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype) 
         weights = held.dequantize(group, dtype, experts.moee_workspaces[name]).unbind()
     else:
         weights = tuple(held[expert] for expert in group.tolist())
-    if _lies_transposed(experts, held):
+    if lies_transposed(experts, held):
         weights = tuple(weight.T for weight in weights)
     return [partial(_times, weight) for weight in weights]
 
 
-def _lies_transposed(experts: Any, held: Any) -> bool:
+def lies_transposed(experts: Any, held: Any) -> bool:
     """Whether matrices are [in, out], as some classes have them, and not [out, in]."""
-    return bool(experts.is_transposed) and not getattr(held, "turned", False)
+    turned = isinstance(held, PackedStack) or getattr(held, "turned", False)
+    return bool(experts.is_transposed) and not turned
 
 
 def _times(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

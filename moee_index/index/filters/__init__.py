@@ -65,7 +65,6 @@ __all__ = [
     "Filter",
     "FilterError",
     "kind_of",
-    "kinds_of",
     "values_of",
 ]
 
@@ -112,7 +111,7 @@ class Filter:
     def check(self, known: Mapping[str, Collection[str]]) -> None:
         """Refuse what can only be a slip: fields and types of values that no document has.
 
-        known: names as `kinds_of` gives them → the kinds of value that documents have there.
+        known: names as `values_of` gives them → the kinds of value that documents have there.
         null may be asked of every field. Raises FilterError, naming the position.
         """
         fields = {name: frozenset(kinds) for name, kinds in known.items()}
@@ -147,12 +146,6 @@ class Filter:
                     wrong += "; use contains for an element of a list"
             if not here & wanted:
                 fail(self.text, value.position, f"field {shown(name)} holds {held}, {wrong}")
-
-
-def kinds_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every field of one document, as `values_of`, and the kind of its value."""
-    for name, value in values_of(metadata):
-        yield name, kind_of(value)
 
 
 def values_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
