@@ -23,7 +23,7 @@ from moee_index.embeddings import Embeddings, FloatArray
 from moee_index.encoder import Encoder
 from moee_index.errors import ModelError, StorageError
 from moee_index.fusion import RowNumbers
-from moee_index.model.architecture import find_routers
+from moee_index.model.routing import find_routers
 from moee_index.model.running import RunningModel, TokenizedText
 
 from .analyses.section import Progress, ignore

@@ -22,7 +22,9 @@ def count_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Raises ModelError where transformers knows no such architecture.
     """
-    from moee_index.model.architecture import build_empty, expert_stacks, find_routers
+    from moee_index.model.architecture import build_empty
+    from moee_index.model.matrices import expert_stacks
+    from moee_index.model.routing import find_routers
 
     model = build_empty(checkpoint)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from moee_index.encoder import Encoder
 from moee_index.errors import MisuseError, ModelError, StorageError
-from moee_index.model.architecture import build_empty, find_routers
+from moee_index.model.architecture import build_empty
 from moee_index.model.checkpoint import find_checkpoint
 from moee_index.model.four_bits import assert_four_bits
 from moee_index.model.libraries import import_bitsandbytes
 from moee_index.model.nf4 import NF4Stack, Workspace, dequantize, quantize, stacks
 from moee_index.model.quantizer import BLOCK
 from moee_index.model.quantizing import quantize_checkpoint
+from moee_index.model.routing import find_routers
 
 KINDS = ["olmoe", "qwen2_moe", "deepseek"]
 

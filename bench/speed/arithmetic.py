@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from moee_index.model.architecture import find_routers
 from moee_index.model.experts import lies_transposed
 from moee_index.model.nf4 import NF4Linear, NF4Stack
 from moee_index.model.packed import PackedLinear, PackedStack
+from moee_index.model.routing import find_routers
 from moee_index.model.running import RunningModel, TokenizedText
 
 LINEAR = (nn.Linear, NF4Linear, PackedLinear)

@@ -24,7 +24,7 @@ from bench.speed.arithmetic import synchronize
 from bench.speed.batches import bare, tokenize
 from moee_index.batching import group_equal, plan_batches
 from moee_index.encoder import Encoder
-from moee_index.model.architecture import find_routers
+from moee_index.model.routing import find_routers
 from moee_index.model.running import RunningModel, TokenizedText
 from moee_index.prompts import parse_prompt
 

@@ -49,7 +49,7 @@ def states_of(running: Any, texts: list[Any]) -> States:
     """The last token's states, text by text: one text a pass, so that nothing is padded."""
     import torch
 
-    from moee_index.model.architecture import find_routers
+    from moee_index.model.routing import find_routers
 
     layers = list(running.model.layers)
     kept: list[torch.Tensor] = []

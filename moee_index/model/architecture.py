@@ -15,10 +15,8 @@ import torch
 from moee_index.errors import MisuseError, ModelError
 from moee_index.model import experts
 from moee_index.model.checkpoint import Checkpoint
-from moee_index.model.matrices import expert_stacks as expert_stacks
 from moee_index.model.naming import keep_naming
-from moee_index.model.routing import find_routers as find_routers
-from moee_index.model.routing import scores_by_sigmoid
+from moee_index.model.routing import find_routers, scores_by_sigmoid
 
 RW_KINDS = ("auto", "softmax", "sigmoid", "logits")
 
