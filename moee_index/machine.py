@@ -49,10 +49,23 @@ def describe_program() -> dict[str, Any]:
         "devices": devices,
         "threads": torch.get_num_threads(),
         "models": models_at_hand(),
+        "architectures": architectures(),
         "cache": {
             "directory": str(cache.directory),
             "entries": [f"{name}: {size / 1e9:.2f} GB" for name, size in cache.entries()],
         },
+    }
+
+
+def architectures() -> dict[str, Any]:
+    """How many packages of transformers with routers this version was tested with, in which version
+    of transformers, and which of the installed ones it was not."""
+    from moee_index.model.tested import architecture_table, untested_packages
+
+    return {
+        "tested": len(architecture_table()["architectures"]),
+        "with": f"transformers {architecture_table()['transformers']}",
+        "untested": untested_packages(),
     }
 
 

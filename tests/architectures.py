@@ -1,13 +1,12 @@
 """Tiny random checkpoints of every Mixture-of-Experts architecture that transformers knows.
 
-The architectures are found by a walk over the installed library, not listed: a new release's new
-architecture appears here by itself. Knows transformers' classes and configs; knows nothing of the
-program under test.
+What a kind of checkpoint is made with is looked up in the installed library, sizes follow from the
+rules of its config class: a new release's new architecture can be made here as it comes. Knows
+transformers' classes and configs; knows nothing of the program under test.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -22,12 +21,21 @@ import numpy.typing as npt
 import torch
 import transformers
 from safetensors.torch import save_file
+from transformers.models.auto.configuration_auto import (
+    CONFIG_MAPPING,
+    CONFIG_MAPPING_NAMES,
+    model_type_to_module_name,
+)
 
 VOCABULARY = 128
+
+# DeepSeekMoE v1, which transformers has no config for (see `_write_deepseek_v1`).
+DEEPSEEK = "deepseek"
 
 # Published sizes to tiny ones, by the names that configs share: the first pattern that fits.
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"vocab_size|vocab_size_per_layer_input", VOCABULARY),
+    (r"unpadded_vocab_size", VOCABULARY - 8),
     (r"(adapter_)?(hidden|embed(ding)?|model|in|out|text_hidden|out_hidden|output)_(size|dim)", 64),
     (r"d_model|n_embd|adapter_input_size|output_proj_dims|ple_embed_dim", 64),
     (r"num_hidden_layers|num_layers|n_layers|(en|de)coder_layers", 4),
@@ -58,6 +66,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"mamba_chunk_size|chunk_size|block_size", 8),
     (r"(\w+_)?token_(id|index)", 1),
 )
+
+# Counts and numbers of layers: they shrink as the number of layers does.
+_OF_LAYERS = r"\w*layer_index_(start|end)|n_layers_per_\w*block"
 
 # What no rule can know: fields whose default is None, or that depend on one another.
 _GEMMA = {
@@ -136,17 +147,12 @@ _CHANGES: dict[str, dict[str, Any]] = {
 class Architecture:
     """One kind of checkpoint: what `config.json` and the weights of it are made with.
 
-    name: the package in transformers.models. config_class and model_class: of the checkpoint.
+    kind: the checkpoint's `model_type`. config_class and model_class: of the checkpoint.
     """
 
-    name: str
+    kind: str
     config_class: type
     model_class: type
-
-    @property
-    def kind(self) -> str:
-        """The checkpoint's `model_type`, as transformers has it."""
-        return str(self.config_class.model_type)
 
     @property
     def multi_modal(self) -> bool:
@@ -154,68 +160,49 @@ class Architecture:
         return bool({"text_config", "thinker_config"} & self.config_class.sub_configs.keys())
 
 
-@cache
-def packages() -> list[str]:
-    """Packages of transformers.models with a model that records routers, or with experts of the
-    experts interface."""
-    from transformers import PreTrainedModel
+# In this order, so that a checkpoint is made as the whole that it is published as.
+_AUTO = (
+    transformers.AutoModelForMultimodalLM,
+    transformers.AutoModelForCausalLM,
+    transformers.AutoModelForSeq2SeqLM,
+    transformers.AutoModel,
+)
 
-    root = Path(transformers.__path__[0]) / "models"
-    found = []
-    for file in sorted(root.glob("*/modeling_*.py")):
-        source = file.read_text(encoding="utf-8")
-        if file.parent.name == "auto" or not re.search("router_logits|experts_implem", source):
-            continue
-        module = importlib.import_module(f"transformers.models.{file.parent.name}.{file.stem}")
-        classes = [one for _, one in inspect.getmembers(module, inspect.isclass)]
-        if any(
-            one.__module__ == module.__name__
-            and (
-                (
-                    issubclass(one, PreTrainedModel)
-                    and "router_logits" in (one._can_record_outputs or {})
-                )
-                or (hasattr(one, "_apply_gate") and issubclass(one, torch.nn.Module))
-            )
-            for one in classes
-        ):
-            found.append(file.parent.name)
-    return found
+
+def kinds(package: str) -> list[str]:
+    """The kinds of checkpoints of a package of transformers.models, as its auto classes have them:
+    text models before the multi-modal ones they are part of."""
+    if package == DEEPSEEK:
+        return [DEEPSEEK]
+    registered = [
+        kind for kind in CONFIG_MAPPING_NAMES if model_type_to_module_name(kind) == package
+    ]
+    of_package = list(dict.fromkeys(CONFIG_MAPPING[kind] for kind in registered))
+    whole = [
+        one for one in of_package if any(one in auto._model_mapping for auto in _AUTO[:-1])
+    ] or [one for one in of_package if one in _AUTO[-1]._model_mapping]
+    found = [one for config in whole if (one := architecture(config.model_type)) is not None]
+    return [one.kind for one in sorted(found, key=lambda one: one.multi_modal)]
 
 
 @cache
-def architectures() -> list[Architecture]:
-    """Every kind of checkpoint of these packages: text models, multi-modal ones, others."""
-    from transformers.models.auto import configuration_auto
-    from transformers.models.deepseek_ocr2 import modeling_deepseek_ocr2 as ocr
+def architecture(kind: str) -> Architecture | None:
+    """What checkpoints of a `model_type` are made with; None where the installed transformers has
+    no such kind."""
+    if kind == DEEPSEEK:
+        from transformers.models.deepseek_ocr2 import modeling_deepseek_ocr2 as ocr
 
-    found: dict[type, Architecture] = {}
-    wanted = set(packages())
-    for auto in (
-        transformers.AutoModelForMultimodalLM,
-        transformers.AutoModelForCausalLM,
-        transformers.AutoModelForSeq2SeqLM,
-        transformers.AutoModel,
-    ):
-        mapping = auto._model_mapping
-        for kind in mapping._model_mapping:
-            package = configuration_auto.model_type_to_module_name(kind)
-            if package not in wanted:
-                continue
-            config_class = mapping._load_attr_from_module(kind, mapping._config_mapping[kind])
-            if config_class in found or (
-                auto is transformers.AutoModel
-                and any(one.name == package for one in found.values())
-            ):
-                continue
-            names = mapping._model_mapping[kind]
-            model_class = mapping._load_attr_from_module(
-                kind, names if isinstance(names, str) else names[0]
-            )
-            found[config_class] = Architecture(package, config_class, model_class)
-    text = ocr.DeepseekOcr2TextModel
-    found[text.config_class] = Architecture("deepseek", text.config_class, text)
-    return sorted(found.values(), key=lambda one: (one.name, one.multi_modal))
+        text = ocr.DeepseekOcr2TextModel
+        return Architecture(DEEPSEEK, text.config_class, text)
+    if kind not in CONFIG_MAPPING_NAMES:
+        return None
+    config_class = CONFIG_MAPPING[kind]
+    for auto in _AUTO:
+        if config_class in auto._model_mapping:
+            classes = auto._model_mapping[config_class]
+            one = classes[0] if isinstance(classes, (list, tuple)) else classes
+            return Architecture(kind, config_class, one)
+    return None
 
 
 def tiny_config(config_class: Any, **changes: Any) -> Any:
@@ -225,16 +212,25 @@ def tiny_config(config_class: Any, **changes: Any) -> Any:
 
 def _tiny_fields(config_class: Any) -> dict[str, Any]:
     fields = inspect.signature(config_class).parameters
+    published = {
+        name: field.default
+        for name, field in fields.items()
+        if isinstance(field.default, int) and not isinstance(field.default, bool)
+    }
     given: dict[str, Any] = {}
-    for name, field in fields.items():
-        if isinstance(field.default, bool) or not isinstance(field.default, int):
-            continue
-        for pattern, size in _SIZES:
+    for name, size in published.items():
+        for pattern, tiny in _SIZES:
             if re.fullmatch(pattern, name):
-                given[name] = min(size, field.default)
+                given[name] = min(tiny, size)
                 break
     if "kv_lora_rank" in fields:  # latent attention has a key for every head
         given["num_key_value_heads"] = given["num_attention_heads"]
+    for name, size in published.items():
+        if re.fullmatch(_OF_LAYERS, name):
+            given[name] = max(
+                1, size * given["num_hidden_layers"] // published["num_hidden_layers"]
+            )
+    given |= _of_the_published(config_class, given)
     for name, sub in config_class.sub_configs.items():
         if name not in fields:
             continue
@@ -249,11 +245,43 @@ def _tiny_fields(config_class: Any) -> dict[str, Any]:
     return given | _CHANGES.get(config_class.model_type, {})
 
 
+def _of_the_published(config_class: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What a class computes of its sizes, made from what it computes of the published ones: rotary
+    sections as the head shrinks, and every kind of layer though there are few."""
+    try:
+        whole = config_class()
+    except Exception:  # a class that has no default
+        return {}
+    made: dict[str, Any] = {}
+    rope = getattr(whole, "rope_parameters", None)
+    head = "qk_rope_head_dim" if "qk_rope_head_dim" in given else "head_dim"
+    if rope and "mrope_section" in rope and head in given:
+        sections = [n * given[head] / getattr(whole, head) for n in rope["mrope_section"]]
+        made["rope_parameters"] = {**rope, "mrope_section": _rounded(sections)}
+    kinds = list(dict.fromkeys(getattr(whole, "layer_types", None) or ()))
+    if len(kinds) > 1 and "layer_types" in inspect.signature(config_class).parameters:
+        try:
+            few = config_class(**given, **made).layer_types
+        except Exception:  # it needs `_CHANGES`
+            return made
+        if few and set(kinds) - set(few) and len(kinds) <= len(few):
+            made["layer_types"] = [kinds[i % len(kinds)] for i in range(len(few))]
+    return made
+
+
+def _rounded(shares: Sequence[float]) -> list[int]:
+    """Whole numbers of the same sum, at least 1 each, the last ones taking what is left over."""
+    whole = [max(1, int(share)) for share in shares]
+    for place in range(1, round(sum(shares)) - sum(whole) + 1):
+        whole[-place] += 1
+    return whole
+
+
 def write_checkpoint(one: Architecture, directory: Path) -> Any:
     """Save a tiny random checkpoint; returns the model that was saved, in evaluation mode."""
     torch.manual_seed(0)
     config = tiny_config(one.config_class)
-    if one.kind == "deepseek_ocr2_text":
+    if one.kind == DEEPSEEK:
         return _write_deepseek_v1(one.model_class(config), directory)
     model = one.model_class(config)
     perturb(model)
@@ -292,7 +320,7 @@ def _write_deepseek_v1(model: Any, directory: Path) -> Any:
     kept += ("num_attention_heads", "num_key_value_heads", "vocab_size", "max_position_embeddings")
     kept += ("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "rms_norm_eps")
     config = {key: said[key] for key in kept}
-    config |= {"model_type": "deepseek", "first_k_dense_replace": 1, "hidden_act": "silu"}
+    config |= {"model_type": DEEPSEEK, "first_k_dense_replace": 1, "hidden_act": "silu"}
     (directory / "config.json").write_text(json.dumps(config))
     return model
 

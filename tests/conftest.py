@@ -15,10 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import deprecations
 import pytest
 from paths import PARITY
 
@@ -34,6 +35,17 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("MOEE_INDEX_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MOEE_INDEX_CACHE", "/nonexistent/cache")
+
+
+@pytest.fixture(autouse=True)
+def nothing_deprecated() -> Iterator[None]:
+    """A call of ours that a library deprecates fails the test that makes it, before the library's
+    next release but one fails them all."""
+    found: list[str] = []
+    end = deprecations.watch(found.append)
+    yield
+    end()
+    assert not found, f"deprecated: {found[0]}"
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
 import click
 
 from moee_index import __version__
-from moee_index.cli.console import Console
+from moee_index.cli.console import Console, quiet_libraries
 from moee_index.errors import MoeeIndexError
 
 COMMANDS = {
@@ -59,7 +60,9 @@ class LazyGroup(click.Group):
         options["standalone_mode"] = False
         options.setdefault("prog_name", "moee-index")
         debug = "--debug" in (sys.argv[1:] if args is None else args)
-        sys.exit(self._run(args, more, options, debug))
+        with nullcontext() if debug else quiet_libraries():
+            status = self._run(args, more, options, debug)
+        sys.exit(status)
 
     def _run(
         self, args: Sequence[str] | None, more: tuple[Any, ...], options: Any, debug: bool
@@ -112,7 +115,7 @@ def _fail(message: str, status: int) -> int:
 )
 @click.version_option(__version__, "--version", prog_name="moee-index")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress bars on stderr.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show tracebacks, and the libraries' warnings.")
 @click.pass_context
 def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
     """Training-free semantic search with 4-bit Mixture-of-Experts language models.

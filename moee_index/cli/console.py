@@ -1,8 +1,14 @@
-"""What people see on stderr: notes told once, and progress bars. Knows click and tqdm only."""
+"""What people see on stderr: notes told once, progress bars, and no library's own warnings.
+
+Knows click and tqdm only.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +16,9 @@ from dataclasses import dataclass, field
 import click
 
 Progress = Callable[[int, int | None], None]
+
+# Where the libraries that write log lines of their own look for how much to write.
+_VERBOSITY = ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
 
 
 @dataclass
@@ -40,3 +49,27 @@ class Console:
                 bar.update(done - bar.n)
 
             yield move
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' warnings and log lines off the screen, whatever filters they set.
+
+    A warning that was asked for by `-W` or PYTHONWARNINGS is shown, or is an error, as asked, and a
+    verbosity that the user has set holds.
+    """
+    for name in _VERBOSITY:
+        os.environ.setdefault(name, "error")
+    silence = logging.NullHandler()  # without any handler, Python itself writes to stderr
+    logging.getLogger().addHandler(silence)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.showwarning = _drop
+            yield
+    finally:
+        logging.getLogger().removeHandler(silence)
+
+
+def _drop(*_: object) -> None:
+    """A warning that nobody sees."""

@@ -71,7 +71,7 @@ def rw_kind(asked: str, checkpoint: Checkpoint) -> str:
         raise MisuseError(f"--rw {asked!r} is unknown; known: {', '.join(RW_KINDS)}")
     if asked == "auto":
         return "softmax" if checkpoint.config.get("model_type") == "deepseek" else "logits"
-    if asked == "sigmoid" and not _scores_by_sigmoid(checkpoint):
+    if asked == "sigmoid" and not has_sigmoid_scores(checkpoint):
         raise MisuseError(
             f"--rw sigmoid: the router of {checkpoint.name} does not score by sigmoid; "
             "take softmax or logits"
@@ -79,11 +79,13 @@ def rw_kind(asked: str, checkpoint: Checkpoint) -> str:
     return asked
 
 
-def _scores_by_sigmoid(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's config says so, or where it does not, its router's class."""
-    said = checkpoint.config.get("scoring_func") or checkpoint.config.get("score_function")
-    if said is not None:
-        return bool(said == "sigmoid")
+def has_sigmoid_scores(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's router scores by sigmoid, as its text model's config says, or where it
+    does not, its router's class."""
+    text = _config_of(checkpoint).get_text_config(decoder=True)
+    for name in ("scoring_func", "score_function"):
+        if (said := getattr(text, name, None)) is not None:
+            return bool(said == "sigmoid")
     return scores_by_sigmoid(build_empty(checkpoint))
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 
 from moee_index.model.experts import Tokens
 
@@ -79,7 +80,7 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
         count, length = hidden.shape[:2]
         texts = max(1, ATTENTION_TOKENS // length)
         alone = count <= texts and tokens.lengths is None
-        if alone or _grows(given.get("past_key_values")):
+        if alone or any(_grows(value) for value in given.values()):
             return forward(*positional, **named)
         if not all(_known(name, value, count, length) for name, value in given.items()):
             return forward(*positional, **named)
@@ -106,10 +107,10 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
     return blocked
 
 
-def _grows(cache: Any) -> bool:
-    """Whether a cache takes in what it is shown, for then a block's texts would meet the others'.
-    A `FixedBeginning` (prefix.py) does not."""
-    return cache is not None and not hasattr(cache, "tokens")
+def _grows(value: Any) -> bool:
+    """Whether an argument, whatever its name, is a cache that takes in what it is shown, for then a
+    block's texts would meet the others'. A `FixedBeginning` (prefix.py) does not."""
+    return isinstance(value, Cache) and not hasattr(value, "tokens")
 
 
 def _known(name: str, value: Any, count: int, length: int) -> bool:

@@ -7,6 +7,7 @@ models with such layers do without. Knows transformers' caches; knows no text.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -28,10 +29,10 @@ class _FixedLayer(DynamicLayer):  # type: ignore[misc]
 class FixedBeginning(Cache):  # type: ignore[misc]
     """Keys and values of a prompt's fixed beginning in all layers; any batch may follow it.
 
-    tokens: the beginning's ids.
+    tokens: the beginning's ids. argument: the model's name for a cache.
     """
 
-    def __init__(self, tokens: tuple[int, ...], filled: DynamicCache) -> None:
+    def __init__(self, tokens: tuple[int, ...], filled: DynamicCache, argument: str) -> None:
         layers = []
         for layer in filled.layers:
             fixed = _FixedLayer()
@@ -40,20 +41,29 @@ class FixedBeginning(Cache):  # type: ignore[misc]
             layers.append(fixed)
         super().__init__(layers=layers)
         self.tokens = tokens
+        self.argument = argument
+
+
+def cache_argument(model: Any) -> str | None:
+    """What the model's forward calls keys and values of earlier tokens: `cache` since transformers
+    5.24, `past_key_values` before; None where it takes none."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in taken), None)
 
 
 def compute(model: Any, tokens: tuple[int, ...], device: torch.device) -> FixedBeginning | None:
     """Run the beginning alone through the model; None where that is not exact."""
-    if getattr(model, "_is_stateful", False):
+    name = cache_argument(model)
+    if name is None or getattr(model, "_is_stateful", False):
         return None
     cache = DynamicCache(config=model.config)
     if any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
     ids = torch.tensor([tokens], device=device)
     with torch.inference_mode():
-        model(input_ids=ids, past_key_values=cache, use_cache=True)
+        model(input_ids=ids, use_cache=True, **{name: cache})
     if len(cache.layers) != model.config.num_hidden_layers:
         return None
     if any(layer.get_seq_length() != len(tokens) for layer in cache.layers):
         return None
-    return FixedBeginning(tokens, cache)
+    return FixedBeginning(tokens, cache, name)

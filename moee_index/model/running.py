@@ -25,6 +25,7 @@ from moee_index.model.libraries import import_bitsandbytes, limit_kernel_caches,
 from moee_index.model.loading import load_model
 from moee_index.model.routing import Router, find_routers, raw_scores
 from moee_index.model.storage import Choice, Progress, Storage
+from moee_index.model.tested import is_tested
 
 if TYPE_CHECKING:
     from moee_index.model.prefix import FixedBeginning
@@ -133,6 +134,12 @@ class RunningModel:
             self._listen(router)
         if bits == 4 and (left := told_in_16_bits(self.model)) is not None:
             self._tell(f"{checkpoint.name}: {left}")
+        if not is_tested(self.model):
+            kind = checkpoint.config.get("model_type")
+            self._tell(
+                f"{checkpoint.name}: models of type {kind!r} are newer than this moee-index and "
+                "were not tested with it"
+            )
         # One tiny pass tells how wide both are, whatever a config calls its sizes.
         found = self.embed([TokenizedText((0,), (0, 1))])
         self.hs_dim, self.rw_dim = found.hs.shape[1], found.rw.shape[1]
@@ -200,8 +207,8 @@ class RunningModel:
         with torch.inference_mode():
             states = self.model(
                 input_ids=torch.from_numpy(ids).to(device),
-                past_key_values=beginning,
                 use_cache=False,
+                **({} if beginning is None else {beginning.argument: beginning}),
             ).last_hidden_state
             hs = self._pool(states)
             rw = torch.cat(self._routing, dim=1)

@@ -49,11 +49,16 @@ _STATISTIC = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """One tensor of a checkpoint and the part of its target that it fills."""
+    """One tensor of a checkpoint and the part of its target that it fills.
+
+    first: the whole model's name of the converter's first target; converters that make several
+    tensors are asked by it.
+    """
 
     stored: Stored
     pattern: str | None
     converter: Any | None
+    first: str
 
     @property
     def key(self) -> str:
@@ -112,7 +117,7 @@ def plan_sources(
             continue
         for target in targets:
             _check_readable(stored, model, target, checkpoint)
-            plan[target].append(Source(stored, pattern, converter))
+            plan[target].append(Source(stored, pattern, converter, made[0]))
     # In a checkpoint with a head, the base model's tensors carry its prefix; the rest is the head.
     wrong = [
         key
@@ -265,8 +270,8 @@ def _converted(
         tensor = dense(source.stored.whole(readers))
         own.collected_tensors[source.pattern].append(lambda tensor=tensor: tensor)
     naming = naming_of(model)
-    name = naming.whole(target)
-    value = own.convert(name, model=naming, config=naming.config)[name]
+    made = own.convert(sources[0].first, model=naming, config=naming.config)
+    value = made[naming.whole(target)]
     return value[0] if isinstance(value, list) else value  # type: ignore[no-any-return]
 
 
