@@ -32,6 +32,7 @@ from .analyses.section import Progress, Section, Tell, ignore
 from .analyses.similarity import FORMS, cosines, method_scores
 from .analyses.writing import Report, write
 from .data import DataError, DataSets
+from .installed import as_tested
 from .layers import LayerVectors, Pooling, collect
 from .stored import StoredEncoder
 from .tasks import Question, choose
@@ -45,6 +46,7 @@ TASKS = ("STS", "Clustering")
 """Task types that `analyze` takes, and what it runs on unless told otherwise."""
 
 
+@as_tested()
 def analyze(
     question: Question,
     stored: StoredEncoder,

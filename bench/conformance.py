@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from moee_index.errors import MoeeIndexError
 
 from .encoder import MoeeEncoder, Setting
+from .installed import as_tested, mock_tasks, searches
 from .search import MoeeSearch
 from .standardizing import FITS
 from .stored import StoredEncoder
@@ -31,16 +32,15 @@ if TYPE_CHECKING:
 
 def text_tasks(*, search: bool = False) -> list[AbsTask]:
     """mteb's mock tasks for text alone; search: those that search a corpus or candidates."""
-    from mteb.mocks import ALL_MOCK_TASK_TEST_GRID
-
     found = {
         task.metadata.name: task
-        for task in ALL_MOCK_TASK_TEST_GRID
-        if set(task.metadata.modalities) == {"text"} and (task._support_search or not search)
+        for task in mock_tasks()
+        if set(task.metadata.modalities) == {"text"} and (searches(task) or not search)
     }
     return list(found.values())
 
 
+@as_tested()
 def failures(model: MoeeEncoder | MoeeSearch) -> list[str]:
     """`task: why` for each text task that gives no result, skipped ones included."""
     import mteb
@@ -50,7 +50,7 @@ def failures(model: MoeeEncoder | MoeeSearch) -> list[str]:
     results = mteb.mock_run(tested)
     found = []
     for task in text_tasks(search=isinstance(model, MoeeSearch)):
-        status = results[task.metadata.name]
+        status = results.task_results.get(task.metadata.name)
         if not isinstance(status, TaskResult):
             why = "not run" if status is None else status.exception.strip().splitlines()[-1]
             found.append(f"{task.metadata.name}: {why}")

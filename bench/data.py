@@ -23,6 +23,8 @@ import numpy as np
 from moee_index.errors import CorpusError, MoeeIndexError
 from moee_index.files import Lines, open_bytes, parse_object
 
+from .installed import LibraryError, with_newer
+
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
 
@@ -32,6 +34,7 @@ IN_MEMORY = 2**28
 _DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".txt", ".gz", ".zst")
 _LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _LOCAL = "local-"
+_TALKATIVE = ("mteb", "datasets", "huggingface_hub")
 
 
 class DataError(MoeeIndexError):
@@ -96,7 +99,8 @@ def localise(task: AbsTask, data: Path | None) -> str:
     if folder is None:
         raise DataError(f"{name}: no data set at {data / str(task.metadata.dataset.get('path'))}")
     note = ""
-    if task.metadata.is_multilingual and not task.fast_loading:
+    # `fast_loading` is deprecated in mteb: without it every subset is a configuration.
+    if task.metadata.is_multilingual and not getattr(task, "fast_loading", False):
         there = [subset for subset in task.hf_subsets if _has_config(folder, subset)]
         gone = [subset for subset in task.hf_subsets if subset not in there]
         if not there:
@@ -178,7 +182,7 @@ class DataSets:
             try:
                 with _offline_libraries() if self.offline else ExitStack():
                     task.load_data()
-            except (MemoryError, KeyboardInterrupt):
+            except (MemoryError, KeyboardInterrupt, LibraryError):
                 raise
             except Exception as error:  # the datasets library raises its own, arrow's, OS errors
                 raise DataError(f"{name}: {self._why(task, error)}") from error
@@ -221,14 +225,14 @@ class DataSets:
         if self.data is not None:
             folder = Path(str(path))
             return _broken_line(folder) or (
-                f"{folder} cannot be read ({_innermost(error)}); check its files"
+                f"{folder} cannot be read ({_innermost(error)}){with_newer()}; check its files"
             )
         if self.offline:
             return (
                 f"{path} is not in the hub's cache, and the hub is not asked (offline); give a "
                 "folder that holds it with --data"
             )
-        return f"{path} cannot be had from the hub ({_innermost(error)})"
+        return f"{path} cannot be had from the hub ({_innermost(error)}){with_newer()}"
 
 
 def _broken_line(folder: Path) -> str | None:
@@ -260,65 +264,75 @@ def _innermost(error: BaseException) -> str:
 
 
 def _hub_is_off() -> bool:
-    from huggingface_hub import constants
+    from huggingface_hub import is_offline_mode
 
-    return bool(constants.HF_HUB_OFFLINE)
+    return bool(is_offline_mode())
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and no warnings of the libraries while a run shows its own.
+    """No bars, warnings and log lines of the libraries while a run shows its own.
 
     Some of mteb's bars cannot be switched off by an option, so bars that are made in here are off
     unless their maker insists.
     """
-    from datasets.utils.logging import (
-        disable_progress_bar,
-        enable_progress_bar,
-        is_progress_bar_enabled,
-    )
+    import datasets
     from tqdm import tqdm
 
-    made, shown = tqdm.__init__, is_progress_bar_enabled()
-    logger = logging.getLogger("mteb")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    made, shown = tqdm.__init__, not datasets.are_progress_bars_disabled()
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     tqdm.__init__ = partialmethod(made, disable=True)  # type: ignore[assignment]
-    disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         tqdm.__init__ = made  # type: ignore[method-assign]
         if shown:
-            enable_progress_bar()
+            datasets.enable_progress_bars()
 
 
 @contextmanager
 def _datasets_config(**changes: Any) -> Iterator[None]:
-    """The datasets library under other settings for a while."""
+    """The datasets library under other settings for a while; those that it does not have are left
+    out.
+
+    Raises LibraryError where it has no cache that can be set: it would serve stale rows.
+    """
     import datasets
 
-    before = {name: getattr(datasets.config, name) for name in changes}
+    config = datasets.config
+    before = {name: getattr(config, name) for name in changes if hasattr(config, name)}
+    if "HF_DATASETS_CACHE" in changes and "HF_DATASETS_CACHE" not in before:
+        raise LibraryError("datasets", "config.HF_DATASETS_CACHE")
     try:
-        for name, value in changes.items():
-            setattr(datasets.config, name, value)
+        for name in before:
+            setattr(config, name, changes[name])
         yield
     finally:
         for name, value in before.items():
-            setattr(datasets.config, name, value)
+            setattr(config, name, value)
 
 
 @contextmanager
 def _offline_libraries() -> Iterator[None]:
-    """Keep datasets and the hub's client from the network while data are read."""
-    from huggingface_hub import constants
+    """Keep datasets and the hub's client from the network while data are read.
 
-    before = constants.HF_HUB_OFFLINE
+    Raises LibraryError where the client cannot be kept from it.
+    """
+    from huggingface_hub import constants, is_offline_mode
+
+    before = is_offline_mode()
     constants.HF_HUB_OFFLINE = True
     try:
+        if not is_offline_mode():
+            raise LibraryError("huggingface_hub", "offline mode that constants.HF_HUB_OFFLINE sets")
         with _datasets_config(HF_HUB_OFFLINE=True):
             yield
     finally:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .installed import clusters_sets
+
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
 
@@ -52,9 +54,7 @@ def extras_for(
     scores: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """What stands beside the scores of one task, split and subset; see the module."""
-    from mteb.abstasks.clustering import AbsTaskClustering
-    from mteb.abstasks.clustering_legacy import AbsTaskClusteringLegacy
-    from mteb.abstasks.sts import AbsTaskSTS
+    from mteb.abstasks import AbsTaskClustering, AbsTaskSTS
 
     if isinstance(task, AbsTaskSTS):
         return _sts(task, _rows(task, split, subset), vectors)
@@ -62,7 +62,7 @@ def extras_for(
         if scores is not None and "ami" in scores and "v_measure" in scores:
             return {"ami": float(scores["ami"]), "v_measure": float(scores["v_measure"])}
         return _clustering(task, _rows(task, split, subset), vectors)
-    if isinstance(task, AbsTaskClusteringLegacy) and task.metadata.modalities == ["text"]:
+    if clusters_sets(task) and task.metadata.modalities == ["text"]:
         return _clustering_sets(task, _rows(task, split, subset), vectors)
     return {}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moee_index.model.checkpoint import BUNDLED
 from moee_index.prompts import parse_prompt
 
+from . import installed
 from .standardizing import Setting
 from .stored import StoredEncoder
 
@@ -71,14 +72,11 @@ def experiment(stored: StoredEncoder, setting: Setting, fit: str) -> dict[str, A
 def model_meta(stored: StoredEncoder, setting: Setting, fit: str) -> ModelMeta:
     """The model under one setting. Weights are those of the base model: the language-model head is
     never read. Loads the model where its dimensions are not stored yet."""
-    from mteb.models.model_meta import ModelMeta, ScoringFunction
-
     identity, facts, spec = stored.identity, stored.facts, stored.spec
     name = model_name(identity.model)
     template = parse_prompt(identity.prompt)
     memory = facts.get("memory_bytes")
     fields: dict[str, Any] = {
-        "loader": None,
         "name": name,
         "revision": identity.revision or identity.fingerprint,
         "release_date": None,
@@ -95,11 +93,11 @@ def model_meta(stored: StoredEncoder, setting: Setting, fit: str) -> ModelMeta:
         "public_training_data": None,
         "framework": ["PyTorch", "Transformers", "safetensors"],
         "reference": f"https://huggingface.co/{name}" if identity.revision else None,
-        "similarity_fn_name": ScoringFunction.COSINE,
+        "similarity_fn_name": "cosine",
         "use_instructions": bool(template.before or template.after),
         "training_datasets": None,
         "modalities": ["text"],
         "model_type": ["dense"],
         "experiment_kwargs": experiment(stored, setting, fit),
     }
-    return ModelMeta(**fields | _KNOWN.get(name, {}))
+    return installed.model_meta(fields | _KNOWN.get(name, {}))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from moee_index.errors import MisuseError, ModelError
 
+from . import installed
 from .baselines import Lexical, fit, words
 from .data import DataError
 from .texts import TaskTexts, search_texts, texts_in
@@ -244,16 +245,14 @@ def _checksum(path: Path) -> str:
 
 
 def _meta(name: str, *, revision: str, **fields: Any) -> ModelMeta:
-    from mteb.models.model_meta import ModelMeta, ScoringFunction
-
-    return ModelMeta.create_empty(
+    return installed.model_meta(
         {
             "name": name,
             "revision": revision,
             "modalities": ["text"],
             "open_weights": True,
             "use_instructions": False,
-            "similarity_fn_name": ScoringFunction.COSINE,
+            "similarity_fn_name": "cosine",
             "languages": ["eng-Latn"],
             **fields,
         }

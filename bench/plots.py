@@ -81,8 +81,9 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
 
     buffer = io.BytesIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A prompt in a script that the font lacks: boxes in a title are no reason to speak up.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # A prompt in a script that the font lacks: boxes in a title are no reason to speak up, in
+        # whatever words.
+        warnings.simplefilter("ignore", UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
             {

@@ -23,6 +23,7 @@ from . import protocol
 from .asked import BenchOptions
 from .data import DataError, DataSets, quiet, stamp
 from .extras import extras_for
+from .installed import LibraryError, as_tested, with_newer
 from .paper import paper_score
 from .records import (
     EXTRA_SETTING,
@@ -64,6 +65,7 @@ class Outcome:
     report: list[Path]
 
 
+@as_tested()
 def plan(question: Question) -> tuple[list[dict[str, Any]], Selection]:
     """What would run (`tasks.describe` of each), and the selection. Nothing is read or loaded."""
     selection = choose(question)
@@ -71,6 +73,7 @@ def plan(question: Question) -> tuple[list[dict[str, Any]], Selection]:
         return [describe(task, question.data) for task in selection.tasks], selection
 
 
+@as_tested()
 def run(
     options: BenchOptions,
     tell: Tell = _ignore,
@@ -204,7 +207,7 @@ class _Run:
                 heard = [texts_of(loaded, *place) for place in _places(loaded)]
                 for number, columns in todo:
                     self._evaluate(number, columns, loaded, heard)
-            except (DataError, CorpusError) as error:
+            except (DataError, CorpusError, LibraryError) as error:
                 self._name_missing(task, str(error).removeprefix(f"{task.metadata.name}: "))
             except (MoeeIndexError, OSError, MemoryError):
                 raise
@@ -213,7 +216,8 @@ class _Run:
                 if self.options.debug:
                     raise
                 self._name_missing(
-                    task, f"failed ({type(error).__name__}: {_line(error)}); see --debug"
+                    task,
+                    f"failed ({type(error).__name__}: {_line(error)}){with_newer()}; see --debug",
                 )
         self.done = before + self.settings
 
@@ -347,32 +351,36 @@ class _Run:
         import mteb
 
         for aggregate in self.selection.aggregates:
-            members = [
-                task
-                for task in self.selection.tasks
-                if task.metadata.name in aggregate.taskname_to_task
-            ]
+            names = {member.metadata.name for member in aggregate.metadata.tasks}
+            members = [task for task in self.selection.tasks if task.metadata.name in names]
             for system in self.systems:
                 if not members or not system.serves(members[0]):
                     continue
                 for column in system.columns:
-                    try:
-                        result = mteb.evaluate(
-                            system.meta(column, members[0]),
-                            aggregate,
-                            cache=self.cache,
-                            overwrite_strategy="only-cache",
-                            show_progress_bar=False,
-                            co2_tracker=False,
-                        )
-                    except ValueError:  # mteb's word for a member without a result
+                    meta = system.meta(column, members[0])
+                    if not self._is_whole(aggregate, meta):
                         name = aggregate.metadata.name
                         if all(missing.task != name for missing in self.missing):
                             self._name_missing(aggregate, "not all of its members have results")
                         continue
+                    result = mteb.evaluate(
+                        meta,
+                        aggregate,
+                        cache=self.cache,
+                        overwrite_strategy="only-cache",
+                        show_progress_bar=False,
+                        co2_tracker=False,
+                    )
                     rows = self._rows_of(aggregate, result.task_results[0], column)
                     self.rows += rows
                     self.records.put(rows, [])
+
+    def _is_whole(self, task: Any, meta: Any) -> bool:
+        """Whether mteb has a whole result of a task, or of every member of an aggregate."""
+        if task.is_aggregate:
+            return all(self._is_whole(member, meta) for member in task.metadata.tasks)
+        result = self.cache.load_task_result(task.metadata.name, meta)
+        return result is not None and not result.get_missing_evaluations(task)
 
     # The end
 

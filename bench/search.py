@@ -107,7 +107,7 @@ class MoeeSearch:
     ) -> None:
         """Build the index of a corpus, unless it is the one that is there."""
         if self.setting.fit == "batch":
-            from mteb.models.search_wrappers import SearchEncoderWrapper
+            from mteb.models import SearchEncoderWrapper
 
             self._by_mteb = SearchEncoderWrapper(MoeeEncoder(self.stored, self.setting))
             self._by_mteb.index(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import installed
 from .encoder import MoeeEncoder
 from .meta import experiment, model_name
 from .outside import MINILM, Bm25, MiniLM, TfIdf
@@ -113,11 +114,9 @@ class MoeeSystem:
         return True
 
     def meta(self, column: Column, task: AbsTask) -> ModelMeta:
-        from mteb.models.model_meta import ModelMeta
-
         assert column.setting is not None
         identity, setting = self._stored.identity, column.setting
-        return ModelMeta.create_empty(
+        return installed.model_meta(
             {
                 "name": model_name(identity.model),
                 "revision": identity.revision or identity.fingerprint,
@@ -186,7 +185,7 @@ class _Shared:
     ) -> None:
         setting = columns[0].setting
         assert setting is not None
-        kind = MoeeSearch if _searches(task) else MoeeEncoder
+        kind = MoeeSearch if installed.searches(task) else MoeeEncoder
         self._base: Any = kind(stored, setting, notify=notify, progress=progress)
 
     def prepare(self, task: AbsTask, heard: TaskTexts) -> None:
@@ -206,7 +205,7 @@ class _Marked:
         self._stored = stored
         self._words = words
         self._progress = progress
-        self._kind: Any = _MarkedSearch if _searches(task) else _MarkedEncoder
+        self._kind: Any = _MarkedSearch if installed.searches(task) else _MarkedEncoder
 
     def prepare(self, task: AbsTask, heard: TaskTexts) -> None:
         base = MoeeEncoder(self._stored, Setting("rw", fit="batch"), progress=self._progress)
@@ -260,7 +259,7 @@ class OutsideSystem:
 
     def serves(self, task: AbsTask) -> bool:
         if self.name == "bm25":
-            return _searches(task)
+            return installed.searches(task)
         return self.name == "minilm" or task.metadata.type == "STS"
 
     @cached_property
@@ -300,12 +299,6 @@ def outside_systems(names: Sequence[str]) -> list[OutsideSystem]:
         each for name in names for each in ((name, "tfidf") if name == "bm25" else [name])
     ]
     return [OutsideSystem(name) for name in with_tfidf]
-
-
-def _searches(task: AbsTask) -> bool:
-    from mteb.abstasks import AbsTaskRetrieval
-
-    return isinstance(task, AbsTaskRetrieval)
 
 
 def _hash(text: str) -> bytes:

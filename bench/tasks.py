@@ -26,6 +26,7 @@ from .data import (
     quiet,
     rows_of,
 )
+from .installed import LibraryError, generators, new_task, with_newer
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -152,16 +153,11 @@ def _demanded(question: Question, selection: Selection) -> Iterable[AbsTask]:
     """Instances of the tasks asked for by name, members in the place of aggregates."""
     for asked in question.tasks:
         if asked == "paper":
-            yield from map(_by_name, PAPER)
+            yield from _papers(selection)
         elif asked != "all" and asked not in TYPES:
             yield from _members(_by_name(asked), selection)
     if question.benchmark is not None:
-        from mteb import get_benchmark
-
-        try:
-            tasks = list(get_benchmark(question.benchmark).tasks)
-        except KeyError as error:
-            raise MisuseError(f"--benchmark: {_said(error)}") from None
+        tasks = _of_benchmark(question.benchmark)
         other = [task for task in tasks if task.metadata.modalities != ["text"]]
         if other:
             selection.notes.append(
@@ -171,6 +167,48 @@ def _demanded(question: Question, selection: Selection) -> Iterable[AbsTask]:
         for task in tasks:
             if task not in other:
                 yield from _members(fresh(task), selection)
+
+
+def _papers(selection: Selection) -> Iterable[AbsTask]:
+    """The paper's tasks; one that the installed mteb no longer has is missing."""
+    for name in PAPER:
+        task = _of_mteb(name)
+        if task is None:
+            selection.missing.append(Missing(name, str(LibraryError("mteb", f"task {name}"))))
+        else:
+            yield task
+
+
+def _of_benchmark(name: str) -> list[AbsTask]:
+    """mteb's own instances. Raises MisuseError."""
+    from mteb import get_benchmark, get_benchmarks
+
+    try:
+        found = get_benchmark(name)
+    except (KeyError, ValueError):
+        known = [str(benchmark.name) for benchmark in get_benchmarks()]
+        raise MisuseError(
+            f"--benchmark {name!r} is no benchmark of mteb{_close(name, known)}"
+        ) from None
+    return list(found.tasks)
+
+
+def _of_mteb(name: str) -> AbsTask | None:
+    """mteb's task of a name."""
+    from mteb import get_task
+
+    try:
+        found: AbsTask = get_task(name)
+    except (KeyError, ValueError):
+        return None
+    return found
+
+
+def _close(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """`; did you mean …?` where something of a like name is known."""
+    lower = {one.lower(): one for one in known}
+    close = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3)]
+    return f"; did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def _members(task: AbsTask, selection: Selection) -> Iterable[AbsTask]:
@@ -183,30 +221,25 @@ def _members(task: AbsTask, selection: Selection) -> Iterable[AbsTask]:
 
 
 def _by_name(name: str) -> AbsTask:
-    from mteb import get_task, get_tasks
+    from mteb import get_tasks
 
     from .wikiqa import ALIASES, WikiQALocal
 
     local = WikiQALocal.metadata.name
     if name in (local, *ALIASES):
         return WikiQALocal()
-    try:
-        found: AbsTask = get_task(name)
-    except KeyError:
-        pass
-    else:
+    found = _of_mteb(name)
+    if found is not None:
         if found.metadata.modalities != ["text"]:
             raise MisuseError(f"--tasks {name}: not about texts alone; the bench embeds texts only")
         return found
     every = get_tasks(exclude_superseded=False, exclude_private=False, exclude_beta=False)
     names = [task.metadata.name for task in every if task.metadata.modalities == ["text"]]
     known = [*TYPES, "paper", "all", local, *names]
-    lower = {one.lower(): one for one in known}
-    close = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3)]
-    hint = f"did you mean {' or '.join(close)}?" if close else "bench --list --tasks all shows them"
+    hint = _close(name, known, "; bench --list --tasks all shows them")
     raise MisuseError(
         f"--tasks {name!r} is no task type ({', '.join(TYPES[:7])}, …), no task of mteb, and "
-        f"neither paper nor all; {hint}"
+        f"neither paper nor all{hint}"
     )
 
 
@@ -241,6 +274,11 @@ def _add_kind(
     found = [
         task for task in _of_kind(kind, question.data) if _narrow(task, question, english_only=True)
     ]
+    if not found:
+        languages = ",".join(question.languages) or "eng"
+        why = f"mteb has no such task in --languages {languages}{with_newer()}"
+        selection.missing.append(Missing(kind, why))
+        return
     data = question.data
     if data is not None:
         at_hand = [task for task in found if folder_of(task, data) is not None]
@@ -315,9 +353,9 @@ def fresh(task: T) -> T:
     mteb's newer clustering tasks go on with one random state from model to model; a task that is
     fresh for each setting judges all of them on the same samples.
     """
-    other = type(task)(seed=task.seed)
-    kept = {key: value for key, value in vars(task).items() if key not in ("rng_state", "np_rng")}
-    vars(other).update(kept)
+    other: T = new_task(task)
+    started = generators(other)
+    vars(other).update({**vars(task), **started})
     other.hf_subsets = list(task.hf_subsets)
     return other
 
@@ -398,7 +436,3 @@ def _few(names: Iterable[str]) -> str:
     listed = list(names)
     more = len(listed) - _SHOWN
     return ", ".join(listed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _said(error: KeyError) -> str:
-    return str(error.args[0]) if error.args else "unknown"

@@ -11,14 +11,13 @@ Knows mteb's tasks and dataloaders. Refuses to know models, vectors and standard
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
 from moee_index.errors import MisuseError
+
+from . import installed
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -83,16 +82,14 @@ def texts_of(task: AbsTask, split: str, subset: str) -> TaskTexts:
 
     Raises MisuseError for a task that is none for text.
     """
-    from mteb.abstasks.clustering_legacy import AbsTaskClusteringLegacy
-
     name = task.metadata.name
     if set(task.metadata.modalities) != {"text"}:
         raise MisuseError(f"{name} is not a task for text alone; choose others")
-    if isinstance(task, AbsTaskClusteringLegacy):
+    if installed.clusters_sets(task):
         calls = _cluster_sets(task, split, subset)
     else:
         calls = _listen(task, split, subset)
-    return TaskTexts(name, split, subset, bool(task._support_search), calls)
+    return TaskTexts(name, split, subset, installed.searches(task), calls)
 
 
 def reseed(task: AbsTask) -> None:
@@ -101,8 +98,7 @@ def reseed(task: AbsTask) -> None:
     mteb draws samples from them while it evaluates, so a task that is evaluated again without this
     is evaluated on other texts.
     """
-    task.rng_state = random.Random(task.seed)  # noqa: S311
-    task.np_rng = np.random.default_rng(task.seed)
+    vars(task).update(installed.generators(installed.new_task(task)))
 
 
 def texts_in(inputs: Any) -> list[str]:
@@ -130,14 +126,14 @@ def texts_in(inputs: Any) -> list[str]:
 def search_texts(data: Any, metadata: TaskMetadata, *, query: bool) -> list[str]:
     """The texts of a corpus or of queries, title, instruction and conversation joined as mteb does
     for every encoder."""
-    from mteb._create_dataloaders import create_dataloader
     from mteb.types import PromptType
 
     prompt_type = PromptType.query if query else PromptType.document
     if not len(data):
         return []
+    create = installed.create_dataloader()
     return texts_in(
-        create_dataloader(data, task_metadata=metadata, prompt_type=prompt_type, batch_size=_BATCH)
+        create(data, task_metadata=metadata, prompt_type=prompt_type, batch_size=_BATCH)
     )
 
 
@@ -167,8 +163,8 @@ def _cluster_sets(task: Any, split: str, subset: str) -> list[Call]:
 
 
 def _listen(task: Any, split: str, subset: str) -> list[Call]:
-    listener = _SearchListener() if task._support_search else _EncoderListener()
-    state = (task.rng_state.getstate(), copy.deepcopy(task.np_rng.bit_generator.state))
+    listener = _SearchListener() if installed.searches(task) else _EncoderListener()
+    before = copy.deepcopy(installed.generators(task))
     try:
         task.evaluate(
             listener, split, subsets_to_run=[subset], encode_kwargs={"batch_size": _BATCH}
@@ -176,8 +172,7 @@ def _listen(task: Any, split: str, subset: str) -> list[Call]:
     except _EverythingHeardError:
         pass
     finally:
-        task.rng_state.setstate(state[0])
-        task.np_rng.bit_generator.state = state[1]
+        vars(task).update(before)
     return listener.calls
 
 
@@ -276,6 +271,4 @@ class _SearchListener:
 
 
 def _listener_meta() -> ModelMeta:
-    from mteb.models.model_meta import ModelMeta
-
-    return ModelMeta.create_empty({"name": LISTENER})
+    return installed.model_meta({"name": LISTENER})

@@ -13,7 +13,6 @@ from typing import Any
 
 from datasets import Dataset
 from mteb.abstasks import AbsTaskRetrieval
-from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from .retrieval import load_lists
@@ -54,7 +53,7 @@ class WikiQALocal(AbsTaskRetrieval):
         self.data_loaded = True
 
 
-def _split(path: Path) -> RetrievalSplitData:
+def _split(path: Path) -> Any:
     """Candidates of equal text are one document; ids follow the sorted texts and tell nothing."""
     lists = load_lists(path)
     texts = sorted({text for texts in lists.texts for text in texts})
@@ -68,9 +67,9 @@ def _split(path: Path) -> RetrievalSplitData:
         ranked[query] = [ids[text] for text in texts_of_list]
         grades = zip(texts_of_list, judged.values(), strict=True)
         relevant[query] = {ids[text]: grade for text, grade in grades}
-    return RetrievalSplitData(
-        corpus=Dataset.from_dict({"id": list(ids.values()), "text": list(ids)}),
-        queries=Dataset.from_dict({"id": list(queries), "text": list(queries.values())}),
-        relevant_docs=relevant,
-        top_ranked=ranked,
-    )
+    return {
+        "corpus": Dataset.from_dict({"id": list(ids.values()), "text": list(ids)}),
+        "queries": Dataset.from_dict({"id": list(queries), "text": list(queries.values())}),
+        "relevant_docs": relevant,
+        "top_ranked": ranked,
+    }

@@ -49,3 +49,12 @@ class IndexLockedError(MoeeIndexError):
 
 class StorageError(MoeeIndexError):
     """The disk is full, read-only, or refuses a write."""
+
+
+class LibraryError(MoeeIndexError):
+    """An installed library is not as this program needs it: too old, or newer than is known."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

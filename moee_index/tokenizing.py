@@ -9,12 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.errors import MisuseError, ModelError
+from moee_index.errors import MisuseError, ModelError, first_line
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.running import TokenizedText
 from moee_index.prompts import Prompt
@@ -152,7 +153,7 @@ def _own_range(
 
 
 def _load(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     file = checkpoint.path / "tokenizer.json"
     try:
@@ -162,16 +163,30 @@ def _load(checkpoint: Checkpoint) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(
                 checkpoint.path, local_files_only=True, trust_remote_code=False, use_fast=True
             )
-    except (ValueError, KeyError, OSError, ImportError, AttributeError) as error:
+    except Exception as error:  # tokenizers has no class of its own for what it cannot read
         if not file.is_file():
             raise ModelError(
                 f"{checkpoint.path} has no tokenizer that transformers can read: "
-                f"{str(error).strip().splitlines()[0]}"
+                f"{first_line(error)}"
             ) from error
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
+        tokenizer = _from_file(file)
     if not tokenizer.is_fast:
         raise ModelError(
             f"{checkpoint.path}: its tokenizer has no tokenizer.json, which is needed to know "
             "which tokens are the text's own; convert it with transformers first"
         )
     return tokenizer
+
+
+def _from_file(file: Path) -> Any:
+    """The tokenizer of a tokenizer.json alone, whatever class its config names."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(file))
+    except Exception as error:
+        raise ModelError(
+            f"{file} cannot be read by tokenizers {tokenizers.__version__} ({first_line(error)}); "
+            "copy it again, or if it was made by a newer release, upgrade tokenizers"
+        ) from error

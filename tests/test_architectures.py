@@ -322,12 +322,12 @@ def test_sigmoid_where_the_router_scores_so(kind: str, sigmoid: bool, tmp_path: 
     from moee_index.errors import MisuseError
     from moee_index.model.architecture import rw_kind
 
-    architectures.write_checkpoint(architectures.architecture(kind), tmp_path)
+    checkpoint = make_without_reference(kind, tmp_path)
     if sigmoid:
-        assert rw_kind("sigmoid", find_checkpoint(tmp_path)) == "sigmoid"
+        assert rw_kind("sigmoid", checkpoint) == "sigmoid"
         return
     with pytest.raises(MisuseError, match="does not score by sigmoid"):
-        rw_kind("sigmoid", find_checkpoint(tmp_path))
+        rw_kind("sigmoid", checkpoint)
 
 
 def test_the_scan_finds_what_is_known() -> None:

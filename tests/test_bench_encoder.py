@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mteb
 import numpy as np
 import pytest
 from bench_fakes import (
@@ -23,8 +24,8 @@ from bench_fakes import (
     with_vectors,
 )
 from fakes import fake_spec
+from mock_tasks import check_list, of_known, tried
 from mteb.cache import ResultCache
-from mteb.mocks import ALL_MOCK_TASK_TEST_GRID
 from mteb.types import PromptType
 from paths import PARITY
 from scipy.stats import pearsonr, spearmanr
@@ -91,8 +92,8 @@ def sims(embeddings: Embeddings, left: list[int], right: list[int], fitted: Any)
 @pytest.mark.parametrize("setting", [Setting("sum"), Setting("concat", fit="batch")])
 def test_every_text_task_of_mteb_runs(olmoe: StoredEncoder, setting: Setting) -> None:
     told: list[str] = []
-    assert len(TEXT_TASKS) >= 28
-    assert failures(MoeeEncoder(olmoe, setting, notify=told.append)) == []
+    check_list("text", TEXT_TASKS)
+    assert of_known("text", failures(MoeeEncoder(olmoe, setting, notify=told.append))) == []
     assert len(told) == (setting.fit == "corpus")
 
 
@@ -112,7 +113,11 @@ class Recorder(MoeeEncoder):
 
 @pytest.mark.parametrize("number", range(len(TEXT_TASKS)))
 def test_what_is_heard_is_what_is_handed_over(tmp_path: Path, number: int) -> None:
-    task = type(TEXT_TASKS[number])()
+    with tried(TEXT_TASKS[number].metadata.name):
+        compare_heard(tmp_path, type(TEXT_TASKS[number])())
+
+
+def compare_heard(tmp_path: Path, task: Any) -> None:
     task.load_data()
     stored = stored_over(tmp_path, logged())
     encoder = Recorder(stored, Setting("sum"))
@@ -135,9 +140,7 @@ def test_what_is_heard_is_what_is_handed_over(tmp_path: Path, number: int) -> No
 
 
 def test_hearing_leaves_a_task_as_it_was() -> None:
-    from mteb.mocks.mock_tasks import MockMultilabelClassification
-
-    task = MockMultilabelClassification()
+    task = type(next(t for t in TEXT_TASKS if t.metadata.type == "MultilabelClassification"))()
     task.load_data()
     reseed(task)
     first = texts_of(task, "test", "default")
@@ -148,7 +151,7 @@ def test_hearing_leaves_a_task_as_it_was() -> None:
 
 
 def test_a_task_that_is_not_for_text_is_refused() -> None:
-    task = next(t for t in ALL_MOCK_TASK_TEST_GRID if t.metadata.modalities == ["image"])
+    task = mteb.get_tasks(modalities=["image"], exclusive_modality_filter=True)[0]
     with pytest.raises(MisuseError, match="not a task for text"):
         texts_of(task, "test", "default")
 
@@ -163,7 +166,7 @@ def test_corpus_is_the_evaluated_split_as_given(given: tuple[StoredEncoder, Embe
     task = sts_task([NAMES[i] for i in first], [NAMES[i] for i in second], range(7))
     encoder = MoeeEncoder(stored, Setting("concat"))
     encoder.prepare(task, "test", "default")
-    found = encoder.vectors("MockSTSTask", "test", "default", [NAMES[i] for i in first])
+    found = encoder.vectors(task.metadata.name, "test", "default", [NAMES[i] for i in first])
     rows = [*first, *second]
     joined = np.concatenate([embeddings.hs, embeddings.rw], axis=1).astype(np.float64)
     z = (joined[first] - joined[rows].mean(0)) / joined[rows].std(0, ddof=1)
@@ -266,7 +269,7 @@ def test_unprepared_corpus_is_calibrated_and_says_so(
     encoder.prepare(task, "test", "default")
     assert experiment(encoder)["fit"] == "corpus"
     assert not np.allclose(found, encode(encoder, task, "test", NAMES[:4]))
-    with pytest.raises(MisuseError, match=r"MockSTSTask, split dev.*prepare"):
+    with pytest.raises(MisuseError, match=r"STSBenchmark, split dev.*prepare"):
         encode(encoder, task, "dev", NAMES[:4])
 
 

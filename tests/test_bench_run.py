@@ -288,7 +288,7 @@ def test_data_without_the_columns_is_named(data: Path) -> None:
         (["--tasks", "STS", "--paper-protocol", "--fit", "corpus"], "settles --fit", 2),
         (["--tasks", "STS", "--no-paper-instruction"], "--paper-protocol alone", 2),
         (["--tasks", "STS", "--data", "nowhere"], "no such folder", 2),
-        (["--benchmark", "MTEB(xyz)"], "not found", 2),
+        (["--benchmark", "MTEB(xyz)"], "'MTEB(xyz)' is no benchmark of mteb", 2),
         (["--tasks", "STS", "--languages", "klingon"], "ISO 639-3", 2),
         (["--tasks", "Clustering"], "no data set of type Clustering", 1),
         (["--tasks", "STS13"], "no data set at", 1),

@@ -20,6 +20,7 @@ from commands import one_line_error, run
 from paths import PARITY
 
 from moee_index.cli import COMMANDS, cli
+from moee_index.errors import ModelError
 
 MODEL = str(PARITY / "olmoe")
 TOPICS = ("river", "bank", "guitar", "rain", "planet", "cheese")
@@ -401,6 +402,32 @@ def test_ctrl_c_keeps_what_was_done_and_says_so(tmp_path: Path) -> None:
     resumed = run("build", corpus, "--index", index, "--model", MODEL)
     assert "embedded 1100 (1024 of them before an interruption)" in resumed.stdout
     assert "going on with an interrupted build" in resumed.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "cache"),
+    [((), {}, True), (("--no-cache",), {}, False), ((), {"MOEE_INDEX_EMBED_NO_CACHE": "1"}, False)],
+)
+def test_large_models_are_kept_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+    environment: dict[str, str],
+    cache: bool,
+) -> None:
+    """As every release of click has it; 8.3.0 took a flag's default for its opposite."""
+    from moee_index.encoder import Encoder
+
+    loaded: list[Any] = []
+
+    def load(**options: Any) -> Encoder:
+        loaded.append(options["cache"])
+        raise ModelError("seen enough")
+
+    monkeypatch.setattr(Encoder, "load", load)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    run("embed", "a text", *given, status=1)
+    assert loaded == [cache]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

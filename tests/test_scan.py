@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from moee_index.corpus import Document
 from moee_index.embeddings import Embeddings
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import fuse, top_k, unit_vectors
-from moee_index.index import Index, rough
+from moee_index.index import Index, rough, scan
+from moee_index.index.pair import load_faiss
 from moee_index.index.scan import Scanner
 
 torch = pytest.importorskip("torch")
@@ -120,6 +122,42 @@ def test_every_way_gives_the_exact_answer(
                     assert abs(scores[row] - scores[best[-1]]) <= 2e-6
                 if kind == "copies" and method == "sum" and count == 7 and k == 10:
                     assert rows == best.tolist()
+
+
+@pytest.fixture(
+    params=[
+        "swig_ptr",
+        "RangeSearchPartialResult",
+        "ScalarQuantizer.select_InvertedListScanner",
+        "InvertedListScanner.scan_codes_range",
+    ]
+)
+def without_scanner(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A faiss that lacks something of its scanner, which no documentation promises."""
+    used: list[int] = []
+    monkeypatch.setattr(scan, "_scan_each", lambda *_: used.append(1))
+    monkeypatch.setattr(scan, "_of_thread", threading.local())
+    within, _, name = request.param.rpartition(".")
+    faiss = load_faiss()
+    monkeypatch.delattr(getattr(faiss, within) if within else faiss, name)
+    scan._scanner_works.cache_clear()
+    yield
+    scan._scanner_works.cache_clear()
+    assert not used
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_without_faisss_scanner_the_answer_is_exact(
+    made: Any, without_scanner: None, count: int
+) -> None:
+    _, directory, given = made
+    queries = asked(given, count)
+    expected = brute_force(given, queries, 10, "sum", np.full(ROWS, True))
+    with Index.open(directory) as index:
+        answers = index.search_embeddings(queries, 10, 0.7, "sum")
+    for hits, (best, scores) in zip(answers, expected, strict=True):
+        assert hits.exact
+        np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=2e-6)
 
 
 def test_near_ties_are_looked_at_exactly_and_no_more_than_once(

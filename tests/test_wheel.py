@@ -21,11 +21,12 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         shutil.copyfile(ROOT / name, source / name)
     for name in ("moee_index", "bench"):
         shutil.copytree(ROOT / name, source / name)
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source],
-        check=True,
         capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = out.glob("*.whl")
     return zipfile.ZipFile(wheel).namelist()
 

@@ -109,10 +109,7 @@ def model_options(command: str, *, many_prompts: bool = False) -> Callable[[F], 
         ),
         click.option(
             "--no-cache",
-            "cache",
             is_flag=True,
-            flag_value=False,
-            default=True,
             help="Do not keep the 4-bit form of a large model in MOEE_INDEX_CACHE.",
         ),
     ]
@@ -139,13 +136,15 @@ MODEL_KEYS = (
     "threads",
     "device",
     "offline",
-    "cache",
+    "no_cache",
 )
 
 
 def split_model_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the model's options, the rest) of a command's keyword arguments."""
     model = {key: given[key] for key in MODEL_KEYS}
+    # A flag that is on unless given means another thing in every release of click.
+    model["cache"] = not model.pop("no_cache")
     model["bits"] = int(model["bits"]) if model["bits"] is not None else None
     return model, {key: value for key, value in given.items() if key not in MODEL_KEYS}
 

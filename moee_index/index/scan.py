@@ -192,13 +192,14 @@ def _scanner(dim: int) -> Any:
 
 @functools.cache
 def _scanner_works() -> bool:
-    """Whether this faiss has the scanner as it is used here, which is no documented interface."""
+    """Whether this faiss has the scanner as it is used here, which is no documented interface;
+    without it one query is answered as many are."""
     codes = np.eye(3, 8, dtype=np.float16)
     query = np.arange(1, 9, dtype=np.float32)
     found = np.zeros(3, dtype=np.float32)
     try:
         _scan(codes, query, found)
-    except (AttributeError, TypeError, RuntimeError):
+    except (AttributeError, TypeError, ValueError, RuntimeError):
         return False
     return bool((found == query[:3]).all())
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moee_index.errors import MisuseError, ModelError
+from moee_index.errors import MisuseError, ModelError, first_line
 from moee_index.model.source_format import SourceFormat, source_format
 
 BUNDLED = "tiny"
@@ -181,10 +181,10 @@ def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
 def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoint:
     import os
 
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    offline = offline or bool(constants.HF_HUB_OFFLINE) or bool(os.environ.get("HF_HUB_OFFLINE"))
+    offline = offline or is_offline_mode() or bool(os.environ.get("HF_HUB_OFFLINE"))
     advice = f"no directory {repository!r}, and the hub's model of that name cannot be had"
     try:
         folder = snapshot_download(
@@ -199,9 +199,9 @@ def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoin
             f"{repository!r} is neither a directory nor a hub id (owner/name); give --model either"
         ) from None
     except LocalEntryNotFoundError as error:
-        why = "offline, and it is not in the hub's cache" if offline else str(error).split("\n")[0]
+        why = "offline, and it is not in the hub's cache" if offline else first_line(error)
         raise ModelError(f"{advice}: {why}") from error
     except Exception as error:  # the hub client raises its own, httpx's and OS errors
-        raise ModelError(f"{advice}: {str(error).strip().splitlines()[0]}") from error
+        raise ModelError(f"{advice}: {first_line(error)}") from error
     path = Path(folder)
     return open_checkpoint(path, name=repository, revision=path.name)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moee_index.dependencies import internal
 from moee_index.model.nf4 import NF4Stack, chunks, rounded_rows
 from moee_index.model.packed import PackedStack
 
@@ -28,6 +29,9 @@ CHUNK_WEIGHTS = 4 * 2**20
 
 # Weights dequantised at once on a GPU: 2 GB in bf16, a whole layer of the published models.
 GROUPED_WEIGHTS = 2**30
+
+# Public in torch's later releases.
+_grouped_mm = getattr(nn.functional, "grouped_mm", None) or torch._grouped_mm
 
 # Rows whose weighted sum is taken at once; in float32 they stay in a core's second cache.
 ADDED_ROWS = 128
@@ -65,9 +69,8 @@ class Routed:
 
 def register() -> None:
     """Make `experts_forward` known to transformers as the experts implementation `moee_index`."""
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
-    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
+    functions = internal("transformers", "transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS")
+    functions.register(IMPLEMENTATION, experts_forward)
 
 
 def experts_forward(
@@ -182,7 +185,7 @@ def _grouped_product(
         weights = held[group]
     if not lies_transposed(experts, held):
         weights = weights.transpose(-2, -1)
-    product = torch._grouped_mm(states, weights, offs=ends)
+    product = _grouped_mm(states, weights, offs=ends)
     if experts.has_bias:
         lengths = torch.diff(ends, prepend=ends.new_zeros(1))
         bias = getattr(experts, f"{name}_bias")[group]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +29,9 @@ def import_bitsandbytes() -> ModuleType:
 
     On processors with AVX512-BF16 its CPU backend asks a hub for an extra kernel as soon as it is
     imported; and it wraps functions that we never call in `torch.compile`, which imports all of
-    torch's compiler (a second). Both have plain fallbacks inside bitsandbytes, forced here.
+    torch's compiler (a second). The first has a plain fallback inside bitsandbytes, forced here;
+    the functions are left as they are.
     """
-    import sys
-
     with _IMPORTING:
         if "bitsandbytes" in sys.modules:
             return sys.modules["bitsandbytes"]
@@ -48,15 +48,29 @@ def import_bitsandbytes() -> ModuleType:
 
 @cache
 def cpu_kernel(name: str) -> Kernel | None:
-    """One of bitsandbytes' C functions for the processor, or None where its build lacks it.
+    """One of bitsandbytes' C functions for the processor, or None where its build lacks it or
+    keeps it elsewhere.
 
-    Called directly they write into our own buffers; looked up once a name.
+    Called directly they write into our own buffers; looked up once a name. They are no documented
+    interface: whoever calls one has another way, and tries first whether it still gives the same.
     """
     import_bitsandbytes()
-    from bitsandbytes.cextension import lib
-
-    library = getattr(lib, "_lib", None)
+    library = sys.modules.get("bitsandbytes.cextension")
+    for attribute in ("lib", "_lib"):
+        library = getattr(library, attribute, None)
     return getattr(library, name, None) if isinstance(library, ctypes.CDLL) else None
+
+
+def has_avx512bf16() -> bool:
+    """Whether this processor has AVX512-BF16, as bitsandbytes finds it, or where it does not tell
+    any more, torch."""
+    import torch
+
+    ask = getattr(import_bitsandbytes().functional, "has_avx512bf16", None)
+    if ask is not None:
+        return bool(ask())
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16"))
 
 
 def import_faiss() -> ModuleType:
@@ -93,11 +107,12 @@ def set_threads(threads: int | None) -> int:
 def _without_torch_compile() -> Iterator[None]:
     import torch
 
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("torch.compile is not wanted while bitsandbytes is imported")
+    def plain(*function: Any, **_: Any) -> Any:
+        # Called with options alone it gives what decorates.
+        return function[0] if function else plain
 
     original = torch.compile
-    torch.compile = refuse
+    torch.compile = plain
     try:
         yield
     finally:

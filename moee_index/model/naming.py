@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
+
+from moee_index.dependencies import internal
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Naming:
     @property
     def ignored(self) -> tuple[str, ...]:
         """Patterns of tensors that nobody reads."""
-        return tuple(self.saved._keys_to_ignore_on_load_unexpected or ())
+        return tuple(getattr(self.saved, "_keys_to_ignore_on_load_unexpected", None) or ())
 
     @property
     def config(self) -> Any:
@@ -79,16 +81,12 @@ def naming_of(model: Any) -> Naming:
 
 
 def _conversions(model: Any) -> list[Any]:
-    from transformers.conversion_mapping import (
-        get_checkpoint_conversion_mapping,
-        get_model_conversion_mapping,
-    )
-
-    found = get_model_conversion_mapping(model)
+    mapping = partial(internal, "transformers", "transformers.conversion_mapping")
+    found = mapping("get_model_conversion_mapping")(model)
     if type(model).__name__ == "DeepseekOcr2TextModel":
         # As a vision model's inner class it has no mapping of its own: without this one it would
         # load with random experts.
-        found = [*get_checkpoint_conversion_mapping("qwen2_moe"), *found]
+        found = [*mapping("get_checkpoint_conversion_mapping")("qwen2_moe"), *found]
     return list(found)
 
 

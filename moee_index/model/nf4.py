@@ -10,12 +10,13 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from moee_index.model.libraries import cpu_kernel, import_bitsandbytes
+from moee_index.model.libraries import Kernel, cpu_kernel, import_bitsandbytes
 from moee_index.model.quantizer import BLOCK, quantize_on_cpu
 from moee_index.model.tensor_like import TensorLike
 
@@ -74,29 +75,56 @@ def dequantize(
     unit Gaussian weights at 64 x 48). Its threads share rows, so there are several where there can
     be.
     """
-    if out.device.type == "cpu" and count % 2 == 0 and (name := _C_KERNELS.get(out.dtype)):
-        kernel = cpu_kernel(name)
-        if kernel is not None:
-            rows = math.gcd(count // BLOCK, _SHARED_ROWS) if count % BLOCK == 0 else 1
-            kernel(
-                ctypes.c_void_p(packed.data_ptr()),
-                ctypes.c_void_p(absmax.data_ptr()),
-                ctypes.c_void_p(out.data_ptr()),
-                ctypes.c_longlong(BLOCK),
-                ctypes.c_longlong(rows),
-                ctypes.c_longlong(count // rows),
-            )
-            return out
+    if out.device.type == "cpu" and count % 2 == 0 and (kernel := _c_kernel(out.dtype)):
+        _run_c_kernel(kernel, packed, absmax, count, out)
+        return out
     import_bitsandbytes()
     if out.device.type == "cuda":
         torch.ops.bitsandbytes.dequantize_4bit.out(
             packed, absmax, BLOCK, "nf4", (1, count), out.dtype, out=out.view(1, count)
         )
         return out
-    values = torch.ops.bitsandbytes.dequantize_4bit(
-        packed, absmax, BLOCK, "nf4", (1, count), out.dtype
+    return out.copy_(_by_operation(packed, absmax, count, out.dtype))
+
+
+def _by_operation(
+    packed: torch.Tensor, absmax: torch.Tensor, count: int, dtype: torch.dtype
+) -> torch.Tensor:
+    values: torch.Tensor = torch.ops.bitsandbytes.dequantize_4bit(
+        packed, absmax, BLOCK, "nf4", (1, count), dtype
     )
-    return out.copy_(values.reshape(-1))
+    return values.reshape(-1)
+
+
+@cache
+def _c_kernel(dtype: torch.dtype) -> Kernel | None:
+    """bitsandbytes' C function for a type, where there is one that gives what its public operation
+    gives: all pairs of codes, a few blocks of them."""
+    name = _C_KERNELS.get(dtype)
+    kernel = cpu_kernel(name) if name is not None else None
+    if kernel is None:
+        return None
+    packed = torch.arange(256, dtype=torch.uint8, device="cpu")
+    absmax = torch.arange(1, 2 * len(packed) // BLOCK + 1, dtype=torch.float32, device="cpu")
+    count = 2 * len(packed)
+    found = torch.full((count,), torch.nan, dtype=dtype, device="cpu")
+    _run_c_kernel(kernel, packed, absmax, count, found)
+    wanted = _by_operation(packed, absmax, count, dtype)
+    return kernel if torch.allclose(found.float(), wanted.float(), rtol=2**-7) else None
+
+
+def _run_c_kernel(
+    kernel: Kernel, packed: torch.Tensor, absmax: torch.Tensor, count: int, out: torch.Tensor
+) -> None:
+    rows = math.gcd(count // BLOCK, _SHARED_ROWS) if count % BLOCK == 0 else 1
+    kernel(
+        ctypes.c_void_p(packed.data_ptr()),
+        ctypes.c_void_p(absmax.data_ptr()),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_longlong(BLOCK),
+        ctypes.c_longlong(rows),
+        ctypes.c_longlong(count // rows),
+    )
 
 
 class NF4Stack(TensorLike):

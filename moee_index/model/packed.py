@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
 from torch import nn
 
-from moee_index.model.libraries import Kernel, cpu_kernel, import_bitsandbytes
+from moee_index.model.libraries import (
+    Kernel,
+    cpu_kernel,
+    has_avx512bf16,
+    import_bitsandbytes,
+)
 from moee_index.model.nf4 import NF4Linear, NF4Stack, stacks
 from moee_index.model.placing import under
 from moee_index.model.quantizer import BLOCK
@@ -26,11 +32,44 @@ ROWS = 32
 _KERNEL = "gemv_4bit_inference_cpu_nf4_bf16"
 
 
+@cache
 def fast_kernel() -> Kernel | None:
-    """bitsandbytes' packed product, or None where this processor or its build lacks it."""
-    if not import_bitsandbytes().functional.has_avx512bf16():
-        return None
-    return cpu_kernel(_KERNEL)
+    """bitsandbytes' packed product, or None where this processor or its build lacks it, or it
+    multiplies another layout than this one."""
+    kernel = cpu_kernel(_KERNEL) if has_avx512bf16() else None
+    return kernel if kernel is not None and _multiplies(kernel) else None
+
+
+def _multiplies(kernel: Kernel) -> bool:
+    """Whether a product gives the matrix back where it is multiplied with the unit matrix."""
+    rows, cols = 2 * ROWS, 2 * BLOCK
+    stack = NF4Stack(1, rows, cols, double_quant=False)
+    stack.allocate()
+    stack.put(0, 0, torch.randn(rows, cols, generator=torch.Generator().manual_seed(0)))
+    packed = PackedStack.of(stack)
+    found = _product(kernel, packed.codes[0], packed.absmax[0], torch.eye(cols).bfloat16())
+    return torch.allclose(found.float(), packed.matrix(0, torch.float32).T, rtol=2**-7)
+
+
+def _product(
+    kernel: Kernel, codes: torch.Tensor, absmax: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
+    """x bfloat16 [m, cols] times one packed matrix transposed: bfloat16 [m, rows]."""
+    rows, cols = absmax.shape[1], x.shape[1]
+    out = torch.empty((len(x), rows), dtype=torch.bfloat16)
+    kernel(
+        ctypes.c_int64(len(x)),
+        ctypes.c_int64(rows),
+        ctypes.c_int64(cols),
+        ctypes.c_void_p(x.data_ptr()),
+        ctypes.c_void_p(codes.data_ptr()),
+        ctypes.c_void_p(absmax.data_ptr()),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_int64(BLOCK),
+        ctypes.c_int64(x.stride(0)),
+        ctypes.c_int64(out.stride(0)),
+    )
+    return out
 
 
 class PackedStack(TensorLike):
@@ -78,23 +117,9 @@ class PackedStack(TensorLike):
 
     def multiply(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """x bfloat16 [m, cols] times matrix `index` transposed: bfloat16 [m, rows]."""
-        kernel = cpu_kernel(_KERNEL)
+        kernel = fast_kernel()
         assert kernel is not None
-        x = x.contiguous()
-        out = torch.empty((len(x), self.rows), dtype=torch.bfloat16)
-        kernel(
-            ctypes.c_int64(len(x)),
-            ctypes.c_int64(self.rows),
-            ctypes.c_int64(self.cols),
-            ctypes.c_void_p(x.data_ptr()),
-            ctypes.c_void_p(self.codes[index].data_ptr()),
-            ctypes.c_void_p(self.absmax[index].data_ptr()),
-            ctypes.c_void_p(out.data_ptr()),
-            ctypes.c_int64(BLOCK),
-            ctypes.c_int64(x.stride(0)),
-            ctypes.c_int64(out.stride(0)),
-        )
-        return out
+        return _product(kernel, self.codes[index], self.absmax[index], x.contiguous())
 
     def matrix(self, index: int, dtype: torch.dtype) -> torch.Tensor:
         """Matrix `index` [rows, cols] in memory of its own; for the few that are not multiplied by

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moee_index.dependencies import internal, lacking
 from moee_index.errors import ModelError
 
 
@@ -31,7 +32,9 @@ def find_routers(model: Any) -> list[Router]:
     Those inside an attention (JetMoE's mixture of attention heads) choose heads, not experts of
     the feed-forward part, and are no RW (paper, section 3.1).
     """
-    recorded = type(model)._can_record_outputs or {}
+    if not hasattr(model, "_can_record_outputs"):
+        raise lacking("transformers", "does not say which modules route (_can_record_outputs)")
+    recorded = model._can_record_outputs or {}
     attention = tuple(
         spec.target_class
         for spec in _specs(recorded.get("attentions"), 1)
@@ -58,8 +61,9 @@ def find_routers(model: Any) -> list[Router]:
 
 def _specs(recorded: Any, index: int) -> list[Any]:
     """What a class records under one name, as recorders; `index`: where a bare class records."""
-    from transformers.utils.output_capturing import OutputRecorder
-
+    OutputRecorder = internal(
+        "transformers", "transformers.utils.output_capturing", "OutputRecorder"
+    )
     specs = recorded if isinstance(recorded, list) else [recorded]
     return [
         spec
