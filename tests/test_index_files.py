@@ -376,3 +376,33 @@ def test_replacing_leaves_old_or_new(tmp_path: Path) -> None:
 def test_disk_errors_say_what_to_do(code: int, told: str) -> None:
     with pytest.raises(StorageError, match=told), storage_errors(Path("x")):
         raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("FULL", StorageError, "disk is full"),
+        ("READONLY_DBMOVED", StorageError, "permissions"),
+        ("CANTOPEN", StorageError, "permissions"),
+        ("IOERR_FSYNC", StorageError, "check the disk"),
+        ("BUSY_TIMEOUT", IndexLockedError, "another program"),
+        ("CORRUPT_INDEX", IndexDamagedError, "is damaged"),
+        ("NOTADB", IndexDamagedError, "is damaged"),
+    ],
+)
+def test_errors_of_sqlite_are_told_by_their_number(
+    name: str, kind: type[Exception], told: str
+) -> None:
+    error = sqlite3.OperationalError("put another way")
+    error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{name}")
+    with pytest.raises(kind, match=told), storage_errors(Path("x")):
+        raise error
+
+
+def test_errors_of_sqlite_have_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "documents.sqlite"
+    with pytest.raises(StorageError, match="permissions"), storage_errors(path):
+        sqlite3.connect(f"file:{path}?mode=ro", uri=True).execute("SELECT 1")
+    path.write_bytes(b"no database at all" * 99)
+    with pytest.raises(IndexDamagedError), storage_errors(path):
+        sqlite3.connect(path).execute("SELECT * FROM documents")

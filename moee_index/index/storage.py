@@ -21,6 +21,12 @@ from moee_index.errors import IndexDamagedError, IndexLockedError, StorageError
 LOCK = "lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_SQLITE = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EACCES,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+}
 
 
 @contextlib.contextmanager
@@ -35,20 +41,17 @@ def storage_errors(where: Path) -> Iterator[None]:
         raise StorageError(_told(error.errno, error.strerror or str(error), where)) from error
     except sqlite3.DatabaseError as error:
         text = str(error)
-        if "malformed" in text or "not a database" in text:
+        # The low byte is the kind; texts are for people and may be put another way.
+        kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise IndexDamagedError(
                 f"{where} is damaged ({text}); build the index again with --overwrite"
             ) from error
-        if "full" in text:
-            code = errno.ENOSPC
-        elif "readonly" in text or "unable to open" in text:
-            code = errno.EACCES
-        elif "locked" in text:
+        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise IndexLockedError(
                 f"{where} is in use by another program; close it and start again"
             ) from error
-        else:
-            code = errno.EIO
+        code = _SQLITE.get(kind, errno.EIO)
         raise StorageError(_told(code, text, where)) from error
 
 
