@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,7 @@ from fakes import FakeEncoder, build_limited, fake_documents, index_bytes, read_
 
 from moee_index.errors import (
     IndexDamagedError,
+    IndexLockedError,
     MoeeIndexError,
     NotAnIndexError,
     StorageError,
