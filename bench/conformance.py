@@ -52,8 +52,8 @@ def failures(model: MoeeEncoder | MoeeSearch) -> list[str]:
     for task in text_tasks(search=isinstance(model, MoeeSearch)):
         status = results.task_results.get(task.metadata.name)
         if not isinstance(status, TaskResult):
-            why = "not run" if status is None else status.exception.strip().splitlines()[-1]
-            found.append(f"{task.metadata.name}: {why}")
+            said = "not run" if status is None else str(getattr(status, "exception", status))
+            found.append(f"{task.metadata.name}: {said.strip().splitlines()[-1]}")
     return found
 
 

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moee_index.errors import CorpusError, MoeeIndexError
+from moee_index.dependencies import lacking
+from moee_index.errors import CorpusError, LibraryError, MoeeIndexError
 from moee_index.files import Lines, open_bytes, parse_object
 
-from .installed import LibraryError, with_newer
+from .installed import with_newer
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -310,7 +311,10 @@ def _datasets_config(**changes: Any) -> Iterator[None]:
     config = datasets.config
     before = {name: getattr(config, name) for name in changes if hasattr(config, name)}
     if "HF_DATASETS_CACHE" in changes and "HF_DATASETS_CACHE" not in before:
-        raise LibraryError("datasets", "config.HF_DATASETS_CACHE")
+        raise LibraryError(
+            "the installed datasets has no config.HF_DATASETS_CACHE; this version of moee-index "
+            "was tested with 5.2.0: pip install 'datasets==5.2.0', or a newer moee-index"
+        )
     try:
         for name in before:
             setattr(config, name, changes[name])
@@ -328,11 +332,11 @@ def _offline_libraries() -> Iterator[None]:
     """
     from huggingface_hub import constants, is_offline_mode
 
-    before = is_offline_mode()
+    before = getattr(constants, "HF_HUB_OFFLINE", False)
     constants.HF_HUB_OFFLINE = True
     try:
         if not is_offline_mode():
-            raise LibraryError("huggingface_hub", "offline mode that constants.HF_HUB_OFFLINE sets")
+            raise lacking("huggingface-hub", "is not kept offline by constants.HF_HUB_OFFLINE")
         with _datasets_config(HF_HUB_OFFLINE=True):
             yield
     finally:

@@ -1,5 +1,5 @@
-"""The installed libraries that evaluate: versions the bench was tested with, and what it needs of
-mteb that is not public and may lie elsewhere in mteb's next release.
+"""The installed mteb: what the bench needs of it that is not public, and may lie elsewhere in its
+next release.
 
 Knows mteb's insides, so that no other module has to. Refuses to know data, models and scores.
 """
@@ -10,77 +10,41 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moee_index.errors import MoeeIndexError
+from moee_index.dependencies import TESTED, lacking, newer_than_tested
+from moee_index.errors import first_line
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
     from mteb.models.model_meta import ModelMeta
 
-# Package → its distribution, the oldest and the newest version that the tests were run with.
-_TESTED = {
-    "mteb": ("mteb", "2.26.0", "2.26.24"),
-    "datasets": ("datasets", "5.2.0", "5.2.0"),
-    "huggingface_hub": ("huggingface-hub", "2.4.0", "2.4.0"),
-    "sklearn": ("scikit-learn", "1.9.1", "1.9.1"),
-    "scipy": ("scipy", "1.17.1", "1.17.1"),
-}
 # Without these mteb would keep results of different settings in one place.
 _IDENTITY = ("name", "revision", "experiment_kwargs")
 
 
-class LibraryError(MoeeIndexError):
-    """An installed library lacks what the bench needs of it.
-
-    package: its import name. lacks: what is not there, in words.
-    """
-
-    def __init__(self, package: str, lacks: str) -> None:
-        name, oldest, newest = _TESTED[package]
-        tested = oldest if oldest == newest else f"{oldest} to {newest}"
-        super().__init__(
-            f"{name} {_version(name)} has no {lacks}; the bench was tested with {name} {tested}: "
-            f"pip install '{name}=={newest}', or try a newer moee-index"
-        )
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 def with_newer() -> str:
-    """` with mteb 2.31.0 (tested: up to 2.26.24)` for the libraries that are newer than any the
-    bench was tested with: what goes wrong may be theirs. Empty where there are none."""
-    from packaging.version import Version
-
-    found = ", ".join(
-        f"{name} {_version(name)} (tested: up to {newest})"
-        for name, _, newest in _TESTED.values()
-        if not _version(name).startswith("(") and Version(_version(name)) > Version(newest)
-    )
-    return f" with {found}" if found else ""
+    """` with mteb 2.31.0 (tested with 2.26.24)`, for the end of a message about a failure that may
+    be a newer library's; empty where none is newer than tested."""
+    found = newer_than_tested()
+    return f" with {', '.join(found)}" if found else ""
 
 
 @contextmanager
 def as_tested() -> Iterator[None]:
-    """Names that a tested library no longer has become a LibraryError.
+    """Names that a library of `TESTED` no longer has become a LibraryError.
 
     Raises ImportError as it is for any other package, such as one that a single task needs.
     """
     try:
         yield
     except ImportError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _TESTED:
+        library = (error.name or "").partition(".")[0].replace("_", "-")
+        if library not in TESTED:
             raise
-        raise LibraryError(package, f"{error.name} as it was ({error})") from error
+        raise lacking(library, f"is not as the bench uses it ({first_line(error)})") from error
 
 
 def create_dataloader() -> Any:
@@ -108,7 +72,7 @@ def _find(name: str, *places: Any) -> Any:
             return getattr(import_module(place if isinstance(place, str) else place()), name)
         except (ImportError, AttributeError):
             continue
-    raise LibraryError("mteb", f"{name} where it was")
+    raise lacking("mteb", f"has no {name} where it was")
 
 
 def searches(task: AbsTask) -> bool:
@@ -150,13 +114,12 @@ def model_meta(fields: Mapping[str, Any]) -> ModelMeta:
     known = ModelMeta.model_fields
     for name in _IDENTITY:
         if name not in known:
-            raise LibraryError("mteb", f"field {name!r} in ModelMeta")
+            raise lacking("mteb", f"has no field {name!r} in ModelMeta")
     empty = ModelMeta.create_empty()
     found = {name: getattr(empty, name) for name, field in known.items() if field.is_required()}
     found |= {name: value for name, value in fields.items() if name in known}
     try:
         return ModelMeta(**found)
     except ValidationError as error:
-        refused = error.errors()[0]
-        where = ".".join(map(str, refused["loc"]))
-        raise LibraryError("mteb", f"ModelMeta with this {where} ({refused['msg']})") from error
+        name = str(error.errors()[0]["loc"][0])
+        raise lacking("mteb", f"refuses {name} {found.get(name)!r} in ModelMeta") from error

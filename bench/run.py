@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moee_index.errors import CorpusError, MoeeIndexError
+from moee_index.errors import CorpusError, LibraryError, MoeeIndexError
 from moee_index.index.storage import WriterLock, storage_errors
 
 from . import protocol
 from .asked import BenchOptions
 from .data import DataError, DataSets, quiet, stamp
 from .extras import extras_for
-from .installed import LibraryError, as_tested, with_newer
+from .installed import as_tested, with_newer
 from .paper import paper_score
 from .records import (
     EXTRA_SETTING,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from moee_index.dependencies import lacking
 from moee_index.errors import MisuseError
 
 from .data import (
@@ -26,7 +27,7 @@ from .data import (
     quiet,
     rows_of,
 )
-from .installed import LibraryError, generators, new_task, with_newer
+from .installed import generators, new_task, with_newer
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -174,7 +175,7 @@ def _papers(selection: Selection) -> Iterable[AbsTask]:
     for name in PAPER:
         task = _of_mteb(name)
         if task is None:
-            selection.missing.append(Missing(name, str(LibraryError("mteb", f"task {name}"))))
+            selection.missing.append(Missing(name, str(lacking("mteb", "has no such task"))))
         else:
             yield task
 

@@ -175,7 +175,7 @@ def search_task(
 
 
 def loaded(name: str, **splits: Mapping[str, Any]) -> Any:
-    """A task of mteb over columns made here. Real tasks: their names stay when mteb's mocks move."""
+    """A task of mteb over columns made here; a real one, whose name outlives mteb's mocks."""
     import mteb
     from datasets import Dataset, DatasetDict
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_data import keep_places
 from paths import PARITY
 
 from moee_index.bench.analyses import clusters, complementarity, controls, prompts, routing
@@ -587,6 +588,11 @@ def test_plots_are_pictures_where_matplotlib_is(stored: StoredEncoder, tmp_path:
     page = (tmp_path / "analysis.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == len(pictures)
     assert not any("matplotlib" in line for line in told)
+
+
+@pytest.fixture(autouse=True)
+def known_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_places(monkeypatch)
 
 
 def write_sts(folder: Path, count: int) -> None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TextIO
 
 import click
 
@@ -71,5 +72,12 @@ def quiet_libraries() -> Iterator[None]:
         logging.getLogger().removeHandler(silence)
 
 
-def _drop(*_: object) -> None:
-    """A warning that nobody sees."""
+def _drop(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """In place of `warnings.showwarning`: nobody sees it."""
