@@ -32,11 +32,12 @@ def describe_program() -> dict[str, Any]:
     """The fields of `info --json` without an index."""
     import torch
 
+    from moee_index.dependencies import newer_than_tested
     from moee_index.model.cache import Cache
-    from moee_index.model.libraries import import_bitsandbytes
+    from moee_index.model.libraries import has_avx512bf16
 
     cache = Cache(lambda message: None)
-    bf16 = bool(import_bitsandbytes().functional.has_avx512bf16())
+    bf16 = has_avx512bf16()
     devices = [
         f"cpu: {os.cpu_count()} processors, {torch.backends.cpu.get_cpu_capability()}, "
         + ("AVX512-BF16: computes in bfloat16" if bf16 else "no AVX512-BF16: computes in float32")
@@ -46,6 +47,7 @@ def describe_program() -> dict[str, Any]:
         devices.append(f"cuda:{number}: {properties.name}, {properties.total_memory / 1e9:.0f} GB")
     return {
         "versions": versions(),
+        "newer_than_tested": newer_than_tested(),
         "devices": devices,
         "threads": torch.get_num_threads(),
         "models": models_at_hand(),

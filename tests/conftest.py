@@ -21,7 +21,12 @@ from typing import Any
 
 import deprecations
 import pytest
+from hypothesis import HealthCheck, settings
 from paths import PARITY
+
+# A slow machine is no failure, and neither is a health check that a newer release thinks of.
+settings.register_profile("ours", deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("ours")
 
 # One server a process forks for all tests; what it has imported its children need not. Nothing of
 # this project: the server would find it in the working directory, where its bench is elsewhere.

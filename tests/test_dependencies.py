@@ -8,10 +8,12 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from fakes import FakeEncoder, fake_documents
 from paths import PARITY
 
 from moee_index import dependencies
+from moee_index.cli import cli
 from moee_index.dependencies import TESTED, internal, newer_than_tested
 from moee_index.encoder import Encoder
 from moee_index.errors import LibraryError, ModelError
@@ -28,6 +31,7 @@ from moee_index.index.pair import load_faiss
 from moee_index.model import experts, libraries, nf4, packed, routing
 from moee_index.model.checkpoint import find_checkpoint
 from moee_index.model.nf4 import NF4Stack, Workspace
+from moee_index.model.tested import architecture_table
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ["rain in spring", "a train that is late", ""]
@@ -224,3 +228,27 @@ def test_an_error_of_the_hub_that_says_nothing_is_told_by_its_class(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(ModelError, match=r"cannot be had: ConnectionError$"):
         find_checkpoint("someone/olmoe")
+
+
+def test_the_table_of_architectures_is_of_the_tested_transformers() -> None:
+    assert dependencies.TESTED["transformers"] == architecture_table()["transformers"]
+
+
+def test_an_error_that_nobody_thought_of_names_newer_libraries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @click.command("broken")
+    def broken() -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(cli, "get_command", lambda *_: broken)
+    monkeypatch.setitem(dependencies.TESTED, "faiss-cpu", "1.2.0")
+    error = one_line_error(run("broken", status=1))
+    assert "unexpected AttributeError: no such thing" in error and "--debug" in error
+    assert f"faiss-cpu {version('faiss-cpu')} (tested with 1.2.0)" in error
+
+
+def test_misuse_is_told_in_our_words() -> None:
+    result = run("query", "--no-such-option", status=2)
+    assert one_line_error(result).startswith("Error: No such option")
+    assert "--help' for help." in result.stderr

@@ -77,9 +77,10 @@ class LazyGroup(click.Group):
             return wish.exit_code
         except (click.Abort, KeyboardInterrupt):
             return _fail("interrupted; what was done so far is kept", INTERRUPTED)
+        except click.UsageError as error:
+            return _misuse(error)
         except click.ClickException as error:
-            error.show()
-            return error.exit_code
+            return _fail(error.format_message(), error.exit_code)
         except MemoryError:
             if debug:
                 raise
@@ -92,12 +93,29 @@ class LazyGroup(click.Group):
         except Exception as error:
             if debug:
                 raise
-            return _fail(
-                f"unexpected {type(error).__name__}: {error}; run again with "
-                "`moee-index --debug …` and report it",
-                1,
-            )
+            return _fail(_unexpected(error), 1)
         return status if isinstance(status, int) else 0
+
+
+def _misuse(error: click.UsageError) -> int:
+    """What click prints for a wrong command line, but the last line, which is ours."""
+    if error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+    return _fail(error.format_message(), error.exit_code)
+
+
+def _unexpected(error: Exception) -> str:
+    """What to say of an error that nobody thought of, and of newer libraries it may come from."""
+    from moee_index.dependencies import newer_than_tested
+
+    said = (
+        f"unexpected {type(error).__name__}: {error}; run again with `moee-index --debug …` and "
+        "report it"
+    )
+    if newer := newer_than_tested():
+        said += f"; newer than what this version was tested with: {', '.join(newer)}"
+    return said
 
 
 def _fail(message: str, status: int) -> int:

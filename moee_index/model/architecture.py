@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from moee_index.errors import MisuseError, ModelError
+from moee_index.dependencies import internal
+from moee_index.errors import MisuseError, ModelError, first_line
 from moee_index.model import experts
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.naming import keep_naming
@@ -102,7 +103,7 @@ def _config_of(checkpoint: Checkpoint) -> Any:
         kind = checkpoint.config.get("model_type")
         raise ModelError(
             f"{checkpoint.path / 'config.json'}: transformers cannot read a model of type "
-            f"{kind!r}: {str(error).strip().splitlines()[0]}"
+            f"{kind!r}: {first_line(error)}"
         ) from error
     for part in (config, config.get_text_config(decoder=True)):
         if hasattr(part, "quantization_config"):
@@ -116,9 +117,12 @@ def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
     The text part of deepseek_ocr2 is the same network: multi-head attention, softmax-greedy
     routing without renormalisation, shared experts, dense first layers.
     """
-    from transformers.models.deepseek_ocr2.configuration_deepseek_ocr2 import DeepseekOcr2TextConfig
-
     given = checkpoint.config
+    config_class = internal(
+        "transformers",
+        "transformers.models.deepseek_ocr2.configuration_deepseek_ocr2",
+        "DeepseekOcr2TextConfig",
+    )
     for key, must in (("norm_topk_prob", False), ("scoring_func", "softmax")):
         if given.get(key, must) != must:
             raise ModelError(
@@ -148,7 +152,7 @@ def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": given.get("rope_theta", 10000.0)}
     if given.get("rope_scaling"):
         rope |= given["rope_scaling"]
-    return DeepseekOcr2TextConfig(
+    return config_class(
         **{key: given[key] for key in kept if key in given},
         topk_method="greedy",
         routed_scaling_factor=given.get("routed_scaling_factor", 1.0),
@@ -231,7 +235,7 @@ def _text_part(whole: Any, text: Any, checkpoint: Checkpoint) -> tuple[str, Any]
 
 def _choose_implementations(model: Any) -> None:
     """Our experts, and torch's attention where a model's class knows it (it knows no sinks)."""
-    attention = "sdpa" if model._supports_sdpa else "eager"
+    attention = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
     for module in model.modules():
         config = getattr(module, "config", None)
         if config is not None:

@@ -21,7 +21,7 @@ from moee_index.model.blocks import run_in_blocks
 from moee_index.model.cache import Cache
 from moee_index.model.checkpoint import Checkpoint
 from moee_index.model.four_bits import bytes_by_kind, told_in_16_bits
-from moee_index.model.libraries import import_bitsandbytes, limit_kernel_caches, set_threads
+from moee_index.model.libraries import has_avx512bf16, limit_kernel_caches, set_threads
 from moee_index.model.loading import load_model
 from moee_index.model.routing import Router, find_routers, raw_scores
 from moee_index.model.storage import Choice, Progress, Storage
@@ -81,7 +81,7 @@ def choose_compute(bits: int, device: torch.device) -> Choice:
         return Choice(torch.bfloat16, "CUDA device")
     if bits == 16:
         return Choice(torch.bfloat16, "16 bits were asked for")
-    if import_bitsandbytes().functional.has_avx512bf16():
+    if has_avx512bf16():
         return Choice(torch.bfloat16, "the processor has AVX512-BF16")
     return Choice(torch.float32, "the processor has no bfloat16 arithmetic")
 

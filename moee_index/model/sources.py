@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from moee_index.dependencies import internal
 from moee_index.errors import ModelError
 from moee_index.model import from_bitsandbytes, from_fp8, from_mxfp4
 from moee_index.model.checkpoint import Checkpoint
@@ -86,12 +87,10 @@ def plan_sources(
     checkpoint: Checkpoint, model: Any, shapes: dict[str, tuple[int, ...]], readers: Readers
 ) -> dict[str, list[Source]]:
     """target name -> the tensors of the checkpoint that make it, from the headers alone."""
-    from transformers.core_model_loading import (
-        WeightConverter,
-        WeightRenaming,
-        rename_source_key,
+    WeightConverter, WeightRenaming, rename_source_key = (
+        internal("transformers", "transformers.core_model_loading", name)
+        for name in ("WeightConverter", "WeightRenaming", "rename_source_key")
     )
-
     naming = naming_of(model)
     renamings = [entry for entry in naming.conversions if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in naming.conversions if isinstance(entry, WeightConverter)]
