@@ -37,7 +37,7 @@ from tested_architectures import (
 
 from moee_index.errors import ModelError
 from moee_index.machine import architectures as describe_architectures
-from moee_index.model import loading, running
+from moee_index.model import loading
 from moee_index.model import tested as known
 from moee_index.model.checkpoint import find_checkpoint
 from moee_index.model.packed import fast_kernel
@@ -47,8 +47,6 @@ from moee_index.model.tested import architecture_table, installed_packages
 
 KINDS = [kind for row in architecture_table()["architectures"].values() for kind in row["kinds"]]
 RUN = [kind for kind in KINDS if kind not in REFUSED]
-
-CHOOSE_COMPUTE = running.choose_compute
 
 # Seconds that trying what is not in the table may take.
 TRIAL_SECONDS = 240
@@ -64,8 +62,16 @@ def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return make(request.param, tmp_path_factory.mktemp(request.param))
 
 
+@pytest.fixture
+def dtype_as_chosen() -> None:
+    """For a test of the dtype that the processor gets; all others compute in float32."""
+
+
 @pytest.fixture(autouse=True)
-def in_float32() -> Iterator[None]:
+def in_float32(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "dtype_as_chosen" in request.fixturenames:
+        yield
+        return
     with measured():
         yield
 
@@ -185,12 +191,12 @@ def test_a_four_bit_checkpoint_gives_the_same(kind: str, tmp_path: Path) -> None
     ("kind", "said"),
     [("qwen3_vl_moe", None), ("gpt_oss", "is 64 x 96"), ("llama4_text", "its class's own way")],
 )
+@pytest.mark.usefixtures("dtype_as_chosen")
 def test_packed_where_the_layout_is_the_kernels(
     kind: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fast_kernel() is None:
         pytest.skip("the packed product needs a processor with AVX512-BF16")
-    monkeypatch.setattr(running, "choose_compute", CHOOSE_COMPUTE)
     monkeypatch.setattr(loading, "LARGE", 0)
     own = make(kind, tmp_path)
     model = load(own.checkpoint, 4, few_texts=True)

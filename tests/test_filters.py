@@ -212,6 +212,10 @@ def test_a_document_may_hold_what_a_filter_cannot() -> None:
     assert found(tables, "x = 'a'") == [1]
     assert found(tables, "x != 'a'") == [0]
     assert found(tables, "nul exists") == []
+    assert found(tables, "x contains 'a'") == [0, 1]
+    both = table([{"x\0": "a", "x": "b", "y": {"x\0": 1}}, {"x": "a"}])
+    assert found(both, "x = 'a'") == [1] and found(both, "x = 'b'") == [0]
+    assert found(both, "y.x exists") == []
 
 
 def test_numbers_at_the_edges() -> None:

@@ -2,7 +2,7 @@
 
 Every field can be asked for here, and what a filter costs shows it: `over_columns` is what is asked
 first. Knows SQLite (3.38 and later) and how `json.dumps(…, ensure_ascii=False, allow_nan=False)`
-writes. Refuses to know the grammar and any connection. Paths are parameters too.
+writes. Refuses to know the grammar and the index's connection. Paths are parameters too.
 
 What each form costs, in units of the plain `json_extract(metadata, '$.lang') = ?` (100,000
 documents, five fields): one look into the JSON 1.0; a second look at the same document 0.25,
@@ -15,8 +15,11 @@ and type in one look; numbers are compared first and their type is asked of thos
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from moee_index.index.filters.grammar import Node, Test
@@ -59,6 +62,11 @@ def _test(test: Test) -> Piece:
             within=Piece("metadata"),
         )
         found = _holds(test, place)
+        if ends_names_at_nul():
+            nul = Piece("?", (r"\u0000",))
+            found = write(
+                "CASE WHEN instr(metadata, {}) THEN {} ELSE {} END", nul, _holds_oddly(test), found
+            )
     else:
         found = _holds_oddly(test)
     column = COLUMNS.get(path)
@@ -71,6 +79,15 @@ def _test(test: Test) -> Piece:
         _holds(test, beside),
         found,
     )
+
+
+@cache
+def ends_names_at_nul() -> bool:
+    """Whether the SQLite at hand takes a field `x\\0…` for `x` in a path (3.53 does, 3.40 does not).
+    Documents with a NUL somewhere are then asked name by name."""
+    with closing(sqlite3.connect(":memory:")) as memory:
+        asked = memory.execute("SELECT json_type(?, '$.x')", (r'{"x\u0000": 1}',)).fetchone()
+    return asked != (None,)
 
 
 def _holds_oddly(test: Test) -> Piece:
