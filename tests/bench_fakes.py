@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from fakes import FakeEncoder, FakePlan, fake_spec, word_vector
 
+from moee_index.bench.data import quiet
 from moee_index.bench.stored import Identity, StoredEncoder
 from moee_index.bench.vectors import VectorStore
 from moee_index.embeddings import Embeddings, EncoderSpec
@@ -189,6 +190,7 @@ def scores_of(model: Any, task: Any) -> dict[str, Any]:
     """mteb's own scores of the test split."""
     import mteb
 
-    result = mteb.evaluate(model, task, cache=None, show_progress_bar=False)
+    with quiet():
+        result = mteb.evaluate(model, task, cache=None, show_progress_bar=False)
     scores: dict[str, Any] = result.task_results[0].scores["test"][0]
     return scores

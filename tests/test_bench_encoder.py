@@ -34,6 +34,7 @@ from sklearn.metrics import average_precision_score
 from moee_index.bench.conformance import failures, text_tasks
 from moee_index.bench.encoder import MoeeEncoder, Setting
 from moee_index.bench.fits import Fits
+from moee_index.bench.installed import generators
 from moee_index.bench.meta import model_name
 from moee_index.bench.search import MoeeSearch
 from moee_index.bench.standardizing import (
@@ -145,9 +146,10 @@ def test_hearing_leaves_a_task_as_it_was() -> None:
     reseed(task)
     first = texts_of(task, "test", "default")
     assert texts_of(task, "test", "default") == first
-    drawn = (task.rng_state.random(), task.np_rng.random())
+    drawn = [generator.random() for generator in generators(task).values()]
+    assert drawn
     reseed(task)
-    assert (task.rng_state.random(), task.np_rng.random()) == drawn
+    assert [generator.random() for generator in generators(task).values()] == drawn
 
 
 def test_a_task_that_is_not_for_text_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
-from bench_data import write_sts
+from bench_data import keep_places, write_sts
 from bench_fakes import classification_task, stored_over
 from huggingface_hub import constants
 
@@ -19,6 +19,11 @@ from moee_index.bench.run import Outcome, plan, run
 from moee_index.bench.tasks import Question, choose, fresh
 from moee_index.bench.texts import reseed
 from moee_index.errors import LibraryError
+
+
+@pytest.fixture(autouse=True)
+def known_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_places(monkeypatch)
 
 
 def test_what_mteb_hides_is_found_where_public_things_use_it(
@@ -35,14 +40,15 @@ def test_what_mteb_hides_is_found_where_public_things_use_it(
 
 def test_random_generators_are_known_by_their_type() -> None:
     task = classification_task(["a"], [0], ["b"], [0])
-    task.another_name = task.np_rng
-    del task.np_rng
-    first = task.another_name.random()
-    assert task.another_name.random() != first
+    found = installed.generators(task)
+    assert len(found) == 2
+    first = {name: one.random() for name, one in found.items()}
+    assert {name: one.random() for name, one in found.items()} != first
+    other = fresh(task)
+    assert other.dataset is task.dataset
+    assert {name: getattr(other, name).random() for name in found} == first
     reseed(task)
-    assert "np_rng" in installed.generators(task)
-    assert fresh(task).dataset is task.dataset
-    assert fresh(task).np_rng.random() == first
+    assert {name: getattr(task, name).random() for name in found} == first
 
 
 def test_model_metadata_without_a_field_and_with_a_refused_value() -> None:

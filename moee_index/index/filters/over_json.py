@@ -83,7 +83,7 @@ def _test(test: Test) -> Piece:
 
 @cache
 def ends_names_at_nul() -> bool:
-    """Whether the SQLite at hand takes a field `x\\0…` for `x` in a path (3.53 does, 3.40 does not).
+    """Whether the SQLite at hand takes a field `x\\0…` for `x` in a path: 3.53 does, 3.40 not.
     Documents with a NUL somewhere are then asked name by name."""
     with closing(sqlite3.connect(":memory:")) as memory:
         asked = memory.execute("SELECT json_type(?, '$.x')", (r'{"x\u0000": 1}',)).fetchone()
