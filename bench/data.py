@@ -311,10 +311,7 @@ def _datasets_config(**changes: Any) -> Iterator[None]:
     config = datasets.config
     before = {name: getattr(config, name) for name in changes if hasattr(config, name)}
     if "HF_DATASETS_CACHE" in changes and "HF_DATASETS_CACHE" not in before:
-        raise LibraryError(
-            "the installed datasets has no config.HF_DATASETS_CACHE; this version of moee-index "
-            "was tested with 5.2.0: pip install 'datasets==5.2.0', or a newer moee-index"
-        )
+        raise lacking("datasets", "has no config.HF_DATASETS_CACHE")
     try:
         for name in before:
             setattr(config, name, changes[name])

@@ -41,7 +41,8 @@ def as_tested() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        library = (error.name or "").partition(".")[0].replace("_", "-")
+        package = (error.name or "").partition(".")[0].replace("_", "-")
+        library = {"sklearn": "scikit-learn"}.get(package, package)
         if library not in TESTED:
             raise
         raise lacking(library, f"is not as the bench uses it ({first_line(error)})") from error

@@ -18,6 +18,7 @@ from moee_index.errors import LibraryError, first_line
 TESTED = {
     "bitsandbytes": "0.50.2",
     "click": "8.5.1",
+    "datasets": "5.2.0",
     "faiss-cpu": "1.15.1",
     "huggingface-hub": "2.4.0",
     "mteb": "2.26.24",
@@ -25,6 +26,8 @@ TESTED = {
     "platformdirs": "4.14.8",
     "pyarrow": "26.0.1",
     "safetensors": "0.8.0",
+    "scikit-learn": "1.9.1",
+    "scipy": "1.17.1",
     "tokenizers": "0.23.3",
     "torch": "2.13.0",
     "tqdm": "4.70.1",

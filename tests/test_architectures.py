@@ -268,11 +268,9 @@ def test_what_is_newer_than_the_table_runs_and_is_named(
     older = without("jetmoe")
     for module in (known, tested_architectures):
         monkeypatch.setattr(module, "architecture_table", lambda: older)
-    assert list(tested_architectures.trial()) == [
-        {"name": "jetmoe", "outcome": ""},
-        {"name": "jetmoe", "outcome": "works in 32 and 4 bits"},
-    ]
-    assert describe_architectures()["untested"] == ["jetmoe"]
+    outcomes = [one["outcome"] for one in tested_architectures.trial() if one["name"] == "jetmoe"]
+    assert outcomes == ["", "works in 32 and 4 bits"]
+    assert "jetmoe" in describe_architectures()["untested"]
     told: list[str] = []
     load(make("jetmoe", tmp_path).checkpoint, 4, tell=told.append)
     assert [line for line in told if "'jetmoe' are newer" in line]
@@ -286,7 +284,8 @@ def test_what_is_newer_than_the_table_and_fails_is_told(
 
     monkeypatch.setattr(tested_architectures, "architecture_table", lambda: without("jetmoe"))
     monkeypatch.setattr(architectures, "write_checkpoint", broken)
-    assert "of_the_future" in list(tested_architectures.trial())[-1]["outcome"]
+    told = {one["name"]: one["outcome"] for one in tested_architectures.trial()}
+    assert "of_the_future" in told["jetmoe"]
 
 
 def test_what_cannot_be_had_in_four_bits_says_so_and_runs_in_16(tmp_path: Path) -> None:
