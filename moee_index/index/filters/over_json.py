@@ -87,7 +87,7 @@ def ends_names_at_nul() -> bool:
     Documents with a NUL somewhere are then asked name by name."""
     with closing(sqlite3.connect(":memory:")) as memory:
         asked = memory.execute("SELECT json_type(?, '$.x')", (r'{"x\u0000": 1}',)).fetchone()
-    return asked != (None,)
+    return bool(asked != (None,))
 
 
 def _holds_oddly(test: Test) -> Piece:
