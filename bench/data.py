@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moee_index.bench.mteb_internals import with_newer
 from moee_index.dependencies import lacking
 from moee_index.errors import CorpusError, LibraryError, MoeeIndexError
-from moee_index.files import Lines, open_bytes, parse_object
-
-from .installed import with_newer
+from moee_index.readers.lines import Lines, open_bytes, parse_object
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from moee_index.bench import mteb_internals as installed
+from moee_index.bench.adapter.task_inputs import TaskTexts, search_texts, texts_in
+from moee_index.bench.baselines import Lexical, fit, words
+from moee_index.bench.data import DataError
 from moee_index.errors import MisuseError, ModelError
-
-from . import installed
-from .baselines import Lexical, fit, words
-from .data import DataError
-from .texts import TaskTexts, search_texts, texts_in
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask

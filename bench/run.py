@@ -16,28 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moee_index.atomic import WriterLock, storage_errors
+from moee_index.bench.adapter import protocol
+from moee_index.bench.adapter.intervals import extras_for
+from moee_index.bench.adapter.systems import Column, MoeeSystem, System, outside_systems
+from moee_index.bench.adapter.task_inputs import TaskTexts, texts_of
+from moee_index.bench.data import DataError, DataSets, quiet, stamp
+from moee_index.bench.mteb_internals import as_tested, with_newer
+from moee_index.bench.options import BenchOptions
+from moee_index.bench.report.paper import paper_score
+from moee_index.bench.run_dir import EXTRA_SETTING, Records, Row, finite, now, peak_rss_bytes
+from moee_index.bench.tasks import Missing, Question, Selection, choose, describe, fresh
+from moee_index.bench.vector_cache.encoder import StoredEncoder
+from moee_index.bench.vector_cache.store import VectorStore, default_directory
 from moee_index.errors import CorpusError, LibraryError, MoeeIndexError
-from moee_index.index.storage import WriterLock, storage_errors
-
-from . import protocol
-from .asked import BenchOptions
-from .data import DataError, DataSets, quiet, stamp
-from .extras import extras_for
-from .installed import as_tested, with_newer
-from .paper import paper_score
-from .records import (
-    EXTRA_SETTING,
-    Records,
-    Row,
-    finite,
-    now,
-    peak_rss_bytes,
-)
-from .stored import StoredEncoder
-from .systems import Column, MoeeSystem, System, outside_systems
-from .tasks import Missing, Question, Selection, choose, describe, fresh
-from .texts import TaskTexts, texts_of
-from .vectors import VectorStore, default_directory
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -404,7 +396,7 @@ class _Run:
         )
 
     def _report(self) -> list[Path]:
-        from .report import write_report
+        from moee_index.bench.report.build import write_report
 
         if not self.records.rows:
             return []

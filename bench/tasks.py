@@ -15,10 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moee_index.dependencies import lacking
-from moee_index.errors import MisuseError
-
-from .data import (
+from moee_index.bench.data import (
     DataError,
     bytes_of,
     folder_of,
@@ -27,7 +24,9 @@ from .data import (
     quiet,
     rows_of,
 )
-from .installed import generators, new_task, with_newer
+from moee_index.bench.mteb_internals import generators, new_task, with_newer
+from moee_index.dependencies import lacking
+from moee_index.errors import MisuseError
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -224,7 +223,7 @@ def _members(task: AbsTask, selection: Selection) -> Iterable[AbsTask]:
 def _by_name(name: str) -> AbsTask:
     from mteb import get_tasks
 
-    from .wikiqa import ALIASES, WikiQALocal
+    from moee_index.bench.wikiqa import ALIASES, WikiQALocal
 
     local = WikiQALocal.metadata.name
     if name in (local, *ALIASES):
@@ -333,7 +332,7 @@ def _of_kind(kind: str, data: Path | None) -> list[AbsTask]:
     """mteb's tasks of a type, and with a folder of data the local ones."""
     from mteb import get_tasks
 
-    from .wikiqa import WikiQALocal
+    from moee_index.bench.wikiqa import WikiQALocal
 
     types: Any = list(TYPES) if kind == "all" else [kind]
     here = data is not None and WikiQALocal.metadata.type in types

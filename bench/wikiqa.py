@@ -1,6 +1,6 @@
 """A reranking task over local candidate lists of WikiQA, in the form of mteb's reranking tasks.
 
-Knows mteb's retrieval tasks and the lists as `bench.retrieval` reads them: `<split>.jsonl` with
+Knows mteb's retrieval tasks and the lists as `candidate_lists` reads them: `<split>.jsonl` with
 `query`, `positive`, `negative` (Yang, Yih & Meek 2015; questions with at least one right and one
 wrong candidate). mteb 2.26 has no task of that data; the name says that these are local lists, so
 that no figure is mistaken for one of a later mteb task.
@@ -15,7 +15,7 @@ from datasets import Dataset
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from .retrieval import load_lists
+from moee_index.bench.candidate_lists import load_lists
 
 ALIASES = ("WikiQA", "WikiQAReranking")
 """What users may call it, until mteb has a task of that name."""

@@ -1,6 +1,6 @@
 """Writes the pages of docs/ that are made of something else; a test compares them.
 
-`python docs/make.py`. docs/models.md is made of moee_index/model/tested.json, which
+`python docs/make.py`. docs/models.md is made of moee_index/model/arch/tested.json, which
 `python tests/tested_architectures.py` measures.
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
-TABLE = DOCS.parent / "moee_index" / "model" / "tested.json"
+TABLE = DOCS.parent / "moee_index" / "model" / "arch" / "tested.json"
 
 _MODELS = """# Models
 
-<!-- Written by docs/make.py from moee_index/model/tested.json, which `python
+<!-- Written by docs/make.py from moee_index/model/arch/tested.json, which `python
 tests/tested_architectures.py` measures: do not edit. -->
 
 Every decoder with routers in transformers {version}, alone or as the text of a multi-modal

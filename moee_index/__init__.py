@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moee_index.corpus import Document, read_corpora
-    from moee_index.embeddings import Embeddings
-    from moee_index.encoder import Encoder
+    from moee_index.encode.encoder import Encoder
     from moee_index.errors import MoeeIndexError
     from moee_index.hits import Hit
     from moee_index.index import Index
-    from moee_index.reranking import rerank
+    from moee_index.readers.corpus import Document, read_corpora
+    from moee_index.rerank import rerank
+    from moee_index.types import Embeddings
 
 __version__ = "0.1.0"
 
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Document": "moee_index.corpus",
-    "read_corpora": "moee_index.corpus",
-    "Embeddings": "moee_index.embeddings",
-    "Encoder": "moee_index.encoder",
+    "Document": "moee_index.readers.corpus",
+    "read_corpora": "moee_index.readers.corpus",
+    "Embeddings": "moee_index.types",
+    "Encoder": "moee_index.encode.encoder",
     "MoeeIndexError": "moee_index.errors",
     "Hit": "moee_index.hits",
     "Index": "moee_index.index",
-    "rerank": "moee_index.reranking",
+    "rerank": "moee_index.rerank",
 }
 
 

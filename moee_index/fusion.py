@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.embeddings import Embeddings, FloatArray
 from moee_index.errors import MisuseError, ModelError
+from moee_index.types import Embeddings, FloatArray
 
 Method = Literal["hs", "rw", "concat", "sum"]
 Standardize = Literal["both", "rw", "hs", "none"]

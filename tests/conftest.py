@@ -71,7 +71,7 @@ def copy_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def four_bit_olmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The parity OLMoE as a 4-bit checkpoint of ours."""
-    from moee_index.model.quantizing import quantize_checkpoint
+    from moee_index.model.load.quantize import quantize_checkpoint
 
     return quantize_checkpoint(PARITY / "olmoe", tmp_path_factory.mktemp("four") / "olmoe4")
 

@@ -18,20 +18,24 @@ import numpy as np
 import pytest
 import torch
 from commands import one_line_error, run
-from fakes import FakeEncoder, fake_documents
 from paths import PARITY
 
+from fakes.indexes import FakeEncoder, fake_documents
+from moee_index import backends as libraries
 from moee_index import dependencies
 from moee_index.cli import cli
 from moee_index.dependencies import TESTED, internal, newer_than_tested
-from moee_index.encoder import Encoder
+from moee_index.encode.encoder import Encoder
 from moee_index.errors import LibraryError, ModelError
-from moee_index.index import Index, build_index, scan
-from moee_index.index.pair import load_faiss
-from moee_index.model import experts, libraries, nf4, packed, routing
-from moee_index.model.checkpoint import find_checkpoint
-from moee_index.model.nf4 import NF4Stack, Workspace
-from moee_index.model.tested import architecture_table
+from moee_index.index import Index, build_index
+from moee_index.index.search import kernels as scan
+from moee_index.index.store.faiss_files import load_faiss
+from moee_index.model.arch import experts, routing
+from moee_index.model.arch.tested import architecture_table
+from moee_index.model.checkpoint.find import find_checkpoint
+from moee_index.model.nf4 import packed
+from moee_index.model.nf4 import stack as nf4
+from moee_index.model.nf4.stack import NF4Stack, Workspace
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ["rain in spring", "a train that is late", ""]

@@ -69,15 +69,15 @@ def reported() -> Iterator[list[str]]:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_our_call_is_found_behind_decorators_and_a_modules_call(reported: list[str]) -> None:
-    called_from("moee_index.model.running", Module())
-    called_from("moee_index.model.running", deprecated(abs))
+    called_from("moee_index.model.run.model", Module())
+    called_from("moee_index.model.run.model", deprecated(abs))
     assert len(reported) == 2
-    assert reported[0] == "moee_index.model.running.py:2: FutureWarning: give `cache`"
+    assert reported[0] == "moee_index.model.run.model.py:2: FutureWarning: give `cache`"
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_a_library_calls_is_its_own_affair(reported: list[str]) -> None:
-    called_from("moee_index.model.running", Outer())
+    called_from("moee_index.model.run.model", Outer())
     called_from("mteb.evaluate", Module())
     called_from("moee_index_of_others", Module())
     assert reported == []

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moee_index.embeddings import Embeddings
 from moee_index.errors import MisuseError, ModelError
 from moee_index.fusion import (
     FIT_BLOCK,
@@ -25,6 +24,7 @@ from moee_index.fusion import (
     unit_vectors,
     unseen_bound,
 )
+from moee_index.types import Embeddings
 
 
 def random_embeddings(n: int, seed: int = 0, hs: int = 16, rw: int = 8) -> Embeddings:

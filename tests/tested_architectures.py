@@ -1,4 +1,4 @@
-"""What is measured of an architecture, and the table of it: moee_index/model/tested.json.
+"""What is measured of an architecture, and the table of it: moee_index/model/arch/tested.json.
 
 `python tests/tested_architectures.py` measures every kind of checkpoint that the installed
 transformers has, writes the table anew and with it docs/models.md: after a new release of
@@ -20,26 +20,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import architectures
 import numpy as np
 import pytest
 import torch
-from architectures import DEEPSEEK, VOCABULARY
 
-from moee_index.embeddings import Embeddings
+from fakes import checkpoints as architectures
+from fakes.checkpoints import DEEPSEEK, VOCABULARY
 from moee_index.errors import ModelError
-from moee_index.model import running
-from moee_index.model.architecture import has_sigmoid_scores
-from moee_index.model.checkpoint import Checkpoint, find_checkpoint
-from moee_index.model.four_bits import assert_four_bits
-from moee_index.model.matrices import left_in_16_bits
-from moee_index.model.nf4 import stacks
-from moee_index.model.running import RunningModel, TokenizedText
-from moee_index.model.storage import Choice
-from moee_index.model.tested import architecture_table, installed_packages
+from moee_index.model.arch.build import has_sigmoid_scores
+from moee_index.model.arch.four_bit import assert_four_bits
+from moee_index.model.arch.select import left_in_16_bits
+from moee_index.model.arch.tested import architecture_table, installed_packages
+from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
+from moee_index.model.nf4.stack import stacks
+from moee_index.model.precision import Choice
+from moee_index.model.run import model as running
+from moee_index.model.run.model import RunningModel, TokenizedText
+from moee_index.types import Embeddings
 
 ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "moee_index" / "model" / "tested.json"
+TABLE = ROOT / "moee_index" / "model" / "arch" / "tested.json"
 
 # What is no model for this program, and what it is told.
 REFUSED = {

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.embeddings import Embeddings, FloatArray
+from moee_index.bench.analyses.section import Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.similarity import FORMS, Form
+from moee_index.bench.analyses.task_texts import Labelled, seed_of
+from moee_index.bench.report.plots import STYLES
 from moee_index.fusion import Standardizer, unit_vectors
-
-from ..plots import STYLES
-from .material import Labelled, seed_of
-from .section import Cell, Plot, Section, Table, below
-from .similarity import FORMS, Form
+from moee_index.types import Embeddings, FloatArray
 
 Labels = npt.NDArray[np.int64]
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moee_index.bench.analyses.section import Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.similarity import FORMS, Form
+from moee_index.bench.report.plots import STYLES
 from moee_index.fusion import Float64Array, Rows
-
-from ..plots import STYLES
-from .section import Cell, Plot, Section, Table, below
-from .similarity import FORMS, Form
 
 # Rank distance, as a share of all ranks, above which a pair counts as an error.
 THRESHOLDS = (0.1, 0.2, 0.3)

@@ -12,21 +12,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from moee_index.embeddings import Embeddings, FloatArray
+from moee_index.bench.analyses import routing
+from moee_index.bench.analyses.layers import POOLINGS, LayerShape, Pooling
+from moee_index.bench.analyses.section import COLOURS, Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.similarity import FORMS, Form, cosines, method_scores, spearman
+from moee_index.bench.analyses.task_texts import Pairs
+from moee_index.bench.report.plots import STYLES
 from moee_index.fusion import PartStandardizer, RowNumbers
-
-from ..layers import POOLINGS, LayerShape, Pooling
-from ..plots import STYLES
-from . import routing
-from .material import Pairs
-from .section import COLOURS, Cell, Plot, Section, Table, below
-from .similarity import (
-    FORMS,
-    Form,
-    cosines,
-    method_scores,
-    spearman,
-)
+from moee_index.types import Embeddings, FloatArray
 
 # (key, what the tables call it); the paper's four methods first.
 ROWS = (

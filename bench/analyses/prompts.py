@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.embeddings import Embeddings
-from moee_index.fusion import Float64Array
-from moee_index.prompts import TEMPLATES
-
-from ..plots import STYLES
-from .material import Pairs
-from .section import Cell, Plot, Section, Table, below, file_name
-from .similarity import (
+from moee_index.bench.analyses.section import Cell, Plot, Section, Table, below, file_name
+from moee_index.bench.analyses.similarity import (
     FORMS,
     Form,
     method_scores,
     rank_correlations,
     spearman,
 )
+from moee_index.bench.analyses.task_texts import Pairs
+from moee_index.bench.report.plots import STYLES
+from moee_index.encode.prompts import TEMPLATES
+from moee_index.fusion import Float64Array
+from moee_index.types import Embeddings
 
 # The paper's nine; `none` is its tenth template, and no prompt.
 NINE = tuple(name for name in TEMPLATES if name != "none")

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.embeddings import FloatArray
+from moee_index.bench.analyses.section import COLOURS, Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.similarity import BLOCK, FORMS, Form, spearman
+from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.fusion import Float64Array, PartStandardizer
-
-from .material import Pairs
-from .section import COLOURS, Cell, Plot, Section, Table, below
-from .similarity import BLOCK, FORMS, Form, spearman
+from moee_index.types import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from moee_index.embeddings import Embeddings
+from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.fusion import (
     Float64Array,
     PartStandardizer,
@@ -22,8 +22,7 @@ from moee_index.fusion import (
     unit_rows,
     unit_vectors,
 )
-
-from .material import Pairs
+from moee_index.types import Embeddings
 
 Form = Literal["raw", "standardised"]
 FORMS: tuple[Form, ...] = get_args(Form)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moee_index.errors import StorageError
-
-from ..document import (
+from moee_index.bench.analyses.section import Plot, Section, Table, Tell, ignore, plain, show
+from moee_index.bench.report.document import (
     Block,
     Bullets,
     Heading,
@@ -26,10 +25,10 @@ from ..document import (
     markdown,
     quoted,
 )
-from ..document import Table as TableBlock
-from ..html import html
-from ..plots import INSTALL, available
-from .section import Plot, Section, Table, Tell, ignore, plain, show
+from moee_index.bench.report.document import Table as TableBlock
+from moee_index.bench.report.html import html
+from moee_index.bench.report.plots import INSTALL, available
+from moee_index.errors import StorageError
 
 NO_PLOTS = f"no plots: matplotlib is not installed; {INSTALL} and run again"
 DPI = 120

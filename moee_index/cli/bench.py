@@ -224,7 +224,7 @@ def _run(
     options: dict[str, Any],
     given: dict[str, Any],
 ) -> Outcome:
-    from moee_index.bench.asked import BenchOptions
+    from moee_index.bench.options import BenchOptions
     from moee_index.bench.run import run
     from moee_index.bench.tasks import split_list
 
@@ -323,7 +323,7 @@ def _end(missing: Sequence[Missing]) -> None:
 def report(console: Console, /, directories: tuple[Path, ...], out: Path | None) -> None:
     """Write report.md, report.html and the plots anew; with several run directories, compare
     them."""
-    from moee_index.bench.report import write_report
+    from moee_index.bench.report.build import write_report
 
     target = out or (directories[0] if len(directories) == 1 else Path("bench-report"))
     for path in write_report(list(directories), target, tell=console.tell):
@@ -380,11 +380,11 @@ def analyze(
     _keep_offline(bool(options["offline"]))
     question = _question(tasks, None, data, languages, splits)
 
-    from moee_index.bench.analyze import analyze as look
+    from moee_index.bench.analyses.run import analyze as look
     from moee_index.bench.data import DataError
-    from moee_index.bench.stored import StoredEncoder
     from moee_index.bench.tasks import split_list
-    from moee_index.bench.vectors import VectorStore, default_directory
+    from moee_index.bench.vector_cache.encoder import StoredEncoder
+    from moee_index.bench.vector_cache.store import VectorStore, default_directory
 
     names = split_list(only, "--only") if only is not None else None
     tell_bundled(console, options)

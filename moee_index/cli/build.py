@@ -20,8 +20,8 @@ from moee_index.cli.options import (
 from moee_index.cli.output import print_json
 
 if TYPE_CHECKING:
-    from moee_index.estimate import Estimate
     from moee_index.index import BuildReport
+    from moee_index.index.estimate import Estimate
 
 
 @click.command("build")
@@ -83,8 +83,8 @@ def command(
 
     Started again after an interruption it goes on where it stopped.
     """
-    from moee_index.corpus import default_index_name
-    from moee_index.passages import Chunking
+    from moee_index.encode.chunking import Chunking
+    from moee_index.readers.corpus import default_index_name
 
     if index is None:
         index = Path("indexes") / default_index_name(corpus)
@@ -94,7 +94,7 @@ def command(
     files = CorpusFiles(corpus, id_field, text_field, building["on_bad"])
     encoder = load_encoder(console, options)
     if dry_run:
-        from moee_index.estimate import estimate
+        from moee_index.index.estimate import estimate
 
         _print_estimate(
             estimate(files.read(), encoder, store=building["store"], chunk=building["chunk"]),

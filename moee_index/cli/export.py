@@ -55,7 +55,7 @@ def command(
     .npy (the matrix; ids in <stem>.ids.jsonl) or .safetensors (ids in its header). How queries are
     to be embedded for such vectors is told. FILE appears whole or not at all.
     """
-    from moee_index.exporting import check_export, export_index
+    from moee_index.export.export import check_export, export_index
 
     options = {"method": method, "alpha": alpha, "raw": raw, "parts": parts, "overwrite": overwrite}
     check_export(file, **options)  # type: ignore[arg-type]

@@ -27,12 +27,12 @@ def command(console: Console, /, index: Path | None, prune_cache: bool, as_json:
     if prune_cache:
         if index is not None:
             raise click.UsageError("--prune-cache is about the program; leave INDEX out")
-        from moee_index.model.cache import Cache
+        from moee_index.model.load.cache import Cache
 
         freed = Cache(console.tell).prune()
         console.tell(f"removed {freed / 1e9:.2f} GB of cached 4-bit forms")
     if index is None:
-        from moee_index.machine import describe_program
+        from moee_index.environment import describe_program
 
         found = describe_program()
     else:

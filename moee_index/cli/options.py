@@ -15,9 +15,9 @@ import click
 from moee_index.cli.console import Console
 
 if TYPE_CHECKING:
-    from moee_index.corpus import CorpusReader, Reject
-    from moee_index.encoder import Encoder
+    from moee_index.encode.encoder import Encoder
     from moee_index.index import Index
+    from moee_index.readers.corpus import CorpusReader, Reject
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -194,7 +194,7 @@ class CorpusFiles:
     def __init__(
         self, paths: tuple[str, ...], id_field: str | None, text_field: str | None, on_bad: str
     ) -> None:
-        from moee_index.corpus import read_corpora
+        from moee_index.readers.corpus import read_corpora
 
         def read(reject: Reject | None = None) -> CorpusReader:
             self._latest = read_corpora(
@@ -234,7 +234,7 @@ def hit_output_options(function: F) -> F:
 
 def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
     """Load the model that the options name, telling what was chosen."""
-    from moee_index.encoder import Encoder
+    from moee_index.encode.encoder import Encoder
 
     tell_bundled(console, options)
     chosen = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
@@ -244,7 +244,7 @@ def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
 
 def tell_bundled(console: Console, options: dict[str, Any]) -> None:
     """Say what the bundled model is for, where it is the one that the options name."""
-    from moee_index.model.checkpoint import BUNDLED
+    from moee_index.model.checkpoint.find import BUNDLED
 
     if options["model"] is None or options["model"] == BUNDLED:
         console.tell(
@@ -259,7 +259,7 @@ def load_encoder_of(
 ) -> Encoder:
     """Load the model that an index was built with; refuses contradicting options. few_texts:
     whether it is for a few texts at a time, as queries are."""
-    from moee_index.encoder import Encoder
+    from moee_index.encode.encoder import Encoder
 
     with console.progress("loading", "B", scale=True) as progress:
         return Encoder.for_spec(

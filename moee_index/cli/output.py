@@ -61,7 +61,7 @@ def print_hits(
             }
         )
     elif trec:
-        from moee_index.runs import run_line
+        from moee_index.readers.trec import run_line
 
         for hit in hits:
             click.echo(run_line(query_id or "1", hit.id, hit.rank, hit.score))

@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Quantise MODEL (a checkpoint directory or a hub id) and write it to DIRECTORY, which
     `--model DIRECTORY` then opens at once."""
-    from moee_index.model.quantizing import quantize_checkpoint
+    from moee_index.model.load.quantize import quantize_checkpoint
 
     with console.progress("quantising", "B", scale=True) as progress:
         written = quantize_checkpoint(

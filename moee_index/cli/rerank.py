@@ -23,9 +23,9 @@ from moee_index.cli.options import (
 from moee_index.cli.output import check_formats, print_hits
 
 if TYPE_CHECKING:
-    from moee_index.encoder import Encoder
+    from moee_index.encode.encoder import Encoder
     from moee_index.index import Index
-    from moee_index.reranking import Reranked
+    from moee_index.rerank import Reranked
 
 
 @click.command("rerank")
@@ -131,8 +131,8 @@ def _lists(
     encoder: Encoder,
     scoring: dict[str, Any],
 ) -> Iterator[Reranked]:
-    from moee_index.candidates import read_candidates
-    from moee_index.reranking import BLOCK, rerank_lists
+    from moee_index.readers.candidates import read_candidates
+    from moee_index.rerank import BLOCK, rerank_lists
 
     return rerank_lists(
         read_candidates(candidates, query=query),
@@ -148,9 +148,9 @@ def _lists(
 def _run(
     candidates: str, queries: str, opened: Index, encoder: Encoder, scoring: dict[str, Any]
 ) -> Iterator[Reranked]:
-    from moee_index.corpus import read_queries
-    from moee_index.reranking import rerank_run
-    from moee_index.runs import read_run_lists
+    from moee_index.readers.corpus import read_queries
+    from moee_index.readers.trec import read_run_lists
+    from moee_index.rerank import rerank_run
 
     texts = {query.id: query.text for query in read_queries(queries)}
     return rerank_run(read_run_lists(candidates), texts, opened, encoder, **scoring)

@@ -19,7 +19,7 @@ from moee_index.cli.output import print_json
 
 if TYPE_CHECKING:
     from moee_index.index import Index
-    from moee_index.tuning import HeldOut, Tuning
+    from moee_index.tune.labelled import HeldOut, Tuning
 
 
 @click.command("tune")
@@ -63,9 +63,9 @@ def command(
     if qrels == queries == "-":
         raise click.UsageError("--qrels and --queries cannot both be read from stdin")
 
-    from moee_index.agreement import tune_without_labels
     from moee_index.index import Index
     from moee_index.index.settings import check_writable, save_alpha
+    from moee_index.tune.unlabelled import tune_without_labels
 
     console: Console = ctx.obj
     with Index.open(index) as opened:
@@ -103,9 +103,9 @@ def _refuse_model_options(ctx: click.Context) -> None:
 def _tune_with_labels(
     console: Console, index: Index, qrels: str, queries: str, given: dict[str, Any]
 ) -> Tuning:
-    from moee_index.corpus import read_queries
-    from moee_index.runs import read_qrels
-    from moee_index.tuning import Trial, tune_with_labels
+    from moee_index.readers.corpus import read_queries
+    from moee_index.readers.trec import read_qrels
+    from moee_index.tune.labelled import Trial, tune_with_labels
 
     # Everything that can be wrong with the files is told before the model is loaded.
     trial = Trial.split(index, read_queries(queries), read_qrels(qrels), console.tell)

@@ -10,31 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moee_index.index.adding import AddReport, add_documents
+    from moee_index.index.add import AddReport, add_documents
     from moee_index.index.build import BuildReport, build_index
-    from moee_index.index.changing import (
-        ChangeReport,
-        compact_index,
-        delete_documents,
-        reindex,
-    )
-    from moee_index.index.reader import Hits, Index, default_index
+    from moee_index.index.change import ChangeReport, compact_index, delete_documents, reindex
+    from moee_index.index.index import Hits, Index, default_index
     from moee_index.index.settings import save_alpha
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
-    "AddReport": "adding",
+    "AddReport": "add",
     "BuildReport": "build",
-    "ChangeReport": "changing",
-    "Hits": "reader",
-    "Index": "reader",
+    "ChangeReport": "change",
+    "Hits": "index",
+    "Index": "index",
     "VerifyReport": "verify",
-    "add_documents": "adding",
+    "add_documents": "add",
     "build_index": "build",
-    "compact_index": "changing",
-    "default_index": "reader",
-    "delete_documents": "changing",
-    "reindex": "changing",
+    "compact_index": "change",
+    "default_index": "index",
+    "delete_documents": "change",
+    "reindex": "change",
     "save_alpha": "settings",
     "verify_index": "verify",
 }

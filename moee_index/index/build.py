@@ -15,19 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from moee_index.embeddings import TextEncoder
+from moee_index.atomic import LOCK, WriterLock, storage_errors
+from moee_index.encode.chunking import Chunking
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
 from moee_index.fusion import choose_standardize
-from moee_index.index.compare import compare_finished
-from moee_index.index.derive import (
-    Progress,
-    derive,
-    dims_of,
-    fit_standardizer,
-    write_standardizer,
-)
-from moee_index.index.intake import Documents
-from moee_index.index.manifest import (
+from moee_index.index.store.faiss_files import check_index_type
+from moee_index.index.store.manifest import (
     MANIFEST,
     PARTS,
     REJECTED,
@@ -37,18 +30,25 @@ from moee_index.index.manifest import (
     segment_folders,
     standardizer_name,
 )
-from moee_index.index.pair import check_index_type
-from moee_index.index.storage import LOCK, WriterLock, storage_errors
-from moee_index.index.vectors import RowReader
-from moee_index.index.versions import Notify, given_up, now, program, publish, tidy
-from moee_index.index.writing import (
+from moee_index.index.store.revisions import Notify, given_up, now, program, publish, tidy
+from moee_index.index.store.rows import RowReader
+from moee_index.index.write.derive import (
+    Progress,
+    derive,
+    dims_of,
+    fit_standardizer,
+    write_standardizer,
+)
+from moee_index.index.write.resume import compare_finished
+from moee_index.index.write.segment import (
     WINDOW,
     SegmentWriting,
     Written,
     check_notify,
     check_progress,
 )
-from moee_index.passages import Chunking
+from moee_index.index.write.windows import Documents
+from moee_index.types import TextEncoder
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from moee_index.errors import IndexDamagedError
-from moee_index.index.derive import dims_of
 from moee_index.index.drift import measure_drift
-from moee_index.index.manifest import (
+from moee_index.index.store.manifest import (
     BUILDING,
     DOCUMENTS,
     FIELDS,
@@ -28,9 +27,10 @@ from moee_index.index.manifest import (
     raw_name,
     segment_folders,
 )
+from moee_index.index.write.derive import dims_of
 
 if TYPE_CHECKING:
-    from moee_index.index.contents import Contents
+    from moee_index.index.snapshot import Contents
 
 _RAW = {ROW_CHECKS, *(raw_name(part, store) for part in PARTS for store in STORES)}
 _DERIVED = ("hs-", "rw-", "norms-")

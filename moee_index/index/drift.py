@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.embeddings import Embeddings
 from moee_index.fusion import MIN_ROWS, PartStandardizer
-from moee_index.index.manifest import PARTS, standardizer_name
 from moee_index.index.segment import OpenSegment, read_checked
+from moee_index.index.store.manifest import PARTS, standardizer_name
+from moee_index.types import Embeddings
 
 if TYPE_CHECKING:
-    from moee_index.index.contents import Contents
+    from moee_index.index.snapshot import Contents
 
 SAMPLE = 4096
 # Where a refit makes one of the first ten hits another: over 68 mixtures of four corpora the first

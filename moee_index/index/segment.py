@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import Standardizer
-from moee_index.index.checks import CheckedFile
-from moee_index.index.derive import dims_of, read_standardizer
-from moee_index.index.document_reader import DocumentReader, StoredDocument
-from moee_index.index.fields import FieldReader
 from moee_index.index.filters import Filter
-from moee_index.index.manifest import (
+from moee_index.index.search.pair import PairSearcher
+from moee_index.index.store.checksums import CheckedFile
+from moee_index.index.store.document_reader import DocumentReader, StoredDocument
+from moee_index.index.store.faiss_files import open_part
+from moee_index.index.store.fields import FieldReader
+from moee_index.index.store.manifest import (
     DOCUMENTS,
     FIELDS,
     PARTS,
@@ -35,9 +36,8 @@ from moee_index.index.manifest import (
     norms_name,
     standardizer_name,
 )
-from moee_index.index.pair import open_part
-from moee_index.index.search import PairSearcher
-from moee_index.index.vectors import RowNumbers, RowReader
+from moee_index.index.store.rows import RowNumbers, RowReader
+from moee_index.index.write.derive import dims_of, read_standardizer
 
 Mask = npt.NDArray[np.bool_]
 # From so many documents on threads share the evaluation of a filter.

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from moee_index.atomic import WriterLock
 from moee_index.fusion import check_alpha
-from moee_index.index.manifest import Manifest
-from moee_index.index.storage import WriterLock
-from moee_index.index.versions import now, program
+from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.revisions import now, program
 
 
 def check_writable(directory: Path) -> None:

@@ -14,9 +14,17 @@ import numpy as np
 
 from moee_index.errors import IndexDamagedError, MoeeIndexError
 from moee_index.fusion import Standardizer, unit_rows
-from moee_index.index.checks import piece_crcs
-from moee_index.index.derive import dims_of
-from moee_index.index.manifest import (
+from moee_index.index.segment import (
+    OpenSegment,
+    check_file,
+    open_rows,
+    open_standardizer,
+    read_checked,
+    read_norms,
+)
+from moee_index.index.store.checksums import piece_crcs
+from moee_index.index.store.faiss_files import FLAT, codes_of, open_part
+from moee_index.index.store.manifest import (
     DOCUMENTS,
     FIELDS,
     PARTS,
@@ -26,15 +34,7 @@ from moee_index.index.manifest import (
     codes_name,
     norms_name,
 )
-from moee_index.index.pair import FLAT, codes_of, open_part
-from moee_index.index.segment import (
-    OpenSegment,
-    check_file,
-    open_rows,
-    open_standardizer,
-    read_checked,
-    read_norms,
-)
+from moee_index.index.write.derive import dims_of
 
 _BLOCK = 2048
 # Unit vectors computed again differ by rounding alone.

@@ -1,0 +1,1 @@
+"""Token ids in, HS and RW out. Knows no text."""

@@ -54,8 +54,8 @@ from moee_index.index.filters.grammar import (
     parse,
     tests_of,
 )
+from moee_index.index.filters.lexer import FilterError, dotted, fail, shown
 from moee_index.index.filters.over_columns import Column
-from moee_index.index.filters.words import FilterError, dotted, fail, shown
 
 __all__ = [
     "MAX_CHARACTERS",

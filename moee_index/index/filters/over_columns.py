@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from moee_index.index.filters.grammar import Node, Test, tests_of
-from moee_index.index.filters.pieces import INT64, Piece, joined, one_of, whole, write
-from moee_index.index.filters.words import Value
+from moee_index.index.filters.lexer import Value
+from moee_index.index.filters.sql import INT64, Piece, joined, one_of, whole, write
 
 Cell = int | float | str | bytes | None
 # A field's path → SQL that names its column, NOWHERE if no document has the field, None if it

@@ -23,8 +23,8 @@ from functools import cache
 from typing import Any
 
 from moee_index.index.filters.grammar import Node, Test
-from moee_index.index.filters.pieces import INT64, Piece, joined, one_of, whole, write
-from moee_index.index.filters.words import Value
+from moee_index.index.filters.lexer import Value
+from moee_index.index.filters.sql import INT64, Piece, joined, one_of, whole, write
 
 # Fields that are columns wherever a document's metadata has no field of that name.
 COLUMNS: Mapping[tuple[str, ...], str] = {("id",): "id", ("text",): "text"}

@@ -1,0 +1,1 @@
+"""What mteb calls: encoders, searches, systems over stored vectors."""

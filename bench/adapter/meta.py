@@ -1,0 +1,102 @@
+"""What mteb is told about a model: `ModelMeta`, with everything that was set as an experiment.
+
+Knows mteb's ModelMeta and the few models of which more is known than their files say. Refuses to
+guess: what is not known is None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from moee_index.bench import mteb_internals as installed
+from moee_index.bench.adapter.vectors import Setting
+from moee_index.bench.vector_cache.encoder import StoredEncoder
+from moee_index.encode.prompts import parse_prompt
+from moee_index.model.checkpoint.find import BUNDLED
+
+if TYPE_CHECKING:
+    from mteb.models.model_meta import ModelMeta
+
+# name → what its publisher says of it.
+_KNOWN: dict[str, dict[str, Any]] = {
+    # Distilled from a teacher that was trained on data sets of MTEB (model/tiny/README.md); mteb
+    # adds what `adapted_from` was trained on.
+    f"moee-index/{BUNDLED}": {
+        "license": "apache-2.0",
+        "languages": ["eng-Latn"],
+        "training_datasets": set(),
+        "adapted_from": "sentence-transformers/all-MiniLM-L6-v2",
+    },
+    "allenai/OLMoE-1B-7B-0924": {"license": "apache-2.0", "languages": ["eng-Latn"]},
+}
+
+
+def model_name(name: str) -> str:
+    """A model's name as mteb wants it, `organisation/model`: the bundled one is the project's, a
+    directory is `local`."""
+    if name == BUNDLED:
+        return f"moee-index/{name}"
+    return name if "/" in name else f"local/{name}"
+
+
+def experiment(stored: StoredEncoder, setting: Setting, fit: str) -> dict[str, Any]:
+    """Everything that decides a score beside the model: mteb keeps results of different ones in
+    different folders. alpha: for `sum` alone. fit: the one in use."""
+    identity = stored.identity
+    found: dict[str, Any] = {
+        "method": setting.method,
+        "standardize": setting.standardize,
+        "fit": fit,
+        "prompt": identity.prompt,
+        "query_prompt": identity.query_prompt,
+        "rw": identity.rw,
+        "pooling": identity.pooling,
+        "bits": identity.bits,
+        "double_quant": identity.double_quant,
+        "max_tokens": identity.max_tokens,
+    }
+    if setting.alpha is not None:
+        found["alpha"] = setting.alpha
+    if identity.dequantised:
+        found["dequantised"] = True
+    for name in ("prompt", "query_prompt"):
+        template = parse_prompt(found[name])
+        # mteb replaces what no folder name may hold, which would make different templates one.
+        if not template.named and found[name] != "{text}":
+            found[f"{name}_id"] = hashlib.sha256(found[name].encode()).hexdigest()[:8]
+    return found
+
+
+def model_meta(stored: StoredEncoder, setting: Setting, fit: str) -> ModelMeta:
+    """The model under one setting. Weights are those of the base model: the language-model head is
+    never read. Loads the model where its dimensions are not stored yet."""
+    identity, facts, spec = stored.identity, stored.facts, stored.spec
+    name = model_name(identity.model)
+    template = parse_prompt(identity.prompt)
+    memory = facts.get("memory_bytes")
+    fields: dict[str, Any] = {
+        "name": name,
+        "revision": identity.revision or identity.fingerprint,
+        "release_date": None,
+        "languages": None,
+        "n_parameters": facts.get("parameters"),
+        "n_embedding_parameters": facts.get("embedding_parameters"),
+        "n_active_parameters_override": facts.get("active_parameters"),
+        "memory_usage_mb": None if memory is None else memory / 2**20,
+        "max_tokens": identity.max_tokens,
+        "embed_dim": setting.dimensions(spec.hs_dim, spec.rw_dim),
+        "license": None,
+        "open_weights": True,
+        "public_training_code": None,
+        "public_training_data": None,
+        "framework": ["PyTorch", "Transformers", "safetensors"],
+        "reference": f"https://huggingface.co/{name}" if identity.revision else None,
+        "similarity_fn_name": "cosine",
+        "use_instructions": bool(template.before or template.after),
+        "training_datasets": None,
+        "modalities": ["text"],
+        "model_type": ["dense"],
+        "experiment_kwargs": experiment(stored, setting, fit),
+    }
+    return installed.model_meta(fields | _KNOWN.get(name, {}))

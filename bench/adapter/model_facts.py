@@ -1,0 +1,58 @@
+"""How many weights a checkpoint has and how many a token meets; counted, not looked up.
+
+Knows checkpoints and their empty models (shapes alone, on the meta device). Reads no weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moee_index.model.checkpoint.find import Checkpoint
+
+# What configs call the number of experts that a token is given to.
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts")
+
+
+def count_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Weights of the base model, the language-model head aside, which is never read.
+
+    parameters: all of them. embedding_parameters: the token embeddings. active_parameters: what one
+    token meets, embeddings aside, with the experts that its router chooses; None where the
+    architecture does not tell how many these are.
+
+    Raises ModelError where transformers knows no such architecture.
+    """
+    from moee_index.model.arch.build import build_empty
+    from moee_index.model.arch.routing import find_routers
+    from moee_index.model.arch.select import expert_stacks
+
+    model = build_empty(checkpoint)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    embedding = model.get_input_embeddings().weight.numel()
+    chosen = _chosen(model, find_routers(model))
+    stacks = expert_stacks(model)
+    active: int | None = None
+    if chosen is not None and stacks:
+        idle = 0
+        for _, module, attribute in stacks:
+            stack = getattr(module, attribute)
+            experts = stack.shape[0]
+            idle += stack.numel() // experts * max(experts - chosen, 0)
+        active = total - embedding - idle
+    return {
+        "parameters": total,
+        "embedding_parameters": embedding,
+        "active_parameters": active,
+    }
+
+
+def _chosen(model: Any, routers: Any) -> int | None:
+    for name in _CHOSEN:
+        found = getattr(model.config, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    for router in routers:
+        found = getattr(router.module, "top_k", None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return None

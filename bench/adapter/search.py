@@ -1,0 +1,327 @@
+"""mteb's SearchProtocol over the product itself: `Index.build`, its fused exact search, and
+reranking over its rows, with the standardizer that the index froze.
+
+Knows mteb's calls and the index's public ones. Refuses to hold maths, search and vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from moee_index.bench.adapter.encoder import MoeeEncoder
+from moee_index.bench.adapter.meta import model_meta
+from moee_index.bench.adapter.standardizers import Fits
+from moee_index.bench.adapter.task_inputs import TaskTexts, search_texts, texts_of
+from moee_index.bench.adapter.vectors import Setting
+from moee_index.bench.vector_cache.encoder import Progress, StoredEncoder
+from moee_index.encode.chunking import Chunking, Span
+from moee_index.errors import MisuseError
+from moee_index.fusion import Standardizer
+from moee_index.index import Index, build_index
+from moee_index.readers.corpus import Document
+from moee_index.readers.trec import RunLine
+from moee_index.rerank import rerank_run
+from moee_index.types import Embeddings, EncoderSpec, EncodingPlan, TextEncoder
+
+if TYPE_CHECKING:
+    from mteb.abstasks.abstask import AbsTask
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models.model_meta import ModelMeta
+
+Notify = Callable[[str], None]
+Results = dict[str, dict[str, float]]
+# The indexes of each stored encoder's last corpus, shared by all settings.
+_INDEXES: WeakKeyDictionary[StoredEncoder, _Indexes] = WeakKeyDictionary()
+# Queries searched at a time: a thousand hits of each are held with their texts.
+_QUERIES = 128
+
+
+class MoeeSearch:
+    """A model under one setting, searching as the product does. Fulfils `SearchProtocol`.
+
+    The index is built from stored vectors in a temporary directory and fits its own standardizer
+    over the corpus; under fit `calibrated` it is given rows that are standardised already. Settings
+    that differ in method and α alone share one index. An index cannot hold vectors that depend on
+    their batch: under fit `batch` mteb's own search compares the vectors of `MoeeEncoder`.
+
+    Documents without text are in no index, so they are never found and last of all candidates.
+    """
+
+    def __init__(
+        self,
+        stored: StoredEncoder,
+        setting: Setting,
+        *,
+        notify: Notify | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.stored = stored
+        self.setting = setting
+        self._notify = notify or (lambda message: None)
+        self._progress = progress
+        self._fits = Fits(stored)
+        self._indexes = _INDEXES.setdefault(stored, _Indexes())
+        self._built: _Built | None = None
+        self._by_mteb: Any = None
+
+    def with_setting(self, setting: Setting) -> MoeeSearch:
+        """The same model under another setting; indexes are shared where they are the same."""
+        other = MoeeSearch(self.stored, setting, notify=self._notify, progress=self._progress)
+        other._fits = self._fits
+        return other
+
+    @property
+    def fit(self) -> str:
+        """The fit in use."""
+        return self.setting.fit
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """See `model_meta`."""
+        return model_meta(self.stored, self.setting, self.fit)
+
+    def prepare(
+        self, task: AbsTask, split: str, subset: str, heard: TaskTexts | None = None
+    ) -> None:
+        """Embed corpus and queries of a task's split and subset, in well filled batches.
+
+        heard: what `texts_of` gave, where it was asked already.
+        """
+        self._fits.add(heard or texts_of(task, split, subset), self._progress)
+
+    def index(
+        self,
+        corpus: Any,
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        **options: Any,
+    ) -> None:
+        """Build the index of a corpus, unless it is the one that is there."""
+        if self.setting.fit == "batch":
+            from mteb.models import SearchEncoderWrapper
+
+            self._by_mteb = SearchEncoderWrapper(MoeeEncoder(self.stored, self.setting))
+            self._by_mteb.index(
+                corpus,
+                task_metadata=task_metadata,
+                hf_split=hf_split,
+                hf_subset=hf_subset,
+                **options,
+            )
+            return
+        texts = search_texts(corpus, task_metadata, query=False)
+        ids = [str(identifier) for identifier in corpus["id"]]
+        self._built = self._indexes.of(self.setting, ids, texts, self._encoder())
+
+    def search(
+        self,
+        queries: Any,
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        top_k: int,
+        top_ranked: dict[str, list[str]] | None = None,
+        **options: Any,
+    ) -> Results:
+        """query id → document id → score: the top k of the corpus, or all of a query's candidates.
+
+        One document more than asked for is given, because mteb leaves out a document that is the
+        query itself. Raises MisuseError for a candidate that is not in the corpus.
+        """
+        if self.setting.fit == "batch" and self._by_mteb is not None:
+            found: Results = self._by_mteb.search(
+                queries,
+                task_metadata=task_metadata,
+                hf_split=hf_split,
+                hf_subset=hf_subset,
+                top_k=top_k,
+                top_ranked=top_ranked,
+                **options,
+            )
+            return found
+        if self._built is None:
+            raise MisuseError("nothing is indexed; call index() before search()")
+        texts = search_texts(queries, task_metadata, query=True)
+        ids = [str(identifier) for identifier in queries["id"]]
+        if top_ranked is None:
+            return self._search(self._built, ids, texts, top_k + 1)
+        return self._rerank(self._built, ids, texts, top_ranked)
+
+    def _search(self, built: _Built, ids: list[str], texts: list[str], k: int) -> Results:
+        results: Results = {identifier: {} for identifier in ids}
+        if built.index is None:
+            return results
+        encoder = self._encoder()
+        for start in range(0, len(ids), _QUERIES):
+            some = slice(start, start + _QUERIES)
+            answers = built.index.search_embeddings(
+                encoder.encode(texts[some], query=True), k, self.setting.alpha, self.setting.method
+            )
+            for identifier, hits in zip(ids[some], answers, strict=True):
+                results[identifier] = {built.ids[int(hit.id)]: hit.score for hit in hits}
+        return results
+
+    def _rerank(
+        self, built: _Built, ids: list[str], texts: list[str], top_ranked: dict[str, list[str]]
+    ) -> Results:
+        results: Results = {identifier: {} for identifier in ids}
+        asked = dict(zip(ids, texts, strict=True))
+        if built.index is None:
+            return results
+
+        def run() -> Iterator[tuple[str, list[RunLine]]]:
+            for query, text in asked.items():
+                candidates = built.rows(query, top_ranked.get(query, []))
+                if candidates and text.strip():
+                    yield (
+                        query,
+                        [RunLine(query, row, rank, 0.0) for rank, row in enumerate(candidates, 1)],
+                    )
+
+        method: Any = self.setting.method
+        for ranked in rerank_run(
+            run(), asked, built.index, self._encoder(), method=method, alpha=self.setting.alpha
+        ):
+            assert ranked.asked.query_id is not None
+            results[ranked.asked.query_id] = {
+                built.ids[int(hit.id)]: hit.score for hit in ranked.hits
+            }
+        return results
+
+    def _encoder(self) -> TextEncoder:
+        """What the index is built from and queries are embedded with."""
+        if self.setting.fit == "calibrated" and self.setting.standardize != "none":
+            return _Standardised(self.stored, self.setting.standardizer(self._fits.calibrated))
+        return self.stored
+
+
+@dataclass
+class _Built:
+    """An index whose document ids are row numbers of a corpus; None where no document has text."""
+
+    ids: Sequence[str]
+    index: Index | None
+    places: dict[str, str] = field(default_factory=dict)
+    empty: set[str] = field(default_factory=set)
+
+    def rows(self, query: str, candidates: Sequence[str]) -> list[str]:
+        """Document ids in the index of a query's candidates, those without text left out."""
+        found = []
+        for candidate in candidates:
+            if candidate in self.places:
+                found.append(self.places[candidate])
+            elif candidate not in self.empty:
+                raise MisuseError(
+                    f"candidate {candidate!r} of query {query!r} is not in the corpus; is the data "
+                    "set whole?"
+                )
+        return found
+
+
+class _Indexes:
+    """The indexes of one corpus, one for each way of standardising; another corpus drops them."""
+
+    def __init__(self) -> None:
+        self._corpus = b""
+        self._built: dict[tuple[str, str], _Built] = {}
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+
+    def of(
+        self, setting: Setting, ids: list[str], texts: list[str], encoder: TextEncoder
+    ) -> _Built:
+        digest = hashlib.sha256()
+        for identifier, text in zip(ids, texts, strict=True):
+            digest.update(f"{len(identifier)} {len(text)} {identifier}{text}".encode())
+        if digest.digest() != self._corpus:
+            self.close()
+            self._corpus = digest.digest()
+        key = (setting.standardize, setting.fit)
+        if key not in self._built:
+            self._built[key] = self._build(setting, ids, texts, encoder)
+        return self._built[key]
+
+    def close(self) -> None:
+        for built in self._built.values():
+            if built.index is not None:
+                built.index.close()
+        self._built.clear()
+        if self._directory is not None:
+            self._directory.cleanup()
+            self._directory = None
+
+    def _build(
+        self, setting: Setting, ids: list[str], texts: list[str], encoder: TextEncoder
+    ) -> _Built:
+        built = _Built(ids, None)
+        for row, (identifier, text) in enumerate(zip(ids, texts, strict=True)):
+            if text.strip():
+                built.places.setdefault(identifier, str(row))
+            else:
+                built.empty.add(identifier)
+        if not built.places:
+            return built
+        if self._directory is None:
+            self._directory = tempfile.TemporaryDirectory(prefix="moee-index-bench-")
+        directory = Path(self._directory.name) / f"{setting.standardize}-{setting.fit}"
+        build_index(
+            directory,
+            (Document(str(row), text) for row, text in enumerate(texts)),
+            encoder,
+            # Rows of a fit of their own are standardised before they come here.
+            standardize=setting.standardize if setting.fit == "corpus" else "none",
+            index_type="flat",
+        )
+        # Without the encoder: an index that holds it would keep itself alive through _INDEXES.
+        built.index = Index.open(directory)
+        return built
+
+
+class _Standardised:
+    """A `TextEncoder` whose vectors are standardised already, float32."""
+
+    def __init__(self, encoder: TextEncoder, standardizer: Standardizer) -> None:
+        self._encoder = encoder
+        self._standardizer = standardizer
+
+    @property
+    def spec(self) -> EncoderSpec:
+        return self._encoder.spec
+
+    @property
+    def batch_tokens(self) -> int:
+        return self._encoder.batch_tokens
+
+    def with_batch_tokens(self, batch_tokens: int) -> _Standardised:
+        return _Standardised(self._encoder.with_batch_tokens(batch_tokens), self._standardizer)
+
+    def plan(self, texts: Sequence[str], *, query: bool = False) -> EncodingPlan:
+        return _StandardisedPlan(self._encoder.plan(texts, query=query), self._standardizer)
+
+    def encode(self, texts: Sequence[str], *, query: bool = False) -> Embeddings:
+        return self._standardizer.apply(self._encoder.encode(texts, query=query))
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        return self._encoder.passages(documents, chunking)
+
+
+class _StandardisedPlan:
+    def __init__(self, plan: EncodingPlan, standardizer: Standardizer) -> None:
+        self._plan = plan
+        self._standardizer = standardizer
+        self.batches = plan.batches
+        self.tokens = plan.tokens
+        self.truncated = plan.truncated
+
+    def encode(self, batch: int) -> Embeddings:
+        return self._standardizer.apply(self._plan.encode(batch))

@@ -1,0 +1,119 @@
+"""Standardizers of tasks: fitted once over what a task hands over, then found again call by call.
+
+Knows stored rows and what was heard of each task. Refuses to know methods and arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from moee_index.bench.adapter.task_inputs import TaskTexts
+from moee_index.bench.adapter.vectors import reference_texts
+from moee_index.bench.vector_cache.encoder import Progress, StoredEncoder
+from moee_index.bench.vector_cache.rows import StoredRows
+from moee_index.errors import MisuseError
+from moee_index.fusion import Standardizer
+from moee_index.types import Embeddings
+
+
+@dataclass(frozen=True)
+class TaskKey:
+    """What a standardizer belongs to."""
+
+    task: str
+    split: str
+    subset: str
+
+
+# What was fitted for each stored encoder, by the rows it was fitted on: settings are many, fits
+# few.
+_FITTED: WeakKeyDictionary[StoredEncoder, dict[bytes, Standardizer]] = WeakKeyDictionary()
+
+
+class Fits:
+    """The standardizers of the tasks that were added. Each is fitted at its first use, on both
+    parts, and shared by all settings of a stored encoder; a setting takes the parts it wants."""
+
+    def __init__(self, stored: StoredEncoder) -> None:
+        self._stored = stored
+        self._rows: dict[TaskKey, list[StoredRows]] = {}
+        self._calls: dict[TaskKey, list[TaskKey]] = {}
+        self._calibrated: Standardizer | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, heard: TaskTexts, progress: Progress | None = None) -> None:
+        """Embed all texts of a task, split and subset, and note what its standardizer is fitted on.
+
+        Documents first, then queries, each in full windows; what is stored is not embedded again.
+        """
+        self._stored.ensure(heard.documents, progress=progress)
+        self._stored.ensure(heard.queries, query=True, progress=progress)
+        key = TaskKey(heard.task, heard.split, heard.subset)
+        self._rows[key] = [
+            self._stored.rows(texts, query=role == "query") for role, texts in heard.fitted
+        ]
+        for call in heard.calls:
+            place = TaskKey(heard.task, call.hf_split, call.hf_subset)
+            known = self._calls.setdefault(place, [])
+            if key not in known:
+                known.append(key)
+
+    def of(self, key: TaskKey) -> Standardizer:
+        """The standardizer of a task that was added."""
+        return self._fitted(self._rows[key])
+
+    @property
+    def calibrated(self) -> Standardizer:
+        """Fitted on the reference texts."""
+        if self._calibrated is None:
+            self._calibrated = self._fitted([self._stored.rows(reference_texts())])
+        return self._calibrated
+
+    def owner(self, call: TaskKey, last: TaskKey | None) -> TaskKey:
+        """Which task, split and subset a call of these names belongs to.
+
+        Training texts are encoded under their own split's name, for each evaluated split anew:
+        mteb evaluates splits in their order, training texts first, so they belong to the one after
+        `last`, the split whose own texts were encoded last.
+
+        Raises MisuseError where the task was not added.
+        """
+        owners = self._calls.get(call, [])
+        if not owners:
+            raise MisuseError(
+                f"{call.task}, split {call.split}, subset {call.subset} was not prepared; call "
+                "prepare(task, split, subset) before it is evaluated"
+            )
+        for owner in owners:
+            if owner.split == call.split:
+                return owner
+        return owners[(owners.index(last) + 1) % len(owners)] if last in owners else owners[0]
+
+    def _fitted(self, parts: Sequence[StoredRows]) -> Standardizer:
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(f"{part.shelf.path} {len(part)}\n".encode())
+            digest.update(part.numbers.tobytes())
+        known = _FITTED.setdefault(self._stored, {})
+        if digest.digest() not in known:
+            known[digest.digest()] = Standardizer.fit(_joined(parts))
+        return known[digest.digest()]
+
+
+def _joined(parts: Sequence[StoredRows]) -> Embeddings:
+    shelves = {id(part.shelf): part.shelf for part in parts}
+    if len(shelves) == 1:
+        (shelf,) = shelves.values()
+        return StoredRows(shelf, np.concatenate([part.numbers for part in parts])).lazy
+    # Texts and queries under different prompts, none of them searched: small tasks.
+    taken = [part.take(slice(None)) for part in parts]
+    return Embeddings(
+        np.concatenate([one.hs for one in taken]), np.concatenate([one.rw for one in taken])
+    )

@@ -1,0 +1,103 @@
+"""What a run of the bench was asked for, checked before anything is read or loaded.
+
+Knows options and which of them contradict each other. Refuses to know tasks, models and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moee_index.bench.adapter import protocol
+from moee_index.bench.adapter.vectors import FITS, Setting
+from moee_index.bench.data import MIN_SAMPLE
+from moee_index.bench.outside import check_outside
+from moee_index.bench.tasks import Question
+from moee_index.errors import MisuseError
+from moee_index.fusion import METHODS, STANDARDIZE, check_alpha
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to evaluate, and how.
+
+    model: options of `Encoder.load`, prompts aside; `model` among them. prompts: empty is the
+    model's own. limit: a sample of so many rows or texts a split, which is no score. vectors:
+    where raw vectors are kept. debug: let errors of single tasks through with their traceback.
+    """
+
+    question: Question
+    out: Path
+    model: Mapping[str, Any] = field(default_factory=dict)
+    methods: Sequence[str] = METHODS
+    prompts: Sequence[str] = ()
+    alphas: Sequence[float] = (1.0,)
+    standardize: str = "both"
+    fit: str = "corpus"
+    limit: int | None = None
+    vectors: Path | None = None
+    overwrite: bool = False
+    outside: Sequence[str] = ()
+    paper_protocol: bool = False
+    instruction: bool = True
+    offline: bool = False
+    debug: bool = False
+
+    def check(self) -> None:
+        """Raises MisuseError for options that make no sense or contradict each other."""
+        if not self.question.tasks and self.question.benchmark is None:
+            raise MisuseError("nothing to run: give --tasks or --benchmark")
+        if not self.methods:
+            raise MisuseError(f"--methods is empty; there are {', '.join(METHODS)}")
+        for method in self.methods:
+            if method not in METHODS:
+                raise MisuseError(
+                    f"--methods {method!r} is unknown; there are {', '.join(METHODS)}"
+                )
+        for alpha in self.alphas:
+            check_alpha(alpha)
+        if self.standardize not in STANDARDIZE:
+            raise MisuseError(f"--standardize {self.standardize!r}: {', '.join(STANDARDIZE)}")
+        if self.fit not in FITS:
+            raise MisuseError(f"--fit {self.fit!r}: {', '.join(FITS)}")
+        if self.limit is not None and self.limit < MIN_SAMPLE:
+            raise MisuseError(f"--limit {self.limit}: {MIN_SAMPLE} or more, fewer say nothing")
+        check_outside(self.outside)
+
+    def settings(self) -> list[Setting]:
+        """Every way of making vectors that was asked for, in order."""
+        if self.paper_protocol:
+            return protocol.settings(self.methods, self.alphas)
+        return [
+            Setting(method, alpha, self.standardize, self.fit)
+            for method in self.methods
+            for alpha in (self.alphas if method == "sum" else (None,))
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """For run.json: what was asked for."""
+        question = self.question
+        return {
+            "tasks": list(question.tasks),
+            "benchmark": question.benchmark,
+            "languages": list(question.languages),
+            "splits": list(question.splits),
+            "data": str(question.data) if question.data is not None else None,
+            "model": {
+                key: str(value) if isinstance(value, Path) else value
+                for key, value in self.model.items()
+                if not callable(value)
+            },
+            "methods": list(self.methods),
+            "prompts": list(self.prompts),
+            "alphas": list(self.alphas),
+            "standardize": self.standardize,
+            "fit": self.fit,
+            "limit": self.limit,
+            "overwrite": self.overwrite,
+            "outside": list(self.outside),
+            "paper_protocol": self.paper_protocol,
+            "instruction": self.paper_protocol and self.instruction,
+        }

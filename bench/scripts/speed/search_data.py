@@ -1,0 +1,159 @@
+"""Random unit vectors as a segment's files, and what opens them: the data of `search.py`.
+
+Knows the files that a search reads. Refuses to know clocks. Nothing is standardised, so that the
+raw rows are the unit vectors themselves; documents with metadata stand apart, because a filter
+does not look at vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moee_index.fusion import Standardizer, UnitVectors, unit_vectors
+from moee_index.index.search.pair import PairSearcher
+from moee_index.index.segment import check_content, readers_for
+from moee_index.index.store.checksums import CheckedFile, piece_crcs, row_crcs
+from moee_index.index.store.document_reader import DocumentReader
+from moee_index.index.store.documents import DocumentStore, PreparedDocument
+from moee_index.index.store.faiss_files import FLAT, open_part, write_flat
+from moee_index.index.store.fields import FieldReader, write_fields
+from moee_index.index.store.manifest import DOCUMENTS, FIELDS, PARTS, FileEntry, file_entry
+from moee_index.index.store.rows import RowReader, RowWriter
+from moee_index.readers.corpus import Document
+from moee_index.types import Embeddings, FloatArray
+
+OLMOE = {"hs": 2048, "rw": 1024}
+# Raw rows of more documents are kept in float16 like the codes, so that a million fits a disk; a
+# search reads few of them.
+_SINGLE = 100_000
+_BLOCK = 2000
+_DONE = "made.json"
+
+
+def units(rows: int, dim: int, seed: int) -> Iterator[FloatArray]:
+    """Blocks of random unit vectors, float32 [m, dim], each block from a seed of its own."""
+    for start in range(0, rows, _BLOCK):
+        rng = np.random.default_rng([seed, dim, start])
+        block = rng.standard_normal((min(_BLOCK, rows - start), dim), dtype=np.float32)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        yield block
+
+
+def queries(count: int, dims: dict[str, int]) -> UnitVectors:
+    """Random unit vectors that no document has."""
+    parts = [next(units(count, dims[part], seed=9)) for part in PARTS]
+    return unit_vectors(Embeddings(*parts), Standardizer())
+
+
+def make(folder: Path, rows: int, dims: dict[str, int]) -> None:
+    """Write raw rows, FAISS files and checksums of so many documents, unless they are there."""
+    store = "float32" if rows <= _SINGLE else "float16"
+    asked = {"rows": rows, "dims": dims, "store": store}
+    done = folder / _DONE
+    if done.is_file() and json.loads(done.read_text())["asked"] == asked:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with RowWriter(folder, store, dims) as writer:
+        made = (units(rows, dims[part], seed=1) for part in PARTS)
+        for number, made_of in enumerate(zip(*made, strict=True)):
+            stored: dict[str, Any] = dict(zip(PARTS, made_of, strict=True))
+            if store == "float16":
+                stored = {part: _half(block) for part, block in stored.items()}
+            stored["crc"] = np.stack([row_crcs(stored[part]) for part in PARTS], axis=1)
+            writer.append(number * _BLOCK, stored)
+        writer.finish(rows)
+    raw = RowReader(folder, store, rows, dims)
+    errors: dict[str, float] = {}
+    for part in PARTS:
+        path, rows_of = folder / f"{part}.faiss", getattr(raw, part)
+        blocks = (_single(rows_of[i : i + _BLOCK]) for i in range(0, rows, _BLOCK))
+        errors[part] = write_flat(path, blocks, rows, dims[part])
+        (folder / f"{part}.crc").write_bytes(piece_crcs(path).tobytes())
+    done.write_text(json.dumps({"asked": asked, "errors": errors}))
+
+
+def _half(block: FloatArray) -> np.ndarray[Any, Any]:
+    """float16; torch converts many times as fast as numpy."""
+    import torch
+
+    converted: np.ndarray[Any, Any] = torch.from_numpy(block).half().numpy()
+    return converted
+
+
+def _single(block: np.ndarray[Any, Any]) -> FloatArray:
+    import torch
+
+    converted: FloatArray = torch.from_numpy(np.array(block)).float().numpy()
+    return converted
+
+
+def open_searcher(folder: Path) -> PairSearcher:
+    """What `Index` makes of a segment, of the files that `make` left."""
+    made = json.loads((folder / _DONE).read_text())
+    rows, dims = made["asked"]["rows"], made["asked"]["dims"]
+    pair, files = {}, {}
+    for part in PARTS:
+        path = folder / f"{part}.faiss"
+        pair[part] = open_part(path, FLAT, rows, dims[part])
+        crcs = np.frombuffer((folder / f"{part}.crc").read_bytes(), dtype="<u4")
+        files[part] = CheckedFile(path, crcs)
+    return PairSearcher(
+        pair,
+        files,
+        dict.fromkeys(PARTS, FLAT),
+        RowReader(folder, made["asked"]["store"], rows, dims),
+        np.ones((rows, len(PARTS)), dtype=np.float32),
+        Standardizer(),
+        made["errors"],
+    )
+
+
+def make_documents(folder: Path, count: int) -> None:
+    """A segment's documents with metadata of five fields and texts of some hundred characters."""
+    if (folder / FIELDS).is_file():
+        return
+    (folder / DOCUMENTS).unlink(missing_ok=True)
+    rng = np.random.default_rng(4)
+    topics = ["physics", "history", "cooking", "law", "music", "chess", "botany"]
+    words = " ".join(topics * 8)
+    with DocumentStore(folder / DOCUMENTS) as store:
+        for start in range(0, count, _BLOCK):
+            prepared = []
+            for number in range(start, min(start + _BLOCK, count)):
+                metadata = {
+                    "lang": ["en", "de", "fr", "es"][number % 4],
+                    "year": 1990 + number % 37,
+                    "source": f"source-{rng.integers(50)}",
+                    "title": f"Document {number} on {topics[number % 7]}",
+                    "tags": [topics[i] for i in rng.integers(0, 7, 2)],
+                    "number": number,
+                }
+                text = words[: 200 + int(rng.integers(200))]
+                document = Document(f"d{number}", text, metadata)
+                prepared.append(PreparedDocument.of(document).split([(0, len(text))]))
+            store.append(start, prepared, [False] * len(prepared))
+        store.finish()
+    write_fields(folder, lambda *_: None)
+
+
+def open_documents(folder: Path) -> DocumentReader:
+    return DocumentReader(folder / DOCUMENTS, checking(folder / DOCUMENTS))
+
+
+def open_fields(folder: Path) -> FieldReader:
+    return FieldReader(folder / FIELDS, checking(folder / FIELDS), readers_for(_SINGLE))
+
+
+def checking(path: Path) -> Callable[[BufferedReader], None]:
+    """As a segment does it: the whole file is checked when a filter is first evaluated."""
+    expected = path.with_suffix(".sha256")
+    if not expected.is_file():
+        expected.write_text(file_entry(path).sha256)
+    listed = FileEntry(path.stat().st_size, expected.read_text())
+    return lambda file: check_content(file, path, listed)

@@ -1,1 +1,0 @@
-"""Speed benchmarks: scripts that compare in one run, because this machine's speed drifts."""

@@ -1,0 +1,1 @@
+"""Raw HS and RW of texts on disk, computed once."""

@@ -1,0 +1,367 @@
+"""The product's encoder behind stored vectors: a text is computed once, ever, and no weight is read
+while every text asked for is in the store.
+
+Knows the store, and how to come by an `Encoder` when a text is missing. Refuses to know tasks,
+standardizing and methods: what it gives is raw. Fulfils `TextEncoder`, so that an index is built
+and searched through it like through the encoder itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.bench.vector_cache.rows import Pending, StoredPlan, StoredRows
+from moee_index.bench.vector_cache.store import StoreKey, VectorStore
+from moee_index.bench.vector_cache.table import RowNumbers, Shelf
+from moee_index.encode.chunking import Chunking, Span
+from moee_index.encode.prompts import parse_prompt
+from moee_index.errors import FingerprintMismatchError
+from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
+from moee_index.types import Embeddings, EncoderSpec
+
+# Texts planned together, as in a build.
+WINDOW = 1024
+# A commit waits for the disk some 20 ms: batches that take less than this share one.
+COMMIT_SECONDS = 0.2
+# Stored texts are planned into batches for their order alone; nothing is computed.
+_STORED_BATCH_TOKENS = 8192
+
+# What of Encoder.load's options decides an embedding.
+_DECIDING = ("bits", "double_quant", "prompt", "query_prompt", "rw", "pooling", "max_tokens")
+_FINDING = ("revision", "offline")
+
+Progress = Callable[[int, int], None]
+
+
+class _Sequence(Protocol):
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+
+class LoadedPlan(Protocol):
+    """What is needed of `encoder.Plan`: `EncodingPlan`, and the batch as the model sees it."""
+
+    @property
+    def batches(self) -> Sequence[Sequence[int]]: ...
+    @property
+    def truncated(self) -> Sequence[bool]: ...
+    def encode(self, batch: int) -> Embeddings: ...
+    def distinct(self, batch: int) -> tuple[Sequence[_Sequence], npt.NDArray[np.int64]]: ...
+
+
+class LoadedEncoder(Protocol):
+    """What is needed of `Encoder` once it is loaded."""
+
+    @property
+    def spec(self) -> EncoderSpec: ...
+    def plan(self, texts: Sequence[str], *, query: bool = False) -> LoadedPlan: ...
+    def with_prompt(self, prompt: str) -> LoadedEncoder: ...
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]: ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an encoder is before it is loaded: an `EncoderSpec` without dimensions.
+
+    dequantised: see `StoreKey`. Raises MisuseError for an unknown prompt, when a key is asked for.
+    """
+
+    model: str
+    path: str
+    revision: str | None
+    fingerprint: str
+    bits: int
+    double_quant: bool
+    prompt: str
+    query_prompt: str
+    rw: str
+    pooling: str
+    max_tokens: int
+    dequantised: bool = False
+
+    def key(self, query: bool) -> StoreKey:
+        """Where vectors of texts, or of queries, are kept: one place where the prompts agree."""
+        prompt = parse_prompt(self.query_prompt if query else self.prompt)
+        return StoreKey(
+            fingerprint=self.fingerprint,
+            bits=self.bits,
+            double_quant=self.double_quant,
+            dequantised=self.dequantised,
+            prompt=prompt.name,
+            template=f"{prompt.before}{{text}}{prompt.after}",
+            rw=self.rw,
+            pooling=self.pooling,
+            max_tokens=self.max_tokens,
+        )
+
+    def spec(self, dims: tuple[int, int]) -> EncoderSpec:
+        """With dimensions (HS, RW) it is an encoder's spec."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del fields["dequantised"]
+        return EncoderSpec(**fields, hs_dim=dims[0], rw_dim=dims[1])
+
+
+class Loader:
+    """Loads an encoder at the first need and keeps it; shared by all prompts of one model.
+
+    seconds: what loading took.
+    """
+
+    def __init__(self, load: Callable[[], LoadedEncoder]) -> None:
+        self._load = load
+        self._encoder: LoadedEncoder | None = None
+        self.seconds = 0.0
+
+    @property
+    def loaded(self) -> bool:
+        return self._encoder is not None
+
+    def encoder(self) -> LoadedEncoder:
+        """The encoder, loaded now if it was not yet."""
+        if self._encoder is None:
+            started = time.perf_counter()
+            self._encoder = self._load()
+            self.seconds = time.perf_counter() - started
+        return self._encoder
+
+
+class StoredEncoder:
+    """Embeds texts from the store, and what is missing there with the model, loaded at need.
+
+    Make one with `StoredEncoder.open`. texts_computed, tokens_computed, seconds_computed: what this
+    object had to embed, loading aside.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        load: Callable[[], LoadedEncoder] | Loader,
+        identity: Identity,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.store = store
+        self.identity = identity
+        self.checkpoint = checkpoint
+        self._loader = load if isinstance(load, Loader) else Loader(load)
+        self._facts: dict[str, Any] | None = None
+        self.texts_computed = 0
+        self.tokens_computed = 0
+        self.seconds_computed = 0.0
+
+    @classmethod
+    def open(
+        cls, store: VectorStore, model: str | Path | None = None, **options: Any
+    ) -> StoredEncoder:
+        """Find a model and settle its options as `Encoder.load` would; no weight is read.
+
+        options: those of `Encoder.load`. Raises ModelError, MisuseError.
+        """
+        from moee_index.encode.encoder import Encoder, resolve_options
+        from moee_index.model.arch.build import rw_kind
+
+        found = {name: options[name] for name in _FINDING if name in options}
+        checkpoint = find_checkpoint(model, **found)
+        asked: dict[str, Any] = dict.fromkeys(_DECIDING) | {"bits": 4}
+        asked |= {name: options[name] for name in _DECIDING if name in options}
+        settled = resolve_options(checkpoint, **asked)
+        settled["rw"] = rw_kind(settled["rw"], checkpoint)
+        identity = Identity(
+            model=checkpoint.name,
+            path=str(checkpoint.path),
+            revision=checkpoint.revision,
+            fingerprint=checkpoint.fingerprint,
+            dequantised=checkpoint.quantization is not None and settled["bits"] != 4,
+            **settled,
+        )
+        return cls(store, lambda: Encoder.load(model, **options), identity, checkpoint)
+
+    def with_prompt(self, prompt: str, query_prompt: str | None = None) -> StoredEncoder:
+        """The same model, loaded once for all, under another prompt. Raises MisuseError."""
+        name = parse_prompt(prompt).name
+        identity = replace(
+            self.identity,
+            prompt=name,
+            query_prompt=name if query_prompt is None else parse_prompt(query_prompt).name,
+        )
+        return StoredEncoder(self.store, self._loader, identity, self.checkpoint)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._loader.loaded
+
+    @property
+    def seconds_loading(self) -> float:
+        """What loading the model took, 0 while it is not loaded."""
+        return self._loader.seconds
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Everything that decides an embedding. Loads the model where nothing of it is stored."""
+        for query in (False, True):
+            dims = self._shelf(query).dims
+            if dims is not None:
+                return self.identity.spec(dims)
+        loaded = self.loaded_encoder().spec
+        return self.identity.spec((loaded.hs_dim, loaded.rw_dim))
+
+    @property
+    def batch_tokens(self) -> int:
+        """A constant: a plan over stored texts computes nothing."""
+        return _STORED_BATCH_TOKENS
+
+    def with_batch_tokens(self, batch_tokens: int) -> StoredEncoder:
+        """This encoder: its plans do not depend on a budget."""
+        return self
+
+    # Vectors
+
+    def ensure(
+        self, texts: Sequence[str], *, query: bool = False, progress: Progress | None = None
+    ) -> RowNumbers:
+        """Embed what is not stored yet, equal texts once; returns each text's row, int64 [n].
+
+        progress: (done, total) over the texts that had to be embedded. Batches are kept as they
+        are done, so an interrupted call goes on where it stopped.
+        Raises ModelError, StorageError.
+        """
+        shelf = self._shelf(query)
+        rows = shelf.rows_of(texts)
+        missing = np.flatnonzero(rows < 0)
+        if not len(missing):
+            return rows
+        distinct = list(dict.fromkeys(texts[int(position)] for position in missing))
+        self._compute(shelf, distinct, query, progress)
+        return shelf.rows_of(texts)
+
+    def encode(
+        self, texts: Sequence[str], *, query: bool = False, progress: Progress | None = None
+    ) -> Embeddings:
+        """Raw HS float32 [n, d] and RW float32 [n, layers * experts], in the texts' order."""
+        rows = self.ensure(texts, query=query, progress=progress)
+        if not len(rows):
+            spec = self.spec
+            return Embeddings(
+                np.empty((0, spec.hs_dim), np.float32), np.empty((0, spec.rw_dim), np.float32)
+            )
+        return self._shelf(query).take(rows)
+
+    def rows(self, texts: Sequence[str], *, query: bool = False) -> StoredRows:
+        """The texts' raw vectors, embedded now where they are missing, but read at need."""
+        return StoredRows(self._shelf(query), self.ensure(texts, query=query))
+
+    def plan(self, texts: Sequence[str], *, query: bool = False) -> StoredPlan:
+        """The plan of one window, whose batches are read from the store."""
+        return StoredPlan(self.rows(texts, query=query))
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        """As `TextEncoder.passages`. Loads the model, whose tokenizer it takes."""
+        return self.loaded_encoder().passages(documents, chunking)
+
+    def tokens(self, texts: Sequence[str], *, query: bool = False) -> int:
+        """Tokens of the distinct ones among texts that are stored, templates included."""
+        shelf = self._shelf(query)
+        rows = np.unique(shelf.rows_of(texts))
+        return int(shelf.tokens_of(rows[rows >= 0]).sum())
+
+    def _shelf(self, query: bool) -> Shelf:
+        return self.store.shelf(self.identity.key(query))
+
+    def loaded_encoder(self) -> LoadedEncoder:
+        """The encoder itself, under the prompt for texts; loaded now if it was not yet.
+
+        Raises ModelError; FingerprintMismatchError where its files changed since it was found.
+        """
+        return self._under(self.identity.prompt)
+
+    def _under(self, prompt: str) -> LoadedEncoder:
+        encoder = self._checked()
+        return encoder if encoder.spec.prompt == prompt else encoder.with_prompt(prompt)
+
+    def _checked(self) -> LoadedEncoder:
+        was_loaded = self.loaded
+        encoder = self._loader.encoder()
+        if not was_loaded:
+            for name in ("fingerprint", "bits", "double_quant", "rw", "pooling", "max_tokens"):
+                mine, theirs = getattr(self.identity, name), getattr(encoder.spec, name)
+                if mine != theirs:
+                    raise FingerprintMismatchError(
+                        f"the model that was loaded has {name} {theirs}, and {mine} was expected; "
+                        "did its files change? start again"
+                    )
+        return encoder
+
+    def _compute(
+        self, shelf: Shelf, texts: Sequence[str], query: bool, progress: Progress | None
+    ) -> None:
+        encoder = self._under(self.identity.query_prompt if query else self.identity.prompt)
+        pending = Pending(shelf)
+        started = committed = time.perf_counter()
+        for first in range(0, len(texts), WINDOW):
+            window = texts[first : first + WINDOW]
+            plan = encoder.plan(window)
+            for number, positions in enumerate(plan.batches):
+                found = plan.encode(number)
+                sequences, places = plan.distinct(number)
+                lengths = np.array([len(one.ids) for one in sequences], dtype=np.int64)
+                pending.add(
+                    [window[position] for position in positions],
+                    found,
+                    [int(length) for length in lengths[places]],
+                    [bool(plan.truncated[position]) for position in positions],
+                )
+                self.texts_computed += len(positions)
+                self.tokens_computed += int(lengths.sum())
+                if time.perf_counter() - committed >= COMMIT_SECONDS:
+                    pending.commit()
+                    committed = time.perf_counter()
+                self.seconds_computed += time.perf_counter() - started
+                started = time.perf_counter()
+                if progress is not None:
+                    progress(pending.done, len(texts))
+        pending.commit()
+        self.seconds_computed += time.perf_counter() - started
+        self._keep_facts()
+
+    # Facts
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the model beside its vectors: `parameters`, `embedding_parameters`,
+        `active_parameters` (`model_facts.count_parameters`), and once it has run here
+        `memory_bytes`, `device`, `compute`. Counted at the first call, then kept in the store."""
+        if self._facts is None:
+            shelf = self._shelf(False)
+            facts = shelf.facts
+            if "parameters" not in facts and self.checkpoint is not None:
+                from moee_index.bench.adapter.model_facts import count_parameters
+
+                facts |= count_parameters(self.checkpoint)
+                shelf.keep_facts(facts)
+            self._facts = facts
+        return dict(self._facts)
+
+    def _keep_facts(self) -> None:
+        """What only a loaded model can tell."""
+        shelf = self._shelf(False)
+        running = getattr(self._loader.encoder(), "running", None)
+        if running is not None and "memory_bytes" not in shelf.facts:
+            shelf.keep_facts(
+                {
+                    "memory_bytes": sum(running.bytes().values()),
+                    "device": str(running.device.value),
+                    "compute": str(running.compute.value).removeprefix("torch."),
+                }
+            )
+            self._facts = None

@@ -1,0 +1,1 @@
+"""Texts in, Embeddings out: prompts, tokens, batches, passages."""

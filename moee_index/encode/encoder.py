@@ -1,0 +1,426 @@
+"""Texts → Embeddings: the one encoder behind build, query, rerank, embed and the bench.
+
+Joins tokenizer, prompts, batches and a running model. Knows no index and no corpus file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.encode.batches import group_equal, plan_batches
+from moee_index.encode.chunking import LEAST_SIZE, Chunking, Span, divide, joined
+from moee_index.encode.prompts import parse_prompt
+from moee_index.encode.tokenizer import Tokenized, Tokenizer
+from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
+from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
+from moee_index.model.load.cache import Cache
+from moee_index.model.load.load import PACKED
+from moee_index.model.precision import Progress
+from moee_index.model.run.model import RunningModel, TokenizedText
+from moee_index.types import Embeddings, EncoderSpec
+
+POOLINGS = ("last", "mean")
+WINDOW = 1024
+CPU_BATCH_TOKENS = 16384
+CUDA_BATCH_TOKENS = 65536
+
+Notify = Callable[[str], None]
+
+
+class RunOptions(TypedDict, total=False):
+    """How an encoder runs; none of these decides an embedding beyond rounding.
+
+    batch_tokens: tokens in a batch, padding included. threads: of torch and FAISS. device: `auto`,
+    `cpu` or `cuda[:N]`. few_texts: texts will come a few at a time (queries), which lets large
+    models take a faster layout. cache: keep 4-bit forms of large models under `MOEE_INDEX_CACHE`
+    (default true). notify: is told each choice once, with its reason. progress: (done, total)
+    bytes while loading.
+    """
+
+    batch_tokens: int | None
+    threads: int | None
+    device: str
+    few_texts: bool
+    cache: bool
+    notify: Notify | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of one window; see `EncodingPlan` for the contract."""
+
+    batches: Sequence[Sequence[int]]
+    tokens: int
+    truncated: Sequence[bool]
+    _encoder: Encoder
+    _groups: Sequence[Sequence[Sequence[int]]]
+    _texts: Sequence[Tokenized]
+
+    def encode(self, batch: int) -> Embeddings:
+        """Embed one batch; row i belongs to position `batches[batch][i]`. Texts with equal token
+        sequences are computed once."""
+        texts, rows = self.distinct(batch)
+        found = self._encoder.running.embed(texts)
+        return Embeddings(found.hs[rows], found.rw[rows])
+
+    def distinct(self, batch: int) -> tuple[list[TokenizedText], npt.NDArray[np.int64]]:
+        """A batch as the model sees it: its distinct token sequences, and for each position of
+        `batches[batch]` which of them is its own."""
+        groups = self._groups[batch]
+        rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        return [self._texts[group[0]].text for group in groups], rows
+
+
+class Encoder:
+    """Embeds texts with a Mixture-of-Experts model: HS and RW of one forward pass each.
+
+    Make one with `Encoder.load`. Fulfils `TextEncoder`.
+    """
+
+    def __init__(
+        self, spec: EncoderSpec, running: RunningModel, tokenizer: Tokenizer, batch_tokens: int
+    ) -> None:
+        self._spec = spec
+        self.running = running
+        self._tokenizer = tokenizer
+        self._batch_tokens = batch_tokens
+        self._prompt = parse_prompt(spec.prompt)
+        self._query_prompt = parse_prompt(spec.query_prompt)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        bits: int = 4,
+        double_quant: bool | None = None,
+        prompt: str | None = None,
+        query_prompt: str | None = None,
+        rw: str | None = None,
+        pooling: str | None = None,
+        max_tokens: int | None = None,
+        offline: bool = False,
+        **run: Unpack[RunOptions],
+    ) -> Encoder:
+        """Load a model: the bundled `tiny` (None), a checkpoint directory, or a hub id.
+
+        What is not given is taken from the checkpoint's own `moee_index.json`, else from the
+        defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens.
+
+        Raises ModelError where there is no such model or it is no Mixture-of-Experts model, and
+        MisuseError for an option that makes no sense.
+        """
+        return cls._of(
+            find_checkpoint(model, revision=revision, offline=offline),
+            bits=bits,
+            double_quant=double_quant,
+            prompt=prompt,
+            query_prompt=query_prompt,
+            rw=rw,
+            pooling=pooling,
+            max_tokens=max_tokens,
+            **run,
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        batch_tokens: int | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+        few_texts: bool = False,
+        cache: bool = True,
+        notify: Notify | None = None,
+        progress: Progress | None = None,
+        **asked: Any,
+    ) -> Encoder:
+        """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes."""
+        tell = notify or (lambda message: None)
+        options = resolve_options(checkpoint, **asked)
+        bits = options["bits"]
+        if checkpoint.quantization is not None and bits != 4:
+            tell(
+                f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to "
+                f"{bits} bits"
+            )
+        if checkpoint.source is not None:
+            tell(checkpoint.source.told(checkpoint.name, bits))
+        tokenizer = Tokenizer(checkpoint, options["max_tokens"])
+        running = RunningModel(
+            checkpoint,
+            bits=bits,
+            double_quant=options["double_quant"],
+            rw=options["rw"],
+            pooling=options["pooling"],
+            device=device,
+            threads=threads,
+            few_texts=few_texts,
+            cache=Cache(tell) if cache else None,
+            progress=progress,
+            tell=tell,
+        )
+        spec = EncoderSpec(
+            model=checkpoint.name,
+            path=str(checkpoint.path),
+            revision=checkpoint.revision,
+            fingerprint=checkpoint.fingerprint,
+            bits=bits,
+            double_quant=options["double_quant"],
+            prompt=options["prompt"],
+            query_prompt=options["query_prompt"],
+            rw=running.rw,
+            pooling=options["pooling"],
+            max_tokens=options["max_tokens"],
+            hs_dim=running.hs_dim,
+            rw_dim=running.rw_dim,
+        )
+        cpu = running.device.value.type == "cpu"
+        budget = batch_tokens or (CPU_BATCH_TOKENS if cpu else CUDA_BATCH_TOKENS)
+        if budget < 1:
+            raise MisuseError(f"--batch-tokens {budget} must be at least 1")
+        why = "as asked" if batch_tokens else "large enough for the kernels' full rate"
+        tell(
+            f"model {spec.model}: device {running.device.value} ({running.device.reason}), compute "
+            f"{str(running.compute.value).removeprefix('torch.')} ({running.compute.reason}), "
+            f"{running.threads} threads, batches of {budget} tokens ({why})"
+        )
+        if running.layout.value == PACKED:
+            tell(f"4-bit layout {running.layout.value}: {running.layout.reason}")
+        return cls(spec, running, tokenizer, budget)
+
+    @classmethod
+    def for_spec(
+        cls,
+        spec: EncoderSpec,
+        *,
+        model: str | Path | None = None,
+        revision: str | None = None,
+        bits: int | None = None,
+        double_quant: bool | None = None,
+        prompt: str | None = None,
+        query_prompt: str | None = None,
+        rw: str | None = None,
+        pooling: str | None = None,
+        max_tokens: int | None = None,
+        offline: bool = False,
+        **run: Unpack[RunOptions],
+    ) -> Encoder:
+        """The encoder that an index was built with, from the index's own spec.
+
+        Options given explicitly must agree with the spec. Raises MisuseError naming option and
+        both values where one does not, and FingerprintMismatchError where the model found, here
+        or under `model`, is another one; both before any weight is read.
+        """
+        given = {
+            "bits": bits,
+            "double_quant": double_quant,
+            "prompt": parse_prompt(prompt).name if prompt else None,
+            "query_prompt": parse_prompt(query_prompt).name if query_prompt else None,
+            "rw": None if rw == "auto" else rw,
+            "pooling": pooling,
+            "max_tokens": max_tokens,
+        }
+        for field, value in given.items():
+            built = getattr(spec, field)
+            if value is not None and value != built:
+                raise MisuseError(
+                    f"--{field.replace('_', '-')} {value} contradicts the index, which was built "
+                    f"with {built}; leave the option out, or build another index"
+                )
+        checkpoint = _checkpoint_of(spec, model, revision, offline)
+        if checkpoint.fingerprint != spec.fingerprint:
+            raise FingerprintMismatchError(
+                f"the index was built with model {spec.model} (fingerprint "
+                f"{spec.fingerprint[:12]}), but {checkpoint.path} is another one (fingerprint "
+                f"{checkpoint.fingerprint[:12]}); give the right one with --model, or build again"
+            )
+        return cls._of(
+            checkpoint,
+            bits=spec.bits,
+            double_quant=spec.double_quant if spec.bits == 4 else None,
+            prompt=spec.prompt,
+            query_prompt=spec.query_prompt,
+            rw=spec.rw,
+            pooling=spec.pooling,
+            max_tokens=spec.max_tokens,
+            **run,
+        )
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Everything that decides an embedding."""
+        return self._spec
+
+    @property
+    def batch_tokens(self) -> int:
+        """Token budget of a batch, padding included."""
+        return self._batch_tokens
+
+    def with_batch_tokens(self, batch_tokens: int) -> Encoder:
+        """The same encoder with another budget (a resumed build keeps its first one)."""
+        return Encoder(self._spec, self.running, self._tokenizer, batch_tokens)
+
+    def with_prompt(self, prompt: str) -> Encoder:
+        """The same model under another prompt, for texts and queries alike.
+
+        Raises MisuseError for an unknown prompt.
+        """
+        name = parse_prompt(prompt).name
+        spec = replace(self._spec, prompt=name, query_prompt=name)
+        return Encoder(spec, self.running, self._tokenizer, self._batch_tokens)
+
+    def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
+        """Tokenise one window of texts and plan its batches; see `EncodingPlan`."""
+        prompt = self._query_prompt if query else self._prompt
+        tokenized = self._tokenizer.tokenize(list(texts), prompt)
+        # Under mean pooling equal ids with other own tokens would be other embeddings.
+        groups = group_equal([(*one.text.ids, *one.text.own) for one in tokenized])
+        lengths = [len(tokenized[group[0]].text.ids) for group in groups]
+        batches = plan_batches(lengths, self._batch_tokens)
+        grouped = [[groups[item] for item in batch] for batch in batches]
+        return Plan(
+            batches=[[position for group in batch for position in group] for batch in grouped],
+            tokens=sum(lengths),
+            truncated=[one.truncated for one in tokenized],
+            _encoder=self,
+            _groups=grouped,
+            _texts=tokenized,
+        )
+
+    def passages(
+        self, documents: Sequence[tuple[str, str]], chunking: Chunking
+    ) -> list[list[Span]]:
+        """Divide the texts of (title, text) pairs into passages; see `passages.divide`.
+
+        All documents are tokenised in one call. Raises MisuseError where a passage of
+        `chunking.size` tokens and the prompt's own tokens do not fit max_tokens.
+        """
+        own, most = self._tokenizer.template_tokens(self._prompt), self._tokenizer.max_tokens
+        if chunking.size + own > most:
+            smaller = f"--chunk of at most {most - own} or a " if most - own >= LEAST_SIZE else ""
+            raise MisuseError(
+                f"--chunk {chunking}: passages of {chunking.size} tokens and the prompt's own "
+                f"{own} do not fit --max-tokens {most}; take a {smaller}--max-tokens of at least "
+                f"{chunking.size + own}"
+            )
+        contents = [joined(title, text) for title, text in documents]
+        # As it will be embedded: the clean-up swaps characters one for one, and its closing full
+        # stop, if any, is counted with the template.
+        cleaned = [self._prompt.apply(content)[1][: len(content)] for content in contents]
+        return [
+            divide(title, text, offsets, chunking)
+            for (title, text), offsets in zip(
+                documents, self._tokenizer.offsets(cleaned), strict=True
+            )
+        ]
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        query: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Embeddings:
+        """Raw HS float32 [n, d] and RW float32 [n, layers * experts] of texts, in their order.
+
+        An empty text is embedded as the bare template. `query=True` uses the query prompt.
+        """
+        hs = np.empty((len(texts), self._spec.hs_dim), dtype=np.float32)
+        rw = np.empty((len(texts), self._spec.rw_dim), dtype=np.float32)
+        done = 0
+        for start, plan in self._plans(texts, query):
+            for number, positions in enumerate(plan.batches):
+                found = plan.encode(number)
+                rows = start + np.asarray(positions, dtype=np.int64)
+                hs[rows], rw[rows] = found.hs, found.rw
+                done += len(rows)
+                if progress is not None:
+                    progress(done, len(texts))
+        return Embeddings(hs, rw)
+
+    def _plans(self, texts: Sequence[str], query: bool) -> Iterator[tuple[int, Plan]]:
+        """(first position, plan) of each window; while one is embedded the next is tokenised."""
+        starts = range(0, len(texts), WINDOW)
+        with ThreadPoolExecutor(1) as pool:
+            ahead = deque(
+                pool.submit(self.plan, texts[start : start + WINDOW], query=query)
+                for start in starts[:1]
+            )
+            for number, start in enumerate(starts):
+                plan = ahead.popleft().result()
+                for later in starts[number + 1 : number + 2]:
+                    window = texts[later : later + WINDOW]
+                    ahead.append(pool.submit(self.plan, window, query=query))
+                yield start, plan
+
+
+def _checkpoint_of(
+    spec: EncoderSpec, model: str | Path | None, revision: str | None, offline: bool
+) -> Checkpoint:
+    """Where the model of an index is now: as given, else where it was, else by its name."""
+    if model is not None:
+        return find_checkpoint(model, revision=revision, offline=offline)
+    if revision is not None and revision != spec.revision:
+        raise MisuseError(
+            f"--revision {revision} contradicts the index, which was built with {spec.revision}"
+        )
+    if spec.model == BUNDLED:
+        return find_checkpoint(BUNDLED)
+    if Path(spec.path).is_dir():
+        return open_checkpoint(Path(spec.path), name=spec.model, revision=spec.revision)
+    if spec.revision is None:
+        raise ModelError(
+            f"the index was built with the model at {spec.path}, which is no longer there; give "
+            "its new place with --model"
+        )
+    return find_checkpoint(spec.model, revision=spec.revision, offline=offline)
+
+
+def resolve_options(
+    checkpoint: Checkpoint,
+    *,
+    bits: int,
+    double_quant: bool | None,
+    prompt: str | None,
+    query_prompt: str | None,
+    rw: str | None,
+    pooling: str | None,
+    max_tokens: int | None,
+) -> dict[str, Any]:
+    """Options as they will be: given explicitly, else the checkpoint's, else the defaults."""
+    said = checkpoint.defaults
+    if bits not in (4, 16, 32):
+        raise MisuseError(f"--bits {bits}: 4, 16 or 32")
+    chosen_pooling = pooling or said.get("pooling", "last")
+    if chosen_pooling not in POOLINGS:
+        raise MisuseError(f"--pooling {chosen_pooling!r} is unknown; known: {', '.join(POOLINGS)}")
+    chosen_prompt = parse_prompt(prompt or said.get("prompt", "prompteol")).name
+    # A prompt given for all texts also holds for queries, whatever the checkpoint says of them.
+    for_queries = query_prompt or (said.get("query-prompt") if prompt is None else None)
+    tokens = max_tokens if max_tokens is not None else said.get("max-tokens", 512)
+    if not isinstance(tokens, int) or isinstance(tokens, bool):
+        raise ModelError(f"{checkpoint.path}: 'max-tokens' must be an integer, not {tokens!r}")
+    double = True if double_quant is None else double_quant
+    if bits == 4 and checkpoint.quantization is not None and double_quant is None:
+        double = bool(checkpoint.quantization.get("double_quant"))
+    return {
+        "bits": bits,
+        "prompt": chosen_prompt,
+        "query_prompt": parse_prompt(for_queries or chosen_prompt).name,
+        "rw": rw or said.get("rw", "auto"),
+        "pooling": chosen_pooling,
+        "max_tokens": tokens,
+        "double_quant": double if bits == 4 else False,
+    }

@@ -1,0 +1,91 @@
+"""What this program is and finds on this machine: versions, processor, devices, models at hand.
+
+For `info` and for reports. Imports torch and bitsandbytes when asked, loads no model.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "faiss-cpu", "mteb", "numpy", "safetensors")
+
+
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of this package, of Python, of the libraries that decide results, and of `more`."""
+    from moee_index import __version__
+
+    found = {"moee-index": __version__, "python": platform.python_version()}
+    for name in (*LIBRARIES, *more):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def describe_program() -> dict[str, Any]:
+    """The fields of `info --json` without an index."""
+    import torch
+
+    from moee_index.backends import has_avx512bf16
+    from moee_index.dependencies import newer_than_tested
+    from moee_index.model.load.cache import Cache
+
+    cache = Cache(lambda message: None)
+    bf16 = has_avx512bf16()
+    devices = [
+        f"cpu: {os.cpu_count()} processors, {torch.backends.cpu.get_cpu_capability()}, "
+        + ("AVX512-BF16: computes in bfloat16" if bf16 else "no AVX512-BF16: computes in float32")
+    ]
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        devices.append(f"cuda:{number}: {properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    return {
+        "versions": versions(),
+        "newer_than_tested": newer_than_tested(),
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "models": models_at_hand(),
+        "architectures": architectures(),
+        "cache": {
+            "directory": str(cache.directory),
+            "entries": [f"{name}: {size / 1e9:.2f} GB" for name, size in cache.entries()],
+        },
+    }
+
+
+def architectures() -> dict[str, Any]:
+    """How many packages of transformers with routers this version was tested with, in which version
+    of transformers, and which of the installed ones it was not."""
+    from moee_index.model.arch.tested import architecture_table, untested_packages
+
+    return {
+        "tested": len(architecture_table()["architectures"]),
+        "with": f"transformers {architecture_table()['transformers']}",
+        "untested": untested_packages(),
+    }
+
+
+def models_at_hand() -> list[str]:
+    """The bundled model and the checkpoints in the hub's cache that have experts."""
+    from moee_index.model.checkpoint.find import bundled_path
+
+    found = [f"tiny ({bundled_path()})"]
+    try:
+        from huggingface_hub import constants
+
+        cache = Path(constants.HF_HUB_CACHE)
+        for folder in sorted(cache.glob("models--*")):
+            configs = sorted(folder.glob("snapshots/*/config.json"))
+            if configs and any(configs[-1].parent.glob("*.safetensors")):
+                text = configs[-1].read_text(encoding="utf-8", errors="replace")
+                if "experts" in text:
+                    found.append(folder.name.removeprefix("models--").replace("--", "/"))
+    except OSError:
+        return found
+    return found

@@ -1,0 +1,332 @@
+"""An index as one file for other programs: its passages, their texts, and vectors to search them.
+
+    export_index(index, "news.parquet")
+
+One vector a row by default, `sum` as [h ; √α·r] of standardised unit parts: the inner product with
+the vector that `moee-index embed --index … --method sum --alpha …` gives for a query is
+sim_HS + α·sim_RW, and cosine and Euclidean distance order in the same way (DESIGN, maths 1). So any
+vector database answers as `query` does.
+
+Knows an opened `Index`. Refuses to know the model and the formats (exportfile.py).
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from moee_index.errors import IndexDamagedError, MisuseError
+from moee_index.export.formats import (
+    FORMATS,
+    ExportRow,
+    Layout,
+    check_target,
+    files_of,
+    ids_beside,
+    whole_file,
+)
+from moee_index.export.vectors import one_vectors
+from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
+from moee_index.index.snapshot import passages_of
+from moee_index.index.store.document_reader import StoredDocument
+from moee_index.types import Embeddings, FloatArray
+
+if TYPE_CHECKING:
+    from moee_index.index import Index
+    from moee_index.index.filters import Filter
+    from moee_index.index.segment import Mask
+
+__all__ = ["FORMATS", "ExportReport", "check_export", "export_index", "ids_beside"]
+
+# Rows together in memory, and in a row group of Parquet.
+ROWS = 1000
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Content:
+    """Which vectors are written. method: None where both parts stand apart; alpha: None but for
+    `sum`; raw: neither standardised nor normalised."""
+
+    method: Method | None
+    alpha: float | None
+    raw: bool
+
+    @property
+    def parts(self) -> bool:
+        return self.method is None
+
+    def dims(self, hs: int, rw: int) -> dict[str, int]:
+        """Column → dimensions."""
+        if self.method is None:
+            return {"hs": hs, "rw": rw}
+        return {"vector": {"hs": hs, "rw": rw}.get(self.method, hs + rw)}
+
+    def columns(self, embeddings: Embeddings, standardizer: Standardizer) -> dict[str, FloatArray]:
+        """Column → float32 [n, dims], of raw embeddings."""
+        if self.method is not None:
+            vectors = one_vectors(
+                embeddings,
+                self.method,
+                raw=self.raw,
+                alpha=self.alpha,
+                standardizer=standardizer,
+            )
+            return {"vector": vectors}
+        if self.raw:
+            return {"hs": embeddings.hs, "rw": embeddings.rw}
+        units = unit_vectors(embeddings, standardizer)
+        return {"hs": units.hs.astype(np.float32), "rw": units.rw.astype(np.float32)}
+
+    def query(self, name: str) -> str:
+        """How a query has to be embedded for these vectors, in a sentence. name: of the index."""
+        start = f"moee-index embed --index {shlex.quote(name)}"
+        if self.parts:
+            raw = " --raw" if self.raw else ""
+            told = f"`{start} --method hs{raw} TEXT` and `… --method rw{raw} TEXT`"
+        elif self.raw:
+            told = f"`{start} --method {self.method} --raw TEXT`"
+        else:
+            alpha = f" --alpha {self.alpha!r}" if self.method == "sum" else ""
+            told = f"`{start} --method {self.method}{alpha} TEXT`"
+        told = f"embed queries with {told}"
+        if self.raw:
+            return f"{told}; these vectors are raw: standardise and normalise before comparing"
+        if self.parts:
+            return f"{told}; inner products are sim_HS and sim_RW, sum is sim_HS + α·sim_RW"
+        score = (
+            "sim_HS + α·sim_RW" if self.method == "sum" else f"the score of method {self.method}"
+        )
+        return f"{told}; the inner product is {score}, cosine orders in the same way"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written. ids: the second file, of npy alone. rows: passages; documents: that these
+    belong to. dims: column → dimensions. method: None for two columns; alpha: of `sum`. bytes: of
+    all files. query: how a query has to be embedded for these vectors."""
+
+    index: str
+    file: str
+    ids: str | None
+    rows: int
+    documents: int
+    dims: dict[str, int]
+    method: str | None
+    alpha: float | None
+    raw: bool
+    filter: str | None
+    bytes: int
+    seconds: float
+    facts: dict[str, str]
+    query: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_export(
+    path: str | Path,
+    *,
+    method: str | None = None,
+    alpha: float | None = None,
+    raw: bool = False,
+    parts: bool = False,
+    overwrite: bool = False,
+) -> Content:
+    """What `export_index` refuses before it looks at an index; alpha may still be None for `sum`.
+
+    Raises MisuseError for a contradiction, an unknown ending or a file that is there; StorageError
+    for a directory that is not.
+    """
+    path = Path(path)
+    if parts and (method is not None or alpha is not None):
+        raise MisuseError(
+            "--parts writes HS and RW apart, which --method and --alpha would join; leave them out"
+        )
+    if parts and path.suffix == ".npy":
+        raise MisuseError(
+            f"{path}: .npy holds one matrix, and --parts are two; take .parquet, .jsonl or "
+            ".safetensors, or export --method hs and --method rw"
+        )
+    chosen = None if parts else method or "sum"
+    if raw and chosen == "sum":
+        raise MisuseError(
+            "--raw has no `sum`: its parts are normalised by definition; take --method hs, rw or "
+            "concat, or --parts"
+        )
+    if chosen is not None:
+        check_search(chosen, alpha, 1)
+    check_target(path, overwrite=overwrite)
+    return Content(cast("Method | None", chosen), alpha, raw)
+
+
+def export_index(
+    index: Index,
+    path: str | Path,
+    *,
+    method: str | None = None,
+    alpha: float | None = None,
+    raw: bool = False,
+    parts: bool = False,
+    filter: str | Filter | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write the passages that count to a .parquet, .jsonl, .npy or .safetensors file.
+
+    The ending decides the format. method: sum (the default), concat, hs, rw: one vector a row whose
+    inner product with a query's is that method's score; alpha: weight of RW in sum, None is the
+    index's. raw: as the model gave them (hs, rw, concat, or parts). parts: columns `hs` and `rw`
+    instead of one `vector`. filter: documents whose metadata fulfil it alone. overwrite: replace a
+    file that is there. Only some thousand rows are in memory at a time; the file appears whole or
+    not at all, and the same version of an index gives the same bytes.
+
+    A .npy holds the matrix alone; `ids_beside` says where the ids of its rows stand.
+
+    Raises MisuseError, FilterError, StorageError, IndexDamagedError.
+    """
+    started = time.perf_counter()
+    path = Path(path)
+    content = check_export(
+        path, method=method, alpha=alpha, raw=raw, parts=parts, overwrite=overwrite
+    )
+    if content.method == "sum":
+        content = replace(content, alpha=index.alpha if alpha is None else float(alpha))
+    _check_outside(path, index)
+    masks = index.masks(filter)
+    total = _count(index, masks)
+    facts = _facts(index, content)
+    condition = filter if filter is None or isinstance(filter, str) else filter.text
+    if condition is not None:
+        facts["filter"] = condition
+    layout = Layout(
+        dims=content.dims(index.spec.hs_dim, index.spec.rw_dim),
+        rows=total,
+        names=lambda: (row.name for _, _, row in _rows(index, masks)),
+        facts=facts,
+    )
+    report = progress or (lambda done, total: None)
+    done = documents = 0
+    with whole_file(path, layout, overwrite=overwrite) as writer:
+        for block in _blocks(index, masks):
+            taken = [
+                index.segments[segment].raw.take(np.array([row for _, row, _ in own]))
+                for segment, own in _runs(block)
+            ]
+            embeddings = Embeddings(
+                np.concatenate([one.hs for one in taken]), np.concatenate([one.rw for one in taken])
+            )
+            rows = [row for _, _, row in block]
+            writer.write(rows, content.columns(embeddings, index.standardizer))
+            done += len(rows)
+            documents += sum(row.passage is None or row.passage == f"{row.id}#1" for row in rows)
+            report(done, total)
+        if done != total:
+            raise IndexDamagedError(
+                f"{index.directory} gave {done} rows where {total} count; moee-index verify tells "
+                "more"
+            )
+    files = files_of(path)
+    return ExportReport(
+        index=str(index.directory),
+        file=str(path),
+        ids=str(files[1]) if len(files) > 1 else None,
+        rows=done,
+        documents=documents,
+        dims=dict(layout.dims),
+        method=content.method,
+        alpha=content.alpha,
+        raw=raw,
+        filter=condition,
+        bytes=sum(one.stat().st_size for one in files),
+        seconds=time.perf_counter() - started,
+        facts=facts,
+        query=content.query(str(index.directory)),
+    )
+
+
+def _check_outside(path: Path, index: Index) -> None:
+    """A file in the index directory would be taken for a part of it, or removed as a leftover."""
+    if path.resolve().is_relative_to(index.directory.resolve()):
+        raise MisuseError(f"{path} lies in the index itself; name a file outside {index.directory}")
+
+
+def _facts(index: Index, content: Content) -> dict[str, str]:
+    """What a reader of the file has to know, as text; the same for every place of an index."""
+    manifest, spec = index.manifest, index.spec
+    name = index.directory.resolve().name
+    facts = {
+        "index": name,
+        "revision": manifest.revision,
+        "model": spec.model,
+        "model_revision": spec.revision,
+        "fingerprint": spec.fingerprint,
+        "bits": spec.bits,
+        "prompt": spec.prompt,
+        "query_prompt": spec.query_prompt,
+        "rw": spec.rw,
+        "pooling": spec.pooling,
+        "max_tokens": spec.max_tokens,
+        "hs_dim": spec.hs_dim,
+        "rw_dim": spec.rw_dim,
+        "chunk": manifest.chunk,
+        "content": "parts" if content.parts else content.method,
+        "alpha": content.alpha,
+        "standardize": "none" if content.raw else manifest.standardize,
+        "normalised": "no" if content.raw else "yes",
+        "query": content.query(name),
+        "program": f"moee-index {manifest.program}",
+    }
+    return {key: str(value) for key, value in facts.items() if value is not None}
+
+
+# A row of a segment: (number of the segment, row there, what stands beside its vectors).
+_Row = tuple[int, int, ExportRow]
+
+
+def _rows(index: Index, masks: list[Mask | None]) -> Iterator[_Row]:
+    """All rows to export, in the order of the index."""
+    for number, (segment, mask) in enumerate(zip(index.segments, masks, strict=True)):
+        for document in segment.documents.in_order():
+            if mask is None or mask[document.first]:
+                for offset, row in enumerate(_of(document)):
+                    yield number, document.first + offset, row
+
+
+def _of(document: StoredDocument) -> Iterator[ExportRow]:
+    for passage in passages_of(document):
+        yield ExportRow(
+            id=document.id,
+            passage=passage.id if passage.id != document.id else None,
+            text=passage.text,
+            title=document.title,
+            metadata=document.metadata,
+        )
+
+
+def _blocks(index: Index, masks: list[Mask | None]) -> Iterator[list[_Row]]:
+    rows = _rows(index, masks)
+    while block := list(islice(rows, ROWS)):
+        yield block
+
+
+def _runs(block: list[_Row]) -> Iterator[tuple[int, list[_Row]]]:
+    """A block by segment."""
+    for segment, own in groupby(block, key=lambda row: row[0]):
+        yield segment, list(own)
+
+
+def _count(index: Index, masks: list[Mask | None]) -> int:
+    return sum(
+        segment.entry.rows if mask is None else int(mask.sum())
+        for segment, mask in zip(index.segments, masks, strict=True)
+    )

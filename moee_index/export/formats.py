@@ -1,0 +1,306 @@
+"""Rows of text and vectors written to a file of one of four formats, a block at a time.
+
+Parquet (a row group a block), JSON lines, npy (the matrix; ids in a second file) and safetensors
+(tensors; ids in the header). Nothing is held longer than a block but safetensors' header, which
+its readers hold too. The same rows give the same bytes.
+
+Knows files and formats. Refuses to know an index, a model and what the vectors mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from moee_index.errors import MisuseError, StorageError
+from moee_index.types import FloatArray
+
+Columns = Mapping[str, FloatArray]
+# safetensors' readers refuse a longer header.
+HEADER_BYTES = 100_000_000
+_FLOAT = np.dtype("<f4")
+# What a header of safetensors is filled up to a multiple of, so that tensors begin aligned.
+_ALIGN = 8
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """What stands beside a row's vectors. passage: None where the document is not split."""
+
+    id: str
+    passage: str | None
+    text: str
+    title: str
+    metadata: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What names this row alone: its passage, or its document."""
+        return self.id if self.passage is None else self.passage
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is written: dims: column of vectors → dimensions; rows: how many there will be; names:
+    gives `ExportRow.name` of each row, in their order; facts: what a reader of the file has to
+    know."""
+
+    dims: Mapping[str, int]
+    rows: int
+    names: Callable[[], Iterable[str]]
+    facts: Mapping[str, str]
+
+
+class Writer(Protocol):
+    """Takes all rows in blocks; `finish` when they are all there, `abandon` when they never will
+    be."""
+
+    def write(self, rows: Sequence[ExportRow], columns: Columns) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+class _Plain:
+    """Nothing to do at the end."""
+
+    def finish(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+class JsonLines(_Plain):
+    """A line a row: id, passage, text, title, metadata, then the vectors as lists."""
+
+    def __init__(self, files: Sequence[BinaryIO], layout: Layout) -> None:
+        self._file = files[0]
+
+    def write(self, rows: Sequence[ExportRow], columns: Columns) -> None:
+        lists = {name: vectors.tolist() for name, vectors in columns.items()}
+        for place, row in enumerate(rows):
+            line = {
+                "id": row.id,
+                "passage": row.passage,
+                "text": row.text,
+                "title": row.title,
+                "metadata": row.metadata,
+                **{name: vectors[place] for name, vectors in lists.items()},
+            }
+            self._file.write(_json(line) + b"\n")
+
+
+class Matrix(_Plain):
+    """The matrix as npy, and in a second file {"id", "passage"} of its rows, a line each."""
+
+    def __init__(self, files: Sequence[BinaryIO], layout: Layout) -> None:
+        self._matrix, self._ids = files
+        (dim,) = layout.dims.values()
+        np.lib.format.write_array_header_1_0(
+            self._matrix,
+            {"descr": _FLOAT.str, "fortran_order": False, "shape": (layout.rows, dim)},
+        )
+
+    def write(self, rows: Sequence[ExportRow], columns: Columns) -> None:
+        (vectors,) = columns.values()
+        self._matrix.write(_bytes(vectors))
+        for row in rows:
+            self._ids.write(_json({"id": row.id, "passage": row.passage}) + b"\n")
+
+
+class Tensors(_Plain):
+    """safetensors: a tensor a column; `ids` (a JSON list of names) and facts in the header.
+
+    Raises StorageError where so many ids are more than a header may hold.
+    """
+
+    def __init__(self, files: Sequence[BinaryIO], layout: Layout) -> None:
+        self._file = files[0]
+        self._places: dict[str, int] = {}
+        tensors: dict[str, Any] = {}
+        end = 0
+        for name, dim in layout.dims.items():
+            self._places[name] = end
+            end += layout.rows * dim * _FLOAT.itemsize
+            shape = [layout.rows, dim]
+            tensors[name] = {
+                "dtype": "F32", "shape": shape, "data_offsets": [self._places[name], end]
+            }  # fmt: skip
+        header = self._header(layout, tensors)
+        self._file.write(len(header).to_bytes(_ALIGN, "little") + header)
+        begin = _ALIGN + len(header)
+        self._places = {name: begin + place for name, place in self._places.items()}
+
+    def _header(self, layout: Layout, tensors: Mapping[str, Any]) -> bytes:
+        names, length = [], 0
+        for name in layout.names():
+            names.append(name)
+            length += len(name.encode())
+            if length > HEADER_BYTES:
+                break
+        said = {**layout.facts, "ids": json.dumps(names, ensure_ascii=False)}
+        header = _json({"__metadata__": said, **tensors})
+        header += b" " * (-len(header) % _ALIGN)
+        if len(header) > HEADER_BYTES:
+            raise StorageError(
+                f"the ids of {layout.rows} rows are too long for the header of a safetensors file "
+                f"(at most {HEADER_BYTES} bytes); export to .parquet instead"
+            )
+        return header
+
+    def write(self, rows: Sequence[ExportRow], columns: Columns) -> None:
+        for name, vectors in columns.items():
+            self._file.seek(self._places[name])
+            content = _bytes(vectors)
+            self._file.write(content)
+            self._places[name] += len(content)
+
+
+class Parquet:
+    """id, passage, text, title, metadata (JSON text) and vectors (lists of fixed length); facts in
+    the file's metadata, their keys beginning with `moee_index.`."""
+
+    def __init__(self, files: Sequence[BinaryIO], layout: Layout) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        texts = [
+            pa.field(name, pa.string(), nullable=name == "passage")
+            for name in ("id", "passage", "text", "title", "metadata")
+        ]
+        vectors = [
+            pa.field(name, pa.list_(pa.float32(), dim), nullable=False)
+            for name, dim in layout.dims.items()
+        ]
+        facts = {f"moee_index.{name}": value for name, value in layout.facts.items()}
+        self._schema = pa.schema([*texts, *vectors], metadata=facts)
+        # A dictionary of vectors' numbers would be as long as the numbers.
+        self._writer = pq.ParquetWriter(files[0], self._schema, use_dictionary=False)
+
+    def write(self, rows: Sequence[ExportRow], columns: Columns) -> None:
+        import pyarrow as pa
+
+        arrays = [
+            pa.array([row.id for row in rows], pa.string()),
+            pa.array([row.passage for row in rows], pa.string()),
+            pa.array([row.text for row in rows], pa.string()),
+            pa.array([row.title for row in rows], pa.string()),
+            pa.array([_json(row.metadata).decode() for row in rows], pa.string()),
+        ]
+        for vectors in columns.values():
+            numbers = pa.array(np.ascontiguousarray(vectors, dtype=_FLOAT).reshape(-1))
+            arrays.append(pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]))
+        table = pa.Table.from_arrays(arrays, schema=self._schema)
+        self._writer.write_table(table, row_group_size=max(1, len(rows)))
+
+    def finish(self) -> None:
+        self._writer.close()
+
+    def abandon(self) -> None:
+        # Else it writes the file's end when it is let go of; the file may be what has failed.
+        with contextlib.suppress(OSError, ValueError):
+            self._writer.close()
+        self._writer.is_open = False
+
+
+FORMATS: Mapping[str, Callable[[Sequence[BinaryIO], Layout], Writer]] = {
+    ".parquet": Parquet,
+    ".jsonl": JsonLines,
+    ".npy": Matrix,
+    ".safetensors": Tensors,
+}
+
+
+def ids_beside(path: Path) -> Path:
+    """Where the ids of a matrix in `path` stand."""
+    return path.with_name(f"{path.stem}.ids.jsonl")
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files that an export to `path` consists of, `path` first."""
+    return [path, ids_beside(path)] if path.suffix == ".npy" else [path]
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Raises MisuseError for an ending of no format and for a file that is there, StorageError for
+    a directory that is not."""
+    if path.suffix not in FORMATS:
+        raise MisuseError(f"{path}: the name must end in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise StorageError(f"{path.parent}: no such directory; make it, or name another file")
+    for one in files_of(path):
+        if one.is_dir():
+            raise MisuseError(f"{one} is a directory; name a file")
+        if one.exists() and not overwrite:
+            raise MisuseError(f"{one} is there already; give --overwrite, or name another file")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, layout: Layout, *, overwrite: bool) -> Iterator[Writer]:
+    """A writer to `path` (and what stands beside it) that appears when the block ends well, and
+    not at all if it fails.
+
+    With two files the second is put in place before the first, and a first that is replaced goes
+    before: a matrix never stands beside the ids of another. Raises StorageError, MisuseError.
+    """
+    check_target(path, overwrite=overwrite)
+    paths = files_of(path)
+    partials = [one.with_name(f".{one.name}.{os.getpid()}.partial") for one in paths]
+    try:
+        with contextlib.ExitStack() as opened:
+            files: list[BinaryIO] = []
+            for partial in partials:
+                files.append(opened.enter_context(partial.open("xb")))
+                opened.callback(partial.unlink, missing_ok=True)
+            writer = FORMATS[path.suffix](files, layout)
+            try:
+                yield writer
+                writer.finish()
+            except BaseException:
+                writer.abandon()
+                raise
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+            check_target(path, overwrite=overwrite)
+            _put_in_place(partials, paths)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}; free space or take another place"
+        ) from error
+
+
+def _put_in_place(partials: Sequence[Path], paths: Sequence[Path]) -> None:
+    if len(paths) > 1:
+        paths[0].unlink(missing_ok=True)
+    done: list[Path] = []
+    try:
+        for partial, path in zip(reversed(partials), reversed(paths), strict=True):
+            partial.replace(path)
+            done.append(path)
+    except BaseException:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise
+    handle = os.open(paths[0].parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _bytes(vectors: FloatArray) -> memoryview:
+    return np.ascontiguousarray(vectors, dtype=_FLOAT).data.cast("B")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

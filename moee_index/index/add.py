@@ -1,0 +1,204 @@
+"""Adding documents to a finished index: what is new is embedded into a segment of its own.
+
+Knows which documents are there already. Refuses to know the model: texts go through a
+`TextEncoder`. The index's standardizer is frozen, so what is there keeps its vectors; a killed run
+goes on where it stopped, and the index answers as before until the new version is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from moee_index.errors import CorpusError, MisuseError, StorageError
+from moee_index.index.build import keep_rejects
+from moee_index.index.change import changing, merge_tail, publish_segments, without
+from moee_index.index.segment import Found, Mask, OpenSegment, find_live, open_standardizer
+from moee_index.index.store.documents import PreparedDocument
+from moee_index.index.store.faiss_files import FLAT
+from moee_index.index.store.manifest import Building, Manifest
+from moee_index.index.store.revisions import Notify
+from moee_index.index.store.rows import RowReader
+from moee_index.index.write.derive import Progress, derive, dims_of
+from moee_index.index.write.resume import check_spec, document_difference
+from moee_index.index.write.segment import SegmentWriting, check_notify, check_progress
+from moee_index.index.write.windows import Counts, Documents, duplicate
+from moee_index.types import TextEncoder
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What an add did. added: new documents; updated: replaced ones; unchanged: there already with
+    the same content. documents: that count now. Rates: over the time spent embedding."""
+
+    index: str
+    read: int
+    added: int
+    updated: int
+    unchanged: int
+    truncated: int
+    skipped: int
+    rejected: int
+    documents: int
+    seconds: float
+    texts_per_second: float
+    tokens_per_second: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Known:
+    """What of the documents that come is in the index already."""
+
+    segments: Sequence[OpenSegment]
+    update: bool
+    counts: Counts
+    replaced: dict[str, Found] = field(default_factory=dict)
+    # Which documents of the segments the corpus had unchanged; the others that it had are taken.
+    came: dict[int, Mask] = field(default_factory=dict)
+
+    def take(self, prepared: PreparedDocument) -> bool:
+        """Whether a document is to be embedded. Raises CorpusError for other content under an id
+        that is there, unless `update`, and for an id that the corpus had before."""
+        identifier = prepared.document.id
+        found = find_live(self.segments, [identifier]).get(identifier)
+        if found is None:
+            return True
+        segment, stored = found
+        number = stored.number
+        if segment not in self.came:
+            self.came[segment] = np.zeros(self.segments[segment].entry.documents, dtype=bool)
+        if self.came[segment][number]:
+            raise CorpusError(duplicate(prepared.document, ""))
+        difference = document_difference(stored, prepared)
+        if difference is None:
+            self.counts.unchanged += 1
+            self.came[segment][number] = True
+            return False
+        if not self.update:
+            raise CorpusError(
+                f"{difference} in the index; give --update to replace such documents, or leave "
+                "them out with --on-bad skip"
+            )
+        self.replaced[identifier] = found
+        return True
+
+
+def add_documents(
+    directory: str | Path,
+    documents: Documents,
+    encoder: TextEncoder,
+    *,
+    update: bool = False,
+    on_bad: Literal["error", "skip"] = "error",
+    total: int | None = None,
+    progress: Progress | None = None,
+    notify: Notify | None = None,
+) -> AddReport:
+    """Embed documents into a finished index; go on with an interrupted add.
+
+    A document whose id and content are there already is skipped; one whose id is there with other
+    content replaces it with `update` and is an error without (with on_bad="skip" it is left out).
+    The other arguments are those of `build_index`.
+
+    Raises NotAnIndexError, FingerprintMismatchError (another model or other options than the index
+    has), CorpusError, IndexLockedError, StorageError, ModelError. What was embedded stays, and the
+    same command goes on from there.
+    """
+    if on_bad not in ("error", "skip"):
+        raise MisuseError(f"on_bad is {on_bad!r}; it is error or skip")
+    directory = Path(directory)
+    report, tell = check_progress(progress), check_notify(notify)
+    with changing(directory) as (manifest, segments):
+        check_spec(manifest.spec, encoder.spec, directory)
+        counts = Counts()
+        known = _Known(segments, update, counts)
+        writing = SegmentWriting(
+            directory=directory,
+            documents=documents,
+            encoder=encoder,
+            wanted=Building(
+                spec=manifest.spec,
+                standardize=manifest.standardize,
+                index_type=FLAT,
+                store=manifest.store,
+                chunk=manifest.chunk,
+                batch_tokens=encoder.batch_tokens,
+                window=manifest.window,
+                purpose="add",
+            ),
+            skip_bad=on_bad == "skip",
+            changing=True,
+            total=total,
+            progress=report,
+            notify=tell,
+            take=known.take,
+            counts=counts,
+        )
+        try:
+            written = writing.run(manifest)
+            if not written.rows:
+                keep_rejects(written.folder, directory)
+        finally:
+            with contextlib.suppress(StorageError, OSError):
+                writing.give_up()
+        after = manifest
+        if written.rows:
+            with counts.timed("derive"):
+                raw = RowReader(
+                    written.folder, manifest.store, written.rows, dims_of(manifest.spec)
+                )
+                segment = derive(
+                    written.folder,
+                    raw,
+                    open_standardizer(directory, manifest),
+                    FLAT,
+                    written.revision,
+                    documents=written.documents,
+                    report=report,
+                )
+            keep_rejects(written.folder, directory)
+            places = list(known.replaced.values())
+            entries = [*without(segments, places, written.revision), segment]
+            after = publish_segments(
+                directory,
+                replace(manifest, counts=_added(manifest, counts, written.truncated)),
+                entries,
+                written.revision,
+                notify=tell,
+            )
+            after = merge_tail(directory, after, report, tell)
+        seconds = max(counts.seconds, 1e-9)
+        return AddReport(
+            index=str(directory),
+            read=counts.read,
+            added=written.documents - len(known.replaced),
+            updated=len(known.replaced),
+            unchanged=counts.unchanged,
+            truncated=written.truncated,
+            skipped=counts.skipped,
+            rejected=counts.rejected,
+            documents=after.documents,
+            seconds=time.perf_counter() - counts.started,
+            texts_per_second=counts.texts / seconds,
+            tokens_per_second=counts.tokens / seconds,
+        )
+
+
+def _added(manifest: Manifest, counts: Counts, truncated: int) -> dict[str, int]:
+    """What was read into the index by now."""
+    more = {
+        "read": counts.read,
+        "truncated": truncated,
+        "skipped": counts.skipped,
+        "rejected": counts.rejected,
+    }
+    return {name: manifest.counts.get(name, 0) + count for name, count in more.items()}

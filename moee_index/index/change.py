@@ -1,0 +1,284 @@
+"""Changing an index without the model: delete, compact, reindex.
+
+Each makes a new version beside the old one, under the writer's lock; readers keep the one that
+they opened, and a failure leaves the old one as it was.
+
+Knows segments, what counts in them, and what follows from their rows. Refuses to know the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moee_index.atomic import WriterLock, storage_errors, write_file
+from moee_index.errors import MisuseError
+from moee_index.fusion import Standardizer, choose_standardize
+from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
+from moee_index.index.store.faiss_files import FLAT, check_index_type
+from moee_index.index.store.manifest import (
+    PARTS,
+    Manifest,
+    Segment,
+    deleted_name,
+    next_revision,
+    segment_name,
+    standardizer_name,
+)
+from moee_index.index.store.revisions import given_up, now, program, publish, tidy
+from moee_index.index.write.derive import (
+    Progress,
+    derive,
+    dims_of,
+    fit_standardizer,
+    write_standardizer,
+)
+from moee_index.index.write.merge import merged, tail_to_merge
+from moee_index.index.write.segment import check_notify, check_progress
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ChangeReport:
+    """What a change did. documents: that count now; changed: deleted, or copied; bytes: of all
+    files, after and before. unchanged: there was nothing to do."""
+
+    index: str
+    documents: int
+    changed: int
+    bytes: int
+    bytes_before: int
+    segments: int
+    standardize: str
+    index_type: str
+    unchanged: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@contextlib.contextmanager
+def changing(directory: Path) -> Iterator[tuple[Manifest, list[OpenSegment]]]:
+    """The version to change and its segments, under the writer's lock; leftovers of a crash are
+    removed before, and what the block wrote is removed if it fails.
+
+    Raises NotAnIndexError, IndexDamagedError, IndexLockedError, StorageError.
+    """
+    Manifest.read(directory)
+    with WriterLock(directory), contextlib.ExitStack() as opened:
+        manifest = Manifest.read(directory)
+        tidy(directory, manifest)
+        segments = [
+            opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
+            for entry in manifest.segments
+        ]
+        with given_up(directory):
+            yield manifest, segments
+
+
+def delete_documents(
+    directory: str | Path, ids: Sequence[str], *, missing_ok: bool = False
+) -> ChangeReport:
+    """Take documents out of an index. Their rows stay on disk until `compact_index`.
+
+    Raises MisuseError naming an id that is not there, unless `missing_ok`; nothing is then
+    deleted. Raises what `changing` raises.
+    """
+    directory = Path(directory)
+    with changing(directory) as (manifest, segments):
+        wanted = list(dict.fromkeys(ids))
+        places = find_live(segments, wanted)
+        missing = [identifier for identifier in wanted if identifier not in places]
+        if missing and not missing_ok:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise MisuseError(
+                f"{directory} has no document {missing[0]!r}{more}; nothing was deleted "
+                "(--missing-ok passes over such ids)"
+            )
+        if not places:
+            return _report(directory, manifest, manifest, 0)
+        revision = next_revision(directory, manifest)
+        entries = without(segments, list(places.values()), revision)
+        after = publish_segments(directory, manifest, entries, revision)
+        return _report(directory, after, manifest, len(places))
+
+
+def compact_index(directory: str | Path, *, progress: Progress | None = None) -> ChangeReport:
+    """Write all segments as one, without what was deleted. Raises what `changing` raises."""
+    directory = Path(directory)
+    with changing(directory) as (manifest, segments):
+        kind = manifest.index_type["hs"]
+        clean = all(not one.deleted_rows for one in manifest.segments)
+        if (
+            clean
+            and len(segments) <= 1
+            and all(one.index_type["hs"] == kind for one in manifest.segments)
+        ):
+            return _report(directory, manifest, manifest, 0)
+        revision = next_revision(directory, manifest)
+        standardizer = open_standardizer(directory, manifest)
+        entries = _joined(
+            directory, manifest, segments, standardizer, kind, revision, check_progress(progress)
+        )
+        after = publish_segments(directory, manifest, entries, revision)
+        return _report(directory, after, manifest, after.documents)
+
+
+def reindex(
+    directory: str | Path,
+    *,
+    standardize: str | None = None,
+    index_type: str | None = None,
+    progress: Progress | None = None,
+    notify: Notify | None = None,
+) -> ChangeReport:
+    """Fit the standardizer anew on the documents that count, and write the FAISS files anew.
+
+    standardize: both, rw, hs, none; None chooses by the number of documents. index_type: flat or a
+    FAISS factory string; None keeps the index's. The model is not needed. Raises MisuseError, and
+    what `changing` raises.
+    """
+    directory = Path(directory)
+    choose_standardize(0, standardize)
+    tell, report = check_notify(notify), check_progress(progress)
+    with changing(directory) as (manifest, segments):
+        dims = dims_of(manifest.spec)
+        kind, reason = manifest.index_type["hs"], "the index's"
+        if index_type is not None:
+            kind, reason = check_index_type(index_type, dims)
+        which, why = choose_standardize(manifest.rows, standardize)
+        tell(f"standardize {which}: {why}")
+        tell(f"index type {kind}: {reason}")
+        revision = next_revision(directory, manifest)
+        rows = [(segment.raw, segment.live_rows) for segment in segments]
+        standardizer = fit_standardizer(rows, dims, which, report)
+        path = directory / standardizer_name(revision)
+        write_standardizer(path, standardizer, manifest.rows)
+        if len(segments) == 1 and segments[0].live is None:
+            # The rows stay where they are; only what follows from them is new.
+            entry = segments[0].entry
+            entries = [
+                derive(
+                    directory / entry.name,
+                    segments[0].raw,
+                    standardizer,
+                    kind,
+                    revision,
+                    documents=entry.documents,
+                    report=report,
+                )
+            ]
+        else:
+            entries = _joined(directory, manifest, segments, standardizer, kind, revision, report)
+        changed = replace(manifest, standardize=which, index_type=dict.fromkeys(PARTS, kind))
+        after = publish_segments(directory, changed, entries, revision, standardizer=revision)
+        return _report(directory, after, manifest, after.documents)
+
+
+def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: Notify) -> Manifest:
+    """Join small segments at the end, if there are many; the caller holds the lock."""
+    flat = [set(entry.index_type.values()) == {FLAT} for entry in manifest.segments]
+    # One of another type is slow to make: only `compact` and `reindex` do so.
+    first = len(flat) - flat[::-1].index(False) if False in flat else 0
+    tail = tail_to_merge([entry.live_rows for entry in manifest.segments[first:]])
+    if tail is None:
+        return manifest
+    start = first + tail
+    with contextlib.ExitStack() as opened, given_up(directory):
+        segments = [
+            opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
+            for entry in manifest.segments[start:]
+        ]
+        revision = next_revision(directory, manifest)
+        standardizer = open_standardizer(directory, manifest)
+        entries = _joined(directory, manifest, segments, standardizer, FLAT, revision, progress)
+        kept = [*manifest.segments[:start], *entries]
+        after = publish_segments(directory, manifest, kept, revision)
+        notify(f"{len(segments)} small segments joined: fewer files to open and search")
+        return after
+
+
+def without(segments: Sequence[OpenSegment], gone: Sequence[Found], revision: int) -> list[Segment]:
+    """The segments' entries when some documents count no longer.
+
+    Writes bitmaps of deleted rows; a segment of which nothing is left is left out.
+    """
+    entries: list[Segment] = []
+    for place, segment in enumerate(segments):
+        documents = [document for own, document in gone if own == place]
+        entry = segment.entry
+        if not documents:
+            entries.append(entry)
+            continue
+        deleted = np.zeros(entry.rows, dtype=bool) if segment.live is None else ~segment.live
+        for document in documents:
+            deleted[document.rows.start : document.rows.stop] = True
+        if deleted.all():
+            continue
+        write_file(segment.folder / deleted_name(revision), np.packbits(deleted).tobytes())
+        entries.append(
+            replace(
+                entry,
+                deleted=revision,
+                deleted_documents=entry.deleted_documents + len(documents),
+                deleted_rows=int(deleted.sum()),
+            )
+        )
+    return entries
+
+
+def publish_segments(
+    directory: Path,
+    manifest: Manifest,
+    entries: Sequence[Segment],
+    revision: int,
+    *,
+    standardizer: int | None = None,
+    notify: Notify | None = None,
+) -> Manifest:
+    """Make a version of these segments the one that is opened; the caller holds the lock."""
+    with storage_errors(directory):
+        after = replace(
+            manifest, revision=revision, changed=now(), program=program()
+        ).with_segments(directory, entries, standardizer)
+    publish(directory, after, [directory / entry.name for entry in entries], notify)
+    return after
+
+
+def _joined(
+    directory: Path,
+    manifest: Manifest,
+    segments: Sequence[OpenSegment],
+    standardizer: Standardizer,
+    index_type: str,
+    revision: int,
+    report: Progress,
+) -> list[Segment]:
+    """All that counts in some segments as one; none where nothing counts."""
+    if not any(segment.entry.live_rows for segment in segments):
+        return []
+    folder = directory / segment_name(revision)
+    raw, documents = merged(folder, manifest, segments, report)
+    return [
+        derive(folder, raw, standardizer, index_type, revision, documents=documents, report=report)
+    ]
+
+
+def _report(directory: Path, after: Manifest, before: Manifest, changed: int) -> ChangeReport:
+    return ChangeReport(
+        index=str(directory),
+        documents=after.documents,
+        changed=changed,
+        bytes=after.size,
+        bytes_before=before.size,
+        segments=len(after.segments),
+        standardize=after.standardize,
+        index_type=after.index_type["hs"],
+        unchanged=after is before,
+    )

@@ -1,0 +1,346 @@
+"""An index as its users see it: opened, searched, closed.
+
+Knows how answers of segments become one. Refuses to write: that is for build.py,
+adding.py and changing.py. Everything is opened at once, so that a reader keeps its version while
+newer ones appear and take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, overload
+
+import numpy as np
+
+from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
+from moee_index.fusion import UnitVectors, check_search, unit_vectors
+from moee_index.hits import Hit
+from moee_index.index.search.pair import Ranking, joined
+from moee_index.index.segment import Found
+from moee_index.index.snapshot import Contents, passages_of
+from moee_index.index.store.manifest import MANIFEST, Manifest
+from moee_index.index.write.resume import check_spec
+from moee_index.types import Embeddings, EncoderSpec, TextEncoder
+
+if TYPE_CHECKING:
+    from moee_index.index.filters import Filter
+    from moee_index.index.verify import VerifyReport
+    from moee_index.index.write.windows import Documents
+
+LoadEncoder = Callable[[EncoderSpec], TextEncoder]
+# A writer may put newer versions in place while one is being opened.
+_ATTEMPTS = 50
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first. exact: no document can have been missed."""
+
+    def __init__(self, hits: Sequence[Hit], exact: bool) -> None:
+        super().__init__(hits)
+        self.exact = exact
+
+
+class Index(Contents):
+    """A finished index, opened for reading. A context manager; use it from one thread at a time.
+
+    Make one with `Index.build` or `Index.open`.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, block_rows: int | None) -> None:
+        super().__init__(directory, manifest)
+        self._load: LoadEncoder | None = None
+        self._encoder: TextEncoder | None = None
+        try:
+            self._searchers = [
+                segment.searcher(self.standardizer, block_rows) for segment in self._segments
+            ]
+        except BaseException:
+            super().close()
+            raise
+        self._begins = np.cumsum([0, *(segment.entry.rows for segment in self._segments)])
+
+    @classmethod
+    def build(
+        cls,
+        directory: str | Path,
+        documents: Documents,
+        encoder: TextEncoder,
+        **options: Any,
+    ) -> Index:
+        """Build an index (`build_index` takes the same options), then open it with the encoder."""
+        from moee_index.index.build import build_index
+
+        build_index(directory, documents, encoder, **options)
+        return cls.open(directory, encoder)
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path,
+        encoder: TextEncoder | LoadEncoder | None = None,
+        *,
+        block_rows: int | None = None,
+    ) -> Index:
+        """Open a finished index.
+
+        encoder: what embeds queries, or a function from the index's `EncoderSpec` to one, called
+        at the first query; None for `search_embeddings` alone. block_rows: documents scanned at a
+        time; None chooses.
+
+        Raises NotAnIndexError, IndexDamagedError, FingerprintMismatchError.
+        """
+        directory = Path(directory)
+        for attempt in range(_ATTEMPTS):
+            manifest = Manifest.read(directory)
+            try:
+                index = cls(directory, manifest, block_rows)
+                break
+            except IndexDamagedError:
+                # A writer may have put a newer version in place since the manifest was read.
+                now = Manifest.read(directory).revision
+                if attempt + 1 == _ATTEMPTS or now == manifest.revision:
+                    raise
+        if encoder is not None:
+            try:
+                index.use_encoder(encoder)
+            except BaseException:
+                index.close()
+                raise
+        return index
+
+    def close(self) -> None:
+        """Let go of files and threads; the index cannot be searched any more."""
+        for searcher in self._searchers:
+            searcher.close()
+        super().close()
+
+    # Encoders
+
+    def check_encoder(self, spec: EncoderSpec) -> None:
+        """Raises FingerprintMismatchError naming each field that differs, and both values."""
+        check_spec(self.spec, spec, self.directory)
+
+    def use_encoder(self, encoder: TextEncoder | LoadEncoder) -> None:
+        """Embed queries with this encoder, or with what this function gives at the first query.
+
+        Raises FingerprintMismatchError.
+        """
+        spec = getattr(encoder, "spec", None)
+        if isinstance(spec, EncoderSpec):
+            self.check_encoder(spec)
+            self._encoder = cast(TextEncoder, encoder)
+        else:
+            self._load = cast(LoadEncoder, encoder)
+
+    def encoder(self) -> TextEncoder:
+        """The encoder in use, loaded now if it was not yet. Raises MisuseError if there is none."""
+        if self._encoder is None:
+            if self._load is None:
+                raise MisuseError(
+                    f"{self.directory} was opened without an encoder; give Index.open one, or call "
+                    "search_embeddings"
+                )
+            self.use_encoder(self._load(self.spec))
+        assert self._encoder is not None
+        return self._encoder
+
+    # Search
+
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self,
+        query: str,
+        k: int = ...,
+        alpha: float | None = ...,
+        method: str = ...,
+        min_score: float | None = ...,
+        encoder: TextEncoder | None = ...,
+        filter: str | Filter | None = ...,
+        passages: bool = ...,
+    ) -> Hits: ...
+
+    @overload
+    def search(
+        self,
+        query: Sequence[str],
+        k: int = ...,
+        alpha: float | None = ...,
+        method: str = ...,
+        min_score: float | None = ...,
+        encoder: TextEncoder | None = ...,
+        filter: str | Filter | None = ...,
+        passages: bool = ...,
+    ) -> list[Hits]: ...
+
+    def search(
+        self,
+        query: str | Sequence[str],
+        k: int = 10,
+        alpha: float | None = None,
+        method: str = "sum",
+        min_score: float | None = None,
+        encoder: TextEncoder | None = None,
+        filter: str | Filter | None = None,
+        passages: bool = False,
+    ) -> Hits | list[Hits]:
+        """The k best documents for a query, or for each of several in one pass.
+
+        alpha: weight of RW in method `sum`; None is the index's default. k above the number of
+        documents gives all. Documents that score below `min_score` are left out. Equal scores
+        stand in document order. filter: a condition on the metadata (index/filters); the answer
+        is the exact top k of the documents that fulfil it. passages: each passage of a document is
+        a hit of its own; otherwise a document is one hit, by its best passage.
+
+        Raises MisuseError for an empty query and for k, alpha or method out of range; FilterError;
+        FingerprintMismatchError for an encoder other than the one the index was built with.
+        """
+        check_search(method, alpha, k)
+        texts = [query] if isinstance(query, str) else list(query)
+        for text in texts:
+            if not text.strip():
+                raise MisuseError("the query is empty; give some text")
+        if encoder is not None:
+            self.use_encoder(encoder)
+        if not texts:
+            return []
+        embeddings = self.encoder().encode(texts, query=True)
+        found = self.search_embeddings(
+            embeddings, k, alpha, method, min_score, filter=filter, passages=passages
+        )
+        return found[0] if isinstance(query, str) else found
+
+    def search_embeddings(
+        self,
+        embeddings: Embeddings,
+        k: int = 10,
+        alpha: float | None = None,
+        method: str = "sum",
+        min_score: float | None = None,
+        *,
+        filter: str | Filter | None = None,
+        passages: bool = False,
+    ) -> list[Hits]:
+        """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts].
+
+        Raises MisuseError for other dimensions, ModelError for values that are not finite.
+        """
+        weight = check_search(method, alpha, k, default_alpha=self.manifest.alpha)
+        if min_score is not None and not np.isfinite(min_score):
+            raise MisuseError(f"min_score is {min_score!r}; it must be a finite number")
+        for part, values, dim in (
+            ("HS", embeddings.hs, self.spec.hs_dim),
+            ("RW", embeddings.rw, self.spec.rw_dim),
+        ):
+            if values.ndim != 2 or values.shape[1] != dim:
+                raise MisuseError(f"{part} of the queries has shape {values.shape}, not [q, {dim}]")
+        masks = self._selector.masks(filter)
+
+        def rank(queries: UnitVectors, k: int) -> list[Ranking]:
+            parts = [
+                searcher.search(queries, k, method, weight, min_score, mask)  # type: ignore[arg-type]
+                for searcher, mask in zip(self._searchers, masks, strict=True)
+            ]
+            begins = [int(begin) for begin in self._begins[:-1]]
+            return [
+                joined([found[query] for found in parts], begins, k)
+                for query in range(len(queries))
+            ]
+
+        queries = unit_vectors(embeddings, self.standardizer)
+        if self.manifest.chunk is None or passages:
+            return [self._hits(ranking, passages) for ranking in rank(queries, int(k))]
+        return [self._best_passages(queries[i : i + 1], int(k), rank) for i in range(len(queries))]
+
+    def _best_passages(
+        self, query: UnitVectors, k: int, rank: Callable[[UnitVectors, int], list[Ranking]]
+    ) -> Hits:
+        """The k best documents, each by its best passage: passages are ranked deeper and deeper
+        until k documents are among them, or all passages are."""
+        depth = 4 * k
+        while True:
+            ranking = rank(query, depth)[0]
+            stored = self._stored(ranking.rows)
+            places: dict[tuple[int, int], int] = {}
+            for place, row in enumerate(ranking.rows):
+                segment, document = stored[int(row)]
+                places.setdefault((segment, document.number), place)
+            if len(places) >= k or len(ranking.rows) < depth:
+                best = np.fromiter(places.values(), dtype=np.int64)[:k]
+                found = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(found, False)
+            depth *= 4
+
+    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Found]:
+        """Row of the index → (its segment, its document, whose rows are those of the segment)."""
+        found: dict[int, Found] = {}
+        numbers = np.searchsorted(self._begins, rows, side="right") - 1
+        for segment in np.unique(numbers):
+            begin = int(self._begins[segment])
+            wanted = [
+                int(row) - begin for row, own in zip(rows, numbers, strict=True) if own == segment
+            ]
+            for row, document in self._segments[segment].documents.at_rows(wanted).items():
+                found[begin + row] = int(segment), document
+        return found
+
+    def _hits(self, ranking: Ranking, passages: bool) -> Hits:
+        stored = self._stored(ranking.rows)
+        scores = ranking.scores
+        hits = []
+        for place, row in enumerate(ranking.rows):
+            segment, document = stored[int(row)]
+            own = int(row) - int(self._begins[segment])
+            passage = None
+            if self.manifest.chunk is not None:
+                passage = passages_of(document)[own - document.first].id
+            hits.append(
+                Hit(
+                    rank=place + 1,
+                    id=passage if passages and passage else document.id,
+                    score=float(scores.score[place]),
+                    hs=float(scores.hs[place]),
+                    rw=float(scores.rw[place]),
+                    text=document.passage(own),
+                    metadata=document.metadata,
+                    passage=passage,
+                )
+            )
+        return Hits(hits, ranking.exact)
+
+    # What it is, and whether it is sound
+
+    def info(self) -> dict[str, Any]:
+        """What `info INDEX --json` prints (describe.py). Reads a sample of the raw rows for the
+        drift. Raises IndexDamagedError."""
+        from moee_index.index.describe import describe
+
+        return describe(self)
+
+    def verify(self, full: bool = False) -> VerifyReport:
+        """As `verify_index`, for this index's directory."""
+        from moee_index.index.verify import verify_index
+
+        return verify_index(self.directory, full=full)
+
+
+def default_index(directory: str | Path = "indexes") -> tuple[Path, str]:
+    """The index to use when none is named, and why: the only finished one, or the newest.
+
+    Raises NotAnIndexError when there is none.
+    """
+    directory = Path(directory)
+    found: list[tuple[str, Path]] = []
+    if directory.is_dir():
+        for path in sorted(directory.iterdir()):
+            if (path / MANIFEST).is_file():
+                found.append((Manifest.read(path).created, path))
+    if not found:
+        raise NotAnIndexError(
+            f"there is no index in {directory}; make one with moee-index build, or name one with "
+            "--index"
+        )
+    if len(found) == 1:
+        return found[0][1], f"the only index in {directory}"
+    created, path = max(found)
+    return path, f"the newest of {len(found)} in {directory}, built {created}"

@@ -1,0 +1,1 @@
+"""Queries in, rows and scores out."""

@@ -1,0 +1,229 @@
+"""Exact fused top k over a pair of indexes.
+
+Knows codes, raw rows and the maths. Refuses to know texts and ids: unit vectors in, row numbers
+and scores out.
+
+Flat pairs are scanned completely (exact.py), and every document that the scan cannot rule out is
+scored again from its raw row. Approximate pairs give lists that are joined and scored again
+likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.errors import IndexDamagedError, ModelError
+from moee_index.fusion import (
+    Method,
+    RowNumbers,
+    Scores,
+    Standardizer,
+    UnitVectors,
+    score,
+    top_k,
+    unit_vectors,
+    unseen_bound,
+)
+from moee_index.index.search.shortlist import NOT_FINITE, Asked, FlatScan, parts_that_count
+from moee_index.index.store.checksums import CheckedCodes, CheckedFile
+from moee_index.index.store.faiss_files import FLAT, codes_of, neighbours
+from moee_index.index.store.rows import RowReader
+from moee_index.types import FloatArray
+
+Mask = npt.NDArray[np.bool_]
+_QUERIES = 256
+_RESCORE_ROWS = 1024
+_MIN_DEPTH = 200
+_MAX_DEPTH = 16
+# So few rows, over all queries, are scored from their raw vectors at once: some 10 ms.
+_FEW_ROWS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The best rows for one query, best first, and whether that is proven.
+
+    rows: int64 [m]; scores: their scores and similarities.
+    """
+
+    rows: RowNumbers
+    scores: Scores
+    exact: bool
+
+
+class PairSearcher:
+    """Searches one opened pair of indexes.
+
+    pair: part → FAISS index; files: the files that they map, to be checked; codes_error: part →
+    longest difference of a vector to its codes; block_rows: documents scanned at a time (for
+    tests; None chooses).
+    """
+
+    def __init__(
+        self,
+        pair: dict[str, Any],
+        files: dict[str, CheckedFile],
+        index_type: dict[str, str],
+        raw: RowReader,
+        norms: npt.NDArray[np.float32],
+        standardizer: Standardizer,
+        codes_error: dict[str, float],
+        block_rows: int | None = None,
+    ) -> None:
+        self._pair = pair
+        self._scan: FlatScan | None = None
+        if all(kind == FLAT for kind in index_type.values()):
+            codes = {part: CheckedCodes(codes_of(pair[part]), files[part]) for part in pair}
+            self._scan = FlatScan(codes, norms, codes_error, block_rows)
+        else:
+            for file in files.values():
+                # Which parts of such a file an answer depends on is FAISS's to know.
+                file.check(0, file.size)
+        self._raw = raw
+        self._standardizer = standardizer
+
+    def close(self) -> None:
+        if self._scan is not None:
+            self._scan.close()
+        self._pair = {}
+
+    def search(
+        self,
+        queries: UnitVectors,
+        k: int,
+        method: Method,
+        alpha: float | None,
+        min_score: float | None = None,
+        allowed: Mask | None = None,
+    ) -> list[Ranking]:
+        """The best k rows for each query, fewer where there are fewer, scores below `min_score`
+        left out. allowed: bool [n], the rows to search among; None is all."""
+        rows = None if allowed is None or allowed.all() else np.flatnonzero(allowed)
+        k = min(k, len(self._raw) if rows is None else len(rows))
+        found: list[Ranking] = []
+        for start in range(0, len(queries), _QUERIES):
+            some = queries[start : start + _QUERIES]
+            if rows is not None and len(rows) * len(some) <= _FEW_ROWS:
+                found.extend(
+                    self._rescored(some[i : i + 1], rows, k, method, alpha, True)
+                    for i in range(len(some))
+                )
+            elif self._scan is not None:
+                asked = Asked(some, k, method, alpha, min_score, rows)
+                found.extend(self._exact(self._scan, asked))
+            else:
+                found.extend(
+                    self._approximate(some[i : i + 1], k, method, alpha, rows)
+                    for i in range(len(some))
+                )
+        return [_cut(ranking, min_score) for ranking in found]
+
+    def _exact(self, scan: FlatScan, asked: Asked) -> Iterator[Ranking]:
+        for query, rows in enumerate(scan.left(asked)):
+            one = asked.queries[query : query + 1]
+            yield self._rescored(one, rows, asked.k, asked.method, asked.alpha, True)
+
+    def _rescored(
+        self,
+        query: UnitVectors,
+        rows: RowNumbers,
+        k: int,
+        method: Method,
+        alpha: float | None,
+        exact: bool,
+    ) -> Ranking:
+        """Score rows (ascending) from their raw vectors and keep the best k."""
+        parts: list[Scores] = []
+        for start in range(0, len(rows), _RESCORE_ROWS):
+            raw = self._raw.take(rows[start : start + _RESCORE_ROWS])
+            try:
+                units = unit_vectors(raw, self._standardizer)
+            except ModelError:
+                raise IndexDamagedError(NOT_FINITE) from None
+            parts.append(score(query, units, method, alpha))
+        scores = Scores(
+            *(
+                np.concatenate([getattr(part, name) for part in parts] or [np.empty(0, np.float32)])
+                for name in ("score", "hs", "rw")
+            )
+        )
+        best = top_k(scores.score, k)
+        return Ranking(rows[best], scores[best], exact)
+
+    def _approximate(
+        self,
+        query: UnitVectors,
+        k: int,
+        method: Method,
+        alpha: float | None,
+        allowed: RowNumbers | None,
+    ) -> Ranking:
+        """Join both parts' lists, score them from raw rows, and go deeper while a document on
+        neither list could still be among the best (DESIGN, maths 3).
+
+        The lists are approximate, so only scoring everything proves anything. `allowed` is applied
+        to the lists; where they hold too few allowed rows in the end, all of these are scored.
+        """
+        count = len(self._raw)
+        everything = np.arange(count) if allowed is None else allowed
+        mask = np.zeros(count, dtype=bool)
+        mask[everything] = True
+        parts = parts_that_count(method, alpha)
+        depth = min(count, max(10 * k, _MIN_DEPTH))
+        limit = min(count, _MAX_DEPTH * depth)
+        while depth < count:
+            last = {"hs": 0.0, "rw": 0.0}
+            lists: list[RowNumbers] = []
+            for part in parts:
+                vector: FloatArray = getattr(query, part)[0].astype(np.float32)
+                found, last[part] = neighbours(self._pair[part], vector, depth)
+                lists.append(found)
+            rows = np.unique(np.concatenate(lists))
+            rows = rows[mask[rows]]
+            whole = len(rows) == len(everything)
+            ranking = self._rescored(query, rows, k, method, alpha, whole)
+            if depth >= limit and len(rows) >= k:
+                return ranking
+            weight = 0.0 if len(parts) == 1 else alpha
+            bound = unseen_bound(method, last["hs"], last["rw"], weight, query.norms[0])
+            if len(ranking.rows) == k and ranking.scores.score[-1] >= bound:
+                return ranking
+            if depth >= limit:
+                break
+            depth = min(limit, 2 * depth)
+        # A list of all documents has nothing over the raw rows themselves.
+        return self._rescored(query, everything, k, method, alpha, True)
+
+
+def joined(parts: Sequence[Ranking], begins: Sequence[int], k: int) -> Ranking:
+    """One ranking of the best k over several segments, whose rows begin at `begins`.
+
+    Equal scores stand in the order of the segments and of their rows.
+    """
+    if len(parts) == 1 and begins[0] == 0:
+        return parts[0]
+    rows = [part.rows + begin for part, begin in zip(parts, begins, strict=True)]
+    scores = Scores(
+        *(
+            np.concatenate([getattr(part.scores, name) for part in parts])
+            if parts
+            else np.empty(0, np.float32)
+            for name in ("score", "hs", "rw")
+        )
+    )
+    # Each part is sorted, and ties within it stand in order: a stable sort keeps them so.
+    best = np.argsort(-scores.score, kind="stable")[:k]
+    numbers = np.concatenate(rows)[best] if rows else np.empty(0, dtype=np.int64)
+    return Ranking(numbers, scores[best], all(part.exact for part in parts))
+
+
+def _cut(ranking: Ranking, min_score: float | None) -> Ranking:
+    if min_score is None:
+        return ranking
+    kept = np.flatnonzero(ranking.scores.score >= min_score)
+    return Ranking(ranking.rows[kept], ranking.scores[kept], ranking.exact)

@@ -1,0 +1,187 @@
+"""What one version of an index holds: documents, passages and vectors by id, in order, by filter.
+
+Knows how the segments of a version make up an index. Refuses to know queries and encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from moee_index.errors import MisuseError
+from moee_index.fusion import Standardizer
+from moee_index.index.masks import Selector
+from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
+from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.manifest import Manifest
+from moee_index.types import Embeddings, EncoderSpec
+
+if TYPE_CHECKING:
+    from moee_index.index.filters import Filter
+    from moee_index.index.segment import Mask
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage of a document: `<id>#<n>`, or the document's id where that is not split."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+
+
+def passages_of(document: StoredDocument) -> list[Passage]:
+    split = len(document.spans) > 1
+    return [
+        Passage(
+            f"{document.id}#{number}" if split else document.id,
+            document.text[slice(*span)],
+            document.metadata,
+        )
+        for number, span in enumerate(document.spans, 1)
+    ]
+
+
+class Contents:
+    """The segments of one version, opened. A context manager.
+
+    Raises IndexDamagedError where a file is missing or altered.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._segments: list[OpenSegment] = []
+        self.standardizer: Standardizer = open_standardizer(directory, manifest)
+        try:
+            for entry in manifest.segments:
+                self._segments.append(OpenSegment(directory, manifest, entry))
+        except BaseException:
+            # Not self.close: a subclass has nothing to close yet.
+            Contents.close(self)
+            raise
+        self._selector = Selector(self._segments)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of files; nothing can be read any more."""
+        for segment in self._segments:
+            segment.close()
+
+    def __len__(self) -> int:
+        return self.manifest.documents
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder that the index was built with."""
+        return self.manifest.spec
+
+    @property
+    def alpha(self) -> float:
+        """The index's default weight of RW in method `sum`."""
+        return self.manifest.alpha
+
+    def vectors(self, ids: Sequence[str]) -> Embeddings:
+        """Raw embeddings of documents by id, in the order of `ids`; of documents that were split
+        ask for a passage, `<id>#<n>`.
+
+        Raises MisuseError naming an id that is not there.
+        """
+        hs = np.empty((len(ids), self.spec.hs_dim), dtype=np.float32)
+        rw = np.empty((len(ids), self.spec.rw_dim), dtype=np.float32)
+        rows = [self._row_of(identifier, found) for identifier, found in self._found(ids)]
+        for segment in range(len(self._segments)):
+            places = np.array(
+                [i for i, row in enumerate(rows) if row[0] == segment], dtype=np.int64
+            )
+            if len(places):
+                own = np.array([rows[place][1] for place in places], dtype=np.int64)
+                taken = self._segments[segment].raw.take(own)
+                hs[places], rw[places] = taken.hs, taken.rw
+        return Embeddings(hs, rw)
+
+    def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, Found | None]]:
+        """Each id with its segment and document; passages' ids with those of their document."""
+        known = find_live(self._segments, ids)
+        unknown = [i.rpartition("#")[0] for i in ids if i not in known and "#" in i]
+        whole = find_live(self._segments, unknown) if unknown else {}
+        for identifier in ids:
+            yield identifier, known.get(identifier) or whole.get(identifier.rpartition("#")[0])
+
+    def _row_of(self, identifier: str, found: Found | None) -> tuple[int, int]:
+        """(segment, row there) of a document's only passage, or of the passage that is named."""
+        if found is None:
+            raise MisuseError(f"{self.directory} has no document {identifier!r}")
+        segment, document = found
+        own = [passage.id for passage in passages_of(document)]
+        if identifier in own:
+            return segment, document.first + own.index(identifier)
+        if identifier == document.id:
+            raise MisuseError(
+                f"document {identifier!r} of {self.directory} has {len(own)} passages; name one, "
+                f"as in {own[0]}"
+            )
+        raise MisuseError(f"{self.directory} has no document {identifier!r}")
+
+    def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Text and metadata of documents by id; ids that are not there are left out."""
+        return {
+            identifier: document
+            for identifier, (_, document) in find_live(self._segments, ids).items()
+        }
+
+    def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
+        """Id of a document → its passages, id of a passage → that one. Ids that are not there are
+        left out."""
+        found: dict[str, list[Passage]] = {}
+        for identifier, where in self._found(ids):
+            own = [] if where is None else passages_of(where[1])
+            if where is not None and identifier != where[1].id:
+                own = [passage for passage in own if passage.id == identifier]
+            if own:
+                found[identifier] = own
+        return found
+
+    def ids(self) -> Iterator[str]:
+        """Ids that `vectors` takes, in the order of the index: of documents, of those that were
+        split their passages'."""
+        for segment in self._segments:
+            for document in segment.live_documents():
+                yield from (passage.id for passage in passages_of(document))
+
+    def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
+        """All documents that count, in the order of the index, each with the raw embeddings of its
+        passages (a row a passage)."""
+        for segment in self._segments:
+            for document in segment.live_documents():
+                rows = slice(document.first, document.first + len(document.spans))
+                yield document, segment.raw.take(rows)
+
+    @property
+    def fields(self) -> dict[str, set[str]] | None:
+        """Metadata field → kinds of the values that documents have in it, for filters; None where
+        there are thousands."""
+        return self._selector.fields
+
+    def check_filter(self, condition: str | None) -> None:
+        """Raises FilterError for a filter that no document of this index can be asked."""
+        self._selector.masks(condition)
+
+    def masks(self, condition: str | Filter | None = None) -> list[Mask | None]:
+        """For each of `segments` bool [rows]: the rows that count and whose documents fulfil a
+        filter; None where all do. Raises FilterError, naming the position."""
+        return self._selector.masks(condition)
+
+    @property
+    def segments(self) -> Sequence[OpenSegment]:
+        """The opened segments, for what is written from them."""
+        return self._segments

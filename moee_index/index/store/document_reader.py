@@ -1,0 +1,200 @@
+"""The documents of a finished segment: looked up by row, by id, by filter.
+
+Knows SQL, always parameterised, and checks what it reads: a document by its checksum, the whole
+file before anything is concluded from what was not found. Refuses to write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.encode.chunking import Span
+from moee_index.errors import IndexDamagedError
+from moee_index.index.store.database import HINT, CheckedDatabase
+from moee_index.index.store.documents import VARIABLES, PreparedDocument, document_checksum
+from moee_index.readers.corpus import Document
+
+RowNumbers = npt.NDArray[np.int64]
+_AT_A_TIME = 1024
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A document of a segment. number: its place there; first: the row of its first passage."""
+
+    number: int
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+    source: str
+    first: int
+    spans: tuple[Span, ...]
+
+    @property
+    def rows(self) -> range:
+        return range(self.first, self.first + len(self.spans))
+
+    def passage(self, row: int) -> str:
+        """The text of the passage at a row."""
+        start, stop = self.spans[row - self.first]
+        return self.text[start:stop]
+
+    def prepared(self) -> PreparedDocument:
+        """As it was when it was written."""
+        document = Document(self.id, self.text, self.metadata, self.title, self.source)
+        return PreparedDocument.of(document).split(self.spans)
+
+
+class DocumentReader(CheckedDatabase):
+    """documents.sqlite of a finished segment; see CheckedDatabase."""
+
+    def __init__(self, path: Path, check: Callable[[BufferedReader], None]) -> None:
+        super().__init__(path, check)
+        try:
+            # Numbers have no gaps (`problems` looks for them); counting would read them all.
+            sql = "SELECT (SELECT max(number) FROM documents), (SELECT max(row) FROM passages)"
+            ((number, row),) = self._rows(sql)
+            with self._damaged():
+                self.documents = 0 if number is None else int(number) + 1
+                self.rows = 0 if row is None else int(row) + 1
+        except BaseException:
+            self.close()
+            raise
+
+    def at_rows(self, rows: Sequence[int]) -> dict[int, StoredDocument]:
+        """Row → the document whose passage it is."""
+        numbers: dict[int, int] = {}
+        for part in _parts(rows):
+            numbers.update(
+                self._rows(
+                    f"SELECT row, document FROM passages WHERE row IN ({_marks(part)})",  # noqa: S608
+                    part,
+                )
+            )
+        documents = self.get(sorted(set(numbers.values())))
+        found: dict[int, StoredDocument] = {}
+        for row in rows:
+            document = documents.get(numbers.get(row, -1))
+            if document is None or row not in document.rows:
+                raise IndexDamagedError(f"{self._path} lacks row {row}; {HINT}")
+            found[row] = document
+        return found
+
+    def get(self, numbers: Sequence[int]) -> dict[int, StoredDocument]:
+        """Number → document, checked."""
+        found: dict[int, StoredDocument] = {}
+        for part in _parts(numbers):
+            found.update(
+                self._read(f"number IN ({_marks(part)})", part, ordered=False),
+            )
+        for number in numbers:
+            if number not in found:
+                raise IndexDamagedError(f"{self._path} lacks document {number}; {HINT}")
+        return found
+
+    def in_order(self, first: int = 0) -> Iterator[StoredDocument]:
+        """All documents from number `first` on."""
+        for start in range(first, self.documents, _AT_A_TIME):
+            stop = min(start + _AT_A_TIME, self.documents)
+            found = self._read("number >= ? AND number < ?", (start, stop), ordered=True)
+            if len(found) != stop - start:
+                raise IndexDamagedError(f"{self._path} lacks documents from {start}; {HINT}")
+            yield from found.values()
+
+    def described(self) -> Iterator[tuple[str, int, str]]:
+        """Of each document in order: id, number of its passages, metadata as JSON text."""
+        for start in range(0, self.documents, _AT_A_TIME):
+            yield from self._rows(
+                "SELECT id, count, metadata FROM documents WHERE number >= ? AND number < ? "
+                "ORDER BY number",
+                (start, start + _AT_A_TIME),
+            )
+
+    def _read(
+        self, where: str, values: Sequence[int], *, ordered: bool
+    ) -> dict[int, StoredDocument]:
+        order = " ORDER BY number" if ordered else ""
+        rows = self._rows(
+            "SELECT number, id, title, text, metadata, source, first, count, checksum "  # noqa: S608
+            f"FROM documents WHERE {where}{order}",
+            values,
+        )
+        found: dict[int, StoredDocument] = {}
+        for number, identifier, title, text, metadata, source, first, count, checksum in rows:
+            spans = self._rows(
+                "SELECT start, stop FROM passages WHERE row >= ? AND row < ? ORDER BY row",
+                (first, first + count),
+            )
+            with self._damaged():
+                if document_checksum(identifier, title, text, metadata, spans) != checksum:
+                    raise ValueError(f"document {number} does not agree with its checksum")
+                found[number] = StoredDocument(
+                    number,
+                    identifier,
+                    title,
+                    text,
+                    json.loads(metadata),
+                    source,
+                    first,
+                    tuple(spans),
+                )
+        return found
+
+    def numbers_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """Documents by id; ids that are not there are left out, once the file is checked."""
+        found: dict[str, int] = {}
+        for part in _parts(ids):
+            found.update(
+                self._rows(f"SELECT id, number FROM documents WHERE id IN ({_marks(part)})", part)  # noqa: S608
+            )
+        if len(found) < len(set(ids)):
+            self.check()
+        return found
+
+    def truncated(self, rows: range) -> list[bool]:
+        """For each of some rows whether something was cut off."""
+        sql = "SELECT truncated FROM passages WHERE row >= ? AND row < ? ORDER BY row"
+        return [bool(row[0]) for row in self._rows(sql, (rows.start, rows.stop))]
+
+    def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
+        """For each row whether its document fulfils a SQL condition (`filters.over_json`)."""
+        self.check()
+        sql = f"SELECT first, count FROM documents WHERE {condition}"  # noqa: S608
+        found = np.array(self._rows(sql, values), dtype=np.int64).reshape(-1, 2)
+        # +1 where a document's rows begin, -1 behind them: the running sum is 1 within.
+        steps = np.zeros(self.rows + 1, dtype=np.int8)
+        np.add.at(steps, found[:, 0], 1)
+        np.add.at(steps, found.sum(axis=1), -1)
+        matching: npt.NDArray[np.bool_] = np.cumsum(steps[:-1], dtype=np.int8) > 0
+        return matching
+
+    def problems(self) -> list[str]:
+        """What SQLite's own check and the numbers say is wrong; empty if nothing is."""
+        found = super().problems()
+        for table, key, held in (
+            ("documents", "number", self.documents),
+            ("passages", "row", self.rows),
+        ):
+            sql = f"SELECT min({key}), max({key}), count(*) FROM {table}"  # noqa: S608
+            low, high, count = self._rows(sql)[0]
+            if held and (low, high, count) != (0, held - 1, held):
+                found.append(f"{table} run from {low} to {high}, but there are {count}")
+        return found
+
+
+def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(values), VARIABLES):
+        yield list(values[start : start + VARIABLES])
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))

@@ -1,0 +1,260 @@
+"""The pair of FAISS indexes, one file a part: writing them, opening them, trusting neither blindly.
+
+Knows FAISS. Refuses to know documents and scores: unit vectors in, codes or neighbour lists out.
+
+`flat` means float16 codes that are scanned completely, so its answers are exact after rescoring;
+it is what `auto` chooses at every size, because an index that misses documents has to be asked for.
+Any other type is a FAISS factory string, and approximate.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.atomic import replacing, storage_errors
+from moee_index.dependencies import lacking
+from moee_index.errors import IndexDamagedError, MisuseError, StorageError
+from moee_index.index.store.checksums import Codes
+from moee_index.types import FloatArray
+
+FLAT = "flat"
+Blocks = Callable[[], Iterable[FloatArray]]
+_SEED = 20250415
+_TRAIN_BYTES = 512 << 20
+_TABLE_BYTES = 2 << 30
+_MIN_NPROBE = 8
+# What FAISS's documentation does not speak of, and may go by another name one day.
+_NEEDED = (
+    "IO_FLAG_MMAP_IFC",
+    "PyCallbackIOWriter",
+    "extract_index_ivf",
+    "omp_get_max_threads",
+    "omp_set_num_threads",
+    "rev_swig_ptr",
+    "serialize_index",
+    "set_deserialization_loop_limit",
+    "set_deserialization_vector_byte_limit",
+)
+
+
+@functools.cache
+def load_faiss() -> ModuleType:
+    """faiss, imported after torch, so that both share one OpenMP runtime.
+
+    Raises LibraryError where the installed release has not what is used of it (the scanner of
+    scan.py not counted, which has a substitute).
+    """
+    import torch  # noqa: F401, I001
+    import faiss
+
+    for name in _NEEDED:
+        if not hasattr(faiss, name):
+            raise lacking("faiss-cpu", f"has no {name}")
+    return faiss
+
+
+def check_index_type(asked: str, dims: dict[str, int]) -> tuple[str, str]:
+    """The index type to build, and the reason in words.
+
+    Raises MisuseError for a factory string that FAISS refuses at these dimensions.
+    """
+    if asked == "auto":
+        return FLAT, "every document is compared, so answers are exact; others must be asked for"
+    if asked == FLAT:
+        return FLAT, "as asked"
+    for part, dim in dims.items():
+        _made(asked, part, dim)
+    return asked, "as asked; approximate: documents may be missed"
+
+
+def _made(factory: str, part: str, dim: int) -> Any:
+    faiss = load_faiss()
+    where = f"index type {factory!r} does not fit {part.upper()} with {dim} dimensions"
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise MisuseError(
+            f"{where} ({_short(error)}); give flat or another factory string"
+        ) from None
+    inverted = _inverted_lists(index)
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2) or (inverted and not inverted.nlist):
+        raise MisuseError(f"{where}; give flat or a type such as HNSW32 or IVF256,Flat")
+    if inverted:
+        inverted.cp.seed = _SEED
+        # FAISS warns on stderr for small corpora, once a sub-quantiser; it trains all the same.
+        inverted.cp.min_points_per_centroid = 1
+    return index
+
+
+def write_flat(path: Path, blocks: Iterable[FloatArray], rows: int, dim: int) -> float:
+    """Write unit vectors as an `IndexScalarQuantizer` of float16 codes, never whole in memory.
+
+    Returns the longest difference between a vector and its codes. Raises StorageError.
+    """
+    longest = 0.0
+    with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
+        file.write(_header(rows, dim))
+        written = 0
+        for block in blocks:
+            codes = block.astype("<f2")
+            difference = block - codes.astype(np.float32)
+            longest = max(longest, float(np.square(difference).sum(axis=1).max(initial=0.0)))
+            file.write(codes.tobytes())
+            written += len(block)
+        assert written == rows
+    return math.sqrt(longest)
+
+
+def _header(rows: int, dim: int) -> bytes:
+    """What FAISS writes before the codes; checked against FAISS itself on one row."""
+    faiss = load_faiss()
+
+    def serialised(count: int) -> bytes:
+        quantiser = faiss.ScalarQuantizer.QT_fp16
+        index = faiss.IndexScalarQuantizer(dim, quantiser, faiss.METRIC_INNER_PRODUCT)
+        if count:
+            index.add(np.zeros((count, dim), dtype=np.float32))
+        return bytes(faiss.serialize_index(index).tobytes())
+
+    def with_counts(count: int) -> bytes:
+        # fourcc, int32 d, then int64 ntotal; at the end the uint64 length of the codes.
+        empty = serialised(0)
+        return b"".join((empty[:8], count.to_bytes(8, "little"), empty[16:-8])) + (
+            count * dim * 2
+        ).to_bytes(8, "little")
+
+    if with_counts(1) + bytes(2 * dim) != serialised(1):
+        raise lacking("faiss-cpu", "writes flat indexes in another layout than is known here")
+    return with_counts(rows)
+
+
+def write_factory(path: Path, factory: str, part: str, blocks: Blocks, rows: int, dim: int) -> None:
+    """Train and fill an approximate index; the same rows give the same file.
+
+    Raises MisuseError when it cannot be trained on so few rows, StorageError.
+    """
+    faiss = load_faiss()
+    index = _made(factory, part, dim)
+    threads = faiss.omp_get_max_threads()
+    if "HNSW" in factory or "NSG" in factory:
+        # Links depend on the order in which threads come by.
+        faiss.omp_set_num_threads(1)
+    try:
+        if not index.is_trained:
+            index.train(_sample(blocks, rows, dim))
+        for block in blocks():
+            index.add(block)
+    except RuntimeError as error:
+        raise MisuseError(
+            f"index type {factory!r} cannot be built for {part.upper()} from {rows} documents "
+            f"({_short(error)}); what is embedded is kept: build again with --overwrite and "
+            "--index-type flat, or moee-index reindex --index-type flat an index that is there"
+        ) from None
+    finally:
+        faiss.omp_set_num_threads(threads)
+    with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
+        try:
+            # Through a file of ours: what FAISS's own meets as it closes, as a full disk, it only
+            # prints, and leaves the file cut off.
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+        except RuntimeError as error:
+            raise StorageError(f"FAISS cannot write {path} ({_short(error)})") from None
+
+
+def _sample(blocks: Blocks, rows: int, dim: int) -> FloatArray:
+    most = max(1, min(rows, _TRAIN_BYTES // (4 * dim)))
+    chosen = np.arange(rows)
+    if most < rows:
+        chosen = np.sort(np.random.default_rng(_SEED).choice(rows, most, replace=False))
+    taken = np.empty((most, dim), dtype=np.float32)
+    start = 0
+    for block in blocks():
+        low, high = np.searchsorted(chosen, (start, start + len(block)))
+        taken[low:high] = block[chosen[low:high] - start]
+        start += len(block)
+    return taken
+
+
+def open_part(path: Path, index_type: str, rows: int, dim: int) -> Any:
+    """The FAISS index of a finished file, memory-mapped where its type allows.
+
+    Never `add` to it: FAISS aborts the process on a memory-mapped index. Raises IndexDamagedError
+    where the file is damaged or is not the index that was asked for.
+    """
+    faiss = load_faiss()
+    hint = "restore it or build again with --overwrite"
+    try:
+        size = path.stat().st_size
+        # A damaged length must not make FAISS allocate or loop for ever.
+        # (Product quantisers compute a table after reading, FAISS's own limit for it is 2 GiB.)
+        room = size + 1 if index_type == FLAT else size + _TABLE_BYTES
+        faiss.set_deserialization_vector_byte_limit(room)
+        faiss.set_deserialization_loop_limit(size + 1)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        raise IndexDamagedError(f"{path} is damaged ({_short(error)}); {hint}") from None
+    except OSError as error:
+        raise IndexDamagedError(f"{path} cannot be read ({error.strerror}); {hint}") from error
+    if (index.ntotal, index.d) != (rows, dim):
+        raise IndexDamagedError(
+            f"{path} holds {index.ntotal} vectors of {index.d}, not {rows} of {dim}; {hint}"
+        )
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise IndexDamagedError(f"{path} does not compare by inner product; {hint}")
+    if index_type == FLAT:
+        if (
+            not isinstance(index, faiss.IndexScalarQuantizer)
+            or index.sq.qtype != faiss.ScalarQuantizer.QT_fp16
+            or index.codes.size() != rows * dim * 2
+        ):
+            raise IndexDamagedError(f"{path} does not hold float16 codes; {hint}")
+    else:
+        inverted = _inverted_lists(index)
+        if inverted:
+            inverted.nprobe = min(inverted.nlist, max(_MIN_NPROBE, math.isqrt(inverted.nlist)))
+    return index
+
+
+def codes_of(index: Any) -> Codes:
+    """The codes of a flat index as float16 [n, d], a view that must not outlive the index."""
+    faiss = load_faiss()
+    flat = faiss.rev_swig_ptr(index.codes.data(), index.codes.size())
+    codes: Codes = flat.view(np.float16).reshape(index.ntotal, index.d)
+    codes.flags.writeable = False
+    return codes
+
+
+def neighbours(index: Any, query: FloatArray, depth: int) -> tuple[npt.NDArray[np.int64], float]:
+    """Rows nearest to one unit vector [d] by an approximate index, and the last one's similarity.
+
+    A list shorter than `depth` stands for all that the index would ever find.
+    """
+    similarities, rows = index.search(query[None, :], depth)
+    found = rows[0] >= 0
+    last = float(similarities[0][found][-1]) if found.any() else 0.0
+    return rows[0][found].astype(np.int64), last
+
+
+def _inverted_lists(index: Any) -> Any:
+    faiss = load_faiss()
+    try:
+        return faiss.extract_index_ivf(index)
+    except RuntimeError:
+        return None
+
+
+def _short(error: BaseException) -> str:
+    """FAISS's message without its C++ signature, in one line."""
+    text = " ".join(str(error).split())
+    for mark in ("Error: ", ".cpp:"):
+        if mark in text:
+            text = text.split(mark)[-1]
+    return text.partition(": ")[2] if text[:1].isdigit() else text

@@ -1,0 +1,251 @@
+"""The metadata of a segment's documents once more, a column for each field, to filter by.
+
+    documents   number → id, and a cell for each field with a column
+    fields      which fields there are, the kinds of their values, their columns
+    about       whether all fields are listed; passages of each document where any has several
+
+Written when a segment is finished, and follows from its documents alone. Fields that many documents
+have come first; long texts, and what is beyond the most columns, can only be asked of the JSON in
+documents.sqlite.
+
+Knows SQL, always parameterised, and which fields are worth a column. Refuses to know filters: cells
+and questions about them are `filters.over_columns`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.atomic import replacing, storage_errors
+from moee_index.index.filters import kind_of, values_of
+from moee_index.index.filters.lexer import dotted
+from moee_index.index.filters.over_columns import NOWHERE, Cell, cell
+from moee_index.index.store.database import CheckedDatabase
+from moee_index.index.store.document_reader import DocumentReader
+from moee_index.index.store.manifest import DOCUMENTS, FIELDS
+from moee_index.index.write.derive import Progress
+
+# Beyond so many names nobody can be told which there are; a filter is then not checked.
+MOST_FIELDS = 2000
+# A row's header has a byte for each.
+MOST_COLUMNS = 64
+# Bytes of a field's cells on average: a scan reads them all, whichever field is asked for.
+LONGEST = 200
+_REPORT_EVERY = 4096
+# Of each document in order: id, number of its passages, metadata as JSON text.
+Described = Callable[[], Iterable[tuple[str, int, str]]]
+_MAPPED = 1 << 40  # bytes; SQLite takes the most that it was built for
+_TABLES = ("documents", "fields", "about")
+_NOTHING = "{}"  # metadata of a document without any
+
+
+def write_fields(folder: Path, report: Progress) -> None:
+    """Write fields.sqlite of a segment whose documents are all written.
+
+    The same documents give the same bytes. Raises StorageError, IndexDamagedError.
+    """
+    path = folder / FIELDS
+    with (
+        # Nothing to compare with yet: what a manifest will say of the file is made later.
+        DocumentReader(folder / DOCUMENTS, lambda file: None) as documents,
+        replacing(path) as temporary,
+        storage_errors(path),
+    ):
+        # Left by a writer that was killed: a new file is to be begun.
+        temporary.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            # The file is synced as a whole and renamed, or removed: no journal could add to that.
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")
+            fill(connection, documents.described, documents.documents, report)
+
+
+def fill(
+    connection: sqlite3.Connection, described: Described, total: int, report: Progress
+) -> None:
+    """The tables, in an empty database. described is called twice."""
+    found = _Found()
+    for done, (_, _, metadata) in enumerate(described()):
+        found.see(metadata)
+        if done % _REPORT_EVERY == 0:
+            report("fields", done, total)
+    columns = found.columns()
+    names = "".join(f", {_column(place)}" for place in columns.values())
+    passages: list[int] = []
+
+    def rows() -> Iterator[list[Cell]]:
+        for number, (identifier, count, metadata) in enumerate(described()):
+            passages.append(count)
+            cells: dict[str, Cell] = dict.fromkeys(columns)
+            if metadata != _NOTHING:
+                for name, value in values_of(json.loads(metadata)):
+                    if name in cells:
+                        cells[name] = cell(value)
+            yield [number, identifier, *cells.values()]
+
+    connection.execute("BEGIN")
+    # No types: a column keeps what is put into it.
+    connection.execute(f"CREATE TABLE documents (number INTEGER PRIMARY KEY, id{names})")
+    connection.execute("CREATE TABLE fields (name TEXT, kind TEXT, place INTEGER)")
+    connection.execute("CREATE TABLE about (complete INTEGER, documents INTEGER, passages BLOB)")
+    marks = ", ".join("?" * (2 + len(columns)))
+    connection.executemany(f"INSERT INTO documents VALUES ({marks})", rows())  # noqa: S608
+    connection.executemany(
+        "INSERT INTO fields VALUES (?, ?, ?)",
+        [(name, kind, columns.get(name)) for name, kind in sorted(found.kinds)],
+    )
+    split = any(count != 1 for count in passages)
+    counts = np.array(passages, dtype="<u4").tobytes() if split else None
+    complete = len(found.kinds) < MOST_FIELDS
+    connection.execute("INSERT INTO about VALUES (?, ?, ?)", (complete, len(passages), counts))
+    connection.execute("COMMIT")
+    report("fields", total, total)
+
+
+class _Found:
+    """The fields of all documents: kinds, how many documents have each, bytes of their cells."""
+
+    def __init__(self) -> None:
+        self.kinds: set[tuple[str, str]] = set()
+        self._documents: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def see(self, metadata: str) -> None:
+        if metadata == _NOTHING:
+            return
+        for name, value in values_of(json.loads(metadata)):
+            named = name, kind_of(value)
+            if named not in self.kinds:
+                if len(self.kinds) >= MOST_FIELDS:
+                    continue
+                self.kinds.add(named)
+            self._documents[name] += 1
+            found = cell(value)
+            if isinstance(found, str | bytes):
+                # Characters are as good as bytes to tell short from long.
+                self._bytes[name] += len(found)
+
+    def columns(self) -> dict[str, int]:
+        """Field → the number of its column, the fields of the most documents first."""
+        short = [
+            name for name, count in self._documents.items() if self._bytes[name] <= LONGEST * count
+        ]
+        chosen = sorted(short, key=lambda name: (-self._documents[name], name))[:MOST_COLUMNS]
+        return {name: place for place, name in enumerate(chosen)}
+
+
+def _column(place: int) -> str:
+    return f"f{place}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """The tables `fields` and `about`. columns: field → its column, None where it has none.
+    passages: uint32 [documents], of each document; None where each has one."""
+
+    kinds: set[tuple[str, str]]
+    columns: dict[str, str | None]
+    complete: bool
+    documents: int
+    passages: npt.NDArray[np.uint32] | None
+
+
+class FieldReader(CheckedDatabase):
+    """fields.sqlite of a finished segment; see CheckedDatabase."""
+
+    def __init__(
+        self, path: Path, check: Callable[[BufferedReader], None], connections: int = 1
+    ) -> None:
+        super().__init__(path, check, connections)
+        for connection in self._connections:
+            # Every filter reads all of it; copying it takes as long as looking at it.
+            connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
+
+    @cached_property
+    def _listed(self) -> _Listed:
+        """What is needed of every filter; nothing is before the first."""
+        self.check()
+        fields = self._rows("SELECT name, kind, place FROM fields")
+        about = self._rows("SELECT complete, documents, passages FROM about")
+        with self._damaged():
+            ((complete, documents, passages),) = about
+            return _Listed(
+                kinds={(name, kind) for name, kind, _ in fields},
+                columns={
+                    name: None if place is None else _column(int(place))
+                    for name, _, place in fields
+                },
+                complete=bool(complete),
+                documents=documents,
+                passages=None if passages is None else np.frombuffer(passages, dtype="<u4"),
+            )
+
+    def known(self) -> set[tuple[str, str]] | None:
+        """(name, kind of value) of every metadata field; None where there are too many."""
+        return self._listed.kinds if self._listed.complete else None
+
+    def column(self, path: tuple[str, ...]) -> str | None:
+        """SQL for a field's cell, as `over_columns.Column` has it."""
+        listed, name = self._listed, dotted(path)
+        column = listed.columns.get(name)
+        if column is None and (name in listed.columns or not listed.complete):
+            return None
+        if name == "id":
+            return "id" if column is None else f"coalesce({column}, id)"
+        if name == "text":
+            return None
+        return column or NOWHERE
+
+    def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
+        """For each row of the segment whether its document fulfils a SQL condition, which is 0 or 1
+        for every document. As many threads share the documents as there are connections."""
+        listed = self._listed
+        # One text of all answers: a row for each document would take Python longer than the scan.
+        # CASE leaves a chain of tests as soon as the answer is known; their value alone does not.
+        sql = (
+            "SELECT group_concat(hit, '') FROM "  # noqa: S608
+            f"(SELECT CASE WHEN {condition} THEN '1' ELSE '0' END AS hit FROM documents "
+            "WHERE number >= ? AND number < ? ORDER BY number)"
+        )
+        ends = np.linspace(0, listed.documents, len(self._connections) + 1).astype(int).tolist()
+
+        def answer(connection: sqlite3.Connection, start: int, stop: int) -> str:
+            found = connection.execute(sql, (*values, start, stop)).fetchone()[0]
+            return found or ""
+
+        with self._lock, self._damaged():
+            # sqlite3 lets go of the GIL while it looks for a row.
+            with ThreadPoolExecutor(len(self._connections)) as pool:
+                answers = "".join(pool.map(answer, self._connections, ends[:-1], ends[1:]))
+            found = np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")
+            if len(found) != listed.documents:
+                raise ValueError(f"{len(found)} of {listed.documents} documents")
+            return found if listed.passages is None else np.repeat(found, listed.passages)
+
+    def follows_from(self, documents: DocumentReader) -> bool:
+        """Whether it is what the segment's documents give, row by row."""
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
+            fill(expected, documents.described, documents.documents, lambda *_: None)
+            for table in _TABLES:
+                rows = f"SELECT * FROM {table} ORDER BY rowid"  # noqa: S608
+                with self._lock, self._damaged():
+                    pairs = itertools.zip_longest(
+                        self._connections[0].execute(rows), expected.execute(rows)
+                    )
+                    if any(found != wanted for found, wanted in pairs):
+                        return False
+        return True

@@ -1,0 +1,401 @@
+"""The layout of an index directory and its manifest, whose presence means complete.
+
+    INDEX/manifest.json                 written last; names every file, its size and checksum
+    INDEX/lock                          held by the one writer
+    INDEX/rejected.jsonl                lines that a build with on_bad="skip" could not use
+    INDEX/standardizer-0001.safetensors
+    INDEX/segment-0001/                 documents and raw rows, embedded together
+        documents.sqlite  fields.sqlite  hs.f32  rw.f32  rows.crc
+        hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
+                                        what follows from the rows under one standardizer
+        deleted-0003.bits               which rows do not count any more
+        building.json                   only while a segment is not finished: what it was begun with
+
+A file that a manifest names is never written to again. Each version of an index has a number of
+its own, the manifest's `revision`, and what is new in it carries that number in its name; so a
+reader keeps the version that it opened, and a new one appears whole or not at all.
+
+Knows names, versions and checksums. Refuses to know what the files hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from moee_index.atomic import json_bytes, sha256_file, write_file
+from moee_index.errors import IndexDamagedError, NotAnIndexError
+from moee_index.types import EncoderSpec
+
+FORMAT = "moee-index"
+VERSION = 2
+MANIFEST = "manifest.json"
+BUILDING = "building.json"
+REJECTED = "rejected.jsonl"
+DOCUMENTS = "documents.sqlite"
+FIELDS = "fields.sqlite"
+ROW_CHECKS = "rows.crc"
+PARTS = ("hs", "rw")
+STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
+_SEGMENT = re.compile(r"segment-(\d{4,})")
+_STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
+
+
+def raw_name(part: str, store: str) -> str:
+    """File name of a part's raw rows."""
+    return part + STORES[store][1]
+
+
+def codes_name(part: str, revision: int) -> str:
+    """File name of a part's FAISS index."""
+    return f"{part}-{revision:04d}.faiss"
+
+
+def code_checks_name(part: str, revision: int) -> str:
+    """File name of the checksums of a FAISS file's pieces."""
+    return f"{part}-{revision:04d}.crc"
+
+
+def norms_name(revision: int) -> str:
+    return f"norms-{revision:04d}.f32"
+
+
+def deleted_name(revision: int) -> str:
+    return f"deleted-{revision:04d}.bits"
+
+
+def standardizer_name(revision: int) -> str:
+    return f"standardizer-{revision:04d}.safetensors"
+
+
+def segment_name(revision: int) -> str:
+    return f"segment-{revision:04d}"
+
+
+def segment_folders(directory: Path) -> list[Path]:
+    """The segment folders of an index directory, oldest first."""
+    return _numbered(directory, _SEGMENT)
+
+
+def standardizer_files(directory: Path) -> list[Path]:
+    return _numbered(directory, _STANDARDIZER)
+
+
+def _numbered(directory: Path, pattern: re.Pattern[str]) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    found = [
+        (int(match[1]), path)
+        for path in directory.iterdir()
+        if (match := pattern.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def next_revision(directory: Path, manifest: Manifest | None) -> int:
+    """A number that no file of the directory carries yet."""
+    taken = [path.name for path in (*segment_folders(directory), *standardizer_files(directory))]
+    numbers = [int(re.sub(r"\D", "", name)) for name in taken]
+    return max([manifest.revision if manifest else 0, *numbers]) + 1
+
+
+@dataclass(frozen=True)
+class Building:
+    """What an unfinished segment was begun with, and what a resumed build must agree to.
+
+    batch_tokens and window decide which texts share a batch: a resumed build keeps them.
+    chunk: how long documents are split ("200:40"), None where they are not. purpose: whether a new
+    index is built or documents are added to one.
+    """
+
+    spec: EncoderSpec
+    standardize: str
+    index_type: str
+    store: str
+    chunk: str | None
+    batch_tokens: int
+    window: int
+    purpose: Literal["build", "add"] = "build"
+
+    def write(self, folder: Path) -> None:
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        write_file(folder / BUILDING, json_bytes(content))
+
+    @classmethod
+    def read(cls, folder: Path) -> Building | None:
+        """None where the folder is no unfinished segment. Raises IndexDamagedError."""
+        path = folder / BUILDING
+        try:
+            content = _object(path)
+        except FileNotFoundError:
+            return None
+        _check_version(content, path)
+        with _damaged(path):
+            named = {field.name: content[field.name] for field in fields(cls)}
+            return cls(**{**named, "spec": EncoderSpec(**named["spec"])})
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of a finished file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Documents that were embedded together, and what was made of their rows.
+
+    rows: passages, one a document where nothing is split; they stand in the order of the index.
+    documents, rows: deleted ones included. index_type: part → "flat" or a FAISS factory string.
+    codes_error: part → the longest difference between a unit vector and its stored codes, which
+    bounds what a scan can be wrong by (empty for approximate types). derived: the revision in the
+    names of norms and codes; deleted: the revision in the name of the bitmap of deleted rows,
+    None where none are.
+    """
+
+    name: str
+    documents: int
+    rows: int
+    index_type: dict[str, str]
+    codes_error: dict[str, float]
+    derived: int
+    deleted: int | None = None
+    deleted_documents: int = 0
+    deleted_rows: int = 0
+
+    @property
+    def live_rows(self) -> int:
+        return self.rows - self.deleted_rows
+
+    def names(self, store: str) -> list[str]:
+        """Its files, without the folder."""
+        found = [DOCUMENTS, FIELDS, *(raw_name(part, store) for part in PARTS), ROW_CHECKS]
+        for part in PARTS:
+            found += [codes_name(part, self.derived), code_checks_name(part, self.derived)]
+        found.append(norms_name(self.derived))
+        if self.deleted is not None:
+            found.append(deleted_name(self.deleted))
+        return found
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a reader has to know before it opens a file of a finished index.
+
+    revision: counts the versions of this index. standardizer: the revision in its file's name.
+    index_type: part → what was asked for; a segment added later is flat until `compact`. counts:
+    what the build read, truncated, skipped and rejected. chunk: see `Building`. created: of the
+    first version, changed: of this one. files: path relative to the index directory → size and
+    checksum.
+    """
+
+    revision: int
+    spec: EncoderSpec
+    standardize: str
+    standardizer: int
+    index_type: dict[str, str]
+    store: str
+    chunk: str | None
+    alpha: float
+    batch_tokens: int
+    window: int
+    counts: dict[str, int]
+    model_bytes: dict[str, int] | None
+    created: str
+    changed: str
+    program: str
+    segments: tuple[Segment, ...] = ()
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    @property
+    def documents(self) -> int:
+        """Documents that count."""
+        return sum(one.documents - one.deleted_documents for one in self.segments)
+
+    @property
+    def rows(self) -> int:
+        """Rows that count: passages, one a document where nothing is split."""
+        return sum(one.live_rows for one in self.segments)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files.values())
+
+    def to_bytes(self) -> bytes:
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return json_bytes({**content, "sha256": _checksum(_plain(content))})
+
+    def write(self, directory: Path) -> None:
+        write_file(directory / MANIFEST, self.to_bytes())
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Raises NotAnIndexError where there is none, IndexDamagedError where it is altered."""
+        path = directory / MANIFEST
+        try:
+            content = _object(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotAnIndexError(_missing(directory)) from None
+        if content.get("format") != FORMAT:
+            raise NotAnIndexError(
+                f"{path} does not belong to moee-index; name an index directory, or build one"
+            )
+        _check_version(content, path)
+        expected = content.pop("sha256", None)
+        if expected != _checksum(content):
+            raise IndexDamagedError(
+                f"{path} is damaged (its checksum does not agree); build the index again with "
+                "--overwrite"
+            )
+        with _damaged(path):
+            named = {field.name: content[field.name] for field in fields(cls)}
+            named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
+            named["segments"] = tuple(Segment(**one) for one in named["segments"])
+            named["spec"] = EncoderSpec(**named["spec"])
+            manifest = cls(**named)
+            _check_values(manifest)
+            return manifest
+
+    def path(self, directory: Path, name: str, segment: Segment | None = None) -> Path:
+        """Where a file is; its size is checked against the manifest.
+
+        Raises IndexDamagedError naming a file that is missing or of another size.
+        """
+        relative = name if segment is None else f"{segment.name}/{name}"
+        path = directory / relative
+        if relative not in self.files:
+            raise IndexDamagedError(f"{directory / MANIFEST} does not list {relative}")
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise IndexDamagedError(
+                f"{path} cannot be read ({error.strerror}); copy the whole index again if it was "
+                "copied while it was written to, else restore it or build again with --overwrite"
+            ) from error
+        if size != self.files[relative].size:
+            raise IndexDamagedError(
+                f"{path} has {size} bytes instead of {self.files[relative].size}; restore it or "
+                "build again with --overwrite"
+            )
+        return path
+
+    def with_segments(
+        self, directory: Path, segments: Sequence[Segment], standardizer: int | None = None
+    ) -> Manifest:
+        """This index with other segments: entries of their files are kept where they are known
+        and made where they are new. Reads new files for their checksums."""
+        standardizer = self.standardizer if standardizer is None else standardizer
+        names = [standardizer_name(standardizer)]
+        names += [f"{one.name}/{name}" for one in segments for name in one.names(self.store)]
+        entries = {name: self.files.get(name) or file_entry(directory / name) for name in names}
+        return replace(self, segments=tuple(segments), standardizer=standardizer, files=entries)
+
+
+def file_entry(path: Path) -> FileEntry:
+    return FileEntry(path.stat().st_size, sha256_file(path))
+
+
+def _missing(directory: Path) -> str:
+    if not directory.exists():
+        return f"{directory}: no such directory; make an index there with moee-index build"
+    if any((path / BUILDING).exists() for path in segment_folders(directory)):
+        return (
+            f"{directory} holds a build that is not finished; start the same build again to go on"
+        )
+    return f"{directory} is no index (it has no {MANIFEST}); make one with moee-index build"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise IndexDamagedError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise IndexDamagedError(
+            f"{path} is damaged (it holds no JSON: {error}); build again with --overwrite"
+        ) from error
+    if not isinstance(content, dict):
+        raise IndexDamagedError(f"{path} is damaged (it holds no JSON object)")
+    return content
+
+
+def _check_version(content: Mapping[str, Any], path: Path) -> None:
+    version = content.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise IndexDamagedError(f"{path} is damaged (its version is {version!r})")
+    if version > VERSION:
+        raise IndexDamagedError(
+            f"{path} has version {version} and was written by a later moee-index (this one reads "
+            f"{VERSION}); upgrade moee-index"
+        )
+    if version < VERSION:
+        raise IndexDamagedError(
+            f"{path} has version {version}, of an earlier moee-index (this one reads {VERSION}); "
+            "build the index again with --overwrite"
+        )
+
+
+def _plain(content: Mapping[str, Any]) -> Any:
+    """As it will be read back: tuples are lists in JSON."""
+    return json.loads(json.dumps(content))
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_values(manifest: Manifest) -> None:
+    """What the rest of the program counts on; a checksum alone does not promise it."""
+    spec = manifest.spec
+    if not all(type(one) is int and one > 0 for one in (spec.hs_dim, spec.rw_dim)):
+        raise ValueError("a dimension is no whole number above 0")
+    if manifest.store not in STORES:
+        raise ValueError(f"store is {manifest.store!r}")
+    if not isinstance(manifest.alpha, int | float):
+        raise ValueError(f"alpha is {manifest.alpha!r}")
+    if not all(isinstance(manifest.index_type[part], str) for part in PARTS):
+        raise ValueError(f"index_type is {manifest.index_type!r}")
+    for name in manifest.files:
+        _check_relative(name)
+    for one in manifest.segments:
+        if not _SEGMENT.fullmatch(one.name):
+            raise ValueError(f"segment {one.name!r}")
+        counts = [one.documents, one.rows, one.deleted_documents, one.deleted_rows]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"a count of {one.name} is no whole number")
+        if (one.deleted is None) != (one.deleted_rows == 0):
+            raise ValueError(f"deleted rows of {one.name} are named nowhere")
+        if one.deleted_rows > one.rows or one.deleted_documents > one.documents or not one.rows:
+            raise ValueError(f"the counts of {one.name} contradict each other")
+        if not all(isinstance(one.index_type[part], str) for part in PARTS):
+            raise ValueError(f"index_type is {one.index_type!r}")
+        if not all(isinstance(error, float) for error in one.codes_error.values()):
+            raise ValueError(f"codes_error is {one.codes_error!r}")
+
+
+def _check_relative(name: str) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise ValueError(f"{name!r} leads out of the index")
+
+
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IndexDamagedError(
+            f"{path} is damaged ({type(error).__name__}: {error}); build again with --overwrite"
+        ) from error

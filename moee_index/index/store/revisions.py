@@ -1,0 +1,95 @@
+"""A new version of an index: one writer, everything written before the manifest, leftovers gone.
+
+Knows what belongs to a version and what does not. Refuses to know what a version holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from moee_index.atomic import storage_errors, sync_directory
+from moee_index.errors import MoeeIndexError, StorageError
+from moee_index.index.store.manifest import BUILDING, Manifest, segment_folders, standardizer_files
+
+Notify = Callable[[str], None]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def program() -> str:
+    return metadata.version("moee-index")
+
+
+def publish(
+    directory: Path, manifest: Manifest, new: Sequence[Path], notify: Notify | None = None
+) -> None:
+    """Make a version the one that is opened, then remove what only older ones needed.
+
+    new: folders with files that this version brings. Raises StorageError; the version before is
+    then still whole.
+    """
+    for folder in new:
+        with storage_errors(folder):
+            sync_directory(folder)
+    with storage_errors(directory):
+        sync_directory(directory)
+    manifest.write(directory)
+    try:
+        for folder in new:
+            with storage_errors(folder):
+                (folder / BUILDING).unlink(missing_ok=True)
+        tidy(directory, manifest)
+    except StorageError as error:
+        if notify is not None:
+            notify(f"the index is whole, but an older version could not be removed: {error}")
+
+
+def tidy(directory: Path, manifest: Manifest | None) -> None:
+    """Remove what no version needs: files of older ones, and what a crash left.
+
+    An unfinished segment (one with building.json) stays, because it can be gone on with.
+    Raises StorageError.
+    """
+    listed = set(manifest.files) if manifest else set()
+    folders = {name.partition("/")[0] for name in listed if "/" in name}
+    with storage_errors(directory):
+        for path in standardizer_files(directory):
+            if path.name not in listed:
+                path.unlink(missing_ok=True)
+        for folder in segment_folders(directory):
+            if folder.name in folders:
+                for path in folder.iterdir():
+                    if f"{folder.name}/{path.name}" not in listed:
+                        path.unlink(missing_ok=True)
+            elif not (folder / BUILDING).exists():
+                remove_segment(folder)
+        for path in directory.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def remove_segment(folder: Path) -> None:
+    """Remove a segment, its building.json last, so that a crash leaves it recognisable."""
+    with storage_errors(folder), contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name != BUILDING:
+                path.unlink()
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def given_up(directory: Path) -> Iterator[None]:
+    """If the block fails, remove what it has written; the version that is there stays as it is."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(MoeeIndexError, OSError):
+            # The block may have put a version in place before it failed.
+            tidy(directory, Manifest.read(directory))
+        raise

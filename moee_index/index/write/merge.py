@@ -1,0 +1,87 @@
+"""Several segments written as one, without what was deleted, and when that is worth while.
+
+Knows documents and raw rows, and copies both as they are. Refuses to know the model and who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from moee_index.atomic import storage_errors
+from moee_index.index.segment import OpenSegment
+from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.documents import DocumentStore
+from moee_index.index.store.fields import write_fields
+from moee_index.index.store.manifest import DOCUMENTS, Manifest
+from moee_index.index.store.rows import RowReader, RowWriter
+from moee_index.index.write.derive import Progress, dims_of
+
+_ROWS_AT_A_TIME = 1024
+# Segments joined at once: fewer would copy rows more often, more would open more files.
+_FEW = 4
+
+
+def merged(
+    folder: Path, manifest: Manifest, segments: Sequence[OpenSegment], report: Progress
+) -> tuple[RowReader, int]:
+    """Write the documents and rows that count of some segments into a new folder, in their order.
+
+    Returns the rows, and the number of documents. Raises IndexDamagedError rather than copy what
+    is altered; StorageError.
+    """
+    dims = dims_of(manifest.spec)
+    with storage_errors(folder):
+        folder.mkdir()
+    total = sum(one.entry.documents - one.entry.deleted_documents for one in segments)
+    documents = rows = 0
+    with (
+        DocumentStore(folder / DOCUMENTS) as store,
+        RowWriter(folder, manifest.store, dims) as writer,
+    ):
+        for segment in segments:
+            segment.documents.check()
+            for some in _blocks(segment.live_documents()):
+                taken = np.concatenate([np.arange(one.rows.start, one.rows.stop) for one in some])
+                store.append(
+                    rows,
+                    [one.prepared() for one in some],
+                    [cut for one in some for cut in segment.documents.truncated(one.rows)],
+                )
+                writer.append(rows, segment.raw.stored(taken))
+                documents, rows = documents + len(some), rows + len(taken)
+                report("copying", documents, total)
+        writer.finish(rows)
+        store.finish()
+    write_fields(folder, report)
+    return RowReader(folder, manifest.store, rows, dims), documents
+
+
+def _blocks(documents: Iterator[StoredDocument]) -> Iterator[list[StoredDocument]]:
+    """Documents together that have some thousand rows."""
+    block: list[StoredDocument] = []
+    rows = 0
+    for document in documents:
+        block.append(document)
+        rows += len(document.spans)
+        if rows >= _ROWS_AT_A_TIME:
+            yield block
+            block, rows = [], 0
+    if block:
+        yield block
+
+
+def tail_to_merge(sizes: Sequence[int]) -> int | None:
+    """Where the longest run of segments at the end begins that is worth joining; None if none is.
+
+    sizes: rows of each segment. A run is worth it from four segments on when none holds over half
+    of its rows: so there are never many segments, and a row is copied a number of times that grows
+    with the logarithm of what is added after it (as in log-structured merge trees).
+    """
+    for start in range(len(sizes) - _FEW + 1):
+        run = sizes[start:]
+        if 2 * max(run) <= sum(run):
+            return start
+    return None

@@ -1,0 +1,173 @@
+"""Whether a build that is started again is still the same build: options by name, documents by
+id, text and metadata, never by position alone.
+
+Knows what was recorded and what is asked. Refuses to know how either came about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from moee_index.errors import FingerprintMismatchError, IndexChangedError
+from moee_index.fusion import choose_standardize
+from moee_index.index.segment import OpenSegment
+from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.documents import PreparedDocument, Stored
+from moee_index.index.store.manifest import Building, Manifest
+from moee_index.index.write.windows import Counts, Documents, Rejects, windows
+from moee_index.types import EncoderSpec
+
+# What follows from raw rows and can change without embedding anything again.
+DERIVED = ("standardize", "index_type")
+_AT_A_TIME = 1024
+
+
+def option_differences(recorded: Building, asked: Building) -> list[tuple[str, object, object]]:
+    """(name, recorded, asked) of everything that differs and decides what an index holds."""
+    ours, theirs = asked.spec.identity(), recorded.spec.identity()
+    found = [(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]]
+    for name in ("store", "chunk", *DERIVED):
+        before, now = getattr(recorded, name), getattr(asked, name)
+        if before != now:
+            found.append((name, before, now))
+    return found
+
+
+def told(differences: Sequence[tuple[str, object, object]], spec: EncoderSpec) -> str:
+    """The differences in words, both values of each."""
+    words = []
+    for name, before, now in differences:
+        if name == "fingerprint":
+            words.append(
+                f"another model (recorded {spec.model}, fingerprint {str(before)[:12]}…; now "
+                f"{str(now)[:12]}…)"
+            )
+        else:
+            words.append(f"{name.replace('_', '-')} {before!r} (now {now!r})")
+    return ", ".join(words)
+
+
+def check_spec(recorded: EncoderSpec, given: EncoderSpec, directory: Path) -> None:
+    """Raises FingerprintMismatchError naming each field that differs, and both values."""
+    ours, theirs = given.identity(), recorded.identity()
+    found = [(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]]
+    if found:
+        raise FingerprintMismatchError(
+            f"{directory} was built with {told(found, recorded)}; use the model and options it "
+            "was built with, or build another index"
+        )
+
+
+def document_difference(
+    stored: StoredDocument | None, prepared: PreparedDocument, place: int = 0
+) -> str | None:
+    """What of a document is not as stored in its place (from 0), in words; None if nothing."""
+    read = prepared.document
+    where = f"{read.source}: " if read.source else ""
+    if stored is None:
+        return f"{where}document {read.id!r} is new"
+    if stored.id != read.id:
+        return f"{where}document {place + 1} is {read.id!r}, where {stored.id!r} was before"
+    if (stored.title, stored.text) != (read.title, read.text):
+        return f"{where}the text of document {read.id!r} is another"
+    # As text: to Python 1, 1.0 and True are the same, to a filter they are not.
+    if _as_text(stored.metadata) != _as_text(json.loads(prepared.metadata)):
+        return f"{where}the metadata of document {read.id!r} are others"
+    return None
+
+
+def _as_text(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True)
+
+
+def window_difference(
+    first: int, stored: Sequence[Stored], documents: Sequence[PreparedDocument]
+) -> str | None:
+    """The first of some consecutive documents that is not as stored, in words; None if all are.
+
+    first: place of the first; stored: of a segment in progress, from there on. Either may be
+    shorter.
+    """
+    for offset, prepared in enumerate(documents):
+        before = None
+        if offset < len(stored):
+            identifier, title, text, metadata = stored[offset]
+            before = StoredDocument(
+                0, identifier, title, text, json.loads(metadata), "", 0, prepared.spans
+            )
+        difference = document_difference(before, prepared, first + offset)
+        if difference is not None:
+            return difference
+    if len(stored) > len(documents):
+        return f"document {stored[len(documents)][0]!r} is missing"
+    return None
+
+
+def compare_finished(
+    directory: Path,
+    manifest: Manifest,
+    asked: Building,
+    documents: Documents,
+    counts: Counts,
+    skip_bad: bool,
+) -> None:
+    """Raises IndexChangedError unless a finished index is what these options and documents give."""
+    hint = (
+        "build elsewhere, add what is new with moee-index add, or give --overwrite (the old index "
+        "answers until the new is whole)"
+    )
+    given = None if asked.standardize == "auto" else asked.standardize
+    asked = replace(asked, standardize=choose_standardize(manifest.rows, given)[0])
+    recorded = replace(
+        asked,
+        spec=manifest.spec,
+        standardize=manifest.standardize,
+        index_type=manifest.index_type["hs"],
+        store=manifest.store,
+        chunk=manifest.chunk,
+    )
+    different = option_differences(recorded, asked)
+    if different:
+        raise IndexChangedError(
+            f"{directory} was built with {told(different, manifest.spec)}; {hint}"
+        )
+    difference = _first_difference(directory, manifest, documents, counts, skip_bad)
+    if difference is not None:
+        raise IndexChangedError(
+            f"the corpus is not the one that {directory} was built from: {difference}; {hint}"
+        )
+
+
+def _first_difference(
+    directory: Path, manifest: Manifest, documents: Documents, counts: Counts, skip_bad: bool
+) -> str | None:
+    with contextlib.ExitStack() as opened:
+        segments = [
+            opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
+            for entry in manifest.segments
+        ]
+        stored = chain.from_iterable(segment.live_documents() for segment in segments)
+        # Without --on-bad skip a second document of an id shows as another than is stored.
+        seen: dict[str, str] = {}
+        for window in windows(
+            documents,
+            _AT_A_TIME,
+            lambda identifier, before: seen.get(identifier),
+            Rejects(None, counts),
+            counts,
+            skip_bad=skip_bad,
+        ):
+            for place, prepared in enumerate(window.documents, window.first_document):
+                difference = document_difference(next(stored, None), prepared, place)
+                if difference is not None:
+                    return difference
+                if skip_bad:
+                    seen[prepared.document.id] = prepared.document.source
+        left = next(stored, None)
+        return None if left is None else f"document {left.id!r} is missing"

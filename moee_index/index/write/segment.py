@@ -1,0 +1,250 @@
+"""Writing one segment: a new one, or an interrupted one gone on with. Build and add share it.
+
+A window of documents is planned into batches from its texts alone and committed to SQLite before
+any of it is embedded; a batch's rows are written and synced before it is marked done. A run that is
+killed at any moment goes on from there: the corpus is read again from its beginning, every
+committed document is compared with what was read, and the windows, batches and bytes are the same.
+
+Knows the order of commits. Refuses to know the model, and what becomes of a finished segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from moee_index.atomic import storage_errors, sync_directory
+from moee_index.errors import CorpusError, IndexChangedError, IndexDamagedError
+from moee_index.index.store.documents import DocumentStore, Window
+from moee_index.index.store.fields import write_fields
+from moee_index.index.store.manifest import (
+    BUILDING,
+    DOCUMENTS,
+    REJECTED,
+    Building,
+    Manifest,
+    next_revision,
+    segment_folders,
+    segment_name,
+)
+from moee_index.index.store.revisions import Notify, remove_segment
+from moee_index.index.store.rows import RowWriter
+from moee_index.index.write.derive import Progress, dims_of
+from moee_index.index.write.pipeline import SegmentEmbedder
+from moee_index.index.write.resume import DERIVED, option_differences, told, window_difference
+from moee_index.index.write.windows import (
+    Batch,
+    Counts,
+    Documents,
+    Rejects,
+    Wanted,
+    passages_of,
+    windows,
+)
+from moee_index.types import TextEncoder
+
+# Passages planned together. A restarted build must keep it, so it is recorded.
+WINDOW = 1024
+
+
+@dataclass(frozen=True)
+class Written:
+    """A segment whose documents and raw rows are all on disk."""
+
+    folder: Path
+    building: Building
+    revision: int
+    documents: int
+    rows: int
+    truncated: int
+
+
+@dataclass
+class SegmentWriting:
+    """One run of writing a segment.
+
+    wanted: what the segment is begun with. changing: whether documents and options may differ from
+    those an interrupted run; what differs is then embedded again, and told. take: which
+    documents are taken. empty_is_error: whether there must be something to index.
+    """
+
+    directory: Path
+    documents: Documents
+    encoder: TextEncoder
+    wanted: Building
+    skip_bad: bool
+    changing: bool
+    total: int | None
+    progress: Progress
+    notify: Notify
+    take: Wanted = lambda prepared: True
+    counts: Counts = field(default_factory=Counts)
+    worth_keeping: bool = False
+    folder: Path | None = None
+
+    def run(self, manifest: Manifest | None) -> Written:
+        """Embed everything that is not embedded yet.
+
+        manifest: of the index that is there. rows is 0 where there was nothing to take.
+        """
+        self.folder, building = self._begin(manifest)
+        rejects = Rejects(self.folder / REJECTED, self.counts)
+        dims = dims_of(building.spec)
+        with (
+            DocumentStore(self.folder / DOCUMENTS) as store,
+            RowWriter(self.folder, building.store, dims) as rows,
+        ):
+            self.worth_keeping = len(store) > 0
+            if self.worth_keeping:
+                self.notify(f"going on with an interrupted {building.purpose}")
+            documents, count = self._embed_all(store, rows, rejects, building)
+            truncated = store.truncated
+            rows.finish(count)
+            store.finish()
+        if count:
+            write_fields(self.folder, self.progress)
+        number = int(self.folder.name.rpartition("-")[2])
+        revision = max(number, manifest.revision + 1 if manifest else 1)
+        return Written(self.folder, building, revision, documents, count, truncated)
+
+    def give_up(self) -> None:
+        """Remove a segment that holds nothing worth going on with."""
+        if not self.worth_keeping and self.folder is not None:
+            remove_segment(self.folder)
+
+    # Which segment to write
+
+    def _begin(self, manifest: Manifest | None) -> tuple[Path, Building]:
+        """The segment to write to: an interrupted run's or a new one."""
+        listed = {entry.name for entry in manifest.segments} if manifest else set()
+        found: tuple[Path, Building] | None = None
+        for folder in reversed(segment_folders(self.directory)):
+            if folder.name in listed or not (folder / BUILDING).exists():
+                continue
+            building = self._resumable(folder) if found is None else None
+            if building is None:
+                remove_segment(folder)
+            else:
+                found = folder, building
+        if found is not None:
+            self.worth_keeping = True
+            self._take_over(found[1])
+            if found[1] != self.wanted:
+                self.wanted.write(found[0])
+            return found[0], self.wanted
+        folder = self.directory / segment_name(next_revision(self.directory, manifest))
+        with storage_errors(folder):
+            folder.mkdir()
+        self.wanted.write(folder)
+        with storage_errors(folder):
+            sync_directory(self.directory)
+        return folder, self.wanted
+
+    def _resumable(self, folder: Path) -> Building | None:
+        """What an interrupted run was begun with, if this one can go on with it.
+
+        None where it cannot and need not. Raises IndexChangedError, IndexDamagedError.
+        """
+        try:
+            building = Building.read(folder)
+            if building is None or building.purpose != self.wanted.purpose:
+                return None
+            different = option_differences(building, self.wanted)
+            if self.changing:
+                different = [found for found in different if found[0] not in DERIVED]
+            if different:
+                raise IndexChangedError(
+                    f"the interrupted build in {self.directory} was begun with "
+                    f"{told(different, building.spec)}; give the first options again to go on, or "
+                    "--overwrite to begin anew"
+                )
+            with (
+                DocumentStore(folder / DOCUMENTS) as store,
+                RowWriter(folder, building.store, dims_of(building.spec)) as rows,
+            ):
+                if not rows.holds(store.embedded):
+                    raise IndexDamagedError(
+                        f"{folder} lacks vectors that were written; give --overwrite to begin anew"
+                    )
+            return building
+        except (IndexChangedError, IndexDamagedError) as error:
+            if not self.changing:
+                raise
+            self.notify(f"beginning anew: {error}")
+            return None
+
+    def _take_over(self, building: Building) -> None:
+        """Keep what decides the batches of an interrupted run."""
+        if building.batch_tokens != self.encoder.batch_tokens:
+            self.encoder = self.encoder.with_batch_tokens(building.batch_tokens)
+            self.notify(f"batch tokens {building.batch_tokens}: the interrupted run's")
+        self.wanted = replace(
+            self.wanted, batch_tokens=building.batch_tokens, window=building.window
+        )
+
+    # Writing it
+
+    def _embed_all(
+        self, store: DocumentStore, rows: RowWriter, rejects: Rejects, building: Building
+    ) -> tuple[int, int]:
+        """Embed what is not embedded yet. Returns the numbers of documents and rows."""
+        documents = count = number = 0
+
+        def read() -> Iterator[tuple[int, Batch, Window | None]]:
+            nonlocal documents, count, number
+            for batch in windows(
+                self.documents,
+                building.window,
+                store.source_of,
+                rejects,
+                self.counts,
+                skip_bad=self.skip_bad,
+                split=passages_of(self.encoder, building.chunk),
+                wanted=self.take,
+            ):
+                committed = store.window(number)
+                if committed is not None:
+                    stored = store.stored(batch.first_document, committed.documents)
+                    difference = window_difference(batch.first_document, stored, batch.documents)
+                    if difference is not None:
+                        self._changed(difference)
+                        store.drop_from(committed)
+                        committed = None
+                self.worth_keeping = True
+                yield number, batch, committed
+                documents = batch.first_document + len(batch.documents)
+                count, number = batch.first_row + batch.rows, number + 1
+
+        SegmentEmbedder(
+            store, rows, self.encoder, self.counts, self.progress, self.notify, self.total
+        ).run(read())
+        left = store.window(number)
+        if left is not None:
+            missing = store.stored(left.first_document, 1)[0][0]
+            self._changed(f"document {missing!r} is missing")
+            store.drop_from(left)
+        if not count:
+            self.worth_keeping = False
+            if self.wanted.purpose == "build":
+                raise CorpusError(
+                    f"the corpus holds no document to index (read {self.counts.read}, empty "
+                    f"{self.counts.skipped}, rejected {self.counts.rejected}); give another one"
+                )
+        return documents, count
+
+    def _changed(self, difference: str) -> None:
+        if not self.changing:
+            raise IndexChangedError(
+                f"the corpus is not the one that the interrupted build in {self.directory} began "
+                f"with: {difference}; give the same corpus to go on, or --overwrite to build anew"
+            )
+        self.notify(f"embedding again from a changed document on: {difference}")
+
+
+def check_progress(progress: Progress | None) -> Progress:
+    return progress or (lambda stage, done, total: None)
+
+
+def check_notify(notify: Callable[[str], None] | None) -> Notify:
+    return notify or (lambda message: None)

@@ -1,0 +1,194 @@
+"""The documents of a corpus as windows of what can be indexed, and what became of the rest.
+
+Knows ids, empty texts and rejected lines. Refuses to know vectors and files of vectors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moee_index.atomic import storage_errors
+from moee_index.encode.chunking import Chunking
+from moee_index.errors import CorpusError
+from moee_index.index.store.documents import PreparedDocument
+from moee_index.readers.corpus import Document, Reject
+from moee_index.types import TextEncoder
+
+Documents = Iterable[Document] | Callable[[Reject], Iterable[Document]]
+# (id, number) → where a document of that id and a lower number came from; None if there is none.
+SourceOf = Callable[[str, int], str | None]
+Split = Callable[[Sequence[PreparedDocument]], Iterable[PreparedDocument]]
+Wanted = Callable[[PreparedDocument], bool]
+_SPLIT_AT_A_TIME = 64
+
+
+def whole(documents: Sequence[PreparedDocument]) -> Iterable[PreparedDocument]:
+    """One passage a document: all of its text."""
+    return [one.split([(0, len(one.document.text))]) for one in documents]
+
+
+def passages_of(encoder: TextEncoder, chunk: str | None) -> Split:
+    """How documents are split: as `--chunk` says, or not at all."""
+    if chunk is None:
+        return whole
+    chunking = Chunking.parse(chunk)
+
+    def split(documents: Sequence[PreparedDocument]) -> Iterable[PreparedDocument]:
+        texts = [(one.document.title, one.document.text) for one in documents]
+        spans = encoder.passages(texts, chunking) if texts else []
+        return [one.split(found) for one, found in zip(documents, spans, strict=True)]
+
+    return split
+
+
+@dataclass
+class Counts:
+    """What one run read and did. seconds: of embedding, by the clock; stages: seconds of work in
+    each, which overlap."""
+
+    read: int = 0
+    skipped: int = 0
+    rejected: int = 0
+    texts: int = 0
+    tokens: float = 0.0
+    resumed: int = 0
+    unchanged: int = 0
+    seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage; each stage belongs to one thread."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - began
+
+
+class Rejects:
+    """rejected.jsonl of one run, begun anew each time, because a corpus is read anew each time.
+
+    Called with source, line and reason of each line that cannot be used. With no path they are
+    only counted.
+    """
+
+    def __init__(self, path: Path | None, counts: Counts) -> None:
+        self._path = path
+        self._counts = counts
+        if path is not None:
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+
+    def __call__(self, source: str, line: str, reason: str) -> None:
+        self._counts.read += 1
+        self._counts.rejected += 1
+        if self._path is not None:
+            # ASCII, because a line may hold what UTF-8 cannot.
+            entry = json.dumps({"source": source, "reason": reason, "line": line})
+            with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+                file.write(entry + "\n")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents that are planned together: a window of a segment.
+
+    first_document, first_row: places in the segment of the first one and of its first passage.
+    """
+
+    first_document: int
+    first_row: int
+    documents: list[PreparedDocument]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(prepared.spans) for prepared in self.documents)
+
+
+def windows(
+    documents: Documents,
+    size: int,
+    source_of: SourceOf,
+    rejects: Rejects,
+    counts: Counts,
+    *,
+    skip_bad: bool,
+    split: Split = whole,
+    wanted: Wanted = lambda prepared: True,
+) -> Iterator[Batch]:
+    """Windows of documents that can be indexed, each of at least `size` passages but the last.
+
+    A window ends with a document, so what it holds depends on the documents alone. Empty texts are
+    skipped and counted; `wanted` says which of the others are taken. Raises CorpusError for a
+    duplicate id, naming both places, for what cannot be stored, and what `wanted` raises; with
+    `skip_bad` these go to `rejects`.
+    """
+    window: list[PreparedDocument] = []
+    group: list[PreparedDocument] = []
+    sources: dict[str, str] = {}
+    first_document = first_row = rows = 0
+
+    def close() -> Iterator[Batch]:
+        """Split what was gathered, and give away the windows that are full."""
+        nonlocal window, rows, first_document, first_row
+        for prepared in split(group):
+            window.append(prepared)
+            rows += len(prepared.spans)
+            if rows >= size:
+                yield Batch(first_document, first_row, window)
+                for given in window:
+                    del sources[given.document.id]
+                first_document, first_row = first_document + len(window), first_row + rows
+                window, rows = [], 0
+        group.clear()
+
+    for document in documents(rejects) if callable(documents) else documents:
+        if not document.content.strip():
+            counts.read += 1
+            counts.skipped += 1
+            continue
+        try:
+            prepared = PreparedDocument.of(document)
+            earlier = sources.get(document.id)
+            if earlier is None:
+                earlier = source_of(document.id, first_document)
+            if earlier is not None:
+                raise CorpusError(duplicate(document, earlier))
+            take = wanted(prepared)
+        except CorpusError as error:
+            if not skip_bad:
+                raise
+            rejects(document.source, _line(document), str(error))
+            continue
+        counts.read += 1
+        if not take:
+            continue
+        sources[document.id] = document.source
+        group.append(prepared)
+        # No more than may fill the window, so that nothing is read ahead of what is committed.
+        if len(group) >= min(_SPLIT_AT_A_TIME, size - rows):
+            yield from close()
+    yield from close()
+    if window:
+        yield Batch(first_document, first_row, window)
+
+
+def duplicate(document: Document, earlier: str) -> str:
+    """What is wrong with a document whose id stood at `earlier` before, in words."""
+    here, there = document.source or "here", earlier or "an earlier document"
+    return (
+        f"{here}: id {document.id!r} was already used ({there}); give each document an id of its "
+        "own, or leave the later ones out with --on-bad skip"
+    )
+
+
+def _line(document: Document) -> str:
+    fields = {**document.metadata, "id": document.id, "text": document.text}
+    return json.dumps(fields, default=str)

@@ -1,0 +1,1 @@
+"""Files of a checkpoint as tensors. Builds no module."""

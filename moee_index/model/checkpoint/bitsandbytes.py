@@ -1,0 +1,258 @@
+"""bitsandbytes' checkpoints: NF4 and FP4 with statistics beside them, and LLM.int8.
+
+4 bits: `X` holds the codes, two a byte, flat over the row-major tensor; `X.absmax`, `X.quant_map`
+and the JSON in `X.quant_state.bitsandbytes__nf4` (shape, block) undo them, with double quantisation
+also `X.nested_absmax` and `X.nested_quant_map` (QLoRA, Dettmers et al. 2023, 3). X is the weight of
+a linear layer or a fused stack of experts. 8 bits: `X.weight` int8 [rows, cols] with `X.SCB`
+[rows], the rows' largest values (LLM.int8, Dettmers et al. 2022).
+
+NF4 in blocks of 64 is our own format, and its codes are handed on as they are. Knows one matrix at
+a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from moee_index.backends import import_bitsandbytes
+from moee_index.errors import ModelError
+from moee_index.model.checkpoint.quant_config import ADVICE, SourceFormat
+from moee_index.model.checkpoint.tensors import (
+    FLOATS,
+    Header,
+    Headers,
+    Readers,
+    Stored,
+    misfit,
+    missing,
+    plain,
+    read_member,
+)
+from moee_index.model.nf4.quantize import BLOCK
+from moee_index.model.nf4.stack import NESTED_BLOCK, Nested, Quantized, dynamic_map
+
+_STATES = {"nf4": ".quant_state.bitsandbytes__nf4", "fp4": ".quant_state.bitsandbytes__fp4"}
+
+
+@dataclass(frozen=True)
+class FourBitMatrix:
+    """packed: uint8 [ceil(rows * cols / 2)]. absmax: float32, one a block. table: float32 [16].
+    nested: absmax as it lay on disk, where it was quantised too and is this matrix's alone."""
+
+    shape: tuple[int, ...]
+    packed: torch.Tensor
+    absmax: torch.Tensor
+    table: torch.Tensor
+    block: int
+    nested: Nested | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes + self.absmax.nbytes
+
+    def dense(self) -> torch.Tensor:
+        """float32 [rows, cols]."""
+        byte = torch.arange(256)
+        pairs = torch.stack((self.table[byte >> 4], self.table[byte & 15]), dim=1).view(torch.int64)
+        both = pairs.reshape(-1).index_select(0, self.packed.int())
+        values = both.view(torch.float32)[: math.prod(self.shape)]
+        even = len(values) // self.block * self.block
+        blocks = values[:even].view(-1, self.block)
+        blocks.mul_(self.absmax[: len(blocks), None])
+        values[even:].mul_(self.absmax[-1])
+        return values.view(self.shape)
+
+    def as_ours(self) -> Quantized | None:
+        """Codes and statistics as they are, where they are in our own format."""
+        size = math.prod(self.shape)
+        if self.block != BLOCK or size % BLOCK or not torch.equal(self.table, _table("nf4")):
+            return None
+        return Quantized(self.packed, self.absmax, self.nested)
+
+
+@dataclass(frozen=True)
+class EightBitMatrix:
+    """codes: int8 [rows, cols]. largest: float32 [rows]."""
+
+    codes: torch.Tensor
+    largest: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.largest.nbytes
+
+    def dense(self) -> torch.Tensor:
+        """float32 [rows, cols]."""
+        functional = import_bitsandbytes().functional
+        return functional.int8_vectorwise_dequant(self.codes, self.largest)  # type: ignore[no-any-return]
+
+
+def fold(headers: Headers, readers: Readers, came: SourceFormat) -> dict[str, Stored]:
+    """The tensors of a checkpoint by the names the model knows them by, from the headers and the
+    quantisation states (some hundred bytes a tensor).
+
+    Raises ModelError where a statistic is missing or does not fit.
+    """
+    folded: dict[str, Stored] = {}
+    used: set[str] = set()
+    for key, header in headers.items():
+        made = None
+        for kind, suffix in _STATES.items():
+            if key + suffix in headers:
+                made = _four_bit(header, headers, readers, kind)
+        if made is None and header.dtype == "I8":
+            made = _eight_bit(header, headers, readers)
+        if made is None and f"{key}.absmax" in headers:
+            raise missing(header, key + _STATES["nf4"])
+        if made is not None:
+            folded[key] = made
+            used.update(member.key for member in made.members[1:])
+    return {
+        key: folded.get(key) or plain(header) for key, header in headers.items() if key not in used
+    }
+
+
+@dataclass(frozen=True)
+class _State:
+    """What undoes one tensor's codes. nested: of double quantisation, (block, offset)."""
+
+    shape: tuple[int, ...]
+    block: int
+    nested: tuple[int, float] | None
+
+
+def _four_bit(codes: Header, headers: Headers, readers: Readers, kind: str) -> Stored:
+    key = codes.key
+    written = headers[key + _STATES[kind]]
+    state = _state(written, readers)
+    names = ["absmax", "quant_map"]
+    if state.nested is not None:
+        names += ["nested_absmax", "nested_quant_map"]
+    members = {}
+    for name in names:
+        if f"{key}.{name}" not in headers:
+            raise missing(codes, f"{key}.{name}")
+        members[name] = headers[f"{key}.{name}"]
+    size = math.prod(state.shape)
+    if codes.bytes != math.ceil(size / 2):
+        raise misfit(written, key, codes.shape, f"{size} weights are {math.ceil(size / 2)} bytes")
+    blocks = math.ceil(size / state.block)
+    counts = {"absmax": blocks, "quant_map": 16, "nested_quant_map": 256}
+    if state.nested is not None:
+        counts["nested_absmax"] = math.ceil(blocks / state.nested[0])
+    for name, member in members.items():
+        if math.prod(member.shape) != counts[name]:
+            raise misfit(codes, member.key, member.shape, f"{counts[name]} values are needed")
+        wanted = "U8" if name == "absmax" and state.nested is not None else "F32"
+        if member.dtype != wanted:
+            raise ModelError(
+                f"{member.file}: {member.key} is {member.dtype}, not {wanted}; {ADVICE}"
+            )
+    if len(state.shape) > 2 and math.prod(state.shape[1:]) % (2 * state.block):
+        raise ModelError(
+            f"{codes.file}: the matrices of {key} {list(state.shape)} share blocks of "
+            f"{state.block} weights and cannot be read one by one; {ADVICE}"
+        )
+    read = partial(_read_four_bit, codes, members, state)
+    return Stored(key, state.shape, (codes, *members.values(), written), read)
+
+
+def _state(written: Header, readers: Readers) -> _State:
+    text = bytes(read_member(written, readers, None).reshape(-1).view(torch.uint8).tolist())
+    try:
+        said: dict[str, Any] = json.loads(text)
+        shape = tuple(int(extent) for extent in said["shape"])
+        block = int(said["blocksize"])
+        nested = None
+        if said.get("nested_blocksize") is not None:
+            nested = (int(said["nested_blocksize"]), float(said["nested_offset"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{written.file}: {written.key} cannot be read: {error!r}") from error
+    if not 2 <= len(shape) <= 3 or min(shape) < 1 or block < 2 or (nested and nested[0] < 1):
+        raise ModelError(f"{written.file}: {written.key} speaks of {said}; {ADVICE}")
+    return _State(shape, block, nested)
+
+
+def _read_four_bit(
+    codes: Header,
+    members: dict[str, Header],
+    state: _State,
+    readers: Readers,
+    index: int | None,
+) -> FourBitMatrix:
+    """A tensor's codes and statistics, or those of matrix `index` of a stack."""
+    table = read_member(members["quant_map"], readers, None)
+    shape = state.shape if index is None else state.shape[1:]
+    size, place = math.prod(shape), index or 0
+    blocks = math.ceil(size / state.block)
+    first = place * blocks
+    if index is None:
+        packed = read_member(codes, readers, None).view(torch.uint8).reshape(-1)
+        absmax = read_member(members["absmax"], readers, None).reshape(-1)
+    else:
+        packed = _packed_slice(codes, size, place, readers)
+        absmax = readers[members["absmax"].file].get_slice(members["absmax"].key)
+        absmax = absmax[first : first + blocks]
+    if state.nested is None:
+        return FourBitMatrix(shape, packed, absmax, table, state.block, None)
+    size_of_nested, offset = state.nested
+    values = read_member(members["nested_quant_map"], readers, None)
+    scale = read_member(members["nested_absmax"], readers, None)
+    own = scale[first // size_of_nested : math.ceil((first + blocks) / size_of_nested)]
+    skipped = first % size_of_nested
+    spread = own.repeat_interleave(size_of_nested)[skipped : skipped + blocks]
+    full = values[absmax.int()].mul_(spread).add_(offset)
+    nested = None
+    ours = size_of_nested == NESTED_BLOCK and torch.equal(values, dynamic_map(values.device))
+    if ours and skipped == 0 and (index is None or blocks % NESTED_BLOCK == 0):
+        nested = Nested(absmax, own, offset)
+    return FourBitMatrix(shape, packed, full, table, state.block, nested)
+
+
+def _packed_slice(codes: Header, size: int, place: int, readers: Readers) -> torch.Tensor:
+    """Bytes of one matrix of a fused stack; `bnb_4bit_quant_storage` may keep several as one."""
+    part = readers[codes.file].get_slice(codes.key)
+    wide = codes.bytes // math.prod(codes.shape)
+    count = size // 2 // wide
+    if codes.shape[0] * wide != codes.bytes or size // 2 % wide:
+        raise misfit(codes, codes.key, codes.shape, "the codes of a stack are one column")
+    own: torch.Tensor = part[place * count : (place + 1) * count]
+    return own.contiguous().view(torch.uint8).reshape(-1)
+
+
+def _eight_bit(codes: Header, headers: Headers, readers: Readers) -> Stored:
+    stem = codes.key.removesuffix("weight")
+    if f"{stem}SCB" not in headers:
+        raise missing(codes, f"{stem}SCB")
+    largest = headers[f"{stem}SCB"]
+    if len(codes.shape) != 2 or math.prod(largest.shape) != codes.shape[0]:
+        raise misfit(codes, largest.key, largest.shape, "each row has one")
+    if largest.dtype not in FLOATS:
+        raise ModelError(f"{largest.file}: {largest.key} is {largest.dtype}, not F32; {ADVICE}")
+    members = [codes, largest]
+    if (order := headers.get(f"{stem}weight_format")) is not None:
+        if int(read_member(order, readers, None).reshape(-1)[0]) != 0:
+            raise ModelError(
+                f"{codes.file}: the rows of {codes.key} are laid out for a GPU; {ADVICE}"
+            )
+        members.append(order)
+    return Stored(codes.key, codes.shape, tuple(members), partial(_read_eight_bit, codes, largest))
+
+
+def _read_eight_bit(
+    codes: Header, largest: Header, readers: Readers, index: int | None
+) -> EightBitMatrix:
+    values = read_member(codes, readers, None)
+    return EightBitMatrix(values, read_member(largest, readers, None).float().reshape(-1))
+
+
+@cache
+def _table(kind: str) -> torch.Tensor:
+    values: torch.Tensor = import_bitsandbytes().functional.get_4bit_type(kind, device="cpu")
+    return values

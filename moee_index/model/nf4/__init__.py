@@ -1,0 +1,1 @@
+"""4-bit matrices. Knows no checkpoint."""

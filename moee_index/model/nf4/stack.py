@@ -1,0 +1,360 @@
+"""NF4 matrices: quantise slice by slice, dequantise into a reused workspace.
+
+Knows torch and bitsandbytes' kernels; knows no checkpoint, no model and no routing. The layout
+is bitsandbytes' standard one (two codes a byte, block 64, absmax per block), so that what is
+written to disk moves between machines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from moee_index.backends import Kernel, cpu_kernel, import_bitsandbytes
+from moee_index.model.nf4.quantize import BLOCK, quantize_on_cpu
+from moee_index.model.nf4.tensor_like import TensorLike
+
+NESTED_BLOCK = 256
+ROW_STEP = 64
+
+# Rows into which weights are split for the threads of the processor's dequantising kernel.
+_SHARED_ROWS = 64
+
+_C_KERNELS = {
+    torch.float32: "cdequantize_blockwise_cpu_nf4_fp32",
+    torch.bfloat16: "cdequantize_blockwise_cpu_nf4_bf16",
+    torch.float16: "cdequantize_blockwise_cpu_nf4_fp16",
+}
+
+
+class Nested(NamedTuple):
+    """absmax under double quantisation: codes uint8 [blocks], scale float32 [blocks / 256]."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    offset: float
+
+
+class Quantized(NamedTuple):
+    """Weights in NF4: packed uint8 [numel / 2] and absmax float32 [numel / 64]. nested: what absmax
+    was made from, where a whole matrix came quantised so."""
+
+    packed: torch.Tensor
+    absmax: torch.Tensor
+    nested: Nested | None = None
+
+
+def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise one matrix to NF4 (QLoRA, Dettmers et al. 2023, section 3).
+
+    Returns (packed uint8 [ceil(numel / 2)], absmax float32 [ceil(numel / 64)]), flat over the
+    row-major matrix.
+    """
+    if matrix.device.type == "cpu" and matrix.numel() % BLOCK == 0:
+        return quantize_on_cpu(matrix)
+    import_bitsandbytes()
+    packed, absmax = torch.ops.bitsandbytes.quantize_4bit(
+        matrix.float().contiguous(), BLOCK, "nf4", torch.uint8
+    )
+    return packed.reshape(-1), absmax.reshape(-1).float()
+
+
+def dequantize(
+    packed: torch.Tensor, absmax: torch.Tensor, count: int, out: torch.Tensor
+) -> torch.Tensor:
+    """Dequantise `count` consecutive weights into the flat tensor `out` [count].
+
+    The weights are passed on as rows of whole blocks, whatever the matrix: where the number of
+    columns is no multiple of the block, bitsandbytes 0.50's CPU kernel is wrong (an error of 1.6 on
+    unit Gaussian weights at 64 x 48). Its threads share rows, so there are several where there can
+    be.
+    """
+    if out.device.type == "cpu" and count % 2 == 0 and (kernel := _c_kernel(out.dtype)):
+        _run_c_kernel(kernel, packed, absmax, count, out)
+        return out
+    import_bitsandbytes()
+    if out.device.type == "cuda":
+        torch.ops.bitsandbytes.dequantize_4bit.out(
+            packed, absmax, BLOCK, "nf4", (1, count), out.dtype, out=out.view(1, count)
+        )
+        return out
+    return out.copy_(_by_operation(packed, absmax, count, out.dtype))
+
+
+def _by_operation(
+    packed: torch.Tensor, absmax: torch.Tensor, count: int, dtype: torch.dtype
+) -> torch.Tensor:
+    values: torch.Tensor = torch.ops.bitsandbytes.dequantize_4bit(
+        packed, absmax, BLOCK, "nf4", (1, count), dtype
+    )
+    return values.reshape(-1)
+
+
+@cache
+def _c_kernel(dtype: torch.dtype) -> Kernel | None:
+    """bitsandbytes' C function for a type, where there is one that gives what its public operation
+    gives: all pairs of codes, a few blocks of them."""
+    name = _C_KERNELS.get(dtype)
+    kernel = cpu_kernel(name) if name is not None else None
+    if kernel is None:
+        return None
+    packed = torch.arange(256, dtype=torch.uint8, device="cpu")
+    absmax = torch.arange(1, 2 * len(packed) // BLOCK + 1, dtype=torch.float32, device="cpu")
+    count = 2 * len(packed)
+    found = torch.full((count,), torch.nan, dtype=dtype, device="cpu")
+    _run_c_kernel(kernel, packed, absmax, count, found)
+    wanted = _by_operation(packed, absmax, count, dtype)
+    return kernel if torch.allclose(found.float(), wanted.float(), rtol=2**-7) else None
+
+
+def _run_c_kernel(
+    kernel: Kernel, packed: torch.Tensor, absmax: torch.Tensor, count: int, out: torch.Tensor
+) -> None:
+    rows = math.gcd(count // BLOCK, _SHARED_ROWS) if count % BLOCK == 0 else 1
+    kernel(
+        ctypes.c_void_p(packed.data_ptr()),
+        ctypes.c_void_p(absmax.data_ptr()),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_longlong(BLOCK),
+        ctypes.c_longlong(rows),
+        ctypes.c_longlong(count // rows),
+    )
+
+
+class NF4Stack(TensorLike):
+    """n matrices [rows, cols] of the same shape in 4 bits: the experts of one projection.
+
+    turned: in their class, and on disk, the matrices lie the other way round, [cols, rows]; here
+    they are as a linear layer has them: blocks run along what is summed over, rows can be packed.
+    Kept as buffers: `packed` uint8 [n, rows * cols / 2] and either `absmax` float32 [n, blocks],
+    or with double quantisation `absmax` uint8 [n, blocks] with `absmax_scale` float32
+    [n, ceil(blocks / 256)] and `absmax_offset` float32 [n]. Each matrix has its own statistics, as
+    if bitsandbytes had quantised it alone. Bytes a weight: 0.5625 plain, 0.516 double.
+    """
+
+    packed: torch.Tensor
+    absmax: torch.Tensor
+    absmax_scale: torch.Tensor | None
+    absmax_offset: torch.Tensor | None
+
+    def __init__(
+        self, n: int, rows: int, cols: int, *, double_quant: bool, turned: bool = False
+    ) -> None:
+        super().__init__()
+        self.n, self.rows, self.cols, self.double_quant = n, rows, cols, double_quant
+        self.turned = turned
+        self.size = rows * cols
+        self.read_by_owner = False  # whether the owner's own forward reads it, see `TensorLike`
+        if self.size % BLOCK:
+            raise ValueError(f"a {rows} x {cols} matrix is no multiple of {BLOCK} weights")
+        self.blocks = self.size // BLOCK
+        self._filled: list[torch.Tensor | None] = [None] * n
+        for name in self.shapes():
+            self.register_buffer(name, None)
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of each buffer, by its name, which is also its name on disk."""
+        found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "packed": ((self.n, self.size // 2), torch.uint8),
+            "absmax": ((self.n, self.blocks), torch.uint8 if self.double_quant else torch.float32),
+        }
+        if self.double_quant:
+            found["absmax_scale"] = ((self.n, math.ceil(self.blocks / NESTED_BLOCK)), torch.float32)
+            found["absmax_offset"] = ((self.n,), torch.float32)
+        return found
+
+    def allocate(
+        self, device: torch.device | str = "cpu", home: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Make empty buffers, to be filled by `put`, or take those of `home`."""
+        for name, (shape, dtype) in self.shapes().items():
+            own = home[name] if home else torch.empty(shape, dtype=dtype, device=device)
+            setattr(self, name, own)
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether there are buffers, filled or to be filled."""
+        return self._buffers["packed"] is not None
+
+    def put(self, index: int, row: int, part: torch.Tensor) -> None:
+        """Quantise `part` [r, cols] as rows row..row+r of matrix `index`.
+
+        Rows of a matrix may come in several parts where r * cols is a multiple of the block.
+        """
+        if not 0 <= row <= row + len(part) <= self.rows or part.shape[1] != self.cols:
+            raise ValueError(f"{tuple(part.shape)} does not fit at row {row} of {self}")
+        self.put_quantized(index, row, *quantize(part))
+
+    def put_quantized(
+        self,
+        index: int,
+        row: int,
+        packed: torch.Tensor,
+        absmax: torch.Tensor,
+        nested: Nested | None = None,
+    ) -> None:
+        """Lay down what `quantize` made of rows row… of matrix `index`. nested: statistics that
+        came with a whole matrix, to be kept as they are."""
+        block = row * self.cols // BLOCK
+        blocks = slice(block, block + len(absmax))
+        self.packed[index, blocks.start * BLOCK // 2 : blocks.stop * BLOCK // 2] = packed
+        if not self.double_quant:
+            self.absmax[index, blocks] = absmax
+            return
+        if nested is not None and len(absmax) == self.blocks:
+            self._keep_nested(index, *nested)
+            return
+        pending = self._filled[index]
+        if pending is None:
+            pending = self._filled[index] = torch.full((self.blocks,), torch.nan)
+        pending[blocks] = absmax
+        if not bool(pending.isnan().any()):
+            self._nest(index, pending)
+            self._filled[index] = None
+
+    def _nest(self, index: int, absmax: torch.Tensor) -> None:
+        offset = absmax.mean()
+        codes, scale = torch.ops.bitsandbytes.quantize_blockwise(
+            absmax - offset, dynamic_map(absmax.device), NESTED_BLOCK
+        )
+        self._keep_nested(index, codes, scale, offset)
+
+    def _keep_nested(
+        self, index: int, codes: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor | float
+    ) -> None:
+        assert self.absmax_scale is not None and self.absmax_offset is not None
+        self.absmax[index] = codes
+        self.absmax_scale[index] = scale
+        self.absmax_offset[index] = offset
+
+    def full_absmax(self, index: torch.Tensor) -> torch.Tensor:
+        """float32 [len(index), blocks], the nested statistics undone."""
+        codes = self.absmax[index]
+        if not self.double_quant:
+            return codes
+        assert self.absmax_scale is not None and self.absmax_offset is not None
+        scale = self.absmax_scale[index]
+        # index_select: several times as fast as indexing with a tensor
+        values = dynamic_map(codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
+        if self.blocks % NESTED_BLOCK == 0:
+            values.view(len(codes), -1, NESTED_BLOCK).mul_(scale[..., None])
+        else:
+            values.mul_(scale.repeat_interleave(NESTED_BLOCK, dim=1)[:, : self.blocks])
+        return values.add_(self.absmax_offset[index][:, None])
+
+    def dequantize(
+        self, index: torch.Tensor, dtype: torch.dtype, workspace: Workspace
+    ) -> torch.Tensor:
+        """Matrices `index` (int64 [k]) as [k, rows, cols], valid until the workspace's next use."""
+        count = len(index) * self.size
+        absmax = self.full_absmax(index)
+        first, last = int(index[0]), int(index[-1])
+        whole_run = last - first + 1 == len(index)
+        packed = self.packed[first : last + 1] if whole_run else self.packed[index]
+        out = workspace.take(count, dtype, self.packed.device)
+        return dequantize(packed, absmax, count, out).view(len(index), self.rows, self.cols)
+
+    def matrix(self, index: int, dtype: torch.dtype) -> torch.Tensor:
+        """Matrix `index` [rows, cols] in memory of its own."""
+        return self._weights(index, 0, self.rows, dtype)
+
+    def part(self, row: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Rows row… of the only matrix, [count, cols]."""
+        if row * self.cols % BLOCK or count * self.cols % BLOCK:
+            return self.matrix(0, dtype)[row : row + count]
+        return self._weights(0, row, count, dtype)
+
+    def _weights(self, index: int, row: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        first, size = row * self.cols, count * self.cols
+        blocks = slice(first // BLOCK, (first + size) // BLOCK)
+        absmax = self.full_absmax(torch.tensor([index], device=self.packed.device))[0, blocks]
+        codes = self.packed[index, first // 2 : (first + size) // 2]
+        out = torch.empty(size, dtype=dtype, device=codes.device)
+        return dequantize(codes, absmax.contiguous(), size, out).view(count, self.cols)
+
+    def extra_repr(self) -> str:
+        kind = "double quantisation" if self.double_quant else "float32 absmax"
+        return f"n={self.n}, rows={self.rows}, cols={self.cols}, {kind}"
+
+
+class NF4Linear(nn.Module):
+    """`nn.Linear` with its weight in 4 bits; the bias, where there is one, stays as it is."""
+
+    weight: NF4Stack
+
+    def __init__(
+        self, rows: int, cols: int, *, bias: bool, double_quant: bool, workspace: Workspace
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = cols, rows
+        self.weight = NF4Stack(1, rows, cols, double_quant=double_quant)
+        self.weight.flat = True
+        self.bias = nn.Parameter(torch.empty(rows, device="meta")) if bias else None
+        self.workspace = workspace
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        only = torch.zeros(1, dtype=torch.int64, device=x.device)
+        weight = self.weight.dequantize(only, x.dtype, self.workspace)[0]
+        if x.device.type != "cpu":
+            return nn.functional.linear(x, weight, self.bias)
+        flat = x.reshape(-1, self.in_features)
+        count, wanted = len(flat), rounded_rows(len(flat))
+        if wanted > count:
+            flat = torch.cat((flat, flat[:1].expand(wanted - count, -1)))
+        product = nn.functional.linear(flat, weight, self.bias)[:count]
+        return product.view(*x.shape[:-1], self.out_features)
+
+
+class Workspace:
+    """One growing scratch buffer per dtype for dequantised weights: no allocation per call."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+
+    def take(self, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        buffer = self._buffers.get((dtype, device))
+        if buffer is None or len(buffer) < count:
+            buffer = torch.empty(count, dtype=dtype, device=device)
+            self._buffers[dtype, device] = buffer
+        return buffer[:count]
+
+
+_MAPS: dict[torch.device, torch.Tensor] = {}
+
+
+def dynamic_map(device: torch.device) -> torch.Tensor:
+    """The 256 values of bitsandbytes' dynamic 8-bit type, in which nested absmax are kept."""
+    if device not in _MAPS:
+        functional = import_bitsandbytes().functional
+        _MAPS[device] = functional.create_dynamic_map().to(device)
+    return _MAPS[device]
+
+
+def rounded_rows(count: int) -> int:
+    """The next power of two, above 64 the next multiple of 64.
+
+    For rows of a product on the processor: oneDNN builds and keeps a kernel for every new number
+    of rows. With ever new counts, building costs more than multiplying, and what is kept piles up
+    (130 MB more after every 100 batches).
+    """
+    if count <= ROW_STEP:
+        return 1 << max(0, count - 1).bit_length()
+    return -(-count // ROW_STEP) * ROW_STEP
+
+
+def stacks(module: nn.Module) -> Iterator[tuple[str, NF4Stack]]:
+    """All NF4 stacks of a model with their names, in order."""
+    for name, child in module.named_modules():
+        if isinstance(child, NF4Stack):
+            yield name, child
+
+
+def chunks(index: torch.Tensor, size: int, budget: int) -> Sequence[torch.Tensor]:
+    """Split matrix numbers so that a chunk of matrices of `size` weights fits `budget` weights."""
+    return torch.split(index, max(1, budget // size))

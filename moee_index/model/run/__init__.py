@@ -1,0 +1,1 @@
+"""One forward pass: token ids in, HS and RW out."""

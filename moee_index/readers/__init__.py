@@ -1,0 +1,1 @@
+"""Files in: corpora, queries, candidate lists, runs. Never embeds."""

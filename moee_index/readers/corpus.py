@@ -1,0 +1,387 @@
+"""Corpora: files of texts in, a stream of documents out.
+
+Knows JSONL, BEIR folders, CSV and TSV, Parquet, plain text and stdin, and where in which file a
+document stands. Refuses to know what becomes of a document: nothing here embeds, stores or counts,
+and duplicate ids are found by the index, which keeps the ids.
+
+Nothing is read whole: one line, or one small batch of Parquet rows, is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from moee_index.encode.chunking import joined
+from moee_index.errors import CorpusError, MisuseError
+from moee_index.readers.formats import READERS, Columns, Record, Records
+from moee_index.readers.lines import (
+    BadLineError,
+    ByteSource,
+    Lines,
+    json_kind,
+    open_bytes,
+    parse_object,
+    split_name,
+)
+
+Reject = Callable[[str, str, str], None]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of a corpus.
+
+    metadata: values that JSON can hold. The title is also there, as `title`: hits carry text and
+    metadata, and a title must not be lost on the way. The two are kept equal: a `title` given
+    only in metadata becomes the title.
+    source: `file:line`, for messages; empty for documents made in Python.
+    """
+
+    id: str
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        known = self.metadata.get("title")
+        if self.title:
+            if known != self.title:
+                object.__setattr__(self, "metadata", {**self.metadata, "title": self.title})
+        elif isinstance(known, str):
+            object.__setattr__(self, "title", known)
+
+    @property
+    def content(self) -> str:
+        """What is embedded: title and text joined by one blank; the text alone without a title."""
+        return self.content_of((0, len(self.text)))
+
+    def content_of(self, span: tuple[int, int]) -> str:
+        """What is embedded for a passage, which is some characters of the text: as `content`."""
+        return joined(self.title, self.text[slice(*span)])
+
+
+class CorpusReader(Iterator[Document]):
+    """The documents of some corpora, in their order, and how far the reading is.
+
+    bytes_total: size of all files on disk, compressed as they are; None when one of them is stdin
+    or a pipe. bytes_read: how many of these have been read. documents_expected: how many documents
+    there will be if the rest is like what was read; None while nothing tells. For a progress bar.
+    """
+
+    def __init__(self, documents: Generator[Document], progress: _Progress) -> None:
+        self._documents = documents
+        self._progress = progress
+        self._count = 0
+        self._ended = False
+
+    def __next__(self) -> Document:
+        try:
+            document = next(self._documents)
+        except StopIteration:
+            self._ended = True
+            raise
+        self._count += 1
+        return document
+
+    def close(self) -> None:
+        """Close the file that is being read; the reader then ends."""
+        self._documents.close()
+
+    @property
+    def bytes_total(self) -> int | None:
+        return self._progress.total
+
+    @property
+    def bytes_read(self) -> int:
+        return self._progress.read
+
+    @property
+    def documents_expected(self) -> int | None:
+        if self._ended:
+            return self._count
+        if not self.bytes_total or not self.bytes_read:
+            return None
+        return round(self._count * max(1.0, self.bytes_total / self.bytes_read))
+
+
+def read_corpora(
+    paths: Sequence[str | Path],
+    *,
+    id_field: str | None = None,
+    text_field: str | None = None,
+    on_bad: Literal["error", "skip"] = "error",
+    reject: Reject | None = None,
+    stdin: IO[bytes] | None = None,
+) -> CorpusReader:
+    """Documents of the given corpora (INTERFACE, "Corpus in"), one after another.
+
+    Paths are looked at before anything is read: a missing file or an unknown ending is told at
+    once, not after hours. A document without an id gets `<file stem>:<line>`; where the same stem
+    is given more than once, the path as given stands for the stem.
+
+    id_field, text_field: the fields to take instead of `id` (or `_id`) and `text`.
+    on_bad: "error" raises on the first line that cannot be used; "skip" calls
+    `reject(source, line, reason)` for each and goes on. What ends a whole file (no such file,
+    truncated compression, a header without the text column) is an error either way.
+
+    Raises CorpusError naming file and line; MisuseError for arguments that cannot be meant.
+    """
+    if not paths:
+        raise MisuseError("no corpus given; name a file, a BEIR folder, or - for stdin")
+    if on_bad not in ("error", "skip"):
+        raise MisuseError(f"on_bad is {on_bad!r}; it is 'error' or 'skip'")
+    for name, value in (("id", id_field), ("text", text_field)):
+        if value == "":
+            raise MisuseError(f"the {name} field's name is empty")
+    if id_field is not None and id_field == text_field:
+        raise MisuseError(f"{id_field!r} cannot be both the id and the text")
+    files = [_locate(path) for path in paths]
+    if sum(file.path == "-" for file in files) > 1:
+        raise MisuseError("stdin (-) can be read only once")
+    stems = Counter(file.stem for file in files)
+    progress = _Progress(files)
+    columns = Columns(id_field, text_field)
+    skipped = None if on_bad == "error" else reject or _ignore
+
+    def documents() -> Generator[Document]:
+        for file in files:
+            prefix = _utf8(file.stem) if stems[file.stem] == 1 else file.name
+            with open_bytes(file.path, stdin) as source:
+                progress.current = source
+                records = READERS[file.kind](source, file.name, columns)
+                yield from _made(records, columns, prefix, skipped)
+                progress.finish(file)
+
+    return CorpusReader(documents(), progress)
+
+
+def default_index_name(paths: Sequence[str | Path]) -> str:
+    """Name of an index for these corpora: the first one's stem, or its BEIR folder's name.
+
+    Raises MisuseError for stdin, which has no name.
+    """
+    if not paths:
+        raise MisuseError("no corpus given; name a file, a BEIR folder, or - for stdin")
+    first = Path(paths[0])
+    if str(first) == "-":
+        raise MisuseError("a corpus from stdin has no name; give the index one with --index DIR")
+    name = first.resolve().name if first.is_dir() else split_name(first)[0]
+    if not name:
+        raise MisuseError(f"{first} gives no name for an index; give one with --index DIR")
+    return name
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str  # as given, for a BEIR folder its corpus file; "-" is stdin
+    stem: str
+    kind: str
+    size: int | None
+
+    @property
+    def name(self) -> str:
+        return "stdin" if self.path == "-" else _utf8(self.path)
+
+
+def _utf8(name: str) -> str:
+    """A file name as text: it need not be UTF-8, while ids and messages must be."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+class _Progress:
+    def __init__(self, files: Sequence[_File]) -> None:
+        sizes = [file.size for file in files]
+        self.total = None if None in sizes else sum(size or 0 for size in sizes)
+        self.current: ByteSource | None = None
+        self._finished = 0
+
+    @property
+    def read(self) -> int:
+        return self._finished + (self.current.position if self.current else 0)
+
+    def finish(self, file: _File) -> None:
+        self.current = None
+        self._finished += file.size or 0
+
+
+def _ignore(source: str, line: str, reason: str) -> None:
+    """A reject callback for callers who asked to skip and not to hear of it."""
+
+
+def _locate(given: str | Path) -> _File:
+    if str(given) == "-":
+        return _File("-", "stdin", ".jsonl", None)
+    path = Path(given)
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CorpusError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be opened ({error.strerror or error})") from None
+    if stat.S_ISDIR(status.st_mode):
+        for ending in ("", ".gz", ".zst"):
+            inner = path / f"corpus.jsonl{ending}"
+            if inner.is_file():
+                return _File(str(inner), "corpus", ".jsonl", inner.stat().st_size)
+        raise CorpusError(
+            f"{path}: a folder without corpus.jsonl, so no BEIR data set; name the files in it"
+        )
+    stem, kind, _ = split_name(path)
+    if kind not in READERS:
+        hint = "; if it is one JSON object a line, name it .jsonl" if kind == ".json" else ""
+        raise CorpusError(
+            f"{path}: unknown kind of file {kind or '(no ending)'}; known are "
+            f"{', '.join(READERS)}, each also with .gz or .zst{hint}"
+        )
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    return _File(str(path), stem, kind, size)
+
+
+def _made(
+    records: Records, columns: Columns, prefix: str, reject: Reject | None
+) -> Generator[Document]:
+    for record in records:
+        try:
+            if isinstance(record, BadLineError):
+                raise record
+            document = _document(record, columns, prefix)
+        except BadLineError as bad:
+            if reject is None:
+                raise
+            reject(bad.source, bad.line, bad.reason)
+        else:
+            yield document
+
+
+def _document(record: Record, columns: Columns, prefix: str) -> Document:
+    fields = dict(record.fields)
+
+    def bad(reason: str) -> BadLineError:
+        line = record.line or json.dumps(record.fields, ensure_ascii=False)
+        return BadLineError(record.source, line, reason)
+
+    def missing(kind: str, name: str) -> BadLineError:
+        there = ", ".join(map(repr, record.fields)) or "none"
+        return bad(f"no {kind} field {name!r}; there are {there}; choose with --{kind}-field")
+
+    text_name = columns.text or "text"
+    if text_name not in fields:
+        raise missing("text", text_name)
+    text = fields.pop(text_name)
+    if not isinstance(text, str):
+        raise bad(f"field {text_name!r} is {json_kind(text)}, not text")
+
+    if columns.id is not None:
+        if columns.id not in fields:
+            raise missing("id", columns.id)
+        key = fields.pop(columns.id)
+        if key is None:
+            raise bad(f"field {columns.id!r} is null; every document needs an id")
+    else:
+        for name in ("id", "_id"):
+            if name in fields and fields[name] is None:
+                del fields[name]
+        names = [name for name in ("id", "_id") if name in fields]
+        key = fields.pop(names[0]) if names else f"{prefix}:{record.number}"
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise bad(f"the id is {json_kind(key)}; it must be text or a whole number")
+    if key == "":
+        raise bad("the id is empty")
+
+    title = fields.get("title")
+    if title is None or title == "":
+        fields.pop("title", None)
+        title = ""
+    elif isinstance(title, int | float) and not isinstance(title, bool):
+        title = str(title)
+    elif not isinstance(title, str):
+        raise bad(f"field 'title' is {json_kind(title)}, not text")
+    return Document(str(key), text, fields, title, record.source)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query; `id` is its line number where the file gives none. source: `file:line`."""
+
+    id: str
+    text: str
+    source: str = field(default="", compare=False)
+
+
+def read_queries(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterator[Query]:
+    """Queries of a file, each as soon as its line is read, so that stdin answers as it comes.
+
+    JSON lines with `text` and `id` or `_id` (BEIR's queries.jsonl, or the folder that holds it),
+    `id<TAB>text` lines, or one query a line. Which of the three is told by the ending .jsonl
+    or .tsv, else by the first line: a JSON object, a line with a tab, or neither.
+
+    A query without text is an error, a blank line too (in JSON lines blank lines are none): a
+    query dropped in silence would spoil what is measured with the answers. An id that comes twice
+    is an error, for no answer could be told from the other.
+
+    Raises CorpusError naming file and line.
+    """
+    if str(path) != "-" and Path(path).is_dir():
+        path = Path(path) / "queries.jsonl"
+    with open_bytes(path, stdin) as source:
+        lines = Lines(source.stream, "stdin" if str(path) == "-" else str(path))
+        endings = {".jsonl": "json", ".ndjson": "json", ".tsv": "tab"}
+        form = endings.get(split_name(Path(path))[1], "")
+        seen: dict[str, int] = {}
+        for line in lines:
+            form = form or _query_form(line)
+            if form == "json" and not line.strip():
+                continue
+            query = _query(line, form, lines)
+            if query.id in seen:
+                raise BadLineError(
+                    lines.source,
+                    line,
+                    f"query id {query.id!r} again, first at line {seen[query.id]}",
+                )
+            seen[query.id] = lines.number
+            yield query
+
+
+def _query_form(line: str) -> str:
+    try:
+        if line.lstrip().startswith("{") and parse_object(line):
+            return "json"
+    except ValueError:
+        pass
+    return "tab" if "\t" in line else "plain"
+
+
+def _query(line: str, form: str, lines: Lines) -> Query:
+    def bad(reason: str) -> BadLineError:
+        return BadLineError(lines.source, line, reason)
+
+    key: Any = lines.number
+    text: Any = line
+    if form == "json":
+        try:
+            fields = parse_object(line)
+        except ValueError as error:
+            raise bad(str(error)) from None
+        if "text" not in fields:
+            raise bad('no field \'text\'; a query is {"_id": …, "text": …}')
+        text = fields["text"]
+        key = next((fields[k] for k in ("id", "_id") if fields.get(k) is not None), key)
+    elif form == "tab":
+        key, tab, text = line.partition("\t")
+        if not tab:
+            raise bad("no tab, while the lines before have one; write id<TAB>text in every line")
+    if not isinstance(text, str):
+        raise bad(f"field 'text' is {json_kind(text)}, not text")
+    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
+        raise bad("the query's id is empty or neither text nor a whole number")
+    if not text.strip():
+        raise bad("the query is empty; every line needs one")
+    return Query(str(key), text, lines.source)

@@ -1,0 +1,331 @@
+"""Reranking: given texts ordered for a query, without an index or beside one.
+
+Knows the encoder's protocol, the MoEE maths of fusion.py and DESIGN's rule of standardising (maths
+5): a frozen standardizer where there is an index, else one fitted over the candidates of the query
+at hand. Refuses to know files (candidates.py, runs.py), FAISS, and how an index stores its rows.
+
+Scores are those of fusion.score: float64 arithmetic, rounded once, whatever the number of
+candidates; equal scores stay in candidate order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from moee_index.errors import CorpusError, MisuseError
+from moee_index.fusion import (
+    Method,
+    Standardize,
+    Standardizer,
+    check_search,
+    choose_standardize,
+    score,
+    top_k,
+    unit_vectors,
+)
+from moee_index.hits import Hit
+from moee_index.readers.candidates import Candidate, CandidateList, as_documents
+from moee_index.readers.corpus import Document
+from moee_index.readers.trec import RunLine
+from moee_index.types import Embeddings, TextEncoder
+
+# Lists are gathered up to so many candidates, so that short ones share full batches.
+BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """A candidate list and its hits, best first.
+
+    alpha: the weight of RW they were scored with; None unless the method is `sum`.
+    seconds: what embedding (its share of the block that was embedded together) and scoring took.
+    """
+
+    asked: CandidateList
+    hits: list[Hit]
+    alpha: float | None
+    seconds: float
+
+
+class StoredText(Protocol):
+    """What an index tells about one of its documents."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+
+
+class StoredTexts(Protocol):
+    """What a run's documents are taken from: `Index` fulfils it."""
+
+    standardizer: Standardizer
+
+    @property
+    def alpha(self) -> float:
+        """The default weight of RW."""
+
+    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[StoredText]]:
+        """The passages of these documents, of one that is not split the document itself; ids that
+        are not there are left out."""
+
+    def vectors(self, ids: Sequence[str]) -> Embeddings:
+        """Raw rows of these ids of passages, all of which are there, in their order."""
+
+
+def rerank(
+    query: str,
+    candidates: Sequence[Candidate],
+    encoder: TextEncoder,
+    *,
+    method: Method = "sum",
+    alpha: float | None = None,
+    k: int | None = None,
+    standardize: Standardize | None = None,
+    standardizer: Standardizer | None = None,
+) -> list[Hit]:
+    """The k best candidates (all without k) for a query, best first.
+
+    candidates: texts, Documents, or mappings with `text` and optionally `id`, `title` and
+    metadata; a hit's id is the candidate's, else its position from 0 as text.
+    alpha: weight of RW in `sum`, 1.0 unless given; it acts on no other method.
+    standardize: which parts to standardise over the candidates; unless given, both from 64
+    candidates on and none below (DESIGN, maths 5). standardizer: a frozen one to use instead.
+
+    Raises MisuseError for an empty query, candidates that are none, options out of range.
+    """
+    try:
+        asked = CandidateList(query, as_documents(candidates))
+    except ValueError as error:
+        raise MisuseError(str(error)) from None
+    (ranked,) = rerank_lists(
+        [asked],
+        encoder,
+        method=method,
+        alpha=alpha,
+        k=k,
+        standardize=standardize,
+        standardizer=standardizer,
+    )
+    return ranked.hits
+
+
+def rerank_lists(
+    lists: Iterable[CandidateList],
+    encoder: TextEncoder,
+    *,
+    method: Method = "sum",
+    alpha: float | None = None,
+    k: int | None = None,
+    standardize: Standardize | None = None,
+    standardizer: Standardizer | None = None,
+    tell: Callable[[str], None] | None = None,
+    block: int = BLOCK,
+) -> Iterator[Reranked]:
+    """Rerank many lists, in their order. Options as in `rerank`.
+
+    Lists are gathered until they hold `block` candidates; the block's texts are embedded together,
+    equal ones once. Use block=1 to have each answer as soon as its list is there.
+
+    tell: called once with the reason when nothing is standardised because a list is too short.
+    """
+    scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell)
+
+    def ranked() -> Iterator[Reranked]:
+        for gathered in _blocks(lists, block):
+            started = time.perf_counter()
+            vectors = _embed(gathered, encoder)
+            shared = (time.perf_counter() - started) / len(gathered)
+            for asked in gathered:
+                started = time.perf_counter()
+                hits = []
+                if asked.candidates:
+                    rows = vectors.texts([document.content for document in asked.candidates])
+                    hits = scoring.hits(vectors.query(asked.query), rows, asked.candidates)
+                yield Reranked(asked, hits, scoring.alpha, shared + time.perf_counter() - started)
+
+    return ranked()
+
+
+def rerank_run(
+    run: Iterable[tuple[str, Sequence[RunLine]]],
+    queries: Mapping[str, str],
+    index: StoredTexts,
+    encoder: TextEncoder,
+    *,
+    method: Method = "sum",
+    alpha: float | None = None,
+    k: int | None = None,
+    block: int = BLOCK,
+) -> Iterator[Reranked]:
+    """Rerank a TREC run over the raw rows of an index: only the queries are embedded.
+
+    run: (query id, its lines) as `runs.read_run_lists` gives them; the scores in it are not used,
+    its order is that of equal scores. The index's frozen standardizer is used, and its alpha
+    unless one is given.
+
+    Raises CorpusError naming line and id where a query is not among the queries, or a document is
+    not in the index.
+    """
+    scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha)
+
+    def lists() -> Iterator[CandidateList]:
+        for query_id, lines in run:
+            if query_id not in queries:
+                raise CorpusError(
+                    f"{lines[0].source}: query {query_id!r} is not among the queries; is it the "
+                    "run of another query file?"
+                )
+            known = index.passages([line.document_id for line in lines])
+            for line in lines:
+                if line.document_id not in known:
+                    raise CorpusError(
+                        f"{line.source}: document {line.document_id!r} is not in the index; is it "
+                        "the run of another corpus?"
+                    )
+            # A document that was split stands there with all its passages, and is known by its id.
+            documents = [
+                Document(line.document_id, one.text, one.metadata, source=one.id)
+                for line in lines
+                for one in known[line.document_id]
+            ]
+            yield CandidateList(queries[query_id], documents, query_id, lines[0].source)
+
+    def ranked() -> Iterator[Reranked]:
+        for gathered in _blocks(lists(), block):
+            started = time.perf_counter()
+            vectors = _embed(gathered, encoder, candidates=False)
+            shared = (time.perf_counter() - started) / len(gathered)
+            for asked in gathered:
+                started = time.perf_counter()
+                rows = index.vectors([document.source for document in asked.candidates])
+                hits = scoring.hits(vectors.query(asked.query), rows, asked.candidates)
+                yield Reranked(asked, hits, scoring.alpha, shared + time.perf_counter() - started)
+
+    return ranked()
+
+
+@dataclass
+class _Scoring:
+    """Checked options of one reranking, and whether its standardising was told."""
+
+    method: Method
+    alpha: float | None
+    k: int | None
+    standardize: Standardize | None
+    standardizer: Standardizer | None
+    tell: Callable[[str], None] | None
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        alpha: float | None,
+        k: int | None,
+        standardize: Standardize | None,
+        standardizer: Standardizer | None,
+        tell: Callable[[str], None] | None,
+        default_alpha: float = 1.0,
+    ) -> _Scoring:
+        weight = check_search(method, alpha, 1 if k is None else k, default_alpha=default_alpha)
+        if standardize is not None:
+            choose_standardize(0, standardize)
+            if standardizer is not None:
+                raise MisuseError(
+                    f"standardize is {standardize!r}, while a frozen standardizer is given; "
+                    "leave one of them out"
+                )
+        return cls(method, weight, k, standardize, standardizer, tell)
+
+    def hits(self, query: Embeddings, rows: Embeddings, documents: Sequence[Document]) -> list[Hit]:
+        frozen = self.standardizer or self._fitted(rows)
+        scores = score(
+            unit_vectors(query, frozen), unit_vectors(rows, frozen), self.method, self.alpha
+        )
+        order = top_k(scores.score, len(rows))
+        # Of a document's passages the best one counts.
+        first: dict[str, int] = {}
+        for row in order:
+            first.setdefault(documents[row].id, int(row))
+        best = list(first.values())[: self.k]
+        return [
+            Hit(
+                rank=rank,
+                id=documents[row].id,
+                score=float(scores.score[row]),
+                hs=float(scores.hs[row]),
+                rw=float(scores.rw[row]),
+                text=documents[row].text,
+                metadata=documents[row].metadata,
+            )
+            for rank, row in enumerate(best, 1)
+        ]
+
+    def _fitted(self, rows: Embeddings) -> Standardizer:
+        which, reason = choose_standardize(len(rows), self.standardize)
+        if self.tell is not None and self.standardize is None and which == "none":
+            self.tell(f"nothing is standardised: {reason}; --standardize both does it regardless")
+            self.tell = None
+        return Standardizer.fit(rows, which)
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Embeddings of the different texts and queries of one block."""
+
+    text_rows: dict[str, int]
+    text_embeddings: Embeddings | None
+    query_rows: dict[str, int]
+    query_embeddings: Embeddings
+
+    def texts(self, texts: Sequence[str]) -> Embeddings:
+        assert self.text_embeddings is not None
+        return _take(self.text_embeddings, [self.text_rows[text] for text in texts])
+
+    def query(self, query: str) -> Embeddings:
+        return _take(self.query_embeddings, [self.query_rows[query]])
+
+
+def _embed(
+    gathered: Sequence[CandidateList], encoder: TextEncoder, *, candidates: bool = True
+) -> _Vectors:
+    texts: dict[str, int] = {}
+    queries: dict[str, int] = {}
+    for asked in gathered:
+        queries.setdefault(asked.query, len(queries))
+        if candidates:
+            for document in asked.candidates:
+                texts.setdefault(document.content, len(texts))
+    return _Vectors(
+        texts,
+        encoder.encode(list(texts)) if texts else None,
+        queries,
+        encoder.encode(list(queries), query=True),
+    )
+
+
+def _blocks(lists: Iterable[CandidateList], block: int) -> Iterator[list[CandidateList]]:
+    gathered: list[CandidateList] = []
+    size = 0
+    for asked in lists:
+        if not asked.query.strip():
+            raise MisuseError(f"{asked.source or 'rerank'}: the query is empty")
+        gathered.append(asked)
+        size += max(len(asked.candidates), 1)
+        if size >= block:
+            yield gathered
+            gathered, size = [], 0
+    if gathered:
+        yield gathered
+
+
+def _take(embeddings: Embeddings, rows: Sequence[int]) -> Embeddings:
+    taken = np.asarray(rows, dtype=np.int64)
+    return Embeddings(embeddings.hs[taken], embeddings.rw[taken])

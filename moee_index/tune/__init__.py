@@ -1,0 +1,1 @@
+"""The weight of RW, chosen with or without judgements, and the metrics for it."""

@@ -1,0 +1,399 @@
+"""Vectors on disk: found again, kept apart, unharmed by kills, found when damaged."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import PARITY
+
+from fakes.indexes import fake_spec
+from fakes.tasks import (
+    ensure_slowly,
+    identity_of,
+    logged,
+    never,
+    put_many,
+    random_embeddings,
+    stored_over,
+)
+from moee_index.bench.adapter.model_facts import count_parameters
+from moee_index.bench.vector_cache.encoder import StoredEncoder
+from moee_index.bench.vector_cache.store import StoreKey, VectorStore
+from moee_index.errors import FingerprintMismatchError, ModelError, StorageError
+from moee_index.model.checkpoint.find import find_checkpoint, open_checkpoint
+from moee_index.types import Embeddings
+
+KEY = StoreKey(
+    fingerprint="f" * 64,
+    bits=4,
+    double_quant=True,
+    dequantised=False,
+    prompt="none",
+    template='"{text}"',
+    rw="logits",
+    pooling="last",
+    max_tokens=512,
+)
+TEXTS = ["one", "two", "three", "", "ünïcode ☂", 'quo"te\n']
+
+
+def equal(left: Embeddings | None, right: Embeddings) -> bool:
+    assert left is not None
+    return np.array_equal(left.hs, right.hs) and np.array_equal(left.rw, right.rw)
+
+
+def rows(embeddings: Embeddings, chosen: list[int]) -> Embeddings:
+    return Embeddings(embeddings.hs[chosen], embeddings.rw[chosen])
+
+
+def test_what_was_put_is_found_in_any_order(tmp_path: Path) -> None:
+    store, given = VectorStore(tmp_path), random_embeddings(len(TEXTS))
+    assert store.get(KEY, TEXTS) == (None, list(range(len(TEXTS))))
+    store.put(KEY, TEXTS[:4], rows(given, [0, 1, 2, 3]))
+    found, missing = store.get(KEY, TEXTS)
+    assert found is None
+    assert missing == [4, 5]
+    store.put(KEY, TEXTS[3:], rows(given, [3, 4, 5]))
+    order = [5, 0, 0, 4, 3]
+    for one in (store, VectorStore(tmp_path)):
+        found, missing = one.get(KEY, [TEXTS[i] for i in order])
+        assert missing == []
+        assert equal(found, rows(given, order))
+
+
+def test_equal_texts_take_one_row_and_the_first_vector_stays(tmp_path: Path) -> None:
+    store, given = VectorStore(tmp_path), random_embeddings(3)
+    store.put(KEY, ["a", "a", "b"], given)
+    store.put(KEY, ["b", "a", "b"], random_embeddings(3, seed=1))
+    assert len(store.shelf(KEY)) == 2
+    assert equal(store.get(KEY, ["a", "b"])[0], rows(given, [0, 2]))
+    assert (store.shelf(KEY).path / "rows.f32").stat().st_size == 2 * 32 * 4
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fingerprint": "e" * 64},
+        {"bits": 16},
+        {"double_quant": False},
+        {"dequantised": True},
+        {"prompt": "prompteol"},
+        {"template": "reworded {text}"},
+        {"rw": "softmax"},
+        {"pooling": "mean"},
+        {"max_tokens": 128},
+    ],
+)
+def test_whatever_decides_an_embedding_keeps_vectors_apart(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    store = VectorStore(tmp_path)
+    store.put(KEY, ["a"], random_embeddings(1))
+    other = replace(KEY, **changed)  # type: ignore[arg-type]
+    assert store.get(other, ["a"]) == (None, [0])
+    assert len(changed) == 1
+    assert set(changed) <= set(StoreKey.__dataclass_fields__)
+
+
+def test_entries_are_listed_with_sizes_and_pruned(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "vectors")
+    assert store.entries() == []
+    assert store.prune() == 0
+    store.put(KEY, ["a", "b"], random_embeddings(2))
+    store.put(replace(KEY, bits=16), ["a"], random_embeddings(1))
+    (tmp_path / "vectors" / "notes.txt").write_text("someone else's")
+    found = {entry.key["bits"]: entry for entry in store.entries()}
+    assert {bits: entry.texts for bits, entry in found.items()} == {4: 2, 16: 1}
+    on_disk = sum(f.stat().st_size for f in (tmp_path / "vectors").glob("*/*"))
+    assert sum(entry.bytes for entry in found.values()) == on_disk
+    assert store.prune() == on_disk
+    assert [path.name for path in (tmp_path / "vectors").iterdir()] == ["notes.txt"]
+    assert store.get(KEY, ["a"]) == (None, [0])
+
+
+# Damage
+
+
+def filled(directory: Path) -> tuple[Path, Embeddings]:
+    store, given = VectorStore(directory), random_embeddings(5)
+    store.put(KEY, list("abcde"), given)
+    store.close()
+    return directory / KEY.name, given
+
+
+def test_rows_that_are_not_all_there_are_made_anew_and_told(tmp_path: Path) -> None:
+    folder, given = filled(tmp_path)
+    os.truncate(folder / "rows.f32", 5 * 32 * 4 - 1)
+    told: list[str] = []
+    store = VectorStore(tmp_path, told.append)
+    assert store.get(KEY, list("abcde"))[1] == [0, 1, 2, 3, 4]
+    (line,) = told
+    assert "made anew" in line
+    assert str(folder) in line
+    store.put(KEY, list("abcde"), given)
+    assert equal(store.get(KEY, list("abcde"))[0], given)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "texts.sqlite").write_bytes(b"no database at all" * 99),
+        lambda folder: (folder / "rows.f32").unlink(),
+        lambda folder: execute(folder, "DELETE FROM texts WHERE row = 2"),
+        lambda folder: execute(folder, "UPDATE meta SET value = '9' WHERE name = 'format'"),
+        lambda folder: execute(folder, "UPDATE meta SET value = '{}' WHERE name = 'key'"),
+        lambda folder: execute(folder, "UPDATE meta SET value = 'x' WHERE name = 'dims'"),
+        lambda folder: execute(folder, "DELETE FROM meta WHERE name = 'dims'"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_made_anew(tmp_path: Path, harm: object) -> None:
+    folder, given = filled(tmp_path)
+    harm(folder)  # type: ignore[operator]
+    told: list[str] = []
+    store = VectorStore(tmp_path, told.append)
+    assert store.get(KEY, ["a"]) == (None, [0])
+    assert len(told) == 1
+    store.put(KEY, ["a"], rows(given, [0]))
+    assert equal(VectorStore(tmp_path).get(KEY, ["a"])[0], rows(given, [0]))
+
+
+def execute(folder: Path, sql: str) -> None:
+    connection = sqlite3.connect(folder / "texts.sqlite")
+    with connection:
+        connection.execute(sql)
+    connection.close()
+
+
+def test_an_altered_row_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    folder, given = filled(tmp_path)
+    with (folder / "rows.f32").open("rb+") as file:
+        file.seek(3 * 32 * 4 + 7)
+        file.write(b"\x55")
+    store = VectorStore(tmp_path)
+    assert equal(store.get(KEY, ["a", "c"])[0], rows(given, [0, 2]))
+    with pytest.raises(StorageError, match=r"row 3\); remove .* and run again"):
+        store.get(KEY, ["a", "d"])
+
+
+def test_vectors_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    store, given = VectorStore(tmp_path), random_embeddings(2)
+    store.put(KEY, ["a"], rows(given, [0]))
+    with pytest.raises(ModelError, match="dimensions"):
+        store.put(KEY, ["b"], Embeddings(given.hs[1:, :3], given.rw[1:]))
+    given.hs[1, 1] = np.nan
+    with pytest.raises(ModelError, match="not finite"):
+        store.put(KEY, ["b"], rows(given, [1]))
+    assert store.get(KEY, ["a", "b"]) == (None, [1])
+
+
+def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="--vectors"):
+        VectorStore(tmp_path / "file" / "vectors").get(KEY, ["a"])
+
+
+# Interruptions and company
+
+
+def test_rows_that_were_not_committed_are_overwritten(tmp_path: Path) -> None:
+    folder, given = filled(tmp_path)
+    with (folder / "rows.f32").open("ab") as file:
+        file.write(b"\xff" * 777)
+    store = VectorStore(tmp_path)
+    more = random_embeddings(2, seed=3)
+    store.put(KEY, ["x", "y"], more)
+    again = VectorStore(tmp_path)
+    assert equal(again.get(KEY, ["x", "y"])[0], more)
+    assert equal(again.get(KEY, list("abcde"))[0], given)
+
+
+def test_killed_while_embedding_and_started_again_nothing_is_embedded_twice(
+    tmp_path: Path,
+) -> None:
+    texts = [f"text{i}" for i in range(60)]
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=ensure_slowly, args=(str(tmp_path / "v"), str(log), texts))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not log.exists() or len(log.read_text().splitlines()) < 15:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    first = log.read_text().splitlines()
+
+    log.unlink()
+    encoder = logged(log, batch_tokens=5)
+    stored = stored_over(tmp_path / "v", encoder)
+    kept = 60 - len(stored.store.get(stored.identity.key(False), texts)[1])
+    # What was computed last had no time to be kept: at most one batch of five.
+    assert 10 <= kept < 60
+    assert 0 <= len(first) - kept <= 5
+    found = stored.encode(texts)
+    second = log.read_text().splitlines()
+    assert len(second) == 60 - kept == stored.texts_computed
+    assert not set(first[:kept]) & set(second)
+    assert equal(found, encoder.vectors(texts))
+
+
+def test_several_writers_share_a_key(tmp_path: Path) -> None:
+    texts = [f"text{i} word{i % 3}" for i in range(40)]
+    context = multiprocessing.get_context("forkserver")
+    start = context.Event()
+    writers = [
+        context.Process(target=put_many, args=(str(tmp_path), texts[shift:] + texts[:shift], start))
+        for shift in (0, 20)
+    ]
+    for writer in writers:
+        writer.start()
+    start.set()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    stored = stored_over(tmp_path)
+    assert len(stored.store.shelf(stored.identity.key(False))) == 40
+    stored._loader = type(stored._loader)(never)
+    assert equal(stored.encode(texts), logged().vectors(texts))
+
+
+# The stored encoder
+
+
+def test_a_text_is_embedded_once_and_then_no_model_is_loaded(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    texts = ["b b", "a", "b b", "c d e f", "a"]
+    stored = stored_over(tmp_path / "v", logged(log))
+    done: list[tuple[int, int]] = []
+    found = stored.encode(texts, progress=lambda n, total: done.append((n, total)))
+    assert equal(found, logged().vectors(texts))
+    assert sorted(log.read_text().splitlines()) == ["a", "b b", "c d e f"]
+    assert done[-1] == (3, 3)
+    assert (stored.texts_computed, stored.tokens_computed) == (3, 7)
+    assert stored.seconds_computed > 0
+    assert stored.loaded
+
+    again = StoredEncoder(VectorStore(tmp_path / "v"), never, stored.identity)
+    assert equal(again.encode(texts), found)
+    assert again.spec == stored.spec == fake_spec()
+    assert again.tokens(["a", "a", "b b", "never seen"]) == 3
+    assert not again.loaded
+    assert again.texts_computed == 0
+
+
+def test_plans_read_from_the_store(tmp_path: Path) -> None:
+    long = " ".join(["w"] * 40)
+    texts = ["x y", long, "x y", "z"]
+    stored = stored_over(tmp_path)
+    plan = stored.plan(texts)
+    assert plan.tokens == 2 + 40 + 1
+    assert list(plan.truncated) == [False, True, False, False]
+    assert [i for batch in plan.batches for i in batch] == [0, 1, 2, 3]
+    assert equal(plan.encode(0), logged().vectors(texts))
+
+
+def test_queries_under_another_prompt_have_vectors_of_their_own(tmp_path: Path) -> None:
+    same = stored_over(tmp_path / "same")
+    same.ensure(["a"])
+    same.ensure(["a"], query=True)
+    assert same.texts_computed == 1
+
+    stored = stored_over(tmp_path / "other", query_prompt="prompteol")
+    texts, queries = stored.encode(["a"]), stored.encode(["a"], query=True)
+    assert stored.texts_computed == 2
+    assert not np.array_equal(texts.hs, queries.hs)
+    other = stored_over(tmp_path / "other").with_prompt("prompteol")
+    assert equal(other.encode(["a"]), queries)
+    assert other.texts_computed == 0
+
+
+def test_prompts_of_a_model_share_one_load(tmp_path: Path) -> None:
+    loads: list[int] = []
+
+    def load():  # type: ignore[no-untyped-def]
+        loads.append(1)
+        return logged()
+
+    identity = identity_of(fake_spec())
+    first = StoredEncoder(VectorStore(tmp_path), load, identity)
+    second = first.with_prompt("prompteol", "style")
+    first.encode(["a"])
+    second.encode(["a"])
+    second.encode(["a"], query=True)
+    assert len(loads) == 1
+    assert second.loaded
+    assert (second.identity.prompt, second.identity.query_prompt) == ("prompteol", "style")
+
+
+def test_another_model_than_expected_is_refused(tmp_path: Path) -> None:
+    stored = stored_over(tmp_path, fingerprint="e" * 64)
+    with pytest.raises(FingerprintMismatchError, match="fingerprint"):
+        stored.encode(["a"])
+
+
+def test_open_finds_a_model_without_reading_weights(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path)
+    options = {"bits": 32, "prompt": "prompteol", "max_tokens": 64}
+    stored = StoredEncoder.open(store, PARITY / "deepseek", **options)
+    assert stored.identity.rw == "softmax"
+    assert not stored.identity.dequantised
+    texts = ["A text.", "Another one", "A text."]
+    found = stored.encode(texts)
+    from moee_index.encode.encoder import Encoder
+
+    encoder = Encoder.load(PARITY / "deepseek", **options)  # type: ignore[arg-type]
+    expected = encoder.encode(texts)
+    np.testing.assert_allclose(found.hs, expected.hs, atol=1e-5)
+    np.testing.assert_allclose(found.rw, expected.rw, atol=1e-5)
+    assert stored.spec == encoder.spec
+    assert stored.tokens(texts) == encoder.plan(texts).tokens
+    assert stored.facts["memory_bytes"] == sum(encoder.running.bytes().values())
+
+    again = StoredEncoder.open(VectorStore(tmp_path), PARITY / "deepseek", **options)
+    again.checkpoint = None
+    assert again.facts == stored.facts
+    assert again.spec == encoder.spec
+    assert not again.loaded
+
+
+def test_a_dequantised_checkpoint_is_not_the_one_it_was_made_from(
+    tmp_path: Path, four_bit_olmoe: Path
+) -> None:
+    store = VectorStore(tmp_path)
+    keys = {
+        (path, bits): StoredEncoder.open(store, path, bits=bits, double_quant=None).identity.key(
+            False
+        )
+        for path in (PARITY / "olmoe", four_bit_olmoe)
+        for bits in (4, 32)
+    }
+    assert keys[PARITY / "olmoe", 4] == keys[four_bit_olmoe, 4]
+    assert keys[PARITY / "olmoe", 32] != keys[four_bit_olmoe, 32]
+
+
+def test_parameters_are_counted() -> None:
+    # 3 layers of 64: attention 4·64², q and k norms 2·64, two norms 2·64, router 8·64, and 8
+    # experts of 3·64·48, of which 2 are met; a last norm; 2048 embeddings.
+    layer = 4 * 64**2 + 4 * 64 + 8 * 64
+    expert = 3 * 64 * 48
+    assert count_parameters(open_checkpoint(PARITY / "olmoe", name="olmoe")) == {
+        "parameters": 3 * (layer + 8 * expert) + 64 + 2048 * 64,
+        "embedding_parameters": 2048 * 64,
+        "active_parameters": 3 * (layer + 2 * expert) + 64,
+    }
+    # 4 layers of 256, 64 experts of 3·256·128, 4 of them met; 28,233 embeddings (its README).
+    layer, expert = 4 * 256**2 + 4 * 256 + 64 * 256, 3 * 256 * 128
+    assert count_parameters(find_checkpoint()) == {
+        "parameters": 4 * (layer + 64 * expert) + 256 + 28233 * 256,
+        "embedding_parameters": 28233 * 256,
+        "active_parameters": 4 * (layer + 4 * expert) + 256,
+    }

@@ -1,0 +1,1 @@
+"""Encoders, tasks, checkpoints and faults that tests are made of."""

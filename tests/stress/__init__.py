@@ -1,0 +1,1 @@
+"""Long checks, run by hand: a hundred kills, every task of mteb."""
