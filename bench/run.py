@@ -11,7 +11,7 @@ Knows the order of things. Refuses to know how vectors are made (systems.py), ho
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,19 +30,14 @@ from moee_index.bench.tasks import Missing, Question, Selection, choose, describ
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import VectorStore, default_directory
 from moee_index.errors import CorpusError, LibraryError, MoeeIndexError
+from moee_index.types import Notify, Progress, ignore
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
 
-Tell = Callable[[str], None]
-Progress = Callable[[int, int | None], None]
 
 BATCH_SIZE = 1024
 """Texts in one of mteb's dataloader batches; our batches are planned by tokens inside."""
-
-
-def _ignore(*_: object) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -68,9 +63,9 @@ def plan(question: Question) -> tuple[list[dict[str, Any]], Selection]:
 @as_tested()
 def run(
     options: BenchOptions,
-    tell: Tell = _ignore,
-    progress: Progress = _ignore,
-    embedding: Progress = _ignore,
+    tell: Notify = ignore,
+    progress: Progress = ignore,
+    embedding: Progress = ignore,
 ) -> Outcome:
     """Evaluate, and write everything that INTERFACE names to `options.out`.
 
@@ -108,7 +103,7 @@ class _Run:
         self,
         options: BenchOptions,
         selection: Selection,
-        tell: Tell,
+        tell: Notify,
         progress: Progress,
         embedding: Progress,
     ) -> None:
@@ -158,7 +153,7 @@ class _Run:
     def run(self) -> Outcome:
         options = self.options
         total = len(self.selection.tasks) * self.settings
-        self.progress(0, total)
+        self.progress("evaluating", 0, total)
         ended = False
         try:
             with DataSets(
@@ -166,7 +161,7 @@ class _Run:
             ) as sets:
                 for task in self.selection.tasks:
                     self._task(task, sets)
-                    self.progress(self.done, total)
+                    self.progress("evaluating", self.done, total)
                 self._aggregates()
             ended = True
         finally:
@@ -234,7 +229,7 @@ class _Run:
             self.rows += rows
             self.evaluated += 1
             self.done += 1
-            self.progress(self.done, len(self.selection.tasks) * self.settings)
+            self.progress("evaluating", self.done, len(self.selection.tasks) * self.settings)
         for one in heard:
             system.count(task, one)
         self.seconds[number] = self.seconds.get(number, 0.0) + time.perf_counter() - started

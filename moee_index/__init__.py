@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
     from moee_index.errors import MoeeIndexError
-    from moee_index.hits import Hit
     from moee_index.index import Index
-    from moee_index.readers.corpus import Document, read_corpora
+    from moee_index.readers.corpus import read_corpora
     from moee_index.rerank import rerank
-    from moee_index.types import Embeddings
+    from moee_index.types import Document, Embeddings, Hit
 
 __version__ = "0.1.0"
 
@@ -32,12 +31,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Document": "moee_index.readers.corpus",
+    "Document": "moee_index.types",
     "read_corpora": "moee_index.readers.corpus",
     "Embeddings": "moee_index.types",
     "Encoder": "moee_index.encode.encoder",
     "MoeeIndexError": "moee_index.errors",
-    "Hit": "moee_index.hits",
+    "Hit": "moee_index.types",
     "Index": "moee_index.index",
     "rerank": "moee_index.rerank",
 }

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from moee_index.types import ignore
+
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "faiss-cpu", "mteb", "numpy", "safetensors")
 
 
@@ -36,7 +38,7 @@ def describe_program() -> dict[str, Any]:
     from moee_index.dependencies import newer_than_tested
     from moee_index.model.load.cache import Cache
 
-    cache = Cache(lambda message: None)
+    cache = Cache(ignore)
     bf16 = has_avx512bf16()
     devices = [
         f"cpu: {os.cpu_count()} processors, {torch.backends.cpu.get_cpu_capability()}, "

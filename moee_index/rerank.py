@@ -11,7 +11,7 @@ candidates; equal scores stay in candidate order.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,11 +28,9 @@ from moee_index.fusion import (
     top_k,
     unit_vectors,
 )
-from moee_index.hits import Hit
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents
-from moee_index.readers.corpus import Document
 from moee_index.readers.trec import RunLine
-from moee_index.types import Embeddings, TextEncoder
+from moee_index.types import Document, Embeddings, Hit, Notify, TextEncoder
 
 # Lists are gathered up to so many candidates, so that short ones share full batches.
 BLOCK = 2048
@@ -126,7 +124,7 @@ def rerank_lists(
     k: int | None = None,
     standardize: Standardize | None = None,
     standardizer: Standardizer | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Notify | None = None,
     block: int = BLOCK,
 ) -> Iterator[Reranked]:
     """Rerank many lists, in their order. Options as in `rerank`.
@@ -221,7 +219,7 @@ class _Scoring:
     k: int | None
     standardize: Standardize | None
     standardizer: Standardizer | None
-    tell: Callable[[str], None] | None
+    tell: Notify | None
 
     @classmethod
     def of(
@@ -231,7 +229,7 @@ class _Scoring:
         k: int | None,
         standardize: Standardize | None,
         standardizer: Standardizer | None,
-        tell: Callable[[str], None] | None,
+        tell: Notify | None,
         default_alpha: float = 1.0,
     ) -> _Scoring:
         weight = check_search(method, alpha, 1 if k is None else k, default_alpha=default_alpha)

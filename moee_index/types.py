@@ -1,22 +1,120 @@
-"""The seam between texts and vectors: what an encoder gives and what an index takes.
+"""What the rooms hand to each other: documents and queries, passages, Embeddings, hits, and the
+protocols by which a lower room is given what a higher one does.
 
-Knows numpy and what a passage is, nothing else: no model, no disk, no FAISS. `Encoder`
-(encoder.py) fulfils `TextEncoder`; `index/`, `reranking.py` and the tests depend on this protocol
-alone.
+Knows numpy; no model, no disk, no FAISS. `Encoder` (encode/encoder.py) fulfils `TextEncoder`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.encode.chunking import Chunking, Span
+from moee_index.errors import MisuseError
 
 FloatArray = npt.NDArray[np.float32]
+
+Notify = Callable[[str], None]
+"""Is told a choice or a note, in words."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Is told how far a stage is: its name, how much is done, and of how much (None: nobody knows)."""
+
+Span = tuple[int, int]
+"""Characters [start, end) of a document's text."""
+
+LEAST_SIZE = 8
+
+
+def ignore(*_: object) -> None:
+    """A `Notify` or a `Progress` that nobody hears."""
+
+
+def joined(title: str, text: str) -> str:
+    """What is embedded of a passage, as of a whole document: title and text joined by one blank."""
+    return f"{title} {text}" if title and text else title or text
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of a corpus.
+
+    metadata: values that JSON can hold. The title is also there, as `title`: hits carry text and
+    metadata, and a title must not be lost on the way. The two are kept equal: a `title` given
+    only in metadata becomes the title.
+    source: `file:line`, for messages; empty for documents made in Python.
+    """
+
+    id: str
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        known = self.metadata.get("title")
+        if self.title:
+            if known != self.title:
+                object.__setattr__(self, "metadata", {**self.metadata, "title": self.title})
+        elif isinstance(known, str):
+            object.__setattr__(self, "title", known)
+
+    @property
+    def content(self) -> str:
+        """What is embedded: title and text joined by one blank; the text alone without a title."""
+        return self.content_of((0, len(self.text)))
+
+    def content_of(self, span: tuple[int, int]) -> str:
+        """What is embedded for a passage, which is some characters of the text: as `content`."""
+        return joined(self.title, self.text[slice(*span)])
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query; `id` is its line number where the file gives none. source: `file:line`."""
+
+    id: str
+    text: str
+    source: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How texts are divided into passages; what `--chunk` says.
+
+    size: most tokens of a passage, its title's included and the prompt's not; at least 8.
+    overlap: most tokens repeated from the end of the passage before; at most half of the size.
+
+    Raises MisuseError for numbers outside of these bounds.
+    """
+
+    size: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < LEAST_SIZE:
+            raise MisuseError(f"--chunk {self}: a passage needs at least {LEAST_SIZE} tokens")
+        if not 0 <= self.overlap <= self.size // 2:
+            raise MisuseError(
+                f"--chunk {self}: the overlap may be 0 to {self.size // 2} tokens, half of the size"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Chunking:
+        """`200`, or with an overlap `200:40`. Raises MisuseError for anything else."""
+        found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
+        if found is None:
+            raise MisuseError(
+                f"--chunk {text!r} is neither N nor N:OVERLAP in tokens; write 200 or 200:40"
+            )
+        return cls(int(found[1]), int(found[2] or 0))
+
+    def __str__(self) -> str:
+        return f"{self.size}:{self.overlap}" if self.overlap else str(self.size)
 
 
 @dataclass(frozen=True)
@@ -115,3 +213,23 @@ class TextEncoder(Protocol):
 
         Raises MisuseError where passages of that size do not fit max_tokens.
         """
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One document of an answer.
+
+    rank: from 1. score: fused by the method asked for. hs, rw: sim_HS and sim_RW, cosines after
+    standardising, in [-1, 1]. text: the document's text, of a document that was split that of its
+    best passage; its title is in metadata. passage: which one, `<id>#<n>`; None where nothing was
+    split.
+    """
+
+    rank: int
+    id: str
+    score: float
+    hs: float
+    rw: float
+    text: str
+    metadata: dict[str, Any]
+    passage: str | None = None

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Method, Standardizer
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents, read_candidates
-from moee_index.readers.corpus import Document
 from moee_index.readers.trec import RunLine
 from moee_index.rerank import StoredTexts, rerank, rerank_lists, rerank_run
-from moee_index.types import Embeddings, EncoderSpec, EncodingPlan
+from moee_index.types import Document, Embeddings, EncoderSpec, EncodingPlan
 
 HS, RW = 8, 6
 

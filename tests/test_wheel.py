@@ -36,7 +36,7 @@ def test_every_module_and_the_model_are_in_the_wheel(names: list[str]) -> None:
     for folder, package in (("moee_index", "moee_index"), ("bench", "moee_index/bench")):
         for module in (ROOT / folder).rglob("*.py"):
             inside = module.relative_to(ROOT / folder)
-            if inside.parts[0] not in ("results", "speed") and "training" not in inside.parts:
+            if inside.parts[0] not in ("results", "scripts"):
                 assert f"{package}/{inside.as_posix()}" in names
     for file in ("config.json", "model.safetensors", "tokenizer.json", "moee_index.json"):
         assert f"moee_index/model/tiny/{file}" in names
@@ -49,8 +49,7 @@ def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:
     allowed = ("moee_index/", "moee_index-")
     assert [name for name in names if not name.startswith(allowed)] == []
     for name in names:
-        assert not name.startswith(("moee_index/bench/results", "moee_index/bench/speed"))
-        assert "tiny/training" not in name
+        assert not name.startswith(("moee_index/bench/results", "moee_index/bench/scripts"))
         assert not re.search(r"(^|/)(tests?/|test_|conftest)", name)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("licenses/moee_index/model/tiny/NOTICE") for name in names)

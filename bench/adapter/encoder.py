@@ -6,7 +6,7 @@ knowledge of task types (texts.py). For retrieval and reranking see search.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from moee_index.bench.adapter.meta import model_meta
 from moee_index.bench.adapter.standardizers import Fits, TaskKey
 from moee_index.bench.adapter.task_inputs import TaskTexts, role_of, texts_in, texts_of
 from moee_index.bench.adapter.vectors import Setting, method_vectors
-from moee_index.bench.vector_cache.encoder import Progress, StoredEncoder
+from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.fusion import Standardizer
+from moee_index.types import Notify, Progress, ignore
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["MoeeEncoder", "Setting"]
 
 Array = npt.NDArray[np.floating[Any]]
-Notify = Callable[[str], None]
 
 
 class MoeeEncoder:
@@ -51,7 +51,7 @@ class MoeeEncoder:
     ) -> None:
         self.stored = stored
         self.setting = setting
-        self._notify = notify or (lambda message: None)
+        self._notify = notify or ignore
         self._progress = progress
         self._fits = Fits(stored)
         self._last: TaskKey | None = None

@@ -14,11 +14,12 @@ Knows instructions and texts. Refuses to know evaluators, disks and models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moee_index.bench.adapter.vectors import Setting
 from moee_index.bench.vector_cache.encoder import StoredEncoder
+from moee_index.types import Progress
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -93,7 +94,7 @@ class _Instructed(StoredEncoder):
         texts: Sequence[str],
         *,
         query: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> RowNumbers:
         return super().ensure(
             [self._instruction + text for text in texts], query=query, progress=progress

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +19,30 @@ from moee_index.bench.adapter.meta import model_meta
 from moee_index.bench.adapter.standardizers import Fits
 from moee_index.bench.adapter.task_inputs import TaskTexts, search_texts, texts_of
 from moee_index.bench.adapter.vectors import Setting
-from moee_index.bench.vector_cache.encoder import Progress, StoredEncoder
-from moee_index.encode.chunking import Chunking, Span
+from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index import Index, build_index
-from moee_index.readers.corpus import Document
 from moee_index.readers.trec import RunLine
 from moee_index.rerank import rerank_run
-from moee_index.types import Embeddings, EncoderSpec, EncodingPlan, TextEncoder
+from moee_index.types import (
+    Chunking,
+    Document,
+    Embeddings,
+    EncoderSpec,
+    EncodingPlan,
+    Notify,
+    Progress,
+    Span,
+    TextEncoder,
+    ignore,
+)
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models.model_meta import ModelMeta
 
-Notify = Callable[[str], None]
 Results = dict[str, dict[str, float]]
 # The indexes of each stored encoder's last corpus, shared by all settings.
 _INDEXES: WeakKeyDictionary[StoredEncoder, _Indexes] = WeakKeyDictionary()
@@ -63,7 +71,7 @@ class MoeeSearch:
     ) -> None:
         self.stored = stored
         self.setting = setting
-        self._notify = notify or (lambda message: None)
+        self._notify = notify or ignore
         self._progress = progress
         self._fits = Fits(stored)
         self._indexes = _INDEXES.setdefault(stored, _Indexes())

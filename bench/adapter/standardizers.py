@@ -14,11 +14,11 @@ import numpy as np
 
 from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import reference_texts
-from moee_index.bench.vector_cache.encoder import Progress, StoredEncoder
+from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.rows import StoredRows
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
-from moee_index.types import Embeddings
+from moee_index.types import Embeddings, Progress
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Refuses to know tasks' data, evaluation and files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,13 +21,11 @@ from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import Setting
 from moee_index.bench.outside import MINILM, Bm25, MiniLM, TfIdf
 from moee_index.bench.vector_cache.encoder import StoredEncoder
+from moee_index.types import Notify, Progress
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
     from mteb.models.model_meta import ModelMeta
-
-Notify = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

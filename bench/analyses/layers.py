@@ -19,13 +19,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from moee_index.bench.analyses.section import Progress, ignore
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import ModelError, StorageError
 from moee_index.fusion import RowNumbers
 from moee_index.model.arch.routing import find_routers
 from moee_index.model.run.model import RunningModel, TokenizedText
-from moee_index.types import Embeddings, FloatArray
+from moee_index.types import Embeddings, FloatArray, Progress, ignore
 
 Pooling = Literal["last", "mean"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -238,7 +237,7 @@ def collect(
                 rows = start + np.asarray(positions, dtype=np.int64)
                 vectors.put(rows, (values[:, of] for values in hs), rw[:, of])
                 done += len(rows)
-                progress(done, len(texts))
+                progress("embedding", done, len(texts))
     return vectors
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from moee_index.bench.analyses import clusters, complementarity, controls, prompts, routing
 from moee_index.bench.analyses.layers import LayerVectors, Pooling, collect
-from moee_index.bench.analyses.section import Progress, Section, Tell, ignore
+from moee_index.bench.analyses.section import Section
 from moee_index.bench.analyses.similarity import FORMS, cosines, method_scores
 from moee_index.bench.analyses.task_texts import Material, gather
 from moee_index.bench.analyses.writing import Report, write
@@ -34,7 +34,7 @@ from moee_index.encode.encoder import Encoder
 from moee_index.environment import versions
 from moee_index.errors import MisuseError, ModelError, StorageError
 from moee_index.model.checkpoint.find import BUNDLED, find_checkpoint
-from moee_index.types import Embeddings, EncoderSpec
+from moee_index.types import Embeddings, EncoderSpec, Notify, Progress, ignore
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -54,7 +54,7 @@ def analyze(
     offline: bool = False,
     limit: int | None = None,
     only: Sequence[str] | None = None,
-    tell: Tell = ignore,
+    tell: Notify = ignore,
     progress: Passes = lambda what: ignore,
 ) -> Report:
     """Run the analyses and write analysis.json, analysis.md, analysis.html and PNG plots to `out`.
@@ -110,7 +110,7 @@ def analyse_texts(
     *,
     limit: int | None = None,
     missing: Sequence[tuple[str, str]] = (),
-    tell: Tell = ignore,
+    tell: Notify = ignore,
     progress: Passes = lambda what: ignore,
 ) -> Report:
     """`analyze` of texts at hand. limit: what they were cut to, for the report."""
@@ -164,7 +164,7 @@ class _Run:
 
     stored: StoredEncoder
     material: Material
-    tell: Tell
+    tell: Notify
     progress: Passes
 
     @property

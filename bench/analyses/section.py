@@ -11,15 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Cell = str | int | float | None
-Tell = Callable[[str], None]
 # Of raw and standardised vectors, where HS and RW do not need the report's colours.
 COLOURS = {"raw": "#CC79A7", "standardised": "#0072B2"}
-# (done, total) of the texts of one pass through the model.
-Progress = Callable[[int, int], None]
-
-
-def ignore(*_: object) -> None:
-    """For callers that want no notes or no progress."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.analyses.section import Tell, ignore
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Float64Array, RowNumbers
+from moee_index.types import Notify, ignore
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -63,7 +63,7 @@ def seed_of(name: str) -> int:
     return zlib.crc32(name.encode("utf-8"))
 
 
-def gather(tasks: Sequence[AbsTask], tell: Tell = ignore) -> Material:
+def gather(tasks: Sequence[AbsTask], tell: Notify = ignore) -> Material:
     """STS pairs and clustering sets of tasks whose data are loaded. Tasks of other types, and ones
     too small to say anything, are left out and told.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moee_index.bench.analyses.section import Plot, Section, Table, Tell, ignore, plain, show
+from moee_index.bench.analyses.section import Plot, Section, Table, plain, show
 from moee_index.bench.report.document import (
     Block,
     Bullets,
@@ -29,6 +29,7 @@ from moee_index.bench.report.document import Table as TableBlock
 from moee_index.bench.report.html import html
 from moee_index.bench.report.plots import INSTALL, available
 from moee_index.errors import StorageError
+from moee_index.types import Notify, ignore
 
 NO_PLOTS = f"no plots: matplotlib is not installed; {INSTALL} and run again"
 DPI = 120
@@ -54,7 +55,7 @@ class Report:
 
 
 def write(
-    out: Path, record: dict[str, Any], sections: Sequence[Section], tell: Tell = ignore
+    out: Path, record: dict[str, Any], sections: Sequence[Section], tell: Notify = ignore
 ) -> Report:
     """Write everything, each file whole or not at all. Without matplotlib there are no plots, which
     is told and stands in the report. Raises StorageError."""

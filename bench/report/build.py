@@ -9,7 +9,7 @@ same run directories give the same bytes: the only times are those that run.json
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from moee_index.bench.report.compare import comparison
@@ -23,12 +23,13 @@ from moee_index.bench.report.scores_table import alphas, overview, radars, serie
 from moee_index.bench.report.table import Scores, gather
 from moee_index.bench.run_files import Run, read_runs
 from moee_index.errors import StorageError
+from moee_index.types import Notify
 
 NO_PLOTS = f"no plots: matplotlib is not installed; to have them: {INSTALL}"
 
 
 def write_report(
-    directories: Sequence[Path], out: Path, *, tell: Callable[[str], None] | None = None
+    directories: Sequence[Path], out: Path, *, tell: Notify | None = None
 ) -> list[Path]:
     """Write report.md, report.html and the plots into `out`. Returns the files written.
 

@@ -20,11 +20,10 @@ import numpy.typing as npt
 from moee_index.bench.vector_cache.rows import Pending, StoredPlan, StoredRows
 from moee_index.bench.vector_cache.store import StoreKey, VectorStore
 from moee_index.bench.vector_cache.table import RowNumbers, Shelf
-from moee_index.encode.chunking import Chunking, Span
 from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import FingerprintMismatchError
 from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
-from moee_index.types import Embeddings, EncoderSpec
+from moee_index.types import Chunking, Embeddings, EncoderSpec, Progress, Span
 
 # Texts planned together, as in a build.
 WINDOW = 1024
@@ -36,8 +35,6 @@ _STORED_BATCH_TOKENS = 8192
 # What of Encoder.load's options decides an embedding.
 _DECIDING = ("bits", "double_quant", "prompt", "query_prompt", "rw", "pooling", "max_tokens")
 _FINDING = ("revision", "offline")
-
-Progress = Callable[[int, int], None]
 
 
 class _Sequence(Protocol):
@@ -329,7 +326,7 @@ class StoredEncoder:
                 self.seconds_computed += time.perf_counter() - started
                 started = time.perf_counter()
                 if progress is not None:
-                    progress(pending.done, len(texts))
+                    progress("embedding", pending.done, len(texts))
         pending.commit()
         self.seconds_computed += time.perf_counter() - started
         self._keep_facts()

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ from moee_index.bench.vector_cache.table import (
     Shelf,
     disk_errors,
 )
-from moee_index.types import Embeddings
+from moee_index.types import Embeddings, Notify, ignore
 
-Notify = Callable[[str], None]
 _NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{20}")
 
 
@@ -79,7 +78,7 @@ class VectorStore:
 
     def __init__(self, directory: Path, notify: Notify | None = None) -> None:
         self.directory = Path(directory)
-        self._notify = notify or (lambda message: None)
+        self._notify = notify or ignore
         self._shelves: dict[StoreKey, Shelf] = {}
 
     def shelf(self, key: StoreKey) -> Shelf:

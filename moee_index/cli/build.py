@@ -83,8 +83,8 @@ def command(
 
     Started again after an interruption it goes on where it stopped.
     """
-    from moee_index.encode.chunking import Chunking
     from moee_index.readers.corpus import default_index_name
+    from moee_index.types import Chunking
 
     if index is None:
         index = Path("indexes") / default_index_name(corpus)

@@ -21,5 +21,5 @@ def command(console: Console, /, index: Path, as_json: bool) -> None:
     from moee_index.index import compact_index
 
     with console.progress("compacting", "rows") as move:
-        report = compact_index(index, progress=lambda stage, done, total: move(done, total))
+        report = compact_index(index, progress=move)
     print_change(report, "compacted", as_json)

@@ -9,14 +9,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TextIO
 
 import click
 
-Progress = Callable[[int, int | None], None]
+from moee_index.types import Progress, ignore
 
 # Where the libraries that write log lines of their own look for how much to write.
 _VERBOSITY = ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
@@ -37,15 +37,15 @@ class Console:
 
     @contextmanager
     def progress(self, what: str, unit: str, *, scale: bool = False) -> Iterator[Progress]:
-        """A bar with done/total, rate and ETA, moved by calls (done, total or None)."""
+        """A bar with done/total, rate and ETA, moved by calls (stage, done, total or None)."""
         if self.quiet or not sys.stderr.isatty():
-            yield lambda done, total: None
+            yield ignore
             return
         from tqdm import tqdm
 
         with tqdm(desc=what, unit=unit, unit_scale=scale, leave=False, file=sys.stderr) as bar:
 
-            def move(done: int, total: int | None) -> None:
+            def move(_stage: str, done: int, total: int | None) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 

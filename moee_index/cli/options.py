@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from moee_index.cli.console import Console
+from moee_index.types import Progress
 
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
@@ -211,12 +212,14 @@ class CorpusFiles:
         read().close()
 
     @contextmanager
-    def progress(self, console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    def progress(self, console: Console) -> Iterator[Progress]:
         """What a build or an add tells of its progress, as a bar on stderr."""
         with console.progress("embedding", "documents") as move:
 
             def moved(stage: str, done: int, total: int | None) -> None:
-                move(done, total if stage != "embedding" else self._latest.documents_expected)
+                move(
+                    stage, done, total if stage != "embedding" else self._latest.documents_expected
+                )
 
             yield moved
 

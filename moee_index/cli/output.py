@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from moee_index.hits import Hit
     from moee_index.index import ChangeReport
+    from moee_index.types import Hit
 
 
 def print_json(value: dict[str, Any]) -> None:

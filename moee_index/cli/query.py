@@ -23,7 +23,7 @@ from moee_index.cli.options import (
 from moee_index.cli.output import check_formats, print_hits
 
 if TYPE_CHECKING:
-    from moee_index.readers.corpus import Query
+    from moee_index.types import Query
 
 # Queries of a file that are embedded and searched together.
 BLOCK = 64
@@ -144,7 +144,7 @@ def command(
 
 
 def _given(texts: tuple[str, ...]) -> Iterator[Query]:
-    from moee_index.readers.corpus import Query
+    from moee_index.types import Query
 
     return (Query(str(number), text) for number, text in enumerate(texts, 1))
 

@@ -37,7 +37,7 @@ def command(
             index,
             standardize=standardize,
             index_type=index_type,
-            progress=lambda stage, done, total: move(done, total),
+            progress=move,
             notify=console.tell,
         )
     what = f"standardize {report.standardize}, index type {report.index_type}"

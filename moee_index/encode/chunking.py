@@ -21,61 +21,15 @@ less fortunate cut, never text.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.errors import MisuseError
-
-Span = tuple[int, int]
-"""Characters [start, end) of a document's text."""
+from moee_index.types import Chunking, Span
 
 IntArray = npt.NDArray[np.int64]
-
-LEAST_SIZE = 8
-
-
-@dataclass(frozen=True)
-class Chunking:
-    """How texts are divided into passages; what `--chunk` says.
-
-    size: most tokens of a passage, its title's included and the prompt's not; at least 8.
-    overlap: most tokens repeated from the end of the passage before; at most half of the size.
-
-    Raises MisuseError for numbers outside of these bounds.
-    """
-
-    size: int
-    overlap: int = 0
-
-    def __post_init__(self) -> None:
-        if self.size < LEAST_SIZE:
-            raise MisuseError(f"--chunk {self}: a passage needs at least {LEAST_SIZE} tokens")
-        if not 0 <= self.overlap <= self.size // 2:
-            raise MisuseError(
-                f"--chunk {self}: the overlap may be 0 to {self.size // 2} tokens, half of the size"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> Chunking:
-        """`200`, or with an overlap `200:40`. Raises MisuseError for anything else."""
-        found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
-        if found is None:
-            raise MisuseError(
-                f"--chunk {text!r} is neither N nor N:OVERLAP in tokens; write 200 or 200:40"
-            )
-        return cls(int(found[1]), int(found[2] or 0))
-
-    def __str__(self) -> str:
-        return f"{self.size}:{self.overlap}" if self.overlap else str(self.size)
-
-
-def joined(title: str, text: str) -> str:
-    """What is embedded of a passage, as of a whole document: title and text joined by one blank."""
-    return f"{title} {text}" if title and text else title or text
 
 
 def divide(title: str, text: str, offsets: IntArray, chunking: Chunking) -> list[Span]:

@@ -6,7 +6,7 @@ Joins tokenizer, prompts, batches and a running model. Knows no index and no cor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,23 +16,30 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
-from moee_index.encode.chunking import LEAST_SIZE, Chunking, Span, divide, joined
+from moee_index.encode.chunking import divide
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
 from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.load import PACKED
-from moee_index.model.precision import Progress
 from moee_index.model.run.model import RunningModel, TokenizedText
-from moee_index.types import Embeddings, EncoderSpec
+from moee_index.types import (
+    LEAST_SIZE,
+    Chunking,
+    Embeddings,
+    EncoderSpec,
+    Notify,
+    Progress,
+    Span,
+    ignore,
+    joined,
+)
 
 POOLINGS = ("last", "mean")
 WINDOW = 1024
 CPU_BATCH_TOKENS = 16384
 CUDA_BATCH_TOKENS = 65536
-
-Notify = Callable[[str], None]
 
 
 class RunOptions(TypedDict, total=False):
@@ -147,7 +154,7 @@ class Encoder:
         **asked: Any,
     ) -> Encoder:
         """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes."""
-        tell = notify or (lambda message: None)
+        tell = notify or ignore
         options = resolve_options(checkpoint, **asked)
         bits = options["bits"]
         if checkpoint.quantization is not None and bits != 4:
@@ -331,7 +338,7 @@ class Encoder:
         texts: Sequence[str],
         *,
         query: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Embeddings:
         """Raw HS float32 [n, d] and RW float32 [n, layers * experts] of texts, in their order.
 
@@ -347,7 +354,7 @@ class Encoder:
                 hs[rows], rw[rows] = found.hs, found.rw
                 done += len(rows)
                 if progress is not None:
-                    progress(done, len(texts))
+                    progress("embedding", done, len(texts))
         return Embeddings(hs, rw)
 
     def _plans(self, texts: Sequence[str], query: bool) -> Iterator[tuple[int, Plan]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -36,7 +36,7 @@ from moee_index.export.vectors import one_vectors
 from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
 from moee_index.index.snapshot import passages_of
 from moee_index.index.store.document_reader import StoredDocument
-from moee_index.types import Embeddings, FloatArray
+from moee_index.types import Embeddings, FloatArray, Progress, ignore
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -47,8 +47,6 @@ __all__ = ["FORMATS", "ExportReport", "check_export", "export_index", "ids_besid
 
 # Rows together in memory, and in a row group of Parquet.
 ROWS = 1000
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def export_index(
         names=lambda: (row.name for _, _, row in _rows(index, masks)),
         facts=facts,
     )
-    report = progress or (lambda done, total: None)
+    report = progress or ignore
     done = documents = 0
     with whole_file(path, layout, overwrite=overwrite) as writer:
         for block in _blocks(index, masks):
@@ -229,7 +227,7 @@ def export_index(
             writer.write(rows, content.columns(embeddings, index.standardizer))
             done += len(rows)
             documents += sum(row.passage is None or row.passage == f"{row.id}#1" for row in rows)
-            report(done, total)
+            report("exporting", done, total)
         if done != total:
             raise IndexDamagedError(
                 f"{index.directory} gave {done} rows where {total} count; moee-index verify tells "

@@ -23,13 +23,12 @@ from moee_index.index.segment import Found, Mask, OpenSegment, find_live, open_s
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
 from moee_index.index.store.manifest import Building, Manifest
-from moee_index.index.store.revisions import Notify
 from moee_index.index.store.rows import RowReader
-from moee_index.index.write.derive import Progress, derive, dims_of
+from moee_index.index.write.derive import derive, dims_of
 from moee_index.index.write.resume import check_spec, document_difference
 from moee_index.index.write.segment import SegmentWriting, check_notify, check_progress
 from moee_index.index.write.windows import Counts, Documents, duplicate
-from moee_index.types import TextEncoder
+from moee_index.types import Notify, Progress, TextEncoder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, storage_errors
-from moee_index.encode.chunking import Chunking
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
 from moee_index.fusion import choose_standardize
 from moee_index.index.store.faiss_files import check_index_type
@@ -30,15 +29,9 @@ from moee_index.index.store.manifest import (
     segment_folders,
     standardizer_name,
 )
-from moee_index.index.store.revisions import Notify, given_up, now, program, publish, tidy
+from moee_index.index.store.revisions import given_up, now, program, publish, tidy
 from moee_index.index.store.rows import RowReader
-from moee_index.index.write.derive import (
-    Progress,
-    derive,
-    dims_of,
-    fit_standardizer,
-    write_standardizer,
-)
+from moee_index.index.write.derive import derive, dims_of, fit_standardizer, write_standardizer
 from moee_index.index.write.resume import compare_finished
 from moee_index.index.write.segment import (
     WINDOW,
@@ -48,7 +41,7 @@ from moee_index.index.write.segment import (
     check_progress,
 )
 from moee_index.index.write.windows import Documents
-from moee_index.types import TextEncoder
+from moee_index.types import Chunking, Notify, Progress, TextEncoder
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Knows segments, what counts in them, and what follows from their rows. Refuses t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,10 @@ from moee_index.index.store.manifest import (
     standardizer_name,
 )
 from moee_index.index.store.revisions import given_up, now, program, publish, tidy
-from moee_index.index.write.derive import (
-    Progress,
-    derive,
-    dims_of,
-    fit_standardizer,
-    write_standardizer,
-)
+from moee_index.index.write.derive import derive, dims_of, fit_standardizer, write_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
-
-Notify = Callable[[str], None]
+from moee_index.types import Notify, Progress
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from moee_index.encode.chunking import Chunking
-from moee_index.readers.corpus import Document
-from moee_index.types import EncodingPlan, TextEncoder
+from moee_index.types import Chunking, Document, EncodingPlan, TextEncoder
 
 _WINDOW = 1024
 _SAMPLED_BATCHES = 2

@@ -15,13 +15,12 @@ import numpy as np
 
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
 from moee_index.fusion import UnitVectors, check_search, unit_vectors
-from moee_index.hits import Hit
 from moee_index.index.search.pair import Ranking, joined
 from moee_index.index.segment import Found
 from moee_index.index.snapshot import Contents, passages_of
 from moee_index.index.store.manifest import MANIFEST, Manifest
 from moee_index.index.write.resume import check_spec
-from moee_index.types import Embeddings, EncoderSpec, TextEncoder
+from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter

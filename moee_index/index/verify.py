@@ -35,6 +35,7 @@ from moee_index.index.store.manifest import (
     norms_name,
 )
 from moee_index.index.write.derive import dims_of
+from moee_index.types import Progress
 
 _BLOCK = 2048
 # Unit vectors computed again differ by rounding alone.
@@ -60,7 +61,7 @@ def verify_index(
     directory: str | Path,
     *,
     full: bool = False,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> VerifyReport:
     """Check an index.
 
@@ -86,7 +87,7 @@ class _Check:
     directory: Path
     manifest: Manifest
     report: VerifyReport
-    progress: Callable[[str, int, int | None], None]
+    progress: Progress
     altered: list[str] = field(default_factory=list)
 
     def run(self) -> None:

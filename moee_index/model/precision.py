@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 # (done, total) while a model is loaded, in bytes.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from moee_index.errors import MisuseError
-from moee_index.readers.corpus import Document
 from moee_index.readers.lines import (
     BadLineError,
     Lines,
@@ -21,6 +20,7 @@ from moee_index.readers.lines import (
     parse_object,
     split_name,
 )
+from moee_index.types import Document
 
 Candidate = str | dict[str, Any] | Document
 

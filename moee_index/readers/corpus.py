@@ -13,11 +13,10 @@ import json
 import stat
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from moee_index.encode.chunking import joined
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.readers.formats import READERS, Columns, Record, Records
 from moee_index.readers.lines import (
@@ -29,42 +28,9 @@ from moee_index.readers.lines import (
     parse_object,
     split_name,
 )
+from moee_index.types import Document, Query
 
 Reject = Callable[[str, str, str], None]
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text of a corpus.
-
-    metadata: values that JSON can hold. The title is also there, as `title`: hits carry text and
-    metadata, and a title must not be lost on the way. The two are kept equal: a `title` given
-    only in metadata becomes the title.
-    source: `file:line`, for messages; empty for documents made in Python.
-    """
-
-    id: str
-    text: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-    title: str = ""
-    source: str = field(default="", compare=False)
-
-    def __post_init__(self) -> None:
-        known = self.metadata.get("title")
-        if self.title:
-            if known != self.title:
-                object.__setattr__(self, "metadata", {**self.metadata, "title": self.title})
-        elif isinstance(known, str):
-            object.__setattr__(self, "title", known)
-
-    @property
-    def content(self) -> str:
-        """What is embedded: title and text joined by one blank; the text alone without a title."""
-        return self.content_of((0, len(self.text)))
-
-    def content_of(self, span: tuple[int, int]) -> str:
-        """What is embedded for a passage, which is some characters of the text: as `content`."""
-        return joined(self.title, self.text[slice(*span)])
 
 
 class CorpusReader(Iterator[Document]):
@@ -304,15 +270,6 @@ def _document(record: Record, columns: Columns, prefix: str) -> Document:
     elif not isinstance(title, str):
         raise bad(f"field 'title' is {json_kind(title)}, not text")
     return Document(str(key), text, fields, title, record.source)
-
-
-@dataclass(frozen=True)
-class Query:
-    """One query; `id` is its line number where the file gives none. source: `file:line`."""
-
-    id: str
-    text: str
-    source: str = field(default="", compare=False)
 
 
 def read_queries(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterator[Query]:

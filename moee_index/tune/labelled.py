@@ -10,7 +10,7 @@ tells what that is worth.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,10 +19,9 @@ import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Float64Array
-from moee_index.readers.corpus import Query
 from moee_index.readers.trec import Qrels
 from moee_index.tune.metrics import query_ndcg
-from moee_index.types import TextEncoder
+from moee_index.types import Notify, Progress, Query, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -49,8 +48,6 @@ _SEED = 2025
 _DRAWN = 1 << 20
 _IDS = 512
 
-Notify = Callable[[str], None]
-Progress = Callable[[int, int | None], None]
 Setting = tuple[str, float | None]
 T = TypeVar("T")
 
@@ -276,7 +273,7 @@ class _Meter:
             row += len(block)
             self._done += len(block)
             if self._progress is not None:
-                self._progress(self._done, self._total)
+                self._progress("searching", self._done, self._total)
         return found
 
 

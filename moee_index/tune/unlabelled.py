@@ -22,7 +22,6 @@ from moee_index.tune.labelled import (
     ALPHAS,
     EQUAL,
     FEW,
-    Notify,
     Point,
     Tuning,
     best,
@@ -30,6 +29,7 @@ from moee_index.tune.labelled import (
     digest,
     silent,
 )
+from moee_index.types import Notify
 
 if TYPE_CHECKING:
     from moee_index.index import Index

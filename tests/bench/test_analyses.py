@@ -513,7 +513,9 @@ def test_every_analysis_is_in_the_report(
         limit=40,
         missing=[("STS99", "no data | here")],
         tell=told.append,
-        progress=lambda what: lambda done, total: passes.setdefault(what, []).append((done, total)),
+        progress=lambda what: (
+            lambda _, done, total: passes.setdefault(what, []).append((done, total))
+        ),
     )
     names = ["analysis.json", "analysis.md", "analysis.html"]
     assert [path.name for path in report.files] == names
@@ -568,7 +570,7 @@ def test_a_second_run_embeds_the_layers_alone(stored: StoredEncoder, tmp_path: P
         stored,
         tmp_path,
         ["clusters", "prompts"],
-        progress=lambda what: lambda done, total: passes.append(what),
+        progress=lambda what: lambda _, done, total: passes.append(what),
     )
     assert set(passes) == {"layers"}
 

@@ -765,7 +765,8 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     run = made.write(tmp_path / "run", made.rows(alphas=(0.5, 1.0)) + made.outside())
     files = write_report([run], tmp_path / "one")
     code = (
-        "import sys; from pathlib import Path; from moee_index.bench.report.build import write_report; "
+        "import sys; from pathlib import Path\n"
+        "from moee_index.bench.report.build import write_report\n"
         "write_report([Path(sys.argv[1])], Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(run), str(tmp_path / "two")]

@@ -274,7 +274,7 @@ def test_a_text_is_embedded_once_and_then_no_model_is_loaded(tmp_path: Path) -> 
     texts = ["b b", "a", "b b", "c d e f", "a"]
     stored = stored_over(tmp_path / "v", logged(log))
     done: list[tuple[int, int]] = []
-    found = stored.encode(texts, progress=lambda n, total: done.append((n, total)))
+    found = stored.encode(texts, progress=lambda _, n, total: done.append((n, total)))
     assert equal(found, logged().vectors(texts))
     assert sorted(log.read_text().splitlines()) == ["a", "b b", "c d e f"]
     assert done[-1] == (3, 3)

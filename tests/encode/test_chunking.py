@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from paths import PARITY
 
 from fakes.indexes import FakeEncoder, fake_spec, word_offsets
-from moee_index.encode.chunking import Chunking, Span, _inside, _mark, divide, joined, split
+from moee_index.encode.chunking import _inside, _mark, divide, split
 from moee_index.encode.encoder import Encoder
 from moee_index.encode.prompts import TEMPLATES, parse_prompt
 from moee_index.errors import MisuseError
-from moee_index.types import TextEncoder
+from moee_index.types import Chunking, Span, TextEncoder, joined
 
 Offsets = npt.NDArray[np.int64]
 

@@ -31,8 +31,7 @@ from moee_index.export.vectors import one_vectors
 from moee_index.fusion import METHODS, Float64Array, Standardizer, unit_vectors
 from moee_index.index import Index, add_documents, build_index, compact_index, delete_documents
 from moee_index.index.filters import Filter, FilterError
-from moee_index.readers.corpus import Document
-from moee_index.types import Embeddings, FloatArray
+from moee_index.types import Document, Embeddings, FloatArray
 
 FORMATS = (".parquet", ".jsonl", ".npy", ".safetensors")
 QUERIES = ["w3 w4", "w7", "w1 w2 w30 w31", "nothing known"]
@@ -117,7 +116,7 @@ def test_every_format_holds_every_row_that_counts(
     changed: Path, tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"out{suffix}"
-    moved: list[tuple[int, int | None]] = []
+    moved: list[tuple[str, int, int | None]] = []
     with Index.open(changed) as index:
         report = export_index(index, path, progress=lambda *state: moved.append(state))
         names, found = read(path)
@@ -135,7 +134,7 @@ def test_every_format_holds_every_row_that_counts(
     assert sorted(tmp_path.iterdir()) == sorted(files)
     assert report.bytes == sum(file.stat().st_size for file in files)
     assert report.ids == (str(files[1]) if suffix == ".npy" else None)
-    assert moved[-1] == (117, 117)
+    assert moved[-1] == ("exporting", 117, 117)
     json.dumps(report.as_json())
 
 
@@ -550,7 +549,7 @@ def test_a_failure_leaves_what_was_there(
 
 
 def test_an_interrupt_leaves_nothing(changed: Path, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int | None) -> None:
+    def interrupt(stage: str, done: int, total: int | None) -> None:
         raise KeyboardInterrupt
 
     for suffix in FORMATS:

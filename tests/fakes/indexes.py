@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from moee_index.atomic import LOCK
-from moee_index.encode.chunking import Chunking, Span, divide, joined
+from moee_index.encode.chunking import divide
 from moee_index.errors import MisuseError, MoeeIndexError
 from moee_index.export.export import export_index
 from moee_index.index import (
@@ -41,8 +41,7 @@ from moee_index.index import (
 )
 from moee_index.index.store.documents import DocumentStore
 from moee_index.index.store.manifest import BUILDING, MANIFEST, REJECTED, Manifest
-from moee_index.readers.corpus import Document
-from moee_index.types import Embeddings, EncoderSpec, FloatArray
+from moee_index.types import Chunking, Document, Embeddings, EncoderSpec, FloatArray, Span, joined
 from stress.crash_index import Held, held, word_offsets
 
 HS_DIM, RW_DIM = 24, 12

@@ -29,7 +29,8 @@ from moee_index.errors import (
 )
 from moee_index.index import Index, build_index, verify_index
 from moee_index.index.write import pipeline as embed_module
-from moee_index.readers.corpus import Document, read_corpora
+from moee_index.readers.corpus import read_corpora
+from moee_index.types import Document
 
 WINDOW = 32
 # More than the suite's five: MOEE_INDEX_KILLS=100 pytest tests/test_index_build.py -k kill

@@ -33,8 +33,7 @@ from moee_index.index import (
 from moee_index.index.describe import disk
 from moee_index.index.drift import REFIT_ABOVE, measure_drift
 from moee_index.index.store.manifest import Building, Manifest
-from moee_index.readers.corpus import Document
-from moee_index.types import Embeddings, FloatArray
+from moee_index.types import Document, Embeddings, FloatArray
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from moee_index.index.filters import Filter, FilterError
 from moee_index.index.store import fields as fields_module
 from moee_index.index.store.fields import FieldReader
 from moee_index.index.store.manifest import Manifest, file_entry
-from moee_index.readers.corpus import Document
+from moee_index.types import Document
 
 
 def documents(*metadata: dict[str, Any], first: int = 0) -> list[Document]:

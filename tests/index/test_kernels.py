@@ -18,8 +18,7 @@ from moee_index.index.search import kernels as scan
 from moee_index.index.search import prefilter as rough
 from moee_index.index.search.kernels import Scanner
 from moee_index.index.store.faiss_files import load_faiss
-from moee_index.readers.corpus import Document
-from moee_index.types import Embeddings
+from moee_index.types import Document, Embeddings
 
 torch = pytest.importorskip("torch")
 

@@ -30,7 +30,6 @@ from hypothesis.stateful import (
 from paths import FAST
 
 from fakes.indexes import FakeEncoder
-from moee_index.encode.chunking import Chunking
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.index import (
     Index,
@@ -42,7 +41,7 @@ from moee_index.index import (
     verify_index,
 )
 from moee_index.index.index import Hits
-from moee_index.readers.corpus import Document
+from moee_index.types import Chunking, Document
 
 METHODS = ("sum", "concat", "hs", "rw")
 FILTERS: dict[str, Any] = {

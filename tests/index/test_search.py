@@ -17,8 +17,7 @@ from fakes.indexes import FakeEncoder, GivenEncoder, fake_spec
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
 from moee_index.index import Index
 from moee_index.index.index import Hits
-from moee_index.readers.corpus import Document
-from moee_index.types import Embeddings
+from moee_index.types import Document, Embeddings
 
 METHODS = ("hs", "rw", "concat", "sum")
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.encode.chunking import Chunking, Span, divide, joined
+from moee_index.encode.chunking import divide
 from moee_index.index import (
     Index,
     add_documents,
@@ -28,8 +28,16 @@ from moee_index.index import (
     delete_documents,
     reindex,
 )
-from moee_index.readers.corpus import Document
-from moee_index.types import Embeddings, EncoderSpec, EncodingPlan, FloatArray
+from moee_index.types import (
+    Chunking,
+    Document,
+    Embeddings,
+    EncoderSpec,
+    EncodingPlan,
+    FloatArray,
+    Span,
+    joined,
+)
 
 _HS_DIM, _RW_DIM = 48, 24
 _BATCH = 8

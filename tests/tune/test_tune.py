@@ -19,14 +19,13 @@ from moee_index.cli import cli
 from moee_index.errors import CorpusError, IndexLockedError, MisuseError, NotAnIndexError
 from moee_index.index import Index, build_index, verify_index
 from moee_index.index.settings import save_alpha
-from moee_index.readers.corpus import Document, Query
 from moee_index.readers.trec import Qrels
 from moee_index.tune import metrics as measures
 from moee_index.tune import unlabelled as agreement
 from moee_index.tune.labelled import ALPHAS, Point, Trial, Tuning, best, bootstrap_interval
 from moee_index.tune.labelled import tune_with_labels as tune
 from moee_index.tune.unlabelled import sample_pairs, spearman, tune_without_labels
-from moee_index.types import Embeddings
+from moee_index.types import Document, Embeddings, Query
 
 DOCUMENTS, QUERIES, HS, RW = 100, 60, 24, 12
 
@@ -221,7 +220,7 @@ def test_blocks_of_queries_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         encoder = case.encoder
         found = tune(index, encoder, trial, progress=lambda *moved: moves.append(moved))
     assert found == whole
-    assert moves[0] == (7, 60) and moves[-1] == (60, 60)
+    assert moves[0] == ("searching", 7, 60) and moves[-1] == ("searching", 60, 60)
 
 
 def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""One large batch of real tokens against the rate of the device's own matrix product.
+r"""One large batch of real tokens against the rate of the device's own matrix product.
 
-    python bench/scripts/speed/large_batch.py CHECKPOINT [--tokens 16384] [--length 256] [--repeat 3]
+    python bench/scripts/speed/large_batch.py \\
+        CHECKPOINT [--tokens 16384] [--length 256] [--repeat 3]
 
 Texts of exactly LENGTH tokens, cut from a corpus with the checkpoint's own tokenizer, go through
 one `RunningModel.embed` call in 4 bits. Operations are those really computed (attention

@@ -1,6 +1,7 @@
-"""A build of a million sentences: memory, throughput from the first to the last, disk, stages.
+r"""A build of a million sentences: memory, throughput from the first to the last, disk, stages.
 
-    python bench/scripts/speed/large_build.py TEXT.txt.zst INDEX [--documents 1000000] [--model CHECKPOINT]
+    python bench/scripts/speed/large_build.py \\
+        TEXT.txt.zst INDEX [--documents 1000000] [--model CHECKPOINT]
 
 TEXT is plain running text, zstandard-compressed; its sentences of 8 to 22 words, some 16 tokens
 each, are the documents, in their order, each taken once. INDEX is where the index goes; it stays,
@@ -24,7 +25,7 @@ from typing import Any
 
 from measuring import PeakAnonymous, make_parser, memory, say, seconds, show
 
-from moee_index.readers.corpus import Document
+from moee_index.types import Document
 
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
 _WORDS = (8, 22)

@@ -1,6 +1,7 @@
-"""Memory over many batches of ever new shapes: flat, or creeping?
+r"""Memory over many batches of ever new shapes: flat, or creeping?
 
-    python bench/scripts/speed/memory.py CHECKPOINT [--batches 500] [--batch-tokens 256 2048] [--csv FILE]
+    python bench/scripts/speed/memory.py \\
+        CHECKPOINT [--batches 500] [--batch-tokens 256 2048] [--csv FILE]
 
 Every batch has another number of texts, other lengths and other tokens (random ids, a fixed
 seed), so that nothing fits what an earlier batch has left behind. Resident and anonymous memory

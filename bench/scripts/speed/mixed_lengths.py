@@ -1,6 +1,7 @@
-"""Texts of mixed lengths: ours against the authors' way on the same weights, factor by factor.
+r"""Texts of mixed lengths: ours against the authors' way on the same weights, factor by factor.
 
-    python bench/scripts/speed/mixed_lengths.py CHECKPOINT --data DIR... [--texts 256] [--transformers]
+    python bench/scripts/speed/mixed_lengths.py \\
+        CHECKPOINT --data DIR... [--texts 256] [--transformers]
 
 DIR holds an STS set's test.jsonl (sentence1, sentence2). Of each set the first TEXTS texts are
 taken as the authors' evaluator hands them over: the sentence1 of the first TEXTS/2 rows, then

@@ -1,6 +1,7 @@
-"""What 4 bits cost: HS and RW layer by layer against the same checkpoint in 16 or 32 bits.
+r"""What 4 bits cost: HS and RW layer by layer against the same checkpoint in 16 or 32 bits.
 
-    python bench/scripts/speed/quantisation.py CHECKPOINT [--texts 16] [--reference-bits 32] [--layers 0 7]
+    python bench/scripts/speed/quantisation.py \\
+        CHECKPOINT [--texts 16] [--reference-bits 32] [--layers 0 7]
 
 CHECKPOINT holds 16- or 32-bit weights. Texts of real tokens pass one by one; after each decoder
 layer the last token's hidden state is compared with the reference's by its cosine, and so are the

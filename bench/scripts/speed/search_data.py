@@ -25,8 +25,7 @@ from moee_index.index.store.faiss_files import FLAT, open_part, write_flat
 from moee_index.index.store.fields import FieldReader, write_fields
 from moee_index.index.store.manifest import DOCUMENTS, FIELDS, PARTS, FileEntry, file_entry
 from moee_index.index.store.rows import RowReader, RowWriter
-from moee_index.readers.corpus import Document
-from moee_index.types import Embeddings, FloatArray
+from moee_index.types import Document, Embeddings, FloatArray
 
 OLMOE = {"hs": 2048, "rw": 1024}
 # Raw rows of more documents are kept in float16 like the codes, so that a million fits a disk; a

@@ -1,6 +1,7 @@
-"""One short query on a large model: ours in both 4-bit layouts beside transformers' own path.
+r"""One short query on a large model: ours in both 4-bit layouts beside transformers' own path.
 
-    python bench/scripts/speed/single_query.py CHECKPOINT [--tokens 16] [--runs 5] [--json] [--skip-theirs]
+    python bench/scripts/speed/single_query.py \\
+        CHECKPOINT [--tokens 16] [--runs 5] [--json] [--skip-theirs]
 
 Each way runs in a process of its own, in turn. Theirs is what the authors' code asks for:
 `AutoModelForCausalLM` with `load_in_4bit`, hidden states of all layers, router logits. Also told:

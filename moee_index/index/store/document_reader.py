@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.encode.chunking import Span
 from moee_index.errors import IndexDamagedError
 from moee_index.index.store.database import HINT, CheckedDatabase
 from moee_index.index.store.documents import VARIABLES, PreparedDocument, document_checksum
-from moee_index.readers.corpus import Document
+from moee_index.types import Document, Span
 
 RowNumbers = npt.NDArray[np.int64]
 _AT_A_TIME = 1024

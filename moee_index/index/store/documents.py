@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from moee_index.atomic import storage_errors
-from moee_index.encode.chunking import Span
 from moee_index.errors import CorpusError
-from moee_index.readers.corpus import Document
+from moee_index.types import Document, Span
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (

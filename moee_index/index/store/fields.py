@@ -37,7 +37,7 @@ from moee_index.index.filters.over_columns import NOWHERE, Cell, cell
 from moee_index.index.store.database import CheckedDatabase
 from moee_index.index.store.document_reader import DocumentReader
 from moee_index.index.store.manifest import DOCUMENTS, FIELDS
-from moee_index.index.write.derive import Progress
+from moee_index.types import Progress, ignore
 
 # Beyond so many names nobody can be told which there are; a filter is then not checked.
 MOST_FIELDS = 2000
@@ -239,7 +239,7 @@ class FieldReader(CheckedDatabase):
     def follows_from(self, documents: DocumentReader) -> bool:
         """Whether it is what the segment's documents give, row by row."""
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
-            fill(expected, documents.described, documents.documents, lambda *_: None)
+            fill(expected, documents.described, documents.documents, ignore)
             for table in _TABLES:
                 rows = f"SELECT * FROM {table} ORDER BY rowid"  # noqa: S608
                 with self._lock, self._damaged():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +15,7 @@ from pathlib import Path
 from moee_index.atomic import storage_errors, sync_directory
 from moee_index.errors import MoeeIndexError, StorageError
 from moee_index.index.store.manifest import BUILDING, Manifest, segment_folders, standardizer_files
-
-Notify = Callable[[str], None]
+from moee_index.types import Notify
 
 
 def now() -> str:

@@ -6,7 +6,7 @@ there: a build, an added segment and a reindex are the same to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -19,10 +19,9 @@ from moee_index.index.store.checksums import piece_crcs
 from moee_index.index.store.faiss_files import FLAT, write_factory, write_flat
 from moee_index.index.store.manifest import PARTS, Segment, code_checks_name, codes_name, norms_name
 from moee_index.index.store.rows import LiveRows, RowNumbers, RowReader
-from moee_index.types import Embeddings, EncoderSpec, FloatArray
+from moee_index.types import Embeddings, EncoderSpec, FloatArray, Progress
 
 # (stage, done, total): what a progress bar shows; total None where it is not known.
-Progress = Callable[[str, int, int | None], None]
 _BLOCK = 2048
 
 

@@ -17,7 +17,8 @@ from moee_index.index.store.documents import DocumentStore
 from moee_index.index.store.fields import write_fields
 from moee_index.index.store.manifest import DOCUMENTS, Manifest
 from moee_index.index.store.rows import RowReader, RowWriter
-from moee_index.index.write.derive import Progress, dims_of
+from moee_index.index.write.derive import dims_of
+from moee_index.types import Progress
 
 _ROWS_AT_A_TIME = 1024
 # Segments joined at once: fewer would copy rows more often, more would open more files.

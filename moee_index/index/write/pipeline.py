@@ -28,9 +28,8 @@ import numpy as np
 from moee_index.errors import ModelError
 from moee_index.index.store.documents import DocumentStore, PreparedDocument, Window
 from moee_index.index.store.rows import RowWriter
-from moee_index.index.write.derive import Progress
 from moee_index.index.write.windows import Batch, Counts
-from moee_index.types import Embeddings, EncodingPlan, TextEncoder
+from moee_index.types import Embeddings, EncodingPlan, Notify, Progress, TextEncoder
 
 # A commit waits for the disk some 20 ms: batches that take less than this share one.
 _COMMIT_SECONDS = 0.2
@@ -72,7 +71,7 @@ class SegmentEmbedder:
         encoder: TextEncoder,
         counts: Counts,
         progress: Progress,
-        notify: Callable[[str], None],
+        notify: Notify,
         total: int | None,
     ) -> None:
         self._store = store

@@ -10,7 +10,7 @@ Knows the order of commits. Refuses to know the model, and what becomes of a fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from moee_index.index.store.manifest import (
     segment_folders,
     segment_name,
 )
-from moee_index.index.store.revisions import Notify, remove_segment
+from moee_index.index.store.revisions import remove_segment
 from moee_index.index.store.rows import RowWriter
-from moee_index.index.write.derive import Progress, dims_of
+from moee_index.index.write.derive import dims_of
 from moee_index.index.write.pipeline import SegmentEmbedder
 from moee_index.index.write.resume import DERIVED, option_differences, told, window_difference
 from moee_index.index.write.windows import (
@@ -42,7 +42,7 @@ from moee_index.index.write.windows import (
     passages_of,
     windows,
 )
-from moee_index.types import TextEncoder
+from moee_index.types import Notify, Progress, TextEncoder, ignore
 
 # Passages planned together. A restarted build must keep it, so it is recorded.
 WINDOW = 1024
@@ -246,5 +246,5 @@ def check_progress(progress: Progress | None) -> Progress:
     return progress or (lambda stage, done, total: None)
 
 
-def check_notify(notify: Callable[[str], None] | None) -> Notify:
-    return notify or (lambda message: None)
+def check_notify(notify: Notify | None) -> Notify:
+    return notify or ignore

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moee_index.atomic import storage_errors
-from moee_index.encode.chunking import Chunking
 from moee_index.errors import CorpusError
 from moee_index.index.store.documents import PreparedDocument
-from moee_index.readers.corpus import Document, Reject
-from moee_index.types import TextEncoder
+from moee_index.readers.corpus import Reject
+from moee_index.types import Chunking, Document, TextEncoder
 
 Documents = Iterable[Document] | Callable[[Reject], Iterable[Document]]
 # (id, number) → where a document of that id and a lower number came from; None if there is none.

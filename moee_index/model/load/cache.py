@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from moee_index.errors import ModelError, StorageError
@@ -20,6 +19,7 @@ from moee_index.model.checkpoint.find import Checkpoint, open_checkpoint
 from moee_index.model.load.four_bit_checkpoint import publish_four_bit
 from moee_index.model.load.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
 from moee_index.model.precision import Storage
+from moee_index.types import Notify
 
 _RECORD = "packed.json"
 
@@ -27,7 +27,7 @@ _RECORD = "packed.json"
 class Cache:
     """One cache directory. `tell` gets a line for what is kept, found damaged, or cannot be."""
 
-    def __init__(self, tell: Callable[[str], None], directory: Path | None = None) -> None:
+    def __init__(self, tell: Notify, directory: Path | None = None) -> None:
         self.directory = directory or cache_directory()
         self._tell = tell
 

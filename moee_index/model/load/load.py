@@ -32,7 +32,8 @@ from moee_index.model.load.stream import fill_from_sources
 from moee_index.model.nf4.packed import PackedStack, cannot_pack, pack_model, packed_specs
 from moee_index.model.nf4.parameters import assign, dense_dtype
 from moee_index.model.nf4.stack import NF4Stack, Workspace, stacks
-from moee_index.model.precision import Choice, Progress, Storage
+from moee_index.model.precision import Choice, Storage
+from moee_index.types import Progress
 
 PACKED = "packed"
 

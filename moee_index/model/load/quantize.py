@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,8 @@ from moee_index.model.load.four_bit_checkpoint import publish_four_bit, tensor_s
 from moee_index.model.load.load import empty_model
 from moee_index.model.load.stream import fill_from_sources
 from moee_index.model.load.weight_file import Draft
-from moee_index.model.precision import Progress, Storage
+from moee_index.model.precision import Storage
+from moee_index.types import Notify, Progress
 
 
 def quantize_checkpoint(
@@ -25,7 +25,7 @@ def quantize_checkpoint(
     double_quant: bool = True,
     offline: bool = False,
     progress: Progress | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Notify | None = None,
 ) -> Path:
     """Stream a checkpoint, in 16 or 32 bits or quantised by others, in 4 bits into a new directory.
 

@@ -25,7 +25,8 @@ from moee_index.model.checkpoint.tensors import Part, Readers, dense
 from moee_index.model.load.plan import Piece, Source, pieces, plan_sources
 from moee_index.model.nf4.parameters import assign, dense_dtype, four_bit_home, owner, under
 from moee_index.model.nf4.stack import NF4Stack, Quantized, quantize
-from moee_index.model.precision import Progress, Storage
+from moee_index.model.precision import Storage
+from moee_index.types import Progress
 
 # Threads that quantise slices while the next ones are read.
 _QUANTIZERS = 2
@@ -64,7 +65,7 @@ def fill_from_sources(
             _put(model, target, shapes[target], piece, quantized, storage, checkpoint, home)
             done += piece.part.nbytes
             if progress is not None:
-                progress(min(done, total), total)
+                progress("loading", min(done, total), total)
 
 
 def _quantized_ahead(

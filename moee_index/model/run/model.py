@@ -7,7 +7,7 @@ what the pooling needs (paper, section 3; camera-ready 4.1: last token for both)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ from moee_index.model.arch.tested import is_tested
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.load import load_model
-from moee_index.model.precision import Choice, Progress, Storage
+from moee_index.model.precision import Choice, Storage
 from moee_index.model.run.blocks import run_in_blocks
-from moee_index.types import Embeddings
+from moee_index.types import Embeddings, Notify, Progress, ignore
 
 if TYPE_CHECKING:
     from moee_index.model.run.prefix import FixedBeginning
@@ -106,9 +106,9 @@ class RunningModel:
         few_texts: bool = False,
         cache: Cache | None = None,
         progress: Progress | None = None,
-        tell: Callable[[str], None] | None = None,
+        tell: Notify | None = None,
     ) -> None:
-        self._tell = tell or (lambda message: None)
+        self._tell = tell or ignore
         self._most: int | None = None  # tokens of a batch, padding included, that fit the memory
         self.checkpoint = checkpoint
         self.pooling = pooling
