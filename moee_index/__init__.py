@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from moee_index.errors import MoeeIndexError
     from moee_index.index import Index
     from moee_index.readers.corpus import read_corpora
-    from moee_index.rerank import rerank
+    from moee_index.reranking import rerank
     from moee_index.types import Document, Embeddings, Hit
 
 __version__ = "0.1.0"
@@ -38,7 +38,7 @@ _HOMES = {
     "MoeeIndexError": "moee_index.errors",
     "Hit": "moee_index.types",
     "Index": "moee_index.index",
-    "rerank": "moee_index.rerank",
+    "rerank": "moee_index.reranking",
 }
 
 

@@ -1,7 +1,8 @@
 """What the rooms hand to each other: documents and queries, passages, Embeddings, hits, and the
 protocols by which a lower room is given what a higher one does.
 
-Knows numpy; no model, no disk, no FAISS. `Encoder` (encode/encoder.py) fulfils `TextEncoder`.
+No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/encoder.py) fulfils
+`TextEncoder`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from moee_index.errors import MisuseError
 
-FloatArray = npt.NDArray[np.float32]
+if TYPE_CHECKING:  # `--help` needs these types, and no numpy
+    import numpy as np
+    import numpy.typing as npt
+
+FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 
 Notify = Callable[[str], None]
 """Is told a choice or a note, in words."""

@@ -20,7 +20,7 @@ FLOORS = (
     {"atomic", "backends"},
     {"fusion", "readers", "model"},
     {"encode"},
-    {"rerank"},
+    {"reranking"},
     {"index"},
     {"tune", "export"},
     {"environment"},

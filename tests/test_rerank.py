@@ -18,7 +18,7 @@ from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Method, Standardizer
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents, read_candidates
 from moee_index.readers.trec import RunLine
-from moee_index.rerank import StoredTexts, rerank, rerank_lists, rerank_run
+from moee_index.reranking import StoredTexts, rerank, rerank_lists, rerank_run
 from moee_index.types import Document, Embeddings, EncoderSpec, EncodingPlan
 
 HS, RW = 8, 6
@@ -211,9 +211,9 @@ def test_too_few_candidates_are_told_once() -> None:
 
 
 def test_the_package_offers_the_function_whatever_was_imported_before() -> None:
-    import moee_index.rerank
+    import moee_index.reranking
 
-    assert moee_index.rerank.rerank is rerank
+    assert moee_index.reranking.rerank is rerank
     for _ in range(2):
         from moee_index import rerank as offered
 

@@ -24,7 +24,7 @@ from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index import Index, build_index
 from moee_index.readers.trec import RunLine
-from moee_index.rerank import rerank_run
+from moee_index.reranking import rerank_run
 from moee_index.types import (
     Chunking,
     Document,

@@ -25,7 +25,7 @@ from moee_index.cli.output import check_formats, print_hits
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
     from moee_index.index import Index
-    from moee_index.rerank import Reranked
+    from moee_index.reranking import Reranked
 
 
 @click.command("rerank")
@@ -132,7 +132,7 @@ def _lists(
     scoring: dict[str, Any],
 ) -> Iterator[Reranked]:
     from moee_index.readers.candidates import read_candidates
-    from moee_index.rerank import BLOCK, rerank_lists
+    from moee_index.reranking import BLOCK, rerank_lists
 
     return rerank_lists(
         read_candidates(candidates, query=query),
@@ -150,7 +150,7 @@ def _run(
 ) -> Iterator[Reranked]:
     from moee_index.readers.corpus import read_queries
     from moee_index.readers.trec import read_run_lists
-    from moee_index.rerank import rerank_run
+    from moee_index.reranking import rerank_run
 
     texts = {query.id: query.text for query in read_queries(queries)}
     return rerank_run(read_run_lists(candidates), texts, opened, encoder, **scoring)

@@ -43,7 +43,7 @@ from moee_index.index.store.manifest import BUILDING, Manifest, segment_folders
 from moee_index.index.write import pipeline as embed_module
 from moee_index.index.write.merge import tail_to_merge
 from moee_index.readers.trec import RunLine
-from moee_index.rerank import rerank_run
+from moee_index.reranking import rerank_run
 from moee_index.types import Document
 
 WINDOW = 32
