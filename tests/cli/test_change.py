@@ -68,7 +68,7 @@ def test_add(index: Path, tmp_path: Path) -> None:
     manifest = (index / MANIFEST).read_bytes()
     changed = write(tmp_path / "changed.jsonl", [lines[95], other])
     told = one_line_error(run("-q", "add", index, changed, status=1))
-    assert f"changed.jsonl:2: the text of document {other['id']!r} is another" in told
+    assert f"changed.jsonl:2: document {other['id']!r} has different text" in told
     assert "--update" in told
     assert (index / MANIFEST).read_bytes() == manifest
     result = run("-q", "add", index, changed, "--update")

@@ -67,7 +67,8 @@ def check_spec(recorded: EncoderSpec, given: EncoderSpec, directory: Path) -> No
 def document_difference(
     stored: StoredDocument | None, prepared: PreparedDocument, place: int = 0
 ) -> str | None:
-    """What of a document is not as stored in its place (from 0), in words; None if nothing."""
+    """The first difference between a stored document and a new one, as text; None if they are
+    equal. place: of the document, from 0."""
     read = prepared.document
     where = f"{read.source}: " if read.source else ""
     if stored is None:
@@ -75,10 +76,10 @@ def document_difference(
     if stored.id != read.id:
         return f"{where}document {place + 1} is {read.id!r}, where {stored.id!r} was before"
     if (stored.title, stored.text) != (read.title, read.text):
-        return f"{where}the text of document {read.id!r} is another"
+        return f"{where}document {read.id!r} has different text"
     # As text: to Python 1, 1.0 and True are the same, to a filter they are not.
     if _as_text(stored.metadata) != _as_text(json.loads(prepared.metadata)):
-        return f"{where}the metadata of document {read.id!r} are others"
+        return f"{where}document {read.id!r} has different metadata"
     return None
 
 

@@ -111,7 +111,7 @@ def told_in_16_bits(model: Any) -> str | None:
     if not sizes:
         return None
     parts = (f"{kind} ({size / 1e6:.1f} MB)" for kind, size in sorted(sizes.items()))
-    return "not in 4 bits, for it is no projection: " + ", ".join(parts)
+    return "kept in 16 bits (not a projection): " + ", ".join(parts)
 
 
 def bytes_by_kind(model: Any) -> dict[str, int]:
