@@ -21,6 +21,7 @@ TESTED = {
     "datasets": "5.2.0",
     "faiss-cpu": "1.15.1",
     "huggingface-hub": "2.4.0",
+    "jinja2": "3.1.6",
     "mteb": "2.26.24",
     "numpy": "2.4.6",
     "platformdirs": "4.14.8",

@@ -43,6 +43,8 @@ def test_every_module_and_the_model_are_in_the_wheel(names: list[str]) -> None:
     for file in ("README.md", "NOTICE"):
         assert f"moee_index/model/tiny/{file}" in names
     assert "moee_index/py.typed" in names
+    for file in ("report.j2", "analysis.j2", "report.md.j2", "report.html.j2"):
+        assert f"moee_index/bench/report/{file}" in names
 
 
 def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:

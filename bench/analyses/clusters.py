@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.analyses.section import Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.section import Plot, Section
 from moee_index.bench.analyses.similarity import FORMS, Form
 from moee_index.bench.analyses.task_texts import Labelled, seed_of
-from moee_index.bench.report.plots import STYLES
+from moee_index.bench.report.markup import Cell, Table
+from moee_index.bench.report.plots import STYLES, below
 from moee_index.fusion import Standardizer, unit_vectors
 from moee_index.types import Embeddings, FloatArray
 
@@ -168,7 +169,7 @@ def _summary(record: list[dict[str, Any]]) -> Table:
         for which, measure in _COLUMNS:
             cells.append(float(np.mean([one[which][measure] for one in chosen_rows])))
         rows.append(cells)
-    return Table("Mean over sets of texts", ["vectors", "k", "sets", *_HEAD], rows)
+    return Table(["vectors", "k", "sets", *_HEAD], rows, "Mean over sets of texts")
 
 
 _COLUMNS = (
@@ -211,7 +212,7 @@ def _table(record: list[dict[str, Any]]) -> Table:
             cells.append(one[which]["ami"] if which in one else None)
         rows.append(cells)
     head = ["texts of", "n", "vectors", "k", *_HEAD, "AMI HS–labels", "AMI RW–labels"]
-    return Table("Set by set", head, rows)
+    return Table(head, rows, "Set by set")
 
 
 def _plot(record: list[dict[str, Any]]) -> Plot:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.analyses.section import Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.section import Plot, Section
 from moee_index.bench.analyses.similarity import FORMS, Form
-from moee_index.bench.report.plots import STYLES
+from moee_index.bench.report.markup import Cell, Table
+from moee_index.bench.report.plots import STYLES, below
 from moee_index.fusion import Float64Array, Rows
 
 # Rank distance, as a share of all ranks, above which a pair counts as an error.
@@ -159,7 +160,7 @@ def _overlap_table(record: list[dict[str, Any]]) -> Table:
         "control: one-sided, %",
         "control: phi",
     ]
-    return Table("Errors of HS and RW", head, rows)
+    return Table(head, rows, "Errors of HS and RW")
 
 
 def _rescue_table(record: list[dict[str, Any]]) -> Table:
@@ -182,7 +183,7 @@ def _rescue_table(record: list[dict[str, Any]]) -> Table:
         "where both err, %",
         "wrong in sum where neither errs, %",
     ]
-    return Table("What becomes of the errors in sum (α = 1)", head, rows)
+    return Table(head, rows, "What becomes of the errors in sum (α = 1)")
 
 
 def _plot(record: list[dict[str, Any]]) -> Plot:

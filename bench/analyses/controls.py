@@ -14,10 +14,11 @@ import numpy as np
 
 from moee_index.bench.analyses import routing
 from moee_index.bench.analyses.layers import POOLINGS, LayerShape, Pooling
-from moee_index.bench.analyses.section import COLOURS, Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.section import Plot, Section
 from moee_index.bench.analyses.similarity import FORMS, Form, cosines, method_scores, spearman
 from moee_index.bench.analyses.task_texts import Pairs
-from moee_index.bench.report.plots import STYLES
+from moee_index.bench.report.markup import Cell, Table
+from moee_index.bench.report.plots import COLOURS, STYLES, below
 from moee_index.fusion import PartStandardizer, RowNumbers
 from moee_index.types import Embeddings, FloatArray
 
@@ -122,7 +123,7 @@ def _main_table(record: list[dict[str, Any]]) -> Table:
                 cells += [float(one[key]) for one in _some(record, pooling, form)]
                 rows.append(cells)
     head = ["", "pooling", "vectors", "mean", *tasks]
-    return Table("Controls beside the paper's four methods", head, rows)
+    return Table(head, rows, "Controls beside the paper's four methods")
 
 
 def _by_decoder_layer(values: Sequence[float], shape: LayerShape) -> list[float]:
@@ -144,14 +145,14 @@ def _layer_tables(record: list[dict[str, Any]], shape: LayerShape) -> list[Table
             columns.append(list(_mean(record, pooling, form, "hs_layers")))
             columns.append(_by_decoder_layer(_mean(record, pooling, form, "rw_layers"), shape))
         body = _rows_of(columns, shape)
-        tables.append(Table(f"Layer by layer, pooling {pooling}, mean over tasks", head, body))
+        tables.append(Table(head, body, f"Layer by layer, pooling {pooling}, mean over tasks"))
     if len(tasks) > 1:
         for pooling in POOLINGS:
             for form in FORMS:
                 own = _some(record, pooling, form)
                 title = f"HS by layer, pooling {pooling}, {form} vectors"
                 body = _rows_of([one["hs_layers"] for one in own], shape)
-                tables.append(Table(title, ["", *tasks], body))
+                tables.append(Table(["", *tasks], body, title))
     return tables
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.bench.analyses.section import Cell, Plot, Section, Table, below, file_name
+from moee_index.bench.analyses.section import Plot, Section, file_name
 from moee_index.bench.analyses.similarity import (
     FORMS,
     Form,
@@ -22,7 +22,8 @@ from moee_index.bench.analyses.similarity import (
     spearman,
 )
 from moee_index.bench.analyses.task_texts import Pairs
-from moee_index.bench.report.plots import STYLES
+from moee_index.bench.report.markup import Cell, Table
+from moee_index.bench.report.plots import STYLES, below
 from moee_index.encode.prompts import TEMPLATES
 from moee_index.fusion import Float64Array
 from moee_index.types import Embeddings
@@ -145,7 +146,7 @@ def _correlation_table(record: list[dict[str, Any]]) -> Table:
         [one["task"], one["vectors"], one["pairs"], *one["means"].values()] for one in record
     ]
     head = ["task", "vectors", "pairs", "HS–HS", "RW–RW", "HS–RW", "HS–RW, same prompt"]
-    return Table("Mean correlation of similarities between prompts", head, rows)
+    return Table(head, rows, "Mean correlation of similarities between prompts")
 
 
 def _spread_table(record: list[dict[str, Any]]) -> Table:
@@ -155,7 +156,7 @@ def _spread_table(record: list[dict[str, Any]]) -> Table:
         for method in METHODS
     ]
     head = ["task", "vectors", "method", "mean", "deviation", "lowest", "highest", "range"]
-    return Table("STS score over the nine prompts", head, rows)
+    return Table(head, rows, "STS score over the nine prompts")
 
 
 def _score_tables(record: list[dict[str, Any]]) -> list[Table]:
@@ -171,7 +172,7 @@ def _score_tables(record: list[dict[str, Any]]) -> list[Table]:
         if rows:
             prompts = next(one["prompts"] for one in record if one["vectors"] == form)
             tables.append(
-                Table(f"STS score by prompt, {form} vectors", ["task", "method", *prompts], rows)
+                Table(["task", "method", *prompts], rows, f"STS score by prompt, {form} vectors")
             )
     return tables
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.bench.analyses.section import COLOURS, Cell, Plot, Section, Table, below
+from moee_index.bench.analyses.section import Plot, Section
 from moee_index.bench.analyses.similarity import BLOCK, FORMS, Form, spearman
 from moee_index.bench.analyses.task_texts import Pairs
+from moee_index.bench.report.markup import Cell, Table
+from moee_index.bench.report.plots import COLOURS, below
 from moee_index.fusion import Float64Array, PartStandardizer
 from moee_index.types import FloatArray
 
@@ -133,7 +135,7 @@ def _mean_table(record: list[dict[str, Any]], names: Sequence[int], form: Form) 
     ]
     body.append(["all layers", mean["all"], None, None, *(float(one["all"]) for one in rows)])
     head = ["", "alone, mean", "all but it, mean", "loss", *(f"alone, {task}" for task in tasks)]
-    return Table(f"RW by layer, {form} vectors", head, body)
+    return Table(head, body, f"RW by layer, {form} vectors")
 
 
 def _plot(record: list[dict[str, Any]], names: Sequence[int]) -> Plot:

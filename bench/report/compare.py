@@ -1,7 +1,6 @@
 """The report's comparison of several runs: side by side, with differences.
 
-Knows which columns of two runs are the same but for what the runs differ in. Refuses to know files
-and pictures.
+Columns of two runs stand side by side where they are the same but for what the runs differ in.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from moee_index.bench.report.document import (
+from moee_index.bench.report.markup import (
     NOTHING,
     Block,
     Heading,
@@ -18,7 +17,7 @@ from moee_index.bench.report.document import (
     TableRow,
     quoted,
 )
-from moee_index.bench.report.parts import METHOD_NAMES, NO_VALUE, SAMPLE, Value, counted, value_of
+from moee_index.bench.report.names import METHOD_NAMES, SAMPLE, counted, text_of
 from moee_index.bench.report.runs import differing
 from moee_index.bench.report.table import (
     SERIES_FIELDS,
@@ -29,6 +28,7 @@ from moee_index.bench.report.table import (
     Unit,
     average,
     common,
+    tasks_of,
     type_order,
     unit_order,
 )
@@ -137,7 +137,7 @@ def _rows(scores: Scores, methods: Mapping[str, Columns]) -> Iterator[TableRow]:
         for name, found in cells.items():
             mine = [unit for unit in shared[name] if unit.type == kind]
             if mine:
-                label = f"{quoted(kind)}, average of {counted(len({unit.task for unit in mine}))}"
+                label = f"{quoted(kind)}, average of {counted(tasks_of(mine))}"
                 values = [average(column, mine) for column in found]
                 yield _row(label, name, values, strong=True)
         for task in dict.fromkeys(unit.task for unit in units if unit.type == kind):
@@ -149,15 +149,14 @@ def _rows(scores: Scores, methods: Mapping[str, Columns]) -> Iterator[TableRow]:
 
 
 def _row(label: str, method: str, values: Sequence[Average | None], *, strong: bool) -> TableRow:
-    shown = [value_of(value) for value in values]
+    shown = [text_of(value) for value in values]
     shown += [_less(value, values[0]) for value in values[1:]]
     sampled = any(value is not None and value.sample for value in values)
-    marked = f"{label} ({SAMPLE})" if sampled else label
-    return TableRow([marked, method, *(value.text for value in shown)], strong)
+    return TableRow([f"{label} ({SAMPLE})" if sampled else label, method, *shown], strong)
 
 
-def _less(value: Average | None, first: Average | None) -> Value:
+def _less(value: Average | None, first: Average | None) -> str:
     """A difference; none between a sample and the whole."""
     if value is None or first is None or value.sample != first.sample:
-        return NO_VALUE
-    return Value(f"{100 * (value.score - first.score):+.2f}", value.sample)
+        return NOTHING
+    return f"{100 * (value.score - first.score):+.2f}"

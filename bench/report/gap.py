@@ -1,7 +1,6 @@
 """The report's section on the paper's own figures, for the paper's three models.
 
-Knows which figures of the paper stand beside which of ours, and where a difference is no gap.
-Refuses to know files and pictures.
+It says which figures of the paper stand beside which of ours, and where a difference is no gap.
 """
 
 from __future__ import annotations
@@ -10,37 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moee_index.bench.report import paper
-from moee_index.bench.report.document import (
+from moee_index.bench.report.markup import (
     NOTHING,
     Block,
     Bullets,
     Heading,
-    Paragraph,
     Table,
     TableRow,
     quoted,
 )
-from moee_index.bench.report.parts import SAMPLE, Names, counted
+from moee_index.bench.report.names import SAMPLE, Names, counted
 from moee_index.bench.report.table import Scores, Series, System, natural, type_order
-
-_OPENING = (
-    "Gap: ours less the paper's, in points. It is told where model, prompt, method and task are "
-    "the paper's. What else may differ:"
-)
-_DIFFERENCES = (
-    "The paper's HS is the raw hidden state; its RW, concat and sum are standardised batch by "
-    "batch. The options above say what was done here.",
-    "The paper prints no α. Its sum stands here beside α = 1 where that was run, else beside the "
-    "least α.",
-    "The authors' code may put an E5 instruction before every text, in both prompts; whether it "
-    "did for these figures is not said. It quantises the routers of OLMoE and Qwen too, and "
-    "truncates nothing.",
-    "A data set from a local folder may differ from the hub's.",
-)
-_DEEPSEEK = (
-    "DeepSeekMoE's gain of 25.96 % with prompteol, the paper's largest, rests for the most part on "
-    "PairClassification and Reranking, where its HS figures are in doubt."
-)
 
 
 @dataclass(frozen=True)
@@ -63,18 +42,11 @@ class _Pair:
 def gap(scores: Scores, names: Names) -> list[Block]:
     """Our scores beside the paper's, series by series; empty where no row has a paper's cell."""
     blocks: list[Block] = []
-    models = set()
     for series in scores.series():
         pairs = list(_pairs(scores, series))
         if pairs:
-            models.add(paper.model_of(series.model))
             blocks += [Heading(3, names.series[series]), *_series(pairs, names)]
-    if not blocks:
-        return []
-    differences = [*_DIFFERENCES, *([_DEEPSEEK] if paper.DEEPSEEK in models else [])]
-    opening: list[Block] = [Paragraph(_OPENING), Bullets(differences)]
-    source = Paragraph(f"Figures of the paper: {quoted(paper.source())}")
-    return [Heading(2, "Beside the paper"), *opening, *blocks, source]
+    return blocks
 
 
 def _pairs(scores: Scores, series: Series) -> Iterator[_Pair]:
@@ -122,12 +94,8 @@ def _averages(sound: Sequence[_Pair], names: Names) -> Iterator[TableRow]:
             if mine:
                 ours = sum(pair.ours for pair in mine) / len(mine)
                 theirs = sum(pair.theirs for pair in mine) / len(mine)
-                cells = [
-                    f"{100 * ours:.2f}",
-                    f"{100 * theirs:.2f}",
-                    f"{100 * (ours - theirs):+.2f}",
-                ]
-                yield TableRow([quoted(kind), names.column(system), str(len(mine)), *cells])
+                labels = [quoted(kind), names.column(system), str(len(mine))]
+                yield TableRow([*labels, *_figures(ours, theirs)])
 
 
 def _figures(ours: float, theirs: float) -> list[str]:
@@ -146,7 +114,7 @@ def _row(pair: _Pair, names: Names, remarks: Sequence[str]) -> TableRow:
     return TableRow([task, names.column(pair.system), ours, theirs, difference])
 
 
-def trained(scores: Scores, names: Names) -> list[Block]:
+def trained(scores: Scores, names: Names) -> Table | None:
     """The trained encoders of the paper's table 4 beside a series that has all of its tasks."""
     wanted = paper.tasks()
     whole = [
@@ -158,7 +126,7 @@ def trained(scores: Scores, names: Names) -> list[Block]:
         )
     ]
     if not whole:
-        return []
+        return None
     rows = []
     for series in whole:
         for system in scores.main(series):
@@ -178,7 +146,7 @@ def trained(scores: Scores, names: Names) -> list[Block]:
         "from MTEB's leaderboard (P2: in the camera-ready version alone)."
     )
     heads = ["Model", *paper.TYPES, "Mean of types"]
-    return [Heading(2, "Beside trained encoders"), Table(heads, rows, caption)]
+    return Table(heads, rows, caption)
 
 
 def _trained_row(name: str, means: Sequence[float]) -> TableRow:

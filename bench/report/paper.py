@@ -1,11 +1,9 @@
 """The paper's own figures, and which of them no sound evaluator can give.
 
 Li & Zhou, "Your Mixture-of-Experts LLM Is Secretly an Embedding Model For Free", ICLR 2025 (arXiv
-2410.10814). `paper_results.json` holds its tables 3, 4 and 8 to 12 (facts, quoted); what is said
-about cells comes from comparing the tables with each other and with the authors' code
-(github.com/tianyi-lab/MoE-Embedding).
-
-Knows the paper. Refuses to know runs, files of results and reports.
+2410.10814). `paper_results.json` holds its tables 3, 4 and 8 to 12 (facts, quoted) and, as `notes`,
+what comparing them with each other and with the authors' code (github.com/tianyi-lab/MoE-Embedding)
+says about cells.
 """
 
 from __future__ import annotations
@@ -29,12 +27,6 @@ TYPES = (
     "Summarization",
 )
 
-TWENTY = (
-    "The paper's abstract speaks of 20 data sets. Its tables hold 19, and 19 are switched on in "
-    "its code (8 STS, 3 Classification, 2 Clustering, 2 PairClassification, 3 Reranking, "
-    "1 Summarization), so `--tasks paper` runs these 19."
-)
-
 
 @dataclass(frozen=True)
 class Note:
@@ -46,69 +38,6 @@ class Note:
 
     unsound: bool
     text: str
-
-
-_LABEL_AVERAGE = {
-    "Clustering": Note(
-        True,
-        "the paper's `sum` runs k-means on HS and on RW and averages the two cluster ids; ids "
-        "are arbitrary, and V-measure rises with the number of clusters that this makes (two "
-        "random labelings reach 28 to 32 on MedrxivClusteringS2S). Here `sum` clusters vectors",
-    ),
-    "Classification": Note(
-        True,
-        "the paper's `sum` fits a classifier on HS and one on RW and averages the predicted class "
-        "ids, rounded down; on two classes that is a logical AND, which favours the frequent "
-        "class. Here `sum` classifies vectors",
-    ),
-}
-_SUMMEVAL = Note(
-    True,
-    "the paper's figure is np.mean over (correlation, p-value) pairs, as in mteb's deprecated "
-    "evaluator, which mteb's task SummEval still uses; SummEvalSummarization.v2 has the "
-    "correlation alone",
-)
-
-
-def _same(what: str) -> str:
-    return f"the same figure stands for {what}: copied?"
-
-
-_BOTH_PROMPTS = _same("`none` and `prompteol`")
-# (model, prompt, method, task) → why the cell is doubted. "by type" cells stand under the type.
-_DOUBTED: dict[tuple[str, str, str, str], str] = {
-    **{
-        (DEEPSEEK, prompt, method, task): _BOTH_PROMPTS
-        for method, tasks in {
-            "hs": ("AskUbuntuDupQuestions", "SciDocsRR"),
-            "rw": ("SciDocsRR", "StackOverflowDupQuestions"),
-        }.items()
-        for task in tasks
-        for prompt in ("none", "prompteol")
-    },
-    (DEEPSEEK, "prompteol", "rw", "STS13"): _same("STS13 and STS15"),
-    (DEEPSEEK, "prompteol", "rw", "STS15"): _same("STS13 and STS15"),
-    (DEEPSEEK, "prompteol", "hs", "TwitterURLCorpus"): (
-        "36.72 where RW alone has 76.58 and the two other models' HS have 82: broken?"
-    ),
-    (DEEPSEEK, "none", "hs", "Reranking"): (
-        "38.13 is printed, the mean of its three tasks is 38.26, and 38.13 is the figure of "
-        "`prompteol`: copied?"
-    ),
-    **{
-        (QWEN, "none", method, "StackOverflowDupQuestions"): _same("concat and sum")
-        for method in ("concat", "sum")
-    },
-    **{
-        (OLMOE, "prompteol", method, "TwitterURLCorpus"): _same("HS and concat")
-        for method in ("hs", "concat")
-    },
-    **{
-        (OLMOE, prompt, method, "BIOSSES"): _same("concat and sum")
-        for prompt in ("none", "prompteol")
-        for method in ("concat", "sum")
-    },
-}
 
 
 @cache
@@ -164,12 +93,13 @@ def note(model: str, prompt: str | None, method: str, task: str) -> Note | None:
     if paper_score(model, prompt, method, task) is None:
         return None
     kind = task if task in TYPES else tasks()[task]
-    if kind == "Summarization":
-        return _SUMMEVAL
-    if method == "sum" and kind in _LABEL_AVERAGE:
-        return _LABEL_AVERAGE[kind]
-    doubted = _DOUBTED.get((model_of(model) or "", _prompt(prompt), method, task))
-    return None if doubted is None else Note(False, doubted)
+    setting = {"models": model_of(model), "prompts": _prompt(prompt), "methods": method}
+    for entry in _results()["notes"]:
+        # What an entry does not name, it holds for.
+        applies = all(value in entry.get(name, [value]) for name, value in setting.items())
+        if applies and (task in entry.get("tasks", ()) or kind in entry.get("types", ())):
+            return Note(entry.get("unsound", False), entry["why"])
+    return None
 
 
 def trained_baselines() -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """The report's pictures as PNG bytes: curves over alpha, figure 1's radar, bars, intervals.
 
-Knows numbers, names and matplotlib (the extra `reports`). Refuses to know runs and files. The same
-input gives the same bytes: no clock, no version, no settings of the user's go into a picture.
+They need matplotlib (the extra `reports`); the analyses draw through `drawn` too. The same input
+gives the same bytes: no clock, no version, no settings of the user's go into a picture.
 Colours are Okabe & Ito's, which colour-blind readers tell apart; shape and stroke say it again.
 """
 
@@ -12,8 +12,7 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,8 @@ STYLES = {
     "concat": Style("#009E73", "^", "-.", "..."),
     "sum": Style("#D55E00", "D", "-", "xxx"),
 }
+# Of raw and standardised vectors, where HS and RW do not need the report's colours.
+COLOURS = {"raw": "#CC79A7", "standardised": "#0072B2"}
 _OTHERS = (
     Style("#56B4E9", "v", (0, (5, 1)), ""),  # type: ignore[arg-type]
     Style("#CC79A7", "P", (0, (3, 1, 1, 1)), "\\\\\\"),  # type: ignore[arg-type]
@@ -63,6 +64,18 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
+_SETTINGS = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "hatch.linewidth": 0.6,
+    # Names of models and tasks are no formulas, whatever signs they hold.
+    "text.parse_math": False,
+}
+
+
 def style_of(name: str, others: Sequence[str] = ()) -> Style:
     """A method's own style (`sum (α = 1)` is `sum`); others: outside names, which take turns."""
     method = name.split(" ")[0]
@@ -72,9 +85,10 @@ def style_of(name: str, others: Sequence[str] = ()) -> Style:
     return _OTHERS[place % len(_OTHERS)]
 
 
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
-    """A figure that is written into the buffer when the block ends."""
+def drawn(
+    title: str, size: tuple[float, float], draw: Callable[[Figure], None], *, grid: bool = True
+) -> bytes:
+    """A titled figure as PNG; size in inches."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,42 +99,24 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
         # whatever words.
         warnings.simplefilter("ignore", UserWarning)
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "font.size": 10,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "axes.grid": True,
-                "axes.axisbelow": True,
-                "grid.color": "#dddddd",
-                "hatch.linewidth": 0.6,
-                # Names of models and tasks are no formulas, whatever signs they hold.
-                "text.parse_math": False,
-            }
-        )
-        figure = Figure(figsize=(width, height), layout="constrained")
+        matplotlib.rcParams.update(_SETTINGS | {"axes.grid": grid})
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure, buffer
+        draw(figure)
+        figure.suptitle(textwrap.fill(title, round(10 * size[0])), fontsize=11)
         figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
 
 
-def _title(figure: Figure, title: str) -> None:
-    figure.suptitle(textwrap.fill(title, round(10 * figure.get_figwidth())), fontsize=11)
-
-
-def _legend(figure: Figure, axes: Any, columns: int) -> None:
-    """One legend for all panels, below them, each name once."""
+def below(figure: Figure, *axes: Any) -> None:
+    """One legend below all panels, each name once."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    where, columns = "outside lower center", min(4, len(found))
     figure.legend(
-        found.values(),
-        found.keys(),
-        loc="outside lower center",
-        ncols=min(columns, len(found)),
-        frameon=False,
-        fontsize=9,
+        list(found.values()), list(found), loc=where, ncols=columns, frameon=False, fontsize=9
     )
 
 
@@ -131,16 +127,17 @@ def alpha_curves(title: str, curves: Sequence[Curve]) -> bytes:
     """
     across = min(2, len(curves))
     down = math.ceil(len(curves) / across)
-    with _figure(5.0 if across == 1 else 7.0, 2.3 * down + 1.1) as (figure, buffer):
+
+    def draw(figure: Figure) -> None:
         grid = figure.subplots(down, across, squeeze=False).ravel()
         for axis, curve in zip(grid, curves, strict=False):
             _curve(axis, curve)
         for axis in grid[len(curves) :]:
             axis.set_visible(False)
         figure.supylabel("score × 100", fontsize=10)
-        _title(figure, title)
-        _legend(figure, grid[: len(curves)], 4)
-    return buffer.getvalue()
+        below(figure, *grid[: len(curves)])
+
+    return drawn(title, (5.0 if across == 1 else 7.0, 2.3 * down + 1.1), draw)
 
 
 def _curve(axis: Any, curve: Curve) -> None:
@@ -187,7 +184,8 @@ def radar(title: str, axes: Sequence[str], lines: Mapping[str, Sequence[float]])
     values = [100 * score for line in lines.values() for score in line]
     floor = min(0.0, 10 * math.floor(min(values) / 10))
     top = max(10.0, 10 * math.ceil(max(values) / 10))
-    with _figure(7.4, 5.8) as (figure, buffer):
+
+    def draw(figure: Figure) -> None:
         axis: Any = figure.add_subplot(projection="polar")
         axis.set_theta_offset(math.pi / 2)
         axis.set_theta_direction(-1)
@@ -215,9 +213,9 @@ def radar(title: str, axes: Sequence[str], lines: Mapping[str, Sequence[float]])
             label.set_ha("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
         axis.set_rlabel_position(180 / len(axes))
         axis.tick_params(axis="y", labelsize=8, labelcolor="#555555")
-        _title(figure, title)
-        _legend(figure, [axis], 4)
-    return buffer.getvalue()
+        below(figure, axis)
+
+    return drawn(title, (7.4, 5.8), draw)
 
 
 def bars(
@@ -232,7 +230,8 @@ def bars(
     """
     names = list(lengths)
     height = 0.84 / len(names)
-    with _figure(7.0, 1.3 + len(groups) * (0.12 + 0.17 * len(names))) as (figure, buffer):
+
+    def draw(figure: Figure) -> None:
         axis: Any = figure.add_subplot()
         for i, name in enumerate(names):
             style = style_of(name, others)
@@ -252,9 +251,9 @@ def bars(
         axis.grid(visible=False, axis="y")
         axis.axvline(0, color="#555555", lw=0.8)
         axis.set_xlabel("score × 100")
-        _title(figure, title)
-        _legend(figure, [axis], 4)
-    return buffer.getvalue()
+        below(figure, axis)
+
+    return drawn(title, (7.0, 1.3 + len(groups) * (0.12 + 0.17 * len(names))), draw)
 
 
 def intervals(
@@ -265,7 +264,8 @@ def intervals(
 ) -> bytes:
     """Scores with their intervals, tasks downwards. points: name → (score, low, high) a task."""
     names = list(points)
-    with _figure(7.0, 1.4 + len(tasks) * (0.16 + 0.17 * len(names))) as (figure, buffer):
+
+    def draw(figure: Figure) -> None:
         axis: Any = figure.add_subplot()
         for i, name in enumerate(names):
             style = style_of(name, others)
@@ -291,6 +291,6 @@ def intervals(
             axis.axhline(edge - 0.5, color="#eeeeee", lw=0.8)
         axis.grid(visible=False, axis="y")
         axis.set_xlabel("Spearman correlation × 100")
-        _title(figure, title)
-        _legend(figure, [axis], 4)
-    return buffer.getvalue()
+        below(figure, axis)
+
+    return drawn(title, (7.0, 1.4 + len(tasks) * (0.16 + 0.17 * len(names))), draw)

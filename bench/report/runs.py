@@ -1,7 +1,4 @@
-"""The report's opening: what to know before reading a figure, what was run, what is missing.
-
-Knows run records and which rows a column lacks. Refuses to know scores' values.
-"""
+"""What runs are about, what was run, what is missing: from their records and their rows."""
 
 from __future__ import annotations
 
@@ -10,109 +7,47 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moee_index.bench.report import paper
-from moee_index.bench.report.document import (
+from moee_index.bench.report.markup import (
     NOTHING,
     Block,
     Bullets,
-    Heading,
-    Paragraph,
     Table,
     TableRow,
     quoted,
 )
-from moee_index.bench.report.parts import SAMPLE, model_label
+from moee_index.bench.report.names import model_label
 from moee_index.bench.report.table import Scores, System, short, unit_order
 from moee_index.bench.run_files import Run
 from moee_index.fusion import METHODS
 
 
-def caveats(runs: Sequence[Run], scores: Scores) -> list[Block]:
-    """What a reader must know first, only as far as it applies to these runs."""
-    return [Heading(2, "Read this first"), Bullets(list(_caveats(runs, scores)))]
+def about(runs: Sequence[Run], scores: Scores) -> set[str]:
+    """What these runs are about: the report's template has a caveat for some of it."""
+    inside = [system for system in scores.columns if not system.outside]
+    models = [short(system.series.model).lower() for system in scores.columns]
+    cells = {unit: cell for column in scores.columns.values() for unit, cell in column.items()}
+    facts = {f"fit {system.series.fit}" for system in inside}
+    facts |= {f"task {unit.task}" for unit in cells} | {f"type {unit.type}" for unit in cells}
+    facts |= {f"option {name}" for name in ("paper_protocol", "data") if _given(runs, name)}
+    facts |= {f"model {model}" for model in models}
+    facts |= {f"paper's {paper.model_of(system.series.model)}" for system in inside}
+    prompts = [system.series.prompt or "" for system in scores.columns]
+    for name, applies in {
+        "untrained": any("untrained" in model for model in models),
+        "instruction": any(prompt.endswith("+instruction") for prompt in prompts),
+        "sample": any(c.sample for column in scores.columns.values() for c in column.values()),
+    }.items():
+        facts |= {name} if applies else set()
+    return facts
 
 
-def _caveats(runs: Sequence[Run], scores: Scores) -> Iterator[str]:
-    models = {short(system.series.model).lower() for system in scores.columns}
-    fits = {s.series.fit for s in scores.columns if not s.outside}
-    tasks = {unit.task for column in scores.columns.values() for unit in column}
-    if "tiny" in models:
-        yield (
-            "The model `tiny` is distilled from all-MiniLM-L6-v2. It demonstrates the program, "
-            "not the method: MoEE takes its vectors from a language model that nobody trained for "
-            "embeddings. Its figures say nothing about the paper."
-        )
-    if any("untrained" in model for model in models):
-        yield (
-            "Untrained weights show what architecture, tokenizer and standardising give alone; "
-            "what training adds lies above them."
-        )
-    if any(cell.sample for column in scores.columns.values() for cell in column.values()):
-        yield (
-            f"Some figures were taken on a part of the data (`--limit`). They are marked “{SAMPLE}”"
-            " and compare with nothing outside this run."
-        )
-    if any(_option(run, "paper_protocol") for run in runs):
-        yield (
-            "`--paper-protocol`: the authors' way, for comparison with the paper alone. Its vectors"
-            " depend on the batch that they happen to be in."
-        )
-    if any((s.series.prompt or "").endswith("+instruction") for s in scores.columns):
-        yield "A prompt with `+instruction`: the authors' instruction stands before every text."
-    if "corpus" in fits:
-        yield (
-            "Fit `corpus` is transductive: mean and deviation come from the unlabelled texts of "
-            "the very split that is evaluated (retrieval and reranking: from the corpus alone). "
-            "Labels are never seen. A leaderboard's models see one text at a time; compare with "
-            "them by fit `calibrated`."
-        )
-    if "calibrated" in fits:
-        yield (
-            "Fit `calibrated`: mean and deviation come from a fixed set of reference texts, so a "
-            "vector is a function of its text alone."
-        )
-    if "batch" in fits:
-        yield (
-            "Fit `batch` standardises each batch by itself, as the authors' code does: a vector "
-            "depends on its neighbours. It is there to reproduce, not to use."
-        )
-    if any(_option(run, "data") for run in runs):
-        yield (
-            "Data sets came from a local folder (`--data`). Where such a copy differs from the "
-            "hub's data set, its score compares with runs on the same copy alone."
-        )
-    if "SummEval" in tasks:
-        yield (
-            "SummEval's score is mteb's deprecated one, a mean over correlations and p-values; "
-            "SummEvalSummarization.v2 is the correlation alone."
-        )
-    if any(unit.type == "PairClassification" for c in scores.columns.values() for unit in c):
-        yield (
-            "PairClassification's `max_ap` takes the best of several measures, Manhattan distance "
-            "among them, for which `sum` is no weighted sum; `cosine_ap` stands beside it."
-        )
-    if any(unit.type == "Clustering" for column in scores.columns.values() for unit in column):
-        yield (
-            "V-measure is not corrected for chance: random clusters score above 0, and the more, "
-            "the more clusters there are. AMI is 0 for random clusters and stands beside it."
-        )
-    yield (
-        "Scores are mteb's main scores times 100. An average is taken over the tasks that every "
-        "column of MoEE in its table has; an outside baseline that lacks one of them has none. "
-        "Within a task, splits and subsets count alike."
-    )
+def _given(runs: Sequence[Run], name: str) -> bool:
+    options = [run.record.get("options") for run in runs]
+    return any(isinstance(found, dict) and found.get(name) for found in options)
 
 
-def _option(run: Run, name: str) -> Any:
-    options = run.record.get("options")
-    return options.get(name) if isinstance(options, dict) else None
-
-
-def what_ran(runs: Sequence[Run]) -> list[Block]:
+def what_ran(runs: Sequence[Run]) -> Table | None:
     """Models, their options, counts, time and memory as run.json has them."""
-    blocks: list[Block] = [Heading(2, "What was run")]
-    unrecorded = [run.label for run in runs if not run.record]
-    if unrecorded:
-        blocks.append(Paragraph(f"No run.json: {quoted(', '.join(unrecorded))}."))
     rows = [row for run in runs for row in _run_rows(run, len(runs) > 1)]
     if rows:
         first = ["Run"] if len(runs) > 1 else []
@@ -122,8 +57,8 @@ def what_ran(runs: Sequence[Run]) -> list[Block]:
             "Computed: texts that went through the model in this run; the others were at hand. "
             "Minutes: the whole, evaluation included. Texts/s: while computing."
         )
-        blocks.append(Table([*words, *counts], rows, caption, labels=len(words)))
-    return blocks
+        return Table([*words, *counts], rows, caption, labels=len(words))
+    return None
 
 
 def record(runs: Sequence[Run]) -> list[Block]:
@@ -139,7 +74,7 @@ def record(runs: Sequence[Run]) -> list[Block]:
         blocks.append(Bullets(times))
     for name, title in (("versions", "Versions"), ("machine", "Machine"), ("options", "Options")):
         blocks += _facts(runs, name, title)
-    return [Heading(2, "The record"), *blocks] if blocks else []
+    return blocks
 
 
 def entries(run: Run) -> list[dict[str, Any]]:
@@ -156,7 +91,7 @@ def _run_rows(run: Run, labelled: bool) -> Iterator[TableRow]:
         yield TableRow(
             [
                 *([quoted(run.label)] if labelled else []),
-                model_label(quoted(short(str(entry.get("model", NOTHING))))),
+                model_label(short(str(entry.get("model", NOTHING)))),
                 quoted(entry.get("fingerprint") or NOTHING)[:12],
                 *(
                     _value(entry.get(name))
@@ -259,16 +194,14 @@ def missing(runs: Sequence[Run], scores: Scores, label: Mapping[System, str]) ->
                     continue
                 key = quoted(run.label), quoted(task), quoted(why or NOTHING)
                 prompts = rows.setdefault(key, [])
-                what = model_label(quoted(short(str(entry.get("model")))))
+                what = model_label(short(str(entry.get("model"))))
                 if entry.get("prompt"):
                     what += f", {quoted(entry['prompt'])}"
                 if what not in prompts:
                     prompts.append(what)
     lines = [TableRow([t, "; ".join(of), why, name]) for (name, t, why), of in rows.items()]
     holes = [*_not_numbers(scores, label), *_holes(scores, label)]
-    if not lines and not holes:
-        return []
-    blocks: list[Block] = [Heading(2, "What is missing")]
+    blocks: list[Block] = []
     if lines:
         columns = ["Task", "Model, prompt", "Why", "Run"]
         if len(runs) == 1:
@@ -310,14 +243,8 @@ def _holes(scores: Scores, label: Mapping[System, str]) -> Iterator[str]:
                 )
 
 
-def twenty(scores: Scores) -> list[Block]:
-    """Why the abstract's 20 data sets are 19, and which of them are in here."""
-    wanted = paper.tasks()
+def paper_tasks(scores: Scores) -> tuple[list[str], list[str]]:
+    """The paper's tasks that are in here, and those that are not."""
     have = {u.task for s in scores.columns if not s.outside for u in scores.columns[s]}
-    here = [task for task in wanted if task in have]
-    if not here:
-        return []
-    lacking = [task for task in wanted if task not in have]
-    text = f"{paper.TWENTY} In this report: {len(here)}"
-    text += f"; lacking: {', '.join(lacking)}." if lacking else "."
-    return [Heading(2, "The paper's data sets"), Paragraph(text)]
+    wanted = paper.tasks()
+    return [task for task in wanted if task in have], [t for t in wanted if t not in have]

@@ -1,8 +1,5 @@
 """The scores of one or several runs as columns over tasks, and their averages.
 
-Knows rows, which of them belong into one table, and how averages are taken. Refuses to know files
-and how a report looks.
-
 A column is one system: a model with one way of making a similarity. Columns that differ in method
 and alpha alone stand side by side: they are a series. Outside baselines (a method that is none of
 MoEE's four, or untrained weights) stand beside every series.
@@ -60,22 +57,30 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Figure:
     """score: mteb's scale. sample: taken on a part of the data, hence no score."""
 
     score: float
-    metric: str
     sample: bool
+
+    @property
+    def text(self) -> str:
+        return f"{100 * self.score:.2f}"
+
+
+@dataclass(frozen=True)
+class Cell(Figure):
+    """A main score, and the paper's where it has one."""
+
+    metric: str
     paper: float | None
 
 
 @dataclass(frozen=True)
-class Average:
+class Average(Figure):
     """Mean of `tasks` tasks; sample: at least one of them was sampled."""
 
-    score: float
     tasks: int
-    sample: bool
 
 
 @dataclass
@@ -121,6 +126,10 @@ class Scores:
             if s.series.prompt in (None, series.prompt)
             or len(prompts[s.series.model, s.method]) == 1
         ]
+
+    def common(self, systems: Sequence[System]) -> list[Unit]:
+        """The units that every one of these columns has."""
+        return common([self.columns[system] for system in systems])
 
     def main(self, series: Series) -> list[System]:
         """A series' columns with one `sum` alone: alpha 1 where it was run, else the least."""
@@ -196,7 +205,7 @@ def _put(scores: Scores, system: System, unit: Unit, metrics: Mapping[str, Row])
     if row.score is None:
         scores.broken.append((system, unit))
     else:
-        column[unit] = Cell(row.score, row.metric, row.sample, row.paper)
+        column[unit] = Cell(row.score, row.sample, row.metric, row.paper)
     for name, other in metrics.items():
         if name != main and other.score is not None:
             scores.beside.setdefault((system, unit), {})[name] = other.score
@@ -260,7 +269,7 @@ def average(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | Non
         tasks.setdefault(unit.task, []).append(column[unit].score)
     means = [sum(values) / len(values) for values in tasks.values()]
     sample = any(column[unit].sample for unit in units)
-    return Average(sum(means) / len(means), len(means), sample)
+    return Average(sum(means) / len(means), sample, len(means))
 
 
 def mean_of_types(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | None:
@@ -270,8 +279,20 @@ def mean_of_types(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average
     found = [mean for mean in means if mean is not None]
     if not found or len(found) < len(means):
         return None
-    return Average(
-        sum(mean.score for mean in found) / len(found),
-        sum(mean.tasks for mean in found),
-        any(mean.sample for mean in found),
-    )
+    score = sum(mean.score for mean in found) / len(found)
+    return Average(score, any(m.sample for m in found), sum(m.tasks for m in found))
+
+
+def by_type(
+    scores: Scores, systems: Sequence[System], units: Sequence[Unit], types: Sequence[str] = ()
+) -> dict[str, list[Average | None]]:
+    """Type (those of the units, or `types`) → each system's average over its units."""
+    return {
+        kind: [average(scores.columns[s], [u for u in units if u.type == kind]) for s in systems]
+        for kind in types or type_order(unit.type for unit in units)
+    }
+
+
+def tasks_of(units: Iterable[Unit], kind: str | None = None) -> int:
+    """How many tasks the units belong to, all or those of a type."""
+    return len({unit.task for unit in units if kind in (None, unit.type)})

@@ -21,9 +21,10 @@ from moee_index.bench.analyses.layers import (
     collect,
 )
 from moee_index.bench.analyses.run import analyse_texts, analyze
-from moee_index.bench.analyses.section import plain, show
 from moee_index.bench.analyses.similarity import cosines, method_scores, spearman
 from moee_index.bench.analyses.task_texts import Labelled, Material, Pairs, gather
+from moee_index.bench.analyses.writing import plain
+from moee_index.bench.report.markup import show
 from moee_index.bench.tasks import Question
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import VectorStore

@@ -23,17 +23,17 @@ from moee_index.bench.mteb_internals import model_meta
 from moee_index.bench.report import paper, plots
 from moee_index.bench.report import table as scores
 from moee_index.bench.report.build import write_report
-from moee_index.bench.report.document import (
+from moee_index.bench.report.markup import (
     Bullets,
     Heading,
     Paragraph,
     Table,
     TableRow,
+    html,
     markdown,
     markdown_text,
     quoted,
 )
-from moee_index.bench.report.html import html
 from moee_index.bench.run_files import read_runs
 from moee_index.errors import MisuseError, MoeeIndexError, StorageError
 
