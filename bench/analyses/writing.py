@@ -16,6 +16,7 @@ from moee_index.bench.analyses.section import Section
 from moee_index.bench.report.markup import (
     Picture,
     Table,
+    TableRow,
     compose,
     html,
     markdown,
@@ -96,7 +97,7 @@ def _settings(record: dict[str, Any]) -> Table:
 
 def _shown(table: Table) -> Table:
     """Quoted, with as many labels as there are first columns of text."""
-    cells = [list(getattr(row, "cells", row)) for row in table.rows]
+    cells = [list(row.cells if isinstance(row, TableRow) else row) for row in table.rows]
     labels = 0
     while labels < len(table.columns) and all(isinstance(row[labels], str) for row in cells):
         labels += 1

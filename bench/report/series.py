@@ -230,7 +230,7 @@ def alphas(
     """Averages by type for every alpha of `sum`, between HS (0) and RW (without end), of each
     series with several; no table where no task has them all.
     """
-    found = []
+    found: list[tuple[Words, Table | None, Picture | None]] = []
     for series in scores.series():
         systems = scores.of(series)
         sums = [system for system in systems if system.method == "sum"]
