@@ -193,8 +193,11 @@ def test_started_again_with_another_corpus(
     first = Document("d0", documents[0].text, {"x": 2}, source="c.jsonl:1")
     for changed, told in (
         ([Document("new", "other words"), *documents], "document 1 is 'new', where 'd0' was"),
-        ([Document("d0", "other words", {"x": 1}), *documents[1:]], "text of document 'd0'"),
-        ([first, *documents[1:]], "c.jsonl:1: the metadata of document 'd0'"),
+        (
+            [Document("d0", "other words", {"x": 1}), *documents[1:]],
+            "document 'd0' has different text",
+        ),
+        ([first, *documents[1:]], "c.jsonl:1: document 'd0' has different metadata"),
         ([documents[1], documents[0], *documents[2:]], "document 1 is 'd1', where 'd0' was"),
         (documents[:20], "document 'd20' is missing"),
     ):
@@ -331,7 +334,7 @@ def test_overwrite_of_an_interrupted_build(tmp_path: Path, documents: list[Docum
     report = build(tmp_path / "i", changed, encoder, overwrite=True, index_type="SQ8",
                    notify=told.append)  # fmt: skip
     assert report.resumed == WINDOW
-    assert any("the text of document 'd40'" in message for message in told)
+    assert any("document 'd40' has different text" in message for message in told)
     whole = FakeEncoder()
     build(tmp_path / "whole", changed, whole, index_type="SQ8")
     assert len(encoder.calls) < len(whole.calls)

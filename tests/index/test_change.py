@@ -173,11 +173,23 @@ def test_nothing_to_add_changes_nothing(index: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        (Document("d3", "other words", source="b.jsonl:2"), "b.jsonl:2: the text of document 'd3'"),
-        (Document("d3", fake_documents(4)[3].text, {"x": 2}), "the metadata of document 'd3'"),
-        (Document("d3", fake_documents(4)[3].text, {"x": True}), "the metadata of document 'd3'"),
-        (Document("d3", fake_documents(4)[3].text, {"x": 1.0}), "the metadata of document 'd3'"),
-        (Document("d3", fake_documents(4)[3].text, {"x": 1}, title="T"), "the text of document"),
+        (
+            Document("d3", "other words", source="b.jsonl:2"),
+            "b.jsonl:2: document 'd3' has different text",
+        ),
+        (
+            Document("d3", fake_documents(4)[3].text, {"x": 2}),
+            "document 'd3' has different metadata",
+        ),
+        (
+            Document("d3", fake_documents(4)[3].text, {"x": True}),
+            "document 'd3' has different metadata",
+        ),
+        (
+            Document("d3", fake_documents(4)[3].text, {"x": 1.0}),
+            "document 'd3' has different metadata",
+        ),
+        (Document("d3", fake_documents(4)[3].text, {"x": 1}, title="T"), "'d3' has different text"),
     ],
 )
 def test_other_content_needs_update(index: Path, other: Document, told: str) -> None:
