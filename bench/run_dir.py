@@ -27,6 +27,7 @@ from moee_index.atomic import json_bytes, write_file
 from moee_index.bench.run_files import EXTRAS, RECORD, SUMMARY
 from moee_index.environment import versions
 from moee_index.errors import MisuseError, MoeeIndexError
+from moee_index.types import EncoderOptions
 
 SETTING = ("model", "method", "prompt", "alpha", "standardize", "fit", "rw", "pooling")
 """What tells the columns of summary.json apart."""
@@ -37,7 +38,7 @@ _EXTRA = (*_PLACE, *EXTRA_SETTING, "name")
 # mteb's files round scores to 6 digits.
 _ROUNDED = 2e-6
 # What decides a score and is in no row: runs that share a directory must agree in it.
-_UNSEEN = ("fingerprint", "bits", "double_quant", "query_prompt", "max_tokens")
+_UNSEEN = ("fingerprint", *EncoderOptions.names(without=SETTING))
 _MORE_LIBRARIES = (
     "datasets",
     "huggingface_hub",

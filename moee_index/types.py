@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
 
 from moee_index.errors import MisuseError
 
@@ -134,25 +134,113 @@ class Embeddings:
         return len(self.hs)
 
 
+class AskedOptions(TypedDict, total=False):
+    """What may be asked of an encoder, for type checking: the fields of EncoderOptions, where None
+    is the checkpoint's own choice, else the default."""
+
+    bits: int | None
+    double_quant: bool | None
+    prompt: str | None
+    query_prompt: str | None
+    rw: str | None
+    pooling: str | None
+    max_tokens: int | None
+
+
 @dataclass(frozen=True)
-class EncoderSpec:
+class EncoderOptions:
+    """The options that decide an embedding, settled.
+
+    The command line, `moee_index.json`, the manifest, `Encoder.load` and `for_spec`, and the
+    bench's keys follow from these fields. Metadata: help; default; choices or least value;
+    metavar; own: whether a checkpoint may choose a value of its own in `moee_index.json`.
+    Options that change no vector beyond rounding are `RunOptions` (encode/encoder.py).
+    """
+
+    bits: int = field(
+        metadata={
+            "help": "Bits of the weights. [default: 4, or the index's]",
+            "default": 4,
+            "choices": (4, 16, 32),
+        }
+    )
+    double_quant: bool = field(
+        metadata={"help": "Quantise the 4-bit statistics too. [default: on]", "default": True}
+    )
+    prompt: str = field(
+        metadata={
+            "help": "Prompt around a text: none, prompteol, style, sentiment, tone, intent, "
+            "complexity, subjectivity, language-style, grammar-structure, or a template holding "
+            "{text}. [default: the model's own, else prompteol]",
+            "default": "prompteol",
+            "metavar": "P",
+            "own": True,
+        }
+    )
+    query_prompt: str = field(
+        metadata={
+            "help": "Prompt for queries alone. [default: as --prompt]",
+            "default": None,
+            "metavar": "P",
+            "own": True,
+        }
+    )
+    rw: str = field(
+        metadata={
+            "help": "Kind of routing weights. [default: auto]",
+            "default": "auto",
+            "choices": ("auto", "softmax", "sigmoid", "logits"),
+            "own": True,
+        }
+    )
+    pooling: str = field(
+        metadata={
+            "help": "Last token, or mean over the text's own tokens. [default: the model's own, "
+            "else last]",
+            "default": "last",
+            "choices": ("last", "mean"),
+            "own": True,
+        }
+    )
+    max_tokens: int = field(
+        metadata={
+            "help": "Longest sequence, template included. [default: 512]",
+            "default": 512,
+            "least": 1,
+            "metavar": "N",
+            "own": True,
+        }
+    )
+
+    @classmethod
+    def names(cls, *leading: str, without: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Names of all options in order, some of them first and some left out."""
+        names = (option.name for option in fields(EncoderOptions))
+        return tuple(name for name in dict.fromkeys((*leading, *names)) if name not in without)
+
+    def options(self, *leading: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The options alone, by name, of a type that has more fields."""
+        return {name: getattr(self, name) for name in self.names(*leading, without=without)}
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """Which model it is and where it was found."""
+
+    model: str
+    path: str
+    revision: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class EncoderSpec(EncoderOptions, FoundModel):
     """Everything that decides an embedding; it is stored in an index and compared by name.
 
     Two specs with equal `identity()` give the same vectors up to rounding. `model` and `path`
     only say where the model was found: another path with the same fingerprint is the same model.
     """
 
-    model: str
-    path: str
-    revision: str | None
-    fingerprint: str
-    bits: int
-    double_quant: bool
-    prompt: str
-    query_prompt: str
-    rw: str
-    pooling: str
-    max_tokens: int
     hs_dim: int
     rw_dim: int
 

@@ -48,13 +48,7 @@ def experiment(stored: StoredEncoder, setting: Setting, fit: str) -> dict[str, A
         "method": setting.method,
         "standardize": setting.standardize,
         "fit": fit,
-        "prompt": identity.prompt,
-        "query_prompt": identity.query_prompt,
-        "rw": identity.rw,
-        "pooling": identity.pooling,
-        "bits": identity.bits,
-        "double_quant": identity.double_quant,
-        "max_tokens": identity.max_tokens,
+        **identity.options("prompt", "query_prompt", "rw", "pooling"),
     }
     if setting.alpha is not None:
         found["alpha"] = setting.alpha

@@ -23,7 +23,15 @@ from moee_index.bench.vector_cache.table import RowNumbers, Shelf
 from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import FingerprintMismatchError
 from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
-from moee_index.types import Chunking, Embeddings, EncoderSpec, Progress, Span
+from moee_index.types import (
+    Chunking,
+    Embeddings,
+    EncoderOptions,
+    EncoderSpec,
+    FoundModel,
+    Progress,
+    Span,
+)
 
 # Texts planned together, as in a build.
 WINDOW = 1024
@@ -32,8 +40,6 @@ COMMIT_SECONDS = 0.2
 # Stored texts are planned into batches for their order alone; nothing is computed.
 _STORED_BATCH_TOKENS = 8192
 
-# What of Encoder.load's options decides an embedding.
-_DECIDING = ("bits", "double_quant", "prompt", "query_prompt", "rw", "pooling", "max_tokens")
 _FINDING = ("revision", "offline")
 
 
@@ -66,23 +72,12 @@ class LoadedEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(EncoderOptions, FoundModel):
     """What an encoder is before it is loaded: an `EncoderSpec` without dimensions.
 
     dequantised: see `StoreKey`. Raises MisuseError for an unknown prompt, when a key is asked for.
     """
 
-    model: str
-    path: str
-    revision: str | None
-    fingerprint: str
-    bits: int
-    double_quant: bool
-    prompt: str
-    query_prompt: str
-    rw: str
-    pooling: str
-    max_tokens: int
     dequantised: bool = False
 
     def key(self, query: bool) -> StoreKey:
@@ -90,14 +85,9 @@ class Identity:
         prompt = parse_prompt(self.query_prompt if query else self.prompt)
         return StoreKey(
             fingerprint=self.fingerprint,
-            bits=self.bits,
-            double_quant=self.double_quant,
             dequantised=self.dequantised,
-            prompt=prompt.name,
             template=f"{prompt.before}{{text}}{prompt.after}",
-            rw=self.rw,
-            pooling=self.pooling,
-            max_tokens=self.max_tokens,
+            **{**self.options(without=("query_prompt",)), "prompt": prompt.name},
         )
 
     def spec(self, dims: tuple[int, int]) -> EncoderSpec:
@@ -167,17 +157,15 @@ class StoredEncoder:
 
         found = {name: options[name] for name in _FINDING if name in options}
         checkpoint = find_checkpoint(model, **found)
-        asked: dict[str, Any] = dict.fromkeys(_DECIDING) | {"bits": 4}
-        asked |= {name: options[name] for name in _DECIDING if name in options}
-        settled = resolve_options(checkpoint, **asked)
-        settled["rw"] = rw_kind(settled["rw"], checkpoint)
+        asked = {name: options.get(name) for name in EncoderOptions.names()}
+        settled = resolve_options(checkpoint, asked)
         identity = Identity(
             model=checkpoint.name,
             path=str(checkpoint.path),
             revision=checkpoint.revision,
             fingerprint=checkpoint.fingerprint,
-            dequantised=checkpoint.quantization is not None and settled["bits"] != 4,
-            **settled,
+            dequantised=checkpoint.quantization is not None and settled.bits != 4,
+            **{**settled.options(), "rw": rw_kind(settled.rw, checkpoint)},
         )
         return cls(store, lambda: Encoder.load(model, **options), identity, checkpoint)
 
@@ -290,7 +278,7 @@ class StoredEncoder:
         was_loaded = self.loaded
         encoder = self._loader.encoder()
         if not was_loaded:
-            for name in ("fingerprint", "bits", "double_quant", "rw", "pooling", "max_tokens"):
+            for name in ("fingerprint", *EncoderOptions.names(without=("prompt", "query_prompt"))):
                 mine, theirs = getattr(self.identity, name), getattr(encoder.spec, name)
                 if mine != theirs:
                     raise FingerprintMismatchError(

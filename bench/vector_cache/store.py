@@ -14,7 +14,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +27,32 @@ from moee_index.bench.vector_cache.table import (
     Shelf,
     disk_errors,
 )
-from moee_index.types import Embeddings, Notify, ignore
+from moee_index.types import Embeddings, EncoderOptions, Notify, ignore
 
 _NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{20}")
 
 
 @dataclass(frozen=True)
-class StoreKey:
+class StoreKey(EncoderOptions):
     """Everything that decides an embedding, the text aside.
 
     dequantised: the weights of a 4-bit checkpoint brought to 16 or 32 bits, which are not those of
     the checkpoint it was made from, though both have its fingerprint. template: the prompt's own
-    words, so that vectors of a template that was reworded are not taken for the new one's.
+    words, so that vectors of a template that was reworded are not taken for the new one's. prompt:
+    the one in use, of texts or of queries, so query_prompt is no part of the key.
     """
 
+    query_prompt: str = field(default="", kw_only=True, compare=False)
+
     fingerprint: str
-    bits: int
-    double_quant: bool
     dequantised: bool
-    prompt: str
     template: str
-    rw: str
-    pooling: str
-    max_tokens: int
 
     def identity(self) -> str:
         """The key as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        fields = asdict(self)
+        del fields["query_prompt"]
+        return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
     @property
     def name(self) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from moee_index.cli.console import Console
-from moee_index.types import Progress
+from moee_index.types import EncoderOptions, Progress
 
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
@@ -33,6 +34,24 @@ class PromptType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     envvar_list_splitter = "\n"
 
 
+def _encoder_option(option: Field[Any], many_prompts: bool) -> Callable[[F], F]:
+    """The option of a field of EncoderOptions: None where it is not given."""
+    about, flag = option.metadata, "--" + option.name.replace("_", "-")
+    if option.name == "prompt":
+        text = ("May be given several times. " if many_prompts else "") + about["help"]
+        return click.option(
+            flag, metavar=about["metavar"], type=PromptType(), multiple=many_prompts, help=text
+        )
+    if isinstance(about["default"], bool):
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=about["help"])
+    kind: click.ParamType | None = None  # type: ignore[type-arg,unused-ignore]
+    if "choices" in about:
+        kind = click.Choice([str(choice) for choice in about["choices"]])
+    elif "least" in about:
+        kind = click.IntRange(min=about["least"])
+    return click.option(flag, type=kind, metavar=about.get("metavar"), help=about["help"])
+
+
 def model_options(command: str, *, many_prompts: bool = False) -> Callable[[F], F]:
     """The options of the model, the same on every command that runs one.
 
@@ -47,46 +66,7 @@ def model_options(command: str, *, many_prompts: bool = False) -> Callable[[F], 
             "[default: the bundled tiny, or the index's]",
         ),
         click.option("--revision", metavar="R", help="Revision on the hub. [default: the newest]"),
-        click.option(
-            "--bits",
-            type=click.Choice(["4", "16", "32"]),
-            help="Bits of the weights. [default: 4, or the index's]",
-        ),
-        click.option(
-            "--double-quant/--no-double-quant",
-            default=None,
-            help="Quantise the 4-bit statistics too. [default: on]",
-        ),
-        click.option(
-            "--prompt",
-            metavar="P",
-            type=PromptType(),
-            multiple=many_prompts,
-            help=("May be given several times. " if many_prompts else "")
-            + "Prompt around a text: none, prompteol, style, sentiment, tone, intent, "
-            "complexity, subjectivity, language-style, grammar-structure, or a template holding "
-            "{text}. [default: the model's own, else prompteol]",
-        ),
-        click.option(
-            "--query-prompt", metavar="P", help="Prompt for queries alone. [default: as --prompt]"
-        ),
-        click.option(
-            "--rw",
-            type=click.Choice(["auto", "softmax", "sigmoid", "logits"]),
-            help="Kind of routing weights. [default: auto]",
-        ),
-        click.option(
-            "--pooling",
-            type=click.Choice(["last", "mean"]),
-            help="Last token, or mean over the text's own tokens. [default: the model's own, "
-            "else last]",
-        ),
-        click.option(
-            "--max-tokens",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Longest sequence, template included. [default: 512]",
-        ),
+        *(_encoder_option(option, many_prompts) for option in fields(EncoderOptions)),
         click.option(
             "--batch-tokens",
             type=click.IntRange(min=1),
@@ -126,13 +106,7 @@ def model_options(command: str, *, many_prompts: bool = False) -> Callable[[F], 
 MODEL_KEYS = (
     "model",
     "revision",
-    "bits",
-    "double_quant",
-    "prompt",
-    "query_prompt",
-    "rw",
-    "pooling",
-    "max_tokens",
+    *EncoderOptions.names(),
     "batch_tokens",
     "threads",
     "device",
@@ -146,7 +120,10 @@ def split_model_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     model = {key: given[key] for key in MODEL_KEYS}
     # A flag that is on unless given means another thing in every release of click.
     model["cache"] = not model.pop("no_cache")
-    model["bits"] = int(model["bits"]) if model["bits"] is not None else None
+    for option in fields(EncoderOptions):
+        if isinstance(option.metadata["default"], int) and "choices" in option.metadata:
+            value = model[option.name]
+            model[option.name] = int(value) if value is not None else None
     return model, {key: value for key, value in given.items() if key not in MODEL_KEYS}
 
 
@@ -240,9 +217,8 @@ def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
     from moee_index.encode.encoder import Encoder
 
     tell_bundled(console, options)
-    chosen = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
     with console.progress("loading", "B", scale=True) as progress:
-        return Encoder.load(**chosen, notify=console.tell, progress=progress)
+        return Encoder.load(**options, notify=console.tell, progress=progress)
 
 
 def tell_bundled(console: Console, options: dict[str, Any]) -> None:

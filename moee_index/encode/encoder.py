@@ -6,9 +6,9 @@ Joins tokenizer, prompts, batches and a running model. Knows no index and no cor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -26,8 +26,10 @@ from moee_index.model.load.load import PACKED
 from moee_index.model.run.model import RunningModel, TokenizedText
 from moee_index.types import (
     LEAST_SIZE,
+    AskedOptions,
     Chunking,
     Embeddings,
+    EncoderOptions,
     EncoderSpec,
     Notify,
     Progress,
@@ -36,7 +38,7 @@ from moee_index.types import (
     joined,
 )
 
-POOLINGS = ("last", "mean")
+POOLINGS: tuple[str, ...] = EncoderOptions.__dataclass_fields__["pooling"].metadata["choices"]
 WINDOW = 1024
 CPU_BATCH_TOKENS = 16384
 CUDA_BATCH_TOKENS = 65536
@@ -59,6 +61,10 @@ class RunOptions(TypedDict, total=False):
     cache: bool
     notify: Notify | None
     progress: Progress | None
+
+
+class LoadOptions(AskedOptions, RunOptions, total=False):
+    """Options of `Encoder.load` and `for_spec`, finding the model aside."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +115,8 @@ class Encoder:
         model: str | Path | None = None,
         *,
         revision: str | None = None,
-        bits: int = 4,
-        double_quant: bool | None = None,
-        prompt: str | None = None,
-        query_prompt: str | None = None,
-        rw: str | None = None,
-        pooling: str | None = None,
-        max_tokens: int | None = None,
         offline: bool = False,
-        **run: Unpack[RunOptions],
+        **options: Unpack[LoadOptions],
     ) -> Encoder:
         """Load a model: the bundled `tiny` (None), a checkpoint directory, or a hub id.
 
@@ -129,14 +128,7 @@ class Encoder:
         """
         return cls._of(
             find_checkpoint(model, revision=revision, offline=offline),
-            bits=bits,
-            double_quant=double_quant,
-            prompt=prompt,
-            query_prompt=query_prompt,
-            rw=rw,
-            pooling=pooling,
-            max_tokens=max_tokens,
-            **run,
+            **options,
         )
 
     @classmethod
@@ -151,12 +143,12 @@ class Encoder:
         cache: bool = True,
         notify: Notify | None = None,
         progress: Progress | None = None,
-        **asked: Any,
+        **asked: Unpack[AskedOptions],
     ) -> Encoder:
         """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes."""
         tell = notify or ignore
-        options = resolve_options(checkpoint, **asked)
-        bits = options["bits"]
+        options = resolve_options(checkpoint, asked)
+        bits = options.bits
         if checkpoint.quantization is not None and bits != 4:
             tell(
                 f"{checkpoint.name} is a 4-bit checkpoint: its weights are dequantised to "
@@ -164,13 +156,13 @@ class Encoder:
             )
         if checkpoint.source is not None:
             tell(checkpoint.source.told(checkpoint.name, bits))
-        tokenizer = Tokenizer(checkpoint, options["max_tokens"])
+        tokenizer = Tokenizer(checkpoint, options.max_tokens)
         running = RunningModel(
             checkpoint,
             bits=bits,
-            double_quant=options["double_quant"],
-            rw=options["rw"],
-            pooling=options["pooling"],
+            double_quant=options.double_quant,
+            rw=options.rw,
+            pooling=options.pooling,
             device=device,
             threads=threads,
             few_texts=few_texts,
@@ -183,13 +175,7 @@ class Encoder:
             path=str(checkpoint.path),
             revision=checkpoint.revision,
             fingerprint=checkpoint.fingerprint,
-            bits=bits,
-            double_quant=options["double_quant"],
-            prompt=options["prompt"],
-            query_prompt=options["query_prompt"],
-            rw=running.rw,
-            pooling=options["pooling"],
-            max_tokens=options["max_tokens"],
+            **{**options.options(), "rw": running.rw},
             hs_dim=running.hs_dim,
             rw_dim=running.rw_dim,
         )
@@ -214,15 +200,8 @@ class Encoder:
         *,
         model: str | Path | None = None,
         revision: str | None = None,
-        bits: int | None = None,
-        double_quant: bool | None = None,
-        prompt: str | None = None,
-        query_prompt: str | None = None,
-        rw: str | None = None,
-        pooling: str | None = None,
-        max_tokens: int | None = None,
         offline: bool = False,
-        **run: Unpack[RunOptions],
+        **options: Unpack[LoadOptions],
     ) -> Encoder:
         """The encoder that an index was built with, from the index's own spec.
 
@@ -230,15 +209,10 @@ class Encoder:
         both values where one does not, and FingerprintMismatchError where the model found, here
         or under `model`, is another one; both before any weight is read.
         """
-        given = {
-            "bits": bits,
-            "double_quant": double_quant,
-            "prompt": parse_prompt(prompt).name if prompt else None,
-            "query_prompt": parse_prompt(query_prompt).name if query_prompt else None,
-            "rw": None if rw == "auto" else rw,
-            "pooling": pooling,
-            "max_tokens": max_tokens,
-        }
+        given = {name: options.pop(name, None) for name in EncoderOptions.names()}  # type: ignore[misc]
+        for name in ("prompt", "query_prompt"):
+            given[name] = parse_prompt(given[name]).name if given[name] else None
+        given["rw"] = None if given["rw"] == "auto" else given["rw"]
         for field, value in given.items():
             built = getattr(spec, field)
             if value is not None and value != built:
@@ -255,14 +229,8 @@ class Encoder:
             )
         return cls._of(
             checkpoint,
-            bits=spec.bits,
-            double_quant=spec.double_quant if spec.bits == 4 else None,
-            prompt=spec.prompt,
-            query_prompt=spec.query_prompt,
-            rw=spec.rw,
-            pooling=spec.pooling,
-            max_tokens=spec.max_tokens,
-            **run,
+            **{**spec.options(), **({} if spec.bits == 4 else {"double_quant": None})},
+            **options,
         )
 
     @property
@@ -395,39 +363,32 @@ def _checkpoint_of(
     return find_checkpoint(spec.model, revision=spec.revision, offline=offline)
 
 
-def resolve_options(
-    checkpoint: Checkpoint,
-    *,
-    bits: int,
-    double_quant: bool | None,
-    prompt: str | None,
-    query_prompt: str | None,
-    rw: str | None,
-    pooling: str | None,
-    max_tokens: int | None,
-) -> dict[str, Any]:
-    """Options as they will be: given explicitly, else the checkpoint's, else the defaults."""
-    said = checkpoint.defaults
+def resolve_options(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> EncoderOptions:
+    """Options as they will be: asked for, else the checkpoint's, else the defaults. asked: None
+    where an option is left open. Raises MisuseError, ModelError, and TypeError for an unknown
+    option."""
+    if unknown := sorted(set(asked) - set(EncoderOptions.names())):
+        raise TypeError(f"unknown encoder option {unknown[0]!r}")
+    said, chosen = checkpoint.defaults, dict[str, Any]()
+    for field in fields(EncoderOptions):
+        value = asked.get(field.name)
+        if value is None or value == "":
+            value = said.get(field.name.replace("_", "-"), field.metadata["default"])
+        chosen[field.name] = value
+    bits, pooling, tokens = chosen["bits"], chosen["pooling"], chosen["max_tokens"]
     if bits not in (4, 16, 32):
         raise MisuseError(f"--bits {bits}: 4, 16 or 32")
-    chosen_pooling = pooling or said.get("pooling", "last")
-    if chosen_pooling not in POOLINGS:
-        raise MisuseError(f"--pooling {chosen_pooling!r} is unknown; known: {', '.join(POOLINGS)}")
-    chosen_prompt = parse_prompt(prompt or said.get("prompt", "prompteol")).name
+    if pooling not in POOLINGS:
+        raise MisuseError(f"--pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
+    chosen["prompt"] = parse_prompt(chosen["prompt"]).name
     # A prompt given for all texts also holds for queries, whatever the checkpoint says of them.
-    for_queries = query_prompt or (said.get("query-prompt") if prompt is None else None)
-    tokens = max_tokens if max_tokens is not None else said.get("max-tokens", 512)
+    if asked.get("prompt") is not None and not asked.get("query_prompt"):
+        chosen["query_prompt"] = None
+    chosen["query_prompt"] = parse_prompt(chosen["query_prompt"] or chosen["prompt"]).name
     if not isinstance(tokens, int) or isinstance(tokens, bool):
         raise ModelError(f"{checkpoint.path}: 'max-tokens' must be an integer, not {tokens!r}")
-    double = True if double_quant is None else double_quant
-    if bits == 4 and checkpoint.quantization is not None and double_quant is None:
-        double = bool(checkpoint.quantization.get("double_quant"))
-    return {
-        "bits": bits,
-        "prompt": chosen_prompt,
-        "query_prompt": parse_prompt(for_queries or chosen_prompt).name,
-        "rw": rw or said.get("rw", "auto"),
-        "pooling": chosen_pooling,
-        "max_tokens": tokens,
-        "double_quant": double if bits == 4 else False,
-    }
+    if bits != 4:
+        chosen["double_quant"] = False
+    elif checkpoint.quantization is not None and asked.get("double_quant") is None:
+        chosen["double_quant"] = bool(checkpoint.quantization.get("double_quant"))
+    return EncoderOptions(**chosen)

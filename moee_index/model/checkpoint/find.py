@@ -15,6 +15,7 @@ from typing import Any
 
 from moee_index.errors import MisuseError, ModelError, first_line
 from moee_index.model.checkpoint.quant_config import SourceFormat, source_format
+from moee_index.types import EncoderOptions
 
 BUNDLED = "tiny"
 DEFAULTS_FILE = "moee_index.json"
@@ -22,7 +23,11 @@ FORMAT = 1
 EDGE = 64 * 1024
 
 # What a checkpoint may say of itself in `moee_index.json`, beside its quantisation.
-DEFAULT_KEYS = ("prompt", "query-prompt", "pooling", "rw", "max-tokens")
+DEFAULT_KEYS = tuple(
+    name.replace("_", "-")
+    for name in EncoderOptions.names("prompt", "query_prompt", "pooling")
+    if EncoderOptions.__dataclass_fields__[name].metadata.get("own")
+)
 
 _HUB_FILES = [
     "config.json",
