@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import numpy as np
 
-from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
+from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
 from moee_index.index.search.pair import Ranking, joined
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Found
 from moee_index.index.snapshot import Passage, Snapshot, passages_of
 from moee_index.index.store.document_reader import StoredDocument
-from moee_index.index.store.manifest import MANIFEST, Manifest
+from moee_index.index.store.manifest import Manifest
 from moee_index.index.write.resume import check_spec
 from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
 
@@ -390,25 +390,3 @@ class Index:
         from moee_index.index.verify import verify_index
 
         return verify_index(self.directory, full=full)
-
-
-def default_index(directory: str | Path = "indexes") -> tuple[Path, str]:
-    """The index to use when none is named, and why: the only finished one, or the newest.
-
-    Raises NotAnIndexError when there is none.
-    """
-    directory = Path(directory)
-    found: list[tuple[str, Path]] = []
-    if directory.is_dir():
-        for path in sorted(directory.iterdir()):
-            if (path / MANIFEST).is_file():
-                found.append((Manifest.read(path).created, path))
-    if not found:
-        raise NotAnIndexError(
-            f"there is no index in {directory}; make one with moee-index build, or name one with "
-            "--index"
-        )
-    if len(found) == 1:
-        return found[0][1], f"the only index in {directory}"
-    created, path = max(found)
-    return path, f"the newest of {len(found)} in {directory}, built {created}"
