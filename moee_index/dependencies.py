@@ -26,6 +26,7 @@ TESTED = {
     "numpy": "2.4.6",
     "platformdirs": "4.14.8",
     "pyarrow": "26.0.1",
+    "pytrec-eval-terrier": "0.5.11",
     "safetensors": "0.8.0",
     "scikit-learn": "1.9.1",
     "scipy": "1.17.1",

@@ -11,7 +11,7 @@ candidates; equal scores stay in candidate order.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,7 +64,9 @@ class StoredText(Protocol):
 class StoredTexts(Protocol):
     """What a run's documents are taken from: `Index` fulfils it."""
 
-    standardizer: Standardizer
+    @property
+    def standardizer(self) -> Standardizer:
+        """The frozen one."""
 
     @property
     def alpha(self) -> float:
@@ -82,10 +84,10 @@ def rerank(
     query: str,
     candidates: Sequence[Candidate],
     encoder: TextEncoder,
+    k: int | None = None,
     *,
     method: Method = "sum",
     alpha: float | None = None,
-    k: int | None = None,
     standardize: Standardize | None = None,
     standardizer: Standardizer | None = None,
 ) -> list[Hit]:
@@ -136,20 +138,12 @@ def rerank_lists(
     """
     scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell)
 
-    def ranked() -> Iterator[Reranked]:
-        for gathered in _blocks(lists, block):
-            started = time.perf_counter()
-            vectors = _embed(gathered, encoder)
-            shared = (time.perf_counter() - started) / len(gathered)
-            for asked in gathered:
-                started = time.perf_counter()
-                hits = []
-                if asked.candidates:
-                    rows = vectors.texts([document.content for document in asked.candidates])
-                    hits = scoring.hits(vectors.query(asked.query), rows, asked.candidates)
-                yield Reranked(asked, hits, scoring.alpha, shared + time.perf_counter() - started)
+    def rows_of(gathered: Sequence[_Rows]) -> RowsOf:
+        texts = [document.content for one in gathered for document in one.asked.candidates]
+        vectors = _Vectors.of(texts, encoder, query=False)
+        return lambda one: vectors.take([document.content for document in one.asked.candidates])
 
-    return ranked()
+    return _reranked((_Rows(one) for one in lists), rows_of, scoring, encoder, block)
 
 
 def rerank_run(
@@ -174,7 +168,7 @@ def rerank_run(
     """
     scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha)
 
-    def lists() -> Iterator[CandidateList]:
+    def lists() -> Iterator[_Rows]:
         for query_id, lines in run:
             if query_id not in queries:
                 raise CorpusError(
@@ -189,25 +183,51 @@ def rerank_run(
                         "the run of another corpus?"
                     )
             # A document that was split stands there with all its passages, and is known by its id.
+            rows = [(line, stored) for line in lines for stored in known[line.document_id]]
             documents = [
-                Document(line.document_id, one.text, one.metadata, source=one.id)
-                for line in lines
-                for one in known[line.document_id]
+                Document(line.document_id, stored.text, stored.metadata, source=line.source)
+                for line, stored in rows
             ]
-            yield CandidateList(queries[query_id], documents, query_id, lines[0].source)
+            asked = CandidateList(queries[query_id], documents, query_id, lines[0].source)
+            yield _Rows(asked, [stored.id for _, stored in rows])
 
-    def ranked() -> Iterator[Reranked]:
-        for gathered in _blocks(lists(), block):
+    def rows_of(_: Sequence[_Rows]) -> RowsOf:
+        return lambda one: index.vectors(one.passages)
+
+    return _reranked(lists(), rows_of, scoring, encoder, block)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A candidate list; passages: of a run, the id in the index of each candidate's passage."""
+
+    asked: CandidateList
+    passages: Sequence[str] = ()
+
+
+RowsOf = Callable[[_Rows], Embeddings]
+
+
+def _reranked(
+    lists: Iterable[_Rows],
+    rows_of: Callable[[Sequence[_Rows]], RowsOf],
+    scoring: _Scoring,
+    encoder: TextEncoder,
+    block: int,
+) -> Iterator[Reranked]:
+    """Rerank lists block by block. rows_of: from a block to what gives a list's raw rows."""
+    for gathered in _blocks(lists, block):
+        started = time.perf_counter()
+        rows = rows_of(gathered)
+        queries = _Vectors.of([one.asked.query for one in gathered], encoder, query=True)
+        shared = (time.perf_counter() - started) / len(gathered)
+        for one in gathered:
             started = time.perf_counter()
-            vectors = _embed(gathered, encoder, candidates=False)
-            shared = (time.perf_counter() - started) / len(gathered)
-            for asked in gathered:
-                started = time.perf_counter()
-                rows = index.vectors([document.source for document in asked.candidates])
-                hits = scoring.hits(vectors.query(asked.query), rows, asked.candidates)
-                yield Reranked(asked, hits, scoring.alpha, shared + time.perf_counter() - started)
-
-    return ranked()
+            asked = one.asked
+            hits = []
+            if asked.candidates:
+                hits = scoring.hits(queries.take([asked.query]), rows(one), asked.candidates)
+            yield Reranked(asked, hits, scoring.alpha, shared + time.perf_counter() - started)
 
 
 @dataclass
@@ -276,54 +296,35 @@ class _Scoring:
 
 @dataclass(frozen=True)
 class _Vectors:
-    """Embeddings of the different texts and queries of one block."""
+    """Embeddings of the different texts of one block."""
 
-    text_rows: dict[str, int]
-    text_embeddings: Embeddings | None
-    query_rows: dict[str, int]
-    query_embeddings: Embeddings
+    rows: dict[str, int]
+    embeddings: Embeddings | None
 
-    def texts(self, texts: Sequence[str]) -> Embeddings:
-        assert self.text_embeddings is not None
-        return _take(self.text_embeddings, [self.text_rows[text] for text in texts])
+    @classmethod
+    def of(cls, texts: Iterable[str], encoder: TextEncoder, *, query: bool) -> _Vectors:
+        rows: dict[str, int] = {}
+        for text in texts:
+            rows.setdefault(text, len(rows))
+        return cls(rows, encoder.encode(list(rows), query=query) if rows else None)
 
-    def query(self, query: str) -> Embeddings:
-        return _take(self.query_embeddings, [self.query_rows[query]])
-
-
-def _embed(
-    gathered: Sequence[CandidateList], encoder: TextEncoder, *, candidates: bool = True
-) -> _Vectors:
-    texts: dict[str, int] = {}
-    queries: dict[str, int] = {}
-    for asked in gathered:
-        queries.setdefault(asked.query, len(queries))
-        if candidates:
-            for document in asked.candidates:
-                texts.setdefault(document.content, len(texts))
-    return _Vectors(
-        texts,
-        encoder.encode(list(texts)) if texts else None,
-        queries,
-        encoder.encode(list(queries), query=True),
-    )
+    def take(self, texts: Sequence[str]) -> Embeddings:
+        assert self.embeddings is not None
+        taken = np.array([self.rows[text] for text in texts], dtype=np.int64)
+        return Embeddings(self.embeddings.hs[taken], self.embeddings.rw[taken])
 
 
-def _blocks(lists: Iterable[CandidateList], block: int) -> Iterator[list[CandidateList]]:
-    gathered: list[CandidateList] = []
+def _blocks(lists: Iterable[_Rows], block: int) -> Iterator[list[_Rows]]:
+    gathered: list[_Rows] = []
     size = 0
-    for asked in lists:
+    for one in lists:
+        asked = one.asked
         if not asked.query.strip():
             raise MisuseError(f"{asked.source or 'rerank'}: the query is empty")
-        gathered.append(asked)
+        gathered.append(one)
         size += max(len(asked.candidates), 1)
         if size >= block:
             yield gathered
             gathered, size = [], 0
     if gathered:
         yield gathered
-
-
-def _take(embeddings: Embeddings, rows: Sequence[int]) -> Embeddings:
-    taken = np.asarray(rows, dtype=np.int64)
-    return Embeddings(embeddings.hs[taken], embeddings.rw[taken])

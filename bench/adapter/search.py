@@ -169,10 +169,14 @@ class MoeeSearch:
         if built.index is None:
             return results
         encoder = self._encoder()
+        method: Any = self.setting.method
         for start in range(0, len(ids), _QUERIES):
             some = slice(start, start + _QUERIES)
             answers = built.index.search_embeddings(
-                encoder.encode(texts[some], query=True), k, self.setting.alpha, self.setting.method
+                encoder.encode(texts[some], query=True),
+                k,
+                method=method,
+                alpha=self.setting.alpha,
             )
             for identifier, hits in zip(ids[some], answers, strict=True):
                 results[identifier] = {built.ids[int(hit.id)]: hit.score for hit in hits}

@@ -19,6 +19,7 @@ from moee_index.bench.analyses.similarity import FORMS, Form
 from moee_index.bench.report.markup import Cell, Table
 from moee_index.bench.report.plots import STYLES, below
 from moee_index.fusion import Float64Array, Rows
+from moee_index.tune.correlation import average_ranks
 
 # Rank distance, as a share of all ranks, above which a pair counts as an error.
 THRESHOLDS = (0.1, 0.2, 0.3)
@@ -41,9 +42,7 @@ class Judged:
 def rank_distance(scores: Rows, gold: Rows) -> Float64Array:
     """|rank of score − rank of gold| / pairs, float64 [pairs]; equal values share their mean
     rank."""
-    from scipy.stats import rankdata
-
-    found: Float64Array = np.abs(rankdata(scores) - rankdata(gold)) / len(gold)
+    found: Float64Array = np.abs(average_ranks(scores) - average_ranks(gold)) / len(gold)
     return found
 
 

@@ -18,7 +18,6 @@ from moee_index.bench.analyses.similarity import (
     FORMS,
     Form,
     method_scores,
-    rank_correlations,
     spearman,
 )
 from moee_index.bench.analyses.task_texts import Pairs
@@ -26,6 +25,7 @@ from moee_index.bench.report.markup import Cell, Table
 from moee_index.bench.report.plots import STYLES, below
 from moee_index.encode.prompts import TEMPLATES
 from moee_index.fusion import Float64Array
+from moee_index.tune.correlation import rank_correlations
 from moee_index.types import Embeddings
 
 # The paper's nine; `none` is its tenth template, and no prompt.

@@ -1,13 +1,12 @@
 """Similarities of STS pairs and what they correlate with: the arithmetic that analyses share.
 
-Knows numpy and scipy and the product's own fusion. Standardising: mean and deviation of each
+Knows numpy and the product's own fusion. Standardising: mean and deviation of each
 dimension over the distinct texts of one task (what the bench calls `corpus`), then cosine. Works
 on blocks of pairs, so that float64 copies of wide vectors stay small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +21,7 @@ from moee_index.fusion import (
     unit_rows,
     unit_vectors,
 )
+from moee_index.tune import correlation
 from moee_index.types import Embeddings
 
 Form = Literal["raw", "standardised"]
@@ -61,17 +61,4 @@ def method_scores(own: Embeddings, pairs: Pairs, form: Form) -> dict[str, Float6
 
 def spearman(first: Rows, second: Rows) -> float:
     """Spearman's correlation × 100; NaN where one side is constant."""
-    return float(100 * rank_correlations([first, second])[0, 1])
-
-
-def rank_correlations(lists: Sequence[Rows]) -> Float64Array:
-    """Spearman's correlations between lists of n values each, [lists, lists]; NaN where one is
-    constant. Equal values share their average rank."""
-    from scipy.stats import rankdata
-
-    ranks = np.stack([rankdata(values) for values in lists])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    lengths = np.sqrt(np.square(ranks).sum(axis=1))
-    ranks /= np.where(lengths > 0, lengths, np.nan)[:, None]
-    found: Float64Array = np.clip(ranks @ ranks.T, -1.0, 1.0)
-    return found
+    return 100 * correlation.spearman(first, second, constant=np.nan)

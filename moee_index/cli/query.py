@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from moee_index.cli.options import (
 from moee_index.cli.output import check_formats, print_hits
 
 if TYPE_CHECKING:
+    from moee_index.fusion import Method
     from moee_index.types import Query
 
 # Queries of a file that are embedded and searched together.
@@ -73,7 +72,7 @@ def command(
     min_score: float | None,
     condition: str | None,
     passages: bool,
-    method: str,
+    method: Method,
     alpha: float | None,
     as_json: bool,
     trec: bool,
@@ -91,55 +90,42 @@ def command(
     if any(not one.strip() for one in text):
         raise click.UsageError("the query is empty; give a text to search for")
 
-    from moee_index.fusion import check_search
     from moee_index.index import Index
+    from moee_index.index.answers import answer_queries
+    from moee_index.index.search.request import SearchRequest
 
-    check_search(method, alpha, k)
-    if condition is not None:
-        from moee_index.index.filters import Filter
-
-        Filter.parse(condition)  # what is wrong with it is told before anything is loaded
+    # What is wrong with the request is told before anything is loaded.
+    request = SearchRequest.checked(
+        k, method=method, alpha=alpha, filter=condition, min_score=min_score, passages=passages
+    )
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
         _look_at(source)
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
-        weight = check_search(method, alpha, k, default_alpha=opened.alpha)
-        opened.check_filter(condition)
+        opened.check_filter(request.filter)
         options, _ = split_model_options(given)
         encoder = load_encoder_of(console, opened, options)
         # stdin is answered line by line as it comes, a file in blocks
         asked = _given(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
-        while gathered := list(islice(asked, block)):
-            started = time.perf_counter()
-            found = opened.search_embeddings(
-                encoder.encode([query.text for query in gathered], query=True),
-                k=k,
-                alpha=alpha,
-                method=method,
-                min_score=min_score,
-                filter=condition,
-                passages=passages,
+        for answer in answer_queries(opened, asked, request, encoder, block=block):
+            details = {
+                "index": str(directory),
+                "method": method,
+                "alpha": request.weight(opened.alpha),
+                "exact": answer.hits.exact,
+                "took_ms": answer.seconds * 1000,
+            }
+            print_hits(
+                answer.query.text,
+                answer.query.id if queries is not None or trec else None,
+                answer.hits,
+                details,
+                as_json=as_json,
+                trec=trec,
             )
-            took = (time.perf_counter() - started) * 1000 / len(gathered)
-            for query, answer in zip(gathered, found, strict=True):
-                details = {
-                    "index": str(directory),
-                    "method": method,
-                    "alpha": weight,
-                    "exact": answer.exact,
-                    "took_ms": took,
-                }
-                print_hits(
-                    query.text,
-                    query.id if queries is not None or trec else None,
-                    answer,
-                    details,
-                    as_json=as_json,
-                    trec=trec,
-                )
             sys.stdout.flush()
 
 

@@ -200,7 +200,7 @@ def export_index(
     if content.method == "sum":
         content = replace(content, alpha=index.alpha if alpha is None else float(alpha))
     _check_outside(path, index)
-    masks = index.masks(filter)
+    masks = index.snapshot.masks(filter)
     total = _count(index, masks)
     facts = _facts(index, content)
     condition = filter if filter is None or isinstance(filter, str) else filter.text
@@ -217,7 +217,7 @@ def export_index(
     with whole_file(path, layout, overwrite=overwrite) as writer:
         for block in _blocks(index, masks):
             taken = [
-                index.segments[segment].raw.take(np.array([row for _, row, _ in own]))
+                index.snapshot.segments[segment].raw.take(np.array([row for _, row, _ in own]))
                 for segment, own in _runs(block)
             ]
             embeddings = Embeddings(
@@ -288,7 +288,7 @@ _Row = tuple[int, int, ExportRow]
 
 def _rows(index: Index, masks: list[Mask | None]) -> Iterator[_Row]:
     """All rows to export, in the order of the index."""
-    for number, (segment, mask) in enumerate(zip(index.segments, masks, strict=True)):
+    for number, (segment, mask) in enumerate(zip(index.snapshot.segments, masks, strict=True)):
         for document in segment.documents.in_order():
             if mask is None or mask[document.first]:
                 for offset, row in enumerate(_of(document)):
@@ -321,5 +321,5 @@ def _runs(block: list[_Row]) -> Iterator[tuple[int, list[_Row]]]:
 def _count(index: Index, masks: list[Mask | None]) -> int:
     return sum(
         segment.entry.rows if mask is None else int(mask.sum())
-        for segment, mask in zip(index.segments, masks, strict=True)
+        for segment, mask in zip(index.snapshot.segments, masks, strict=True)
     )

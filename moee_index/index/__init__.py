@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from moee_index.index.add import AddReport, add_documents
     from moee_index.index.build import BuildReport, build_index
     from moee_index.index.change import ChangeReport, compact_index, delete_documents, reindex
-    from moee_index.index.index import Hits, Index, default_index
+    from moee_index.index.default import default_index
+    from moee_index.index.index import Hits, Index
     from moee_index.index.settings import save_alpha
     from moee_index.index.verify import VerifyReport, verify_index
 
@@ -27,7 +28,7 @@ _HOMES = {
     "add_documents": "add",
     "build_index": "build",
     "compact_index": "change",
-    "default_index": "index",
+    "default_index": "default",
     "delete_documents": "change",
     "reindex": "change",
     "save_alpha": "settings",

@@ -30,7 +30,7 @@ from moee_index.index.store.manifest import (
 from moee_index.index.write.derive import dims_of
 
 if TYPE_CHECKING:
-    from moee_index.index.snapshot import Contents
+    from moee_index.index.snapshot import Snapshot
 
 _RAW = {ROW_CHECKS, *(raw_name(part, store) for part in PARTS for store in STORES)}
 _DERIVED = ("hs-", "rw-", "norms-")
@@ -38,7 +38,7 @@ _DERIVED = ("hs-", "rw-", "norms-")
 _PATIENCE = 1.0
 
 
-def describe(index: Contents) -> dict[str, Any]:
+def describe(index: Snapshot) -> dict[str, Any]:
     """The fields of `info INDEX --json` (INTERFACE). Everything about the version that is open but
     `unfinished`, which is about the directory now. Raises IndexDamagedError.
 

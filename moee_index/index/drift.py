@@ -31,7 +31,7 @@ from moee_index.index.store.manifest import PARTS, standardizer_name
 from moee_index.types import Embeddings
 
 if TYPE_CHECKING:
-    from moee_index.index.snapshot import Contents
+    from moee_index.index.snapshot import Snapshot
 
 SAMPLE = 4096
 # Where a refit makes one of the first ten hits another: over 68 mixtures of four corpora the first
@@ -56,7 +56,7 @@ class Drift:
         return asdict(self)
 
 
-def measure_drift(index: Contents) -> Drift:
+def measure_drift(index: Snapshot) -> Drift:
     """Drift of an opened index. Raises IndexDamagedError where a row of the sample is altered."""
     frozen = {part: getattr(index.standardizer, part) for part in PARTS}
     rows = index.manifest.rows
@@ -102,7 +102,7 @@ def _judge(found: dict[str, float | None], rows: int) -> tuple[bool, str]:
     return False, f"{said} since the standardizer was fitted; a refit is due over {REFIT_ABOVE}"
 
 
-def _fitted_on(index: Contents) -> int | None:
+def _fitted_on(index: Snapshot) -> int | None:
     """How many rows the standardizer was made for; None where an earlier program did not tell."""
     from safetensors.numpy import load
 

@@ -1,24 +1,25 @@
 """An index as its users see it: opened, searched, closed.
 
-Knows how answers of segments become one. Refuses to write: that is for build.py,
-adding.py and changing.py. Everything is opened at once, so that a reader keeps its version while
-newer ones appear and take its place.
+Joins the answers of the segments; writing is left to build.py, add.py and change.py. Everything is
+opened at once, so that a reader keeps its version while newer ones appear and take its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import numpy as np
 
-from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError
-from moee_index.fusion import UnitVectors, check_search, unit_vectors
+from moee_index.errors import IndexDamagedError, MisuseError
+from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
 from moee_index.index.search.pair import Ranking, joined
+from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Found
-from moee_index.index.snapshot import Contents, passages_of
-from moee_index.index.store.manifest import MANIFEST, Manifest
+from moee_index.index.snapshot import Passage, Snapshot, passages_of
+from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.manifest import Manifest
 from moee_index.index.write.resume import check_spec
 from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
 
@@ -40,24 +41,27 @@ class Hits(list[Hit]):
         self.exact = exact
 
 
-class Index(Contents):
+class Index:
     """A finished index, opened for reading. A context manager; use it from one thread at a time.
 
-    Make one with `Index.build` or `Index.open`.
+    Make one with `Index.build` or `Index.open`. snapshot: what it holds, segment by segment.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, block_rows: int | None) -> None:
-        super().__init__(directory, manifest)
+        self.snapshot = Snapshot(directory, manifest)
+        self.directory = directory
+        self.manifest = manifest
         self._load: LoadEncoder | None = None
         self._encoder: TextEncoder | None = None
+        segments = self.snapshot.segments
         try:
             self._searchers = [
-                segment.searcher(self.standardizer, block_rows) for segment in self._segments
+                segment.searcher(self.standardizer, block_rows) for segment in segments
             ]
         except BaseException:
-            super().close()
+            self.snapshot.close()
             raise
-        self._begins = np.cumsum([0, *(segment.entry.rows for segment in self._segments)])
+        self._begins = np.cumsum([0, *(segment.entry.rows for segment in segments)])
 
     @classmethod
     def build(
@@ -108,11 +112,66 @@ class Index(Contents):
                 raise
         return index
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Let go of files and threads; the index cannot be searched any more."""
         for searcher in self._searchers:
             searcher.close()
-        super().close()
+        self.snapshot.close()
+
+    # What it holds
+
+    def __len__(self) -> int:
+        return self.manifest.documents
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder that the index was built with."""
+        return self.manifest.spec
+
+    @property
+    def alpha(self) -> float:
+        """The index's default weight of RW in method `sum`."""
+        return self.manifest.alpha
+
+    @property
+    def standardizer(self) -> Standardizer:
+        """Mean and deviation of each dimension, frozen when the index was built."""
+        return self.snapshot.standardizer
+
+    @property
+    def fields(self) -> dict[str, set[str]] | None:
+        """As `Snapshot.fields`: metadata fields and the kinds of their values."""
+        return self.snapshot.fields
+
+    def ids(self) -> Iterator[str]:
+        """As `Snapshot.ids`: all ids that `vectors` takes, in the order of the index."""
+        return self.snapshot.ids()
+
+    def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """As `Snapshot.documents`: text and metadata by id; unknown ids are left out."""
+        return self.snapshot.documents(ids)
+
+    def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
+        """As `Snapshot.passages`: the passages of documents; unknown ids are left out."""
+        return self.snapshot.passages(ids)
+
+    def vectors(self, ids: Sequence[str]) -> Embeddings:
+        """As `Snapshot.vectors`: raw embeddings by id. Raises MisuseError for an unknown id."""
+        return self.snapshot.vectors(ids)
+
+    def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
+        """As `Snapshot.in_order`: all documents, each with the raw rows of its passages."""
+        return self.snapshot.in_order()
+
+    def check_filter(self, condition: str | Filter | None) -> None:
+        """Raises FilterError for a filter that cannot be asked of this index's documents."""
+        self.snapshot.masks(condition)
 
     # Encoders
 
@@ -151,12 +210,13 @@ class Index(Contents):
         self,
         query: str,
         k: int = ...,
+        *,
+        method: Method = ...,
         alpha: float | None = ...,
-        method: str = ...,
-        min_score: float | None = ...,
-        encoder: TextEncoder | None = ...,
         filter: str | Filter | None = ...,
+        min_score: float | None = ...,
         passages: bool = ...,
+        encoder: TextEncoder | None = ...,
     ) -> Hits: ...
 
     @overload
@@ -164,24 +224,26 @@ class Index(Contents):
         self,
         query: Sequence[str],
         k: int = ...,
+        *,
+        method: Method = ...,
         alpha: float | None = ...,
-        method: str = ...,
-        min_score: float | None = ...,
-        encoder: TextEncoder | None = ...,
         filter: str | Filter | None = ...,
+        min_score: float | None = ...,
         passages: bool = ...,
+        encoder: TextEncoder | None = ...,
     ) -> list[Hits]: ...
 
     def search(
         self,
         query: str | Sequence[str],
         k: int = 10,
+        *,
+        method: Method = "sum",
         alpha: float | None = None,
-        method: str = "sum",
-        min_score: float | None = None,
-        encoder: TextEncoder | None = None,
         filter: str | Filter | None = None,
+        min_score: float | None = None,
         passages: bool = False,
+        encoder: TextEncoder | None = None,
     ) -> Hits | list[Hits]:
         """The k best documents for a query, or for each of several in one pass.
 
@@ -189,67 +251,74 @@ class Index(Contents):
         documents gives all. Documents that score below `min_score` are left out. Equal scores
         stand in document order. filter: a condition on the metadata (index/filters); the answer
         is the exact top k of the documents that fulfil it. passages: each passage of a document is
-        a hit of its own; otherwise a document is one hit, by its best passage.
+        a hit of its own; otherwise a document is one hit, by its best passage. encoder: embeds
+        this search's queries instead of the index's encoder.
 
         Raises MisuseError for an empty query and for k, alpha or method out of range; FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.
         """
-        check_search(method, alpha, k)
+        request = SearchRequest.checked(
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
+        )
         texts = [query] if isinstance(query, str) else list(query)
         for text in texts:
             if not text.strip():
                 raise MisuseError("the query is empty; give some text")
         if encoder is not None:
-            self.use_encoder(encoder)
+            self.check_encoder(encoder.spec)
         if not texts:
             return []
-        embeddings = self.encoder().encode(texts, query=True)
-        found = self.search_embeddings(
-            embeddings, k, alpha, method, min_score, filter=filter, passages=passages
-        )
-        return found[0] if isinstance(query, str) else found
+        chosen = self.encoder() if encoder is None else encoder
+        answers = self.answer(request, chosen.encode(texts, query=True))
+        return answers[0] if isinstance(query, str) else answers
 
     def search_embeddings(
         self,
         embeddings: Embeddings,
         k: int = 10,
-        alpha: float | None = None,
-        method: str = "sum",
-        min_score: float | None = None,
         *,
+        method: Method = "sum",
+        alpha: float | None = None,
         filter: str | Filter | None = None,
+        min_score: float | None = None,
         passages: bool = False,
     ) -> list[Hits]:
         """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts].
 
         Raises MisuseError for other dimensions, ModelError for values that are not finite.
         """
-        weight = check_search(method, alpha, k, default_alpha=self.manifest.alpha)
-        if min_score is not None and not np.isfinite(min_score):
-            raise MisuseError(f"min_score is {min_score!r}; it must be a finite number")
+        request = SearchRequest.checked(
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
+        )
+        return self.answer(request, embeddings)
+
+    def answer(self, request: SearchRequest, embeddings: Embeddings) -> list[Hits]:
+        """As `search_embeddings`, for a request that is checked already."""
         for part, values, dim in (
             ("HS", embeddings.hs, self.spec.hs_dim),
             ("RW", embeddings.rw, self.spec.rw_dim),
         ):
             if values.ndim != 2 or values.shape[1] != dim:
                 raise MisuseError(f"{part} of the queries has shape {values.shape}, not [q, {dim}]")
-        masks = self._selector.masks(filter)
+        masks = self.snapshot.masks(request.filter)
+        weight = request.weight(self.alpha)
+        begins = self._begins[:-1].tolist()
 
         def rank(queries: UnitVectors, k: int) -> list[Ranking]:
             parts = [
-                searcher.search(queries, k, method, weight, min_score, mask)  # type: ignore[arg-type]
+                searcher.search(queries, k, request.method, weight, request.min_score, mask)
                 for searcher, mask in zip(self._searchers, masks, strict=True)
             ]
-            begins = [int(begin) for begin in self._begins[:-1]]
             return [
-                joined([found[query] for found in parts], begins, k)
+                joined([rankings[query] for rankings in parts], begins, k)
                 for query in range(len(queries))
             ]
 
         queries = unit_vectors(embeddings, self.standardizer)
-        if self.manifest.chunk is None or passages:
-            return [self._hits(ranking, passages) for ranking in rank(queries, int(k))]
-        return [self._best_passages(queries[i : i + 1], int(k), rank) for i in range(len(queries))]
+        k = request.k
+        if self.manifest.chunk is None or request.passages:
+            return [self._hits(ranking, request.passages) for ranking in rank(queries, k)]
+        return [self._best_passages(queries[i : i + 1], k, rank) for i in range(len(queries))]
 
     def _best_passages(
         self, query: UnitVectors, k: int, rank: Callable[[UnitVectors, int], list[Ranking]]
@@ -279,7 +348,7 @@ class Index(Contents):
             wanted = [
                 int(row) - begin for row, own in zip(rows, numbers, strict=True) if own == segment
             ]
-            for row, document in self._segments[segment].documents.at_rows(wanted).items():
+            for row, document in self.snapshot.segments[segment].documents.at_rows(wanted).items():
                 found[begin + row] = int(segment), document
         return found
 
@@ -314,32 +383,10 @@ class Index(Contents):
         drift. Raises IndexDamagedError."""
         from moee_index.index.describe import describe
 
-        return describe(self)
+        return describe(self.snapshot)
 
     def verify(self, full: bool = False) -> VerifyReport:
         """As `verify_index`, for this index's directory."""
         from moee_index.index.verify import verify_index
 
         return verify_index(self.directory, full=full)
-
-
-def default_index(directory: str | Path = "indexes") -> tuple[Path, str]:
-    """The index to use when none is named, and why: the only finished one, or the newest.
-
-    Raises NotAnIndexError when there is none.
-    """
-    directory = Path(directory)
-    found: list[tuple[str, Path]] = []
-    if directory.is_dir():
-        for path in sorted(directory.iterdir()):
-            if (path / MANIFEST).is_file():
-                found.append((Manifest.read(path).created, path))
-    if not found:
-        raise NotAnIndexError(
-            f"there is no index in {directory}; make one with moee-index build, or name one with "
-            "--index"
-        )
-    if len(found) == 1:
-        return found[0][1], f"the only index in {directory}"
-    created, path = max(found)
-    return path, f"the newest of {len(found)} in {directory}, built {created}"

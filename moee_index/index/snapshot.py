@@ -1,6 +1,6 @@
 """What one version of an index holds: documents, passages and vectors by id, in order, by filter.
 
-Knows how the segments of a version make up an index. Refuses to know queries and encoders.
+A snapshot joins the segments of a version; searching them and embedding queries is `Index`'s.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,8 +46,8 @@ def passages_of(document: StoredDocument) -> list[Passage]:
     ]
 
 
-class Contents:
-    """The segments of one version, opened. A context manager.
+class Snapshot:
+    """The segments of one version, opened.
 
     Raises IndexDamagedError where a file is missing or altered.
     """
@@ -61,34 +61,19 @@ class Contents:
             for entry in manifest.segments:
                 self._segments.append(OpenSegment(directory, manifest, entry))
         except BaseException:
-            # Not self.close: a subclass has nothing to close yet.
-            Contents.close(self)
+            self.close()
             raise
         self._selector = Selector(self._segments)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of files; nothing can be read any more."""
         for segment in self._segments:
             segment.close()
 
-    def __len__(self) -> int:
-        return self.manifest.documents
-
     @property
     def spec(self) -> EncoderSpec:
         """The encoder that the index was built with."""
         return self.manifest.spec
-
-    @property
-    def alpha(self) -> float:
-        """The index's default weight of RW in method `sum`."""
-        return self.manifest.alpha
 
     def vectors(self, ids: Sequence[str]) -> Embeddings:
         """Raw embeddings of documents by id, in the order of `ids`; of documents that were split
@@ -171,10 +156,6 @@ class Contents:
         """Metadata field → kinds of the values that documents have in it, for filters; None where
         there are thousands."""
         return self._selector.fields
-
-    def check_filter(self, condition: str | None) -> None:
-        """Raises FilterError for a filter that no document of this index can be asked."""
-        self._selector.masks(condition)
 
     def masks(self, condition: str | Filter | None = None) -> list[Mask | None]:
         """For each of `segments` bool [rows]: the rows that count and whose documents fulfil a

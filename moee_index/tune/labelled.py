@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError
-from moee_index.fusion import Float64Array
+from moee_index.fusion import Float64Array, Method
 from moee_index.readers.trec import Qrels
 from moee_index.tune.metrics import query_ndcg
 from moee_index.types import Notify, Progress, Query, TextEncoder
@@ -48,7 +48,7 @@ _SEED = 2025
 _DRAWN = 1 << 20
 _IDS = 512
 
-Setting = tuple[str, float | None]
+Setting = tuple[Method, float | None]
 T = TypeVar("T")
 
 
@@ -265,7 +265,9 @@ class _Meter:
         for block in _blocks(queries, BLOCK):
             embeddings = self._encoder.encode([query.text for query in block], query=True)
             for column, (method, alpha) in enumerate(settings):
-                answers = self._index.search_embeddings(embeddings, DEPTH, alpha, method)
+                answers = self._index.search_embeddings(
+                    embeddings, DEPTH, method=method, alpha=alpha
+                )
                 for place, (query, hits) in enumerate(zip(block, answers, strict=True)):
                     scores = {hit.id: hit.score for hit in hits}
                     value = query_ndcg(self._qrels[query.id], scores, DEPTH)

@@ -18,6 +18,7 @@ import numpy as np
 
 from moee_index.errors import MisuseError
 from moee_index.fusion import Float64Array, UnitVectors, unit_vectors
+from moee_index.tune.correlation import spearman
 from moee_index.tune.labelled import (
     ALPHAS,
     EQUAL,
@@ -129,23 +130,6 @@ def _along(units: UnitVectors, step: int, count: int) -> tuple[Float64Array, Flo
         for part in (units.hs, units.rw)
     )
     return hs, rw
-
-
-def spearman(x: Float64Array, y: Float64Array) -> float:
-    """Spearman's rank correlation of x and y, [n] each, ties averaged.
-
-    0 where one of them is constant, for it orders nothing.
-    """
-    first, second = (ranks - ranks.mean() for ranks in (average_ranks(x), average_ranks(y)))
-    lengths = math.sqrt(float(first @ first) * float(second @ second))
-    return float(first @ second) / lengths if lengths else 0.0
-
-
-def average_ranks(values: Float64Array) -> Float64Array:
-    """Ranks from 1, equal values sharing the mean of theirs: float64 [n]."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Float64Array = (np.cumsum(counts) - (counts - 1) / 2)[group]
-    return ranks
 
 
 def _rises_then_falls(values: Sequence[float]) -> bool:

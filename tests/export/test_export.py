@@ -279,7 +279,7 @@ def test_inner_products_are_the_scores_of_query(
             alpha=weight,
             standardizer=index.standardizer,
         )
-        answers = index.search_embeddings(embeddings, 117, alpha, method)
+        answers = index.search_embeddings(embeddings, 117, alpha=alpha, method=method)
     for query, hits in zip(queries, answers, strict=True):
         scores = dict(zip(names, found["vector"].astype(np.float64) @ query, strict=True))
         assert len(hits) == 117
@@ -313,7 +313,7 @@ def test_exported_sums_rank_as_the_index(alpha: float, seed: int, rows: int, shi
             vectors = one_vectors(
                 queries, "sum", raw=False, alpha=alpha, standardizer=index.standardizer
             )
-            answers = index.search_embeddings(queries, rows, alpha)
+            answers = index.search_embeddings(queries, rows, alpha=alpha)
         names, found = read(path)
     for query, hits in zip(vectors, answers, strict=True):
         expected = {hit.id: hit.score for hit in hits}
@@ -456,7 +456,7 @@ def test_compacting_changes_no_vector(changed: Path, tmp_path: Path) -> None:
         export_index(index, tmp_path / "before.jsonl")
     compact_index(copy)
     with Index.open(copy) as index:
-        assert len(index.segments) == 1
+        assert len(index.snapshot.segments) == 1
         export_index(index, tmp_path / "after.jsonl")
     assert (tmp_path / "before.jsonl").read_bytes() == (tmp_path / "after.jsonl").read_bytes()
 

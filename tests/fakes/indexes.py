@@ -350,7 +350,7 @@ def state(directory: Path) -> State:
             *index.search_embeddings(queries, 99),
             *index.search_embeddings(queries, 99, method="concat", filter="x = 1"),
         ]
-        types = sorted({segment.entry.index_type["hs"] for segment in index.segments})
+        types = sorted({segment.entry.index_type["hs"] for segment in index.snapshot.segments})
         return (
             held(directory),
             index.manifest.standardize,

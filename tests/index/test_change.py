@@ -106,8 +106,8 @@ def answers(directory: Path, k: int = 400) -> list[list[tuple[str, float, float,
     queries = FakeEncoder().encode(["w3 w14", "w15 w9 w2 n3", "w1"])
     with Index.open(directory) as index:
         found = [
-            *(hits for m in METHODS for hits in index.search_embeddings(queries, k, None, m)),
-            *index.search_embeddings(queries, k, 0.3),
+            *(hits for m in METHODS for hits in index.search_embeddings(queries, k, method=m)),
+            *index.search_embeddings(queries, k, alpha=0.3),
             *(index.search_embeddings(queries, 5, filter="x = 1") if len(index) else ()),
         ]
     return [[(hit.id, hit.score, hit.hs, hit.rw) for hit in hits] for hits in found]
@@ -536,8 +536,8 @@ def test_readers_keep_the_version_that_they_opened(index: Path) -> None:
     add(index, [changed(document) for document in fake_documents(20)], update=True)
     queries = FakeEncoder().encode(["w3 w14", "w15 w9 w2 n3", "w1"])
     found = [
-        *(hits for m in METHODS for hits in opened.search_embeddings(queries, 400, None, m)),
-        *opened.search_embeddings(queries, 400, 0.3),
+        *(hits for m in METHODS for hits in opened.search_embeddings(queries, 400, method=m)),
+        *opened.search_embeddings(queries, 400, alpha=0.3),
         *opened.search_embeddings(queries, 5, filter="x = 1"),
     ]
     assert [[(hit.id, hit.score, hit.hs, hit.rw) for hit in hits] for hits in found] == before
@@ -652,7 +652,7 @@ def test_approximate_types_with_changes_and_filters(index: Path, factory: str) -
 
     def found(condition: str | None, k: int, method: str) -> dict[str, float]:
         with Index.open(index) as opened:
-            hits = opened.search_embeddings(query, k, None, method, filter=condition)[0]
+            hits = opened.search_embeddings(query, k, method=method, filter=condition)[0]
             scores = [hit.score for hit in hits]
             assert scores == sorted(scores, reverse=True)
             return {hit.id: hit.score for hit in hits}
@@ -675,7 +675,7 @@ def test_approximate_types_with_changes_and_filters(index: Path, factory: str) -
     # Flat codes over the same standardizer: the same scores, bit by bit.
     with Index.open(index) as opened:
         everything = {
-            (hit.id, hit.score) for hit in opened.search_embeddings(query, 500, None, "sum")[0]
+            (hit.id, hit.score) for hit in opened.search_embeddings(query, 500, method="sum")[0]
         }
     assert everything >= set(kept[None, 5, "sum"].items())
     reindex(index, index_type="flat")

@@ -99,7 +99,7 @@ def test_every_passage_of_a_document_is_found_by_its_fields(tmp_path: Path) -> N
     some = [Document(f"d{number}", text, {"x": number}) for number, text in enumerate(texts)]
     build_index(tmp_path / "i", some, FakeEncoder(), chunk="8")
     with Index.open(tmp_path / "i") as index, opened(tmp_path / "i") as fields:
-        rows = [document.rows for document in index._segments[0].live_documents()]
+        rows = [document.rows for document in index.snapshot.segments[0].live_documents()]
         assert max(map(len, rows)) > 1
         written = Filter.parse("x >= 4 and x != 6").over_columns(fields.column)
         assert written is not None

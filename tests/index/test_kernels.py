@@ -107,7 +107,9 @@ def test_every_way_gives_the_exact_answer(
         for method in METHODS:
             alpha = 0.7 if method == "sum" else None
             looks.clear()
-            answers = index.search_embeddings(queries, k, alpha, method, filter=condition)
+            answers = index.search_embeddings(
+                queries, k, alpha=alpha, method=method, filter=condition
+            )
             # Those that are zero in all parts that count are not looked for.
             looked_for = count - (0 if count < 3 else 2 if method == "hs" else 1)
             assert any(roughly for roughly, _ in looks) == (pays and looked_for >= 5)
@@ -155,7 +157,7 @@ def test_without_faisss_scanner_the_answer_is_exact(
     queries = asked(given, count)
     expected = brute_force(given, queries, 10, "sum", np.full(ROWS, True))
     with Index.open(directory) as index:
-        answers = index.search_embeddings(queries, 10, 0.7, "sum")
+        answers = index.search_embeddings(queries, 10, alpha=0.7, method="sum")
     for hits, (best, scores) in zip(answers, expected, strict=True):
         assert hits.exact
         np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=2e-6)

@@ -237,7 +237,7 @@ class ChangingIndex(RuleBasedStateMachine):
             for method, one in itertools.product(METHODS, (None, condition)):
                 weight = alpha if method == "sum" else None
                 (hits,) = opened.search_embeddings(
-                    embedded, k, weight, method, filter=one, passages=passages
+                    embedded, k, alpha=weight, method=method, filter=one, passages=passages
                 )
                 arrays = opened.standardizer.to_arrays()
                 self.check(hits, query, method, alpha, k, one, passages, arrays)

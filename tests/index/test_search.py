@@ -114,13 +114,13 @@ def test_search_equals_brute_force(
     ):
         for method in METHODS:
             weight = alpha if method == "sum" else None
-            found = index.search_embeddings(queries, k, weight, method)
+            found = index.search_embeddings(queries, k, alpha=weight, method=method)
             for place, hits in enumerate(found):
                 query = Embeddings(queries.hs[place : place + 1], queries.rw[place : place + 1])
                 expected = reference(given_rows, query, which)
                 expected["sum"] = expected["hs"] + alpha * expected["rw"]
                 check(hits, expected[method], k, 2e-6 * (1 + alpha if method == "sum" else 1))
-                one = index.search_embeddings(query, k, weight, method)[0]
+                one = index.search_embeddings(query, k, alpha=weight, method=method)[0]
                 assert list(one) == list(hits)
 
 
@@ -146,7 +146,7 @@ def test_many_queries_threads_and_ties_at_the_cut(larger: Any, queries: int, k: 
     asked = Embeddings(given_rows.hs[17 : 17 + queries] + 0.01, given_rows.rw[17 : 17 + queries])
     with Index.open(directory, block_rows=None if k == 10 else 4100) as index:
         for method in METHODS:
-            found = index.search_embeddings(asked, k, None, method)
+            found = index.search_embeddings(asked, k, method=method)
             assert len(found) == queries
             for place in {0, queries - 1}:
                 one = Embeddings(asked.hs[place : place + 1], asked.rw[place : place + 1])
@@ -183,7 +183,7 @@ def test_approximate_types_rescore_what_they_find(
         assert index.info()["index_type"] == {"hs": factory, "rw": factory}
         for method in METHODS:
             query = Embeddings(some.hs[200:201], some.rw[200:201])
-            hits = index.search_embeddings(query, 10, None, method)[0]
+            hits = index.search_embeddings(query, 10, method=method)[0]
             expected = reference(some, query, "both")
             expected["sum"] = expected["hs"] + expected["rw"]
             assert not hits.exact

@@ -22,9 +22,10 @@ from moee_index.index.settings import save_alpha
 from moee_index.readers.trec import Qrels
 from moee_index.tune import metrics as measures
 from moee_index.tune import unlabelled as agreement
+from moee_index.tune.correlation import average_ranks, spearman
 from moee_index.tune.labelled import ALPHAS, Point, Trial, Tuning, best, bootstrap_interval
 from moee_index.tune.labelled import tune_with_labels as tune
-from moee_index.tune.unlabelled import sample_pairs, spearman, tune_without_labels
+from moee_index.tune.unlabelled import sample_pairs, tune_without_labels
 from moee_index.types import Document, Embeddings, Query
 
 DOCUMENTS, QUERIES, HS, RW = 100, 60, 24, 12
@@ -342,7 +343,7 @@ def test_spearman_is_that_of_scipy() -> None:
     y += 0.3 * x
     assert spearman(x, y) == pytest.approx(scipy.spearmanr(x, y).statistic, abs=1e-12)
     assert spearman(x, -x) == pytest.approx(-1.0)
-    assert agreement.average_ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1, 3.5, 2]
+    assert average_ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1, 3.5, 2]
     assert spearman(np.ones(5), y[:5]) == 0.0
 
 

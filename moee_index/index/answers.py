@@ -1,0 +1,43 @@
+"""Many queries answered by an opened index, block by block, with the time each took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from moee_index.index.index import Hits, Index
+from moee_index.index.search.request import SearchRequest
+from moee_index.types import Query, TextEncoder
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query's hits; seconds: its share of what embedding and searching its block took."""
+
+    query: Query
+    hits: Hits
+    seconds: float
+
+
+def answer_queries(
+    index: Index,
+    queries: Iterable[Query],
+    request: SearchRequest,
+    encoder: TextEncoder,
+    *,
+    block: int,
+) -> Iterator[Answer]:
+    """Answer queries in their order; `block` of them are embedded and searched together.
+
+    With block=1 each has its answer before the next query is read.
+    """
+    remaining = iter(queries)
+    while gathered := list(islice(remaining, block)):
+        started = time.perf_counter()
+        embeddings = encoder.encode([query.text for query in gathered], query=True)
+        answers = index.answer(request, embeddings)
+        seconds = (time.perf_counter() - started) / len(gathered)
+        for query, hits in zip(gathered, answers, strict=True):
+            yield Answer(query, hits, seconds)
