@@ -25,7 +25,7 @@ from moee_index.bench.data import DataError, DataSets, quiet, stamp
 from moee_index.bench.mteb_internals import as_tested, with_newer
 from moee_index.bench.options import BenchOptions
 from moee_index.bench.report.paper import paper_score
-from moee_index.bench.run_dir import EXTRA_SETTING, Records, Row, finite, now, peak_rss_bytes
+from moee_index.bench.run_dir import EXTRA_SETTING, Entry, Records, finite, now, peak_rss_bytes
 from moee_index.bench.tasks import Missing, Question, Selection, choose, describe, fresh
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import VectorStore, default_directory
@@ -46,7 +46,7 @@ class Outcome:
     tasks in how many settings were not there before; report: its files."""
 
     out: Path
-    rows: list[Row]
+    rows: list[Entry]
     missing: list[Missing]
     evaluated: int
     report: list[Path]
@@ -126,7 +126,7 @@ class _Run:
         self.settings = sum(len(system.columns) for system in self.systems)
         self.worked: dict[int, list[str]] = {}
         self.seconds: dict[int, float] = {}
-        self.rows: list[Row] = []
+        self.rows: list[Entry] = []
 
     def _systems(self) -> list[System]:
         options = self.options
@@ -282,7 +282,7 @@ class _Run:
 
     # What is taken down
 
-    def _rows_of(self, task: AbsTask, result: Any, column: Column) -> list[Row]:
+    def _rows_of(self, task: AbsTask, result: Any, column: Column) -> list[Entry]:
         """Main score of each evaluated split and subset; beside it `cosine_ap` for pairs, since
         mteb's `max_ap` is also taken over Manhattan distance, which is no measure of `sum`."""
         name, main, fields = task.metadata.name, task.metadata.main_score, column.fields
@@ -308,11 +308,11 @@ class _Run:
             if metric in scores
         ]
 
-    def _extras(self, task: AbsTask, model: Any, column: Column, result: Any) -> list[Row]:
+    def _extras(self, task: AbsTask, model: Any, column: Column, result: Any) -> list[Entry]:
         """Our second look at the vectors of a setting."""
         if not hasattr(model, "encode"):
             return []
-        found: list[Row] = []
+        found: list[Entry] = []
         for split in task.eval_splits:
             for scores in result.scores.get(split, []):
                 subset = scores["hf_subset"]

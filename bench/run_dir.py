@@ -1,14 +1,15 @@
 """The run directory: rows of scores, what stands beside them, and the record of runs.
 
     summary.json   one row for each task, split, subset, metric and setting (INTERFACE)
-    extras.json    what our own second look at the vectors found (extras.py)
+    extras.json    what our own second look at the vectors found (intervals.py)
     run.json       versions, machine, options, and for each prompt of each run what it took
 
 Files are replaced whole, after every setting: a run that is killed loses none. Several runs may
 share a directory, one after the other; a row of the same key is replaced. A sample never replaces
 a score.
 
-Knows rows and files. Refuses to know how scores are made and how they are shown.
+The one schema, reader and writer of these files: `Records` for a run that adds to them, `read_runs`
+for reports. How scores are made and shown is left to others.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moee_index.atomic import json_bytes, write_file
-from moee_index.bench.run_files import EXTRAS, RECORD, SUMMARY
 from moee_index.environment import versions
 from moee_index.errors import MisuseError, MoeeIndexError
 from moee_index.types import EncoderOptions
 
+SUMMARY = "summary.json"
+EXTRAS = "extras.json"
+RECORD = "run.json"
 SETTING = ("model", "method", "prompt", "alpha", "standardize", "fit", "rw", "pooling")
 """What tells the columns of summary.json apart."""
 _PLACE = ("task", "split", "subset")
@@ -49,7 +53,39 @@ _MORE_LIBRARIES = (
     "pytrec-eval-terrier",
 )
 
-Row = dict[str, Any]
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of summary.json. score: mteb's scale, None where it is no finite number."""
+
+    task: str
+    type: str
+    split: str
+    subset: str
+    model: str
+    method: str
+    prompt: str | None
+    alpha: float | None
+    standardize: str | None
+    fit: str | None
+    rw: str | None
+    pooling: str | None
+    metric: str
+    score: float | None
+    sample: bool
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. label: its name in the report; record: run.json, empty where absent."""
+
+    label: str
+    record: dict[str, Any]
+    rows: list[Row]
+    extras: list[dict[str, Any]]
 
 
 class Records:
@@ -60,8 +96,10 @@ class Records:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.rows: list[Row] = _read_list(out / SUMMARY)
-        self.extras: list[Row] = _read_list(out / EXTRAS)
+        self.rows: list[Entry] = _read_entries(
+            out / SUMMARY, (*_PLACE, *SETTING, "metric", "score", "sample")
+        )
+        self.extras: list[Entry] = _read_entries(out / EXTRAS, _EXTRA)
         self.record = _read_record(out / RECORD)
 
     def check(self, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -83,7 +121,7 @@ class Records:
                             f"{entry.get(name)!r}; give another directory with --out"
                         )
 
-    def holds(self, setting: Mapping[str, Any], expected: Iterable[Row], *, sample: bool) -> bool:
+    def holds(self, setting: Mapping[str, Any], expected: Iterable[Entry], *, sample: bool) -> bool:
         """Whether all of these rows are there, with these scores as mteb rounds them.
 
         expected: rows with `task`, `split`, `subset`, `metric`, `score`. A sample is also held
@@ -98,7 +136,7 @@ class Records:
                 return False
         return True
 
-    def put(self, rows: Sequence[Row], extras: Sequence[Row]) -> None:
+    def put(self, rows: Sequence[Entry], extras: Sequence[Entry]) -> None:
         """Add or replace rows, and the extras of the same places and settings; on disk on return.
 
         Raises StorageError.
@@ -160,43 +198,119 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _read_list(path: Path) -> list[Row]:
-    value = _read(path)
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise _broken(path, "no list of JSON objects")
-    needed = _EXTRA if path.name == EXTRAS else (*_PLACE, *SETTING, "metric", "score", "sample")
-    for number, row in enumerate(value, 1):
-        if lacking := [name for name in needed if name not in row]:
+def read_runs(directories: Sequence[Path]) -> list[Run]:
+    """The runs in the order given. Raises MisuseError, MoeeIndexError naming directory or file."""
+    if not directories:
+        raise MisuseError("no run directory given; name one that `moee-index bench --out` wrote")
+    places = [Path(directory).resolve() for directory in directories]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise MisuseError(f"{directories[i]}: given twice; name each run directory once")
+    names = [place.name for place in places]
+    labels = [
+        f"{place.parent.name}/{place.name}" if names.count(place.name) > 1 else place.name
+        for place in places
+    ]
+    if len(set(labels)) < len(labels):
+        labels = [f"{i}: {label}" for i, label in enumerate(labels, 1)]
+    return [_read_run(Path(d), label) for d, label in zip(directories, labels, strict=True)]
+
+
+def _read_run(directory: Path, label: str) -> Run:
+    if not directory.is_dir():
+        raise MoeeIndexError(f"{directory}: no such directory; name one that `bench --out` wrote")
+    path = directory / SUMMARY
+    if not path.is_file():
+        raise MoeeIndexError(
+            f"{directory}: no {SUMMARY} in it; run `moee-index bench --out {directory}` first"
+        )
+    rows = [_row(path, i, entry) for i, entry in enumerate(_read_list(path), 1)]
+    if not rows:
+        raise MoeeIndexError(f"{path}: holds no score; run the bench again and see what it says")
+    extras = _read_list(directory / EXTRAS)
+    for i, entry in enumerate(extras, 1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise _broken(directory / EXTRAS, f"entry {i} is no object with a name")
+    return Run(label, _read_object(directory / RECORD), rows, extras)
+
+
+def _read_entries(path: Path, needed: Sequence[str]) -> list[Entry]:
+    entries = _read_list(path)
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise _broken(path, f"entry {number} is no object")
+        if lacking := [name for name in needed if name not in entry]:
             raise _broken(path, f"entry {number} has no {lacking[0]!r}")
-    return value
+    return entries
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    value = _read(path)
-    if value is None:
-        return {"runs": []}
-    runs = value.get("runs") if isinstance(value, dict) else None
+    record = {"runs": []} if not path.is_file() else _read_object(path)
+    runs = record.get("runs")
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise _broken(path, "no record of runs")
-    return dict(value)
+    return record
 
 
-def _read(path: Path) -> Any:
+def _read_list(path: Path) -> list[Any]:
+    value = _read(path, [])
+    if not isinstance(value, list):
+        raise _broken(path, "no JSON list")
+    return value
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = _read(path, {})
+    if not isinstance(value, dict):
+        raise _broken(path, "no JSON object")
+    return value
+
+
+def _read(path: Path, absent: Any) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=lambda _: None)
     except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise _broken(path, f"broken ({str(error).splitlines()[0]})") from None
+        return absent
+    except json.JSONDecodeError as error:
+        raise _broken(path, f"broken JSON ({error.msg} at line {error.lineno})") from None
+    except UnicodeDecodeError:
+        raise _broken(path, "not UTF-8") from None
+    except RecursionError:
+        raise _broken(path, "broken JSON (nested too deeply)") from None
+    except OSError as error:
+        raise MoeeIndexError(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from None
 
 
 def _broken(path: Path, what: str) -> MoeeIndexError:
     return MoeeIndexError(
-        f"{path}: {what}; remove it and run again (mteb's results beside it are kept), or give "
-        "another directory with --out"
+        f"{path}: {what}; remove it and run the bench again (mteb's results beside it are kept), "
+        "or give another directory with --out"
     )
+
+
+_TEXTS = ("task", "type", "split", "subset", "model", "method", "metric")
+_MAYBE = ("prompt", "standardize", "fit", "rw", "pooling")
+
+
+def _row(path: Path, number: int, entry: Any) -> Row:
+    if not isinstance(entry, dict):
+        raise _broken(path, f"entry {number} is no object")
+    for name in (*_TEXTS, *_MAYBE):
+        value = entry.get(name)
+        if not isinstance(value, str) and not (value is None and name in _MAYBE):
+            raise _broken(path, f"entry {number}: `{name}` is missing or no text")
+    numbers = {}
+    for name in ("alpha", "score", "paper"):
+        value = entry.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise _broken(path, f"entry {number}: `{name}` is no number")
+        numbers[name] = None if value is None or not math.isfinite(value) else float(value)
+    texts = {name: entry.get(name) for name in (*_TEXTS, *_MAYBE)}
+    fields: dict[str, Any] = {**texts, **numbers, "sample": bool(entry.get("sample"))}
+    return Row(**fields)
 
 
 def now() -> str:
@@ -205,7 +319,7 @@ def now() -> str:
 
 
 def all_versions() -> dict[str, str]:
-    """`machine.versions` (bitsandbytes included) and the libraries that evaluate."""
+    """`environment.versions` (bitsandbytes included) and the libraries that evaluate."""
     return versions(_MORE_LIBRARIES)
 
 

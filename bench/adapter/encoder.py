@@ -7,7 +7,7 @@ knowledge of task types (texts.py). For retrieval and reranking see search.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,15 +31,8 @@ __all__ = ["MoeeEncoder", "Setting"]
 Array = npt.NDArray[np.floating[Any]]
 
 
-class MoeeEncoder:
-    """A model under one setting, as mteb evaluates it. Fulfils `EncoderProtocol`.
-
-    Before a task is evaluated, `prepare` embeds its texts in full batches and notes what the
-    standardizer of fit `corpus` is fitted on. An encoder that nothing was prepared for (as in
-    `mteb.mock_run`) cannot know a task's texts before they come in pieces: asked for fit `corpus`
-    it standardises by the reference texts, tells so once, and its `mteb_model_meta` says
-    `calibrated`.
-    """
+class MoeeModel:
+    """What both of mteb's protocols share: one model under one setting, and what was prepared."""
 
     def __init__(
         self,
@@ -54,20 +47,18 @@ class MoeeEncoder:
         self._notify = notify or ignore
         self._progress = progress
         self._fits = Fits(stored)
-        self._last: TaskKey | None = None
-        self._told = False
 
-    def with_setting(self, setting: Setting) -> MoeeEncoder:
-        """The same model under another setting; what was prepared holds for both."""
-        other = MoeeEncoder(self.stored, setting, notify=self._notify, progress=self._progress)
+    def with_setting(self, setting: Setting) -> Self:
+        """The same model under another setting; what was prepared, and indexes where they are the
+        same, hold for both."""
+        other = type(self)(self.stored, setting, notify=self._notify, progress=self._progress)
         other._fits = self._fits
         return other
 
     @property
     def fit(self) -> str:
-        """The fit in use: the setting's, or `calibrated` in place of `corpus` while nothing is
-        prepared."""
-        return "calibrated" if self._unprepared else self.setting.fit
+        """The fit in use."""
+        return self.setting.fit
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -84,6 +75,27 @@ class MoeeEncoder:
         Raises MisuseError for a task that is none for text.
         """
         self._fits.add(heard or texts_of(task, split, subset), self._progress)
+
+
+class MoeeEncoder(MoeeModel):
+    """A model under one setting, as mteb evaluates it. Fulfils `EncoderProtocol`.
+
+    Before a task is evaluated, `prepare` embeds its texts in full batches and notes what the
+    standardizer of fit `corpus` is fitted on. An encoder that nothing was prepared for (as in
+    `mteb.mock_run`) cannot know a task's texts before they come in pieces: asked for fit `corpus`
+    it standardises by the reference texts, tells so once, and its `mteb_model_meta` says
+    `calibrated`.
+    """
+
+    # Of the split whose own texts were encoded last (`Fits.owner`).
+    _last: TaskKey | None = None
+    _told = False
+
+    @property
+    def fit(self) -> str:
+        """The fit in use: the setting's, or `calibrated` in place of `corpus` while nothing is
+        prepared."""
+        return "calibrated" if self._unprepared else self.setting.fit
 
     def encode(
         self,

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from moee_index.bench.adapter.encoder import MoeeEncoder
-from moee_index.bench.adapter.meta import model_meta
-from moee_index.bench.adapter.standardizers import Fits
-from moee_index.bench.adapter.task_inputs import TaskTexts, search_texts, texts_of
+from moee_index.bench.adapter.encoder import MoeeEncoder, MoeeModel
+from moee_index.bench.adapter.task_inputs import search_texts
 from moee_index.bench.adapter.vectors import Setting
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.errors import MisuseError
@@ -31,17 +29,12 @@ from moee_index.types import (
     Embeddings,
     EncoderSpec,
     EncodingPlan,
-    Notify,
-    Progress,
     Span,
     TextEncoder,
-    ignore,
 )
 
 if TYPE_CHECKING:
-    from mteb.abstasks.abstask import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
-    from mteb.models.model_meta import ModelMeta
 
 Results = dict[str, dict[str, float]]
 # The indexes of each stored encoder's last corpus, shared by all settings.
@@ -50,7 +43,7 @@ _INDEXES: WeakKeyDictionary[StoredEncoder, _Indexes] = WeakKeyDictionary()
 _QUERIES = 128
 
 
-class MoeeSearch:
+class MoeeSearch(MoeeModel):
     """A model under one setting, searching as the product does. Fulfils `SearchProtocol`.
 
     The index is built from stored vectors in a temporary directory and fits its own standardizer
@@ -61,47 +54,11 @@ class MoeeSearch:
     Documents without text are in no index, so they are never found and last of all candidates.
     """
 
-    def __init__(
-        self,
-        stored: StoredEncoder,
-        setting: Setting,
-        *,
-        notify: Notify | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self.stored = stored
-        self.setting = setting
-        self._notify = notify or ignore
-        self._progress = progress
-        self._fits = Fits(stored)
+    def __init__(self, stored: StoredEncoder, setting: Setting, **told: Any) -> None:
+        super().__init__(stored, setting, **told)
         self._indexes = _INDEXES.setdefault(stored, _Indexes())
         self._built: _Built | None = None
         self._by_mteb: Any = None
-
-    def with_setting(self, setting: Setting) -> MoeeSearch:
-        """The same model under another setting; indexes are shared where they are the same."""
-        other = MoeeSearch(self.stored, setting, notify=self._notify, progress=self._progress)
-        other._fits = self._fits
-        return other
-
-    @property
-    def fit(self) -> str:
-        """The fit in use."""
-        return self.setting.fit
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        """See `model_meta`."""
-        return model_meta(self.stored, self.setting, self.fit)
-
-    def prepare(
-        self, task: AbsTask, split: str, subset: str, heard: TaskTexts | None = None
-    ) -> None:
-        """Embed corpus and queries of a task's split and subset, in well filled batches.
-
-        heard: what `texts_of` gave, where it was asked already.
-        """
-        self._fits.add(heard or texts_of(task, split, subset), self._progress)
 
     def index(
         self,

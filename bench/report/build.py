@@ -19,7 +19,7 @@ from moee_index.bench.report.plots import INSTALL
 from moee_index.bench.report.runs import about, missing, paper_tasks, record, what_ran
 from moee_index.bench.report.series import alphas, overview, radars, series_report
 from moee_index.bench.report.table import Scores, gather
-from moee_index.bench.run_files import Run, read_runs
+from moee_index.bench.run_dir import Run, read_runs
 from moee_index.types import Notify
 
 NO_PLOTS = f"no plots: matplotlib is not installed; to have them: {INSTALL}"

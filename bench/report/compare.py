@@ -32,7 +32,7 @@ from moee_index.bench.report.table import (
     type_order,
     unit_order,
 )
-from moee_index.bench.run_files import Run
+from moee_index.bench.run_dir import Run
 from moee_index.fusion import METHODS
 
 # What a column may be told apart by, besides its run and its method. alpha counts for sum alone.

@@ -17,7 +17,7 @@ from moee_index.bench.report.markup import (
 )
 from moee_index.bench.report.names import model_label
 from moee_index.bench.report.table import Scores, System, short, unit_order
-from moee_index.bench.run_files import Run
+from moee_index.bench.run_dir import Run
 from moee_index.fusion import METHODS
 
 

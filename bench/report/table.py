@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from moee_index.bench.report import paper
-from moee_index.bench.run_files import Row, Run
+from moee_index.bench.run_dir import Row, Run
 from moee_index.errors import MoeeIndexError
 from moee_index.fusion import METHODS
 

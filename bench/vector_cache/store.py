@@ -7,29 +7,17 @@ Knows keys, folders and sizes. Refuses to know what is in a folder (shelf.py), m
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import re
 import shutil
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from moee_index.bench.vector_cache.table import (
-    BUSY_SECONDS,
-    TABLE,
-    DamagedError,
-    Shelf,
-    disk_errors,
-)
+from moee_index.bench.vector_cache.table import DamagedError, Shelf, disk_errors
 from moee_index.types import Embeddings, EncoderOptions, Notify, ignore
-
-_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{20}")
 
 
 @dataclass(frozen=True)
@@ -59,16 +47,6 @@ class StoreKey(EncoderOptions):
         """The folder of the key's vectors."""
         digest = hashlib.sha256(self.identity().encode("utf-8", "surrogatepass")).hexdigest()
         return f"{self.fingerprint[:12].ljust(12, '0')}-{digest[:20]}"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One key's vectors: how many texts, and bytes on disk. key: {} where it cannot be read."""
-
-    name: str
-    key: dict[str, Any]
-    texts: int
-    bytes: int
 
 
 class VectorStore:
@@ -107,39 +85,11 @@ class VectorStore:
         """Keep a batch; on return it is on disk. Raises StorageError, ModelError."""
         self.shelf(key).put(texts, embeddings)
 
-    def entries(self) -> list[Entry]:
-        """What there is, with sizes."""
-        found = []
-        for path in self._folders():
-            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-            key, texts = _described(path)
-            found.append(Entry(path.name, key, texts, size))
-        return found
-
-    def prune(self) -> int:
-        """Remove all vectors. Returns the bytes freed. Raises StorageError."""
-        self.close()
-        freed = 0
-        for entry in self.entries():
-            with disk_errors(self.directory / entry.name):
-                shutil.rmtree(self.directory / entry.name)
-            freed += entry.bytes
-        return freed
-
     def close(self) -> None:
         """Let go of all files."""
         for shelf in self._shelves.values():
             shelf.close()
         self._shelves.clear()
-
-    def _folders(self) -> list[Path]:
-        if not self.directory.is_dir():
-            return []
-        return [
-            path
-            for path in sorted(self.directory.iterdir())
-            if path.is_dir() and _NAME.fullmatch(path.name)
-        ]
 
 
 def default_directory() -> Path:
@@ -147,17 +97,3 @@ def default_directory() -> Path:
     from moee_index.model.load.cache import cache_directory
 
     return cache_directory() / "vectors"
-
-
-def _described(path: Path) -> tuple[dict[str, Any], int]:
-    table = path / TABLE
-    if not table.is_file():
-        return {}, 0
-    try:
-        with contextlib.closing(sqlite3.connect(table, timeout=BUSY_SECONDS)) as connection:
-            (said,) = connection.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()
-            (count,) = connection.execute("SELECT COUNT(*) FROM texts").fetchone()
-            return dict(json.loads(said)), int(count)
-    except (sqlite3.Error, TypeError, ValueError):
-        # What cannot be read is listed all the same, so that it can be pruned.
-        return {}, 0

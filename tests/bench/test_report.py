@@ -34,7 +34,7 @@ from moee_index.bench.report.markup import (
     markdown_text,
     quoted,
 )
-from moee_index.bench.run_files import read_runs
+from moee_index.bench.run_dir import read_runs
 from moee_index.errors import MisuseError, MoeeIndexError, StorageError
 
 HOSTILE = '<script>alert(1)</script>|`x`*_[a](http://b)&amp;"\n# y'

@@ -103,22 +103,6 @@ def test_whatever_decides_an_embedding_keeps_vectors_apart(
     assert set(changed) <= set(StoreKey.__dataclass_fields__)
 
 
-def test_entries_are_listed_with_sizes_and_pruned(tmp_path: Path) -> None:
-    store = VectorStore(tmp_path / "vectors")
-    assert store.entries() == []
-    assert store.prune() == 0
-    store.put(KEY, ["a", "b"], random_embeddings(2))
-    store.put(replace(KEY, bits=16), ["a"], random_embeddings(1))
-    (tmp_path / "vectors" / "notes.txt").write_text("someone else's")
-    found = {entry.key["bits"]: entry for entry in store.entries()}
-    assert {bits: entry.texts for bits, entry in found.items()} == {4: 2, 16: 1}
-    on_disk = sum(f.stat().st_size for f in (tmp_path / "vectors").glob("*/*"))
-    assert sum(entry.bytes for entry in found.values()) == on_disk
-    assert store.prune() == on_disk
-    assert [path.name for path in (tmp_path / "vectors").iterdir()] == ["notes.txt"]
-    assert store.get(KEY, ["a"]) == (None, [0])
-
-
 # Damage
 
 
