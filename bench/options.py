@@ -12,8 +12,8 @@ from typing import Any
 
 from moee_index.bench.adapter import protocol
 from moee_index.bench.adapter.vectors import FITS, Setting
+from moee_index.bench.baselines import check_outside
 from moee_index.bench.data import MIN_SAMPLE
-from moee_index.bench.outside import check_outside
 from moee_index.bench.tasks import Question
 from moee_index.errors import MisuseError
 from moee_index.fusion import METHODS, STANDARDIZE, check_alpha

@@ -19,7 +19,7 @@ from moee_index.bench.adapter.protocol import SUFFIX, instructed, instruction_of
 from moee_index.bench.adapter.search import MoeeSearch
 from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import Setting
-from moee_index.bench.outside import MINILM, Bm25, MiniLM, TfIdf
+from moee_index.bench.baselines import MINILM, Bm25, MiniLM, TfIdf
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.types import Notify, Progress
 
@@ -237,7 +237,7 @@ def _with_marks(meta: ModelMeta, words: str) -> ModelMeta:
 
 
 class OutsideSystem:
-    """A baseline of outside.py."""
+    """A baseline of baselines.py."""
 
     def __init__(self, name: str) -> None:
         self.name = name

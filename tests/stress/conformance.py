@@ -1,6 +1,6 @@
 """mteb's own conformance suite over the bench's two models: every text task must give a result.
 
-    python -m stress.conformance [--model NAME|PATH] [--bits 4|16|32] [--vectors DIR]
+    cd tests && python -m stress.conformance [--model NAME|PATH] [--bits 4|16|32] [--vectors DIR]
 
 Runs `mteb.mock_run`, whose tasks are tiny and need no data, for each fit, on the encoder and, for
 tasks that search, on the search model. Ends with status 1 if any task is not a result.

@@ -1,6 +1,6 @@
 """Kill build, add, delete, reindex and compact at random moments, and look at what is left.
 
-    python -m stress.crashes [CORPUS] [--kills 100] [--documents 300] [--seed 0]
+    cd tests && python -m stress.crashes [CORPUS] [--kills 100] [--documents 300] [--seed 0]
 
 Each command runs in a process of its own, which is forked from one that has the library imported
 and begins when it is told to. It is killed with SIGKILL at a moment that is spread evenly over

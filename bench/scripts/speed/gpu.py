@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from measuring import CORPUS, GB, import_all, make_parser, memory, say, seconds, show
+from harness import CORPUS, GB, import_all, make_parser, memory, say, seconds, show
 from mixed_lengths import compare, line_of, read_set
 
 GOAL_RATIO = 0.35
@@ -150,7 +150,7 @@ def name_of(device: Any) -> str:
 def parity(given: argparse.Namespace, encoder: Any) -> dict[str, Any]:
     """Cosines of HS and RW between the device and the CPU. Loads the model there."""
     from batches import pieces_of_corpus
-    from quantisation import cosines
+    from quantization import cosines
 
     texts = pieces_of_corpus(encoder.running.checkpoint, CORPUS, given.parity, 32)
     here = encoder.running.embed(texts)

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 
-from measuring import environment, make_parser, show
+from harness import environment, make_parser, show
 
 STEPS = {
     "torch": ("", "import torch"),

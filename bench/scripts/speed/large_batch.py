@@ -19,7 +19,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from measuring import CORPUS, make_parser, say, seconds, show
+from harness import CORPUS, make_parser, say, seconds, show
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:

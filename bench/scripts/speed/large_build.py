@@ -23,7 +23,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from measuring import PeakAnonymous, make_parser, memory, say, seconds, show
+from harness import PeakAnonymous, make_parser, memory, say, seconds, show
 
 from moee_index.types import Document
 

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from measuring import (
+from harness import (
     CORPUS,
     GB,
     ROOT,

@@ -20,7 +20,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from measuring import make_parser, memory, say, show
+from harness import make_parser, memory, say, show
 
 
 def random_batch(numbers: random.Random, tokens: int, longest: int, vocabulary: int) -> Any:

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from measuring import import_all, make_parser, memory, need_accelerate, run_way, say, seconds, show
+from harness import import_all, make_parser, memory, need_accelerate, run_way, say, seconds, show
 
 ORDERS = ("evaluator", "rows")
 

@@ -1,6 +1,6 @@
 """Exact fused search beside FAISS's own flat indexes, and beside the memory's own speed.
 
-    python -m moee_index.bench.speed.search [--data DIR] [--documents 100000] [--runs 9] [--json]
+    python bench/scripts/speed/search.py [--data DIR] [--documents 100000] [--runs 9] [--json]
         [--only search checks filters growth] [--sizes 10000,30000,100000,300000,1000000]
         [--plot FILE.png] [--make]
 
@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from measuring import PeakAnonymous, make_parser, memory, run_way, say, seconds, show
+from harness import PeakAnonymous, make_parser, memory, run_way, say, seconds, show
 from search_data import (
     OLMOE,
     make,

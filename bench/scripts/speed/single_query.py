@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measuring import (
+from harness import (
     PeakAnonymous,
     import_all,
     make_parser,

@@ -1,6 +1,6 @@
 r"""What 4 bits cost: HS and RW layer by layer against the same checkpoint in 16 or 32 bits.
 
-    python bench/scripts/speed/quantisation.py \\
+    python bench/scripts/speed/quantization.py \\
         CHECKPOINT [--texts 16] [--reference-bits 32] [--layers 0 7]
 
 CHECKPOINT holds 16- or 32-bit weights. Texts of real tokens pass one by one; after each decoder
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from measuring import CORPUS, make_parser, say, show
+from harness import CORPUS, make_parser, say, show
 
 Array = npt.NDArray[np.float32]
 
