@@ -31,7 +31,8 @@ from moee_index.index.store.manifest import (
 )
 from moee_index.index.store.revisions import given_up, now, program, publish, tidy
 from moee_index.index.store.rows import RowReader
-from moee_index.index.write.derive import derive, dims_of, fit_standardizer, write_standardizer
+from moee_index.index.store.standardizer import write_standardizer
+from moee_index.index.write.derive import derive, dims_of, fit_standardizer
 from moee_index.index.write.resume import compare_finished
 from moee_index.index.write.segment import (
     WINDOW,

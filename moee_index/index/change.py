@@ -1,4 +1,4 @@
-"""Changing an index without the model: delete, compact, reindex.
+"""Changing an index without the model: delete, compact, reindex, its default α.
 
 Each makes a new version beside the old one, under the writer's lock; readers keep the one that
 they opened, and a failure leaves the old one as it was.
@@ -18,7 +18,7 @@ import numpy as np
 
 from moee_index.atomic import WriterLock, storage_errors, write_file
 from moee_index.errors import MisuseError
-from moee_index.fusion import Standardizer, choose_standardize
+from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.faiss_files import FLAT, check_index_type
 from moee_index.index.store.manifest import (
@@ -31,7 +31,8 @@ from moee_index.index.store.manifest import (
     standardizer_name,
 )
 from moee_index.index.store.revisions import given_up, now, program, publish, tidy
-from moee_index.index.write.derive import derive, dims_of, fit_standardizer, write_standardizer
+from moee_index.index.store.standardizer import write_standardizer
+from moee_index.index.write.derive import derive, dims_of, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
 from moee_index.types import Notify, Progress
@@ -275,3 +276,32 @@ def _report(directory: Path, after: Manifest, before: Manifest, changed: int) ->
         index_type=after.index_type["hs"],
         unchanged=after is before,
     )
+
+
+def check_writable(directory: Path) -> None:
+    """Find out now what a later `save_alpha` would find: for work that takes long before it.
+
+    Raises NotAnIndexError, IndexDamagedError, IndexLockedError, StorageError.
+    """
+    # Read before locking, so that no lock file is left where there is no index.
+    Manifest.read(directory)
+    with WriterLock(directory):
+        pass
+
+
+def save_alpha(directory: Path, alpha: float) -> None:
+    """Make alpha the index's default weight of RW. Atomic: a reader sees the old one or the new.
+
+    Readers that are open keep the value that they opened with.
+
+    Raises MisuseError for an alpha out of range, NotAnIndexError, IndexDamagedError,
+    IndexLockedError when another process writes to the index, StorageError.
+    """
+    weight = check_alpha(alpha)
+    Manifest.read(directory)
+    with WriterLock(directory):
+        # Read again: a writer may have put a newer version in place before the lock was had.
+        manifest = Manifest.read(directory)
+        replace(
+            manifest, alpha=weight, revision=manifest.revision + 1, changed=now(), program=program()
+        ).write(directory)

@@ -37,7 +37,8 @@ from moee_index.index.store.manifest import (
     standardizer_name,
 )
 from moee_index.index.store.rows import RowNumbers, RowReader
-from moee_index.index.write.derive import dims_of, read_standardizer
+from moee_index.index.store.standardizer import read_standardizer
+from moee_index.index.write.derive import dims_of
 
 Mask = npt.NDArray[np.bool_]
 # From so many documents on threads share the evaluation of a filter.

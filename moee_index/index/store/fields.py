@@ -34,8 +34,7 @@ from moee_index.atomic import replacing, storage_errors
 from moee_index.index.filters import kind_of, values_of
 from moee_index.index.filters.lexer import dotted
 from moee_index.index.filters.over_columns import NOWHERE, Cell, cell
-from moee_index.index.store.database import CheckedDatabase
-from moee_index.index.store.document_reader import DocumentReader
+from moee_index.index.store.document_reader import CheckedDatabase, DocumentReader
 from moee_index.index.store.manifest import DOCUMENTS, FIELDS
 from moee_index.types import Progress, ignore
 
