@@ -22,7 +22,6 @@ from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.faiss_files import FLAT, check_index_type
 from moee_index.index.store.manifest import (
-    PARTS,
     Manifest,
     Segment,
     deleted_name,
@@ -32,10 +31,10 @@ from moee_index.index.store.manifest import (
 )
 from moee_index.index.store.revisions import given_up, now, program, publish, tidy
 from moee_index.index.store.standardizer import write_standardizer
-from moee_index.index.write.derive import derive, dims_of, fit_standardizer
+from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
-from moee_index.types import Notify, Progress
+from moee_index.types import Notify, Pair, Progress
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,12 @@ def compact_index(directory: str | Path, *, progress: Progress | None = None) ->
     """Write all segments as one, without what was deleted. Raises what `changing` raises."""
     directory = Path(directory)
     with changing(directory) as (manifest, segments):
-        kind = manifest.index_type["hs"]
+        kind = manifest.index_type.hs
         clean = all(not one.deleted_rows for one in manifest.segments)
         if (
             clean
             and len(segments) <= 1
-            and all(one.index_type["hs"] == kind for one in manifest.segments)
+            and all(one.index_type.hs == kind for one in manifest.segments)
         ):
             return _report(directory, manifest, manifest, 0)
         revision = next_revision(directory, manifest)
@@ -142,8 +141,8 @@ def reindex(
     choose_standardize(0, standardize)
     tell, report = check_notify(notify), check_progress(progress)
     with changing(directory) as (manifest, segments):
-        dims = dims_of(manifest.spec)
-        kind, reason = manifest.index_type["hs"], "the index's"
+        dims = manifest.spec.dims
+        kind, reason = manifest.index_type.hs, "the index's"
         if index_type is not None:
             kind, reason = check_index_type(index_type, dims)
         which, why = choose_standardize(manifest.rows, standardize)
@@ -170,14 +169,14 @@ def reindex(
             ]
         else:
             entries = _joined(directory, manifest, segments, standardizer, kind, revision, report)
-        changed = replace(manifest, standardize=which, index_type=dict.fromkeys(PARTS, kind))
+        changed = replace(manifest, standardize=which, index_type=Pair(kind, kind))
         after = publish_segments(directory, changed, entries, revision, standardizer=revision)
         return _report(directory, after, manifest, after.documents)
 
 
 def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: Notify) -> Manifest:
     """Join small segments at the end, if there are many; the caller holds the lock."""
-    flat = [set(entry.index_type.values()) == {FLAT} for entry in manifest.segments]
+    flat = [entry.index_type == Pair(FLAT, FLAT) for entry in manifest.segments]
     # One of another type is slow to make: only `compact` and `reindex` do so.
     first = len(flat) - flat[::-1].index(False) if False in flat else 0
     tail = tail_to_merge([entry.live_rows for entry in manifest.segments[first:]])
@@ -273,7 +272,7 @@ def _report(directory: Path, after: Manifest, before: Manifest, changed: int) ->
         bytes_before=before.size,
         segments=len(after.segments),
         standardize=after.standardize,
-        index_type=after.index_type["hs"],
+        index_type=after.index_type.hs,
         unchanged=after is before,
     )
 

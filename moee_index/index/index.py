@@ -227,12 +227,12 @@ class Index(Contents):
         weight = check_search(method, alpha, k, default_alpha=self.manifest.alpha)
         if min_score is not None and not np.isfinite(min_score):
             raise MisuseError(f"min_score is {min_score!r}; it must be a finite number")
-        for part, values, dim in (
-            ("HS", embeddings.hs, self.spec.hs_dim),
-            ("RW", embeddings.rw, self.spec.rw_dim),
-        ):
+        for part, dim in self.spec.dims:
+            values = embeddings[part]
             if values.ndim != 2 or values.shape[1] != dim:
-                raise MisuseError(f"{part} of the queries has shape {values.shape}, not [q, {dim}]")
+                raise MisuseError(
+                    f"{part.upper()} of the queries has shape {values.shape}, not [q, {dim}]"
+                )
         masks = self._selector.masks(filter)
 
         def rank(queries: UnitVectors, k: int) -> list[Ranking]:

@@ -97,8 +97,7 @@ class Contents:
 
         Raises MisuseError naming an id that is not there.
         """
-        hs = np.empty((len(ids), self.spec.hs_dim), dtype=np.float32)
-        rw = np.empty((len(ids), self.spec.rw_dim), dtype=np.float32)
+        vectors = self.spec.dims.map(lambda dim: np.empty((len(ids), dim), dtype=np.float32))
         rows = [self._row_of(identifier, found) for identifier, found in self._found(ids)]
         for segment in range(len(self._segments)):
             places = np.array(
@@ -107,8 +106,9 @@ class Contents:
             if len(places):
                 own = np.array([rows[place][1] for place in places], dtype=np.int64)
                 taken = self._segments[segment].raw.take(own)
-                hs[places], rw[places] = taken.hs, taken.rw
-        return Embeddings(hs, rw)
+                for part, values in taken:
+                    vectors[part][places] = values
+        return Embeddings(vectors.hs, vectors.rw)
 
     def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, Found | None]]:
         """Each id with its segment and document; passages' ids with those of their document."""
