@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.errors import MisuseError, ModelError
-from moee_index.types import Embeddings, FloatArray
+from moee_index.types import PARTS, Embeddings, FloatArray, Pair, Part
 
 Method = Literal["hs", "rw", "concat", "sum"]
 Standardize = Literal["both", "rw", "hs", "none"]
@@ -97,6 +97,17 @@ def check_finite(rows: Rows, part: str, first: int = 0) -> None:
         raise ModelError(f"{part.upper()} of row {row} holds values that are not finite")
 
 
+class SlicedRows(Protocol):
+    """Rows [n, d] that are read in slices, as an array's or a memory map's are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PartStandardizer:
     """Mean and unbiased deviation of one part's dimensions, float64 [d].
@@ -110,7 +121,7 @@ class PartStandardizer:
     kept: npt.NDArray[np.bool_]
 
     @classmethod
-    def fit(cls, rows: Rows, part: str) -> PartStandardizer:
+    def fit(cls, rows: SlicedRows, part: str) -> PartStandardizer:
         """Fit on rows [n, d], read block by block: they may be a memory map larger than memory.
 
         Raises ModelError naming the first row that is not finite.
@@ -143,7 +154,7 @@ class PartStandardizer:
 
 
 @dataclass(frozen=True, eq=False)
-class Standardizer:
+class Standardizer(Pair["PartStandardizer | None"]):
     """Per-dimension mean and deviation, fitted once on a corpus and frozen (DESIGN, maths 5).
 
     A part that is None passes unchanged.
@@ -153,15 +164,17 @@ class Standardizer:
     rw: PartStandardizer | None = None
 
     @classmethod
-    def fit(cls, embeddings: Embeddings, which: Standardize = "both") -> Standardizer:
+    def fit(cls, embeddings: Pair[SlicedRows], which: Standardize = "both") -> Standardizer:
         """Fit on the rows of `embeddings`, whose arrays may be memory maps. Deterministic.
 
         Raises ModelError naming the first row that is not finite.
         """
-        return cls(
-            PartStandardizer.fit(embeddings.hs, "hs") if which in ("both", "hs") else None,
-            PartStandardizer.fit(embeddings.rw, "rw") if which in ("both", "rw") else None,
-        )
+
+        def fitted(part: Part) -> PartStandardizer | None:
+            chosen = which in ("both", part)
+            return PartStandardizer.fit(embeddings[part], part) if chosen else None
+
+        return cls(fitted("hs"), fitted("rw"))
 
     @property
     def which(self) -> Standardize:
@@ -172,8 +185,7 @@ class Standardizer:
     @property
     def dropped(self) -> dict[str, int]:
         """How many dimensions of each part vary too little to be used."""
-        parts = {"hs": self.hs, "rw": self.rw}
-        return {name: int((~part.kept).sum()) if part else 0 for name, part in parts.items()}
+        return {name: int((~part.kept).sum()) if part else 0 for name, part in self}
 
     def apply(self, embeddings: Embeddings) -> Embeddings:
         """Standardised embeddings, float32; parts that are not standardised pass unchanged."""
@@ -185,7 +197,7 @@ class Standardizer:
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Named arrays for storage; empty when nothing is standardised."""
         arrays: dict[str, npt.NDArray[Any]] = {}
-        for name, part in (("hs", self.hs), ("rw", self.rw)):
+        for name, part in self:
             if part is not None:
                 arrays[f"{name}.mean"] = part.mean
                 arrays[f"{name}.deviation"] = part.deviation
@@ -195,20 +207,21 @@ class Standardizer:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Standardizer:
         """The inverse of `to_arrays`. Raises ValueError where arrays are missing or do not fit."""
-        parts: dict[str, PartStandardizer] = {}
-        for name in ("hs", "rw"):
+
+        def read(name: Part) -> PartStandardizer | None:
             found = [arrays.get(f"{name}.{field}") for field in ("mean", "deviation", "kept")]
             mean, deviation, kept = found
             if mean is None or deviation is None or kept is None:
                 if any(array is not None for array in found):
                     raise ValueError(f"the standardizer of {name} is not complete")
-                continue
+                return None
             if not mean.shape == deviation.shape == kept.shape or mean.ndim != 1:
                 raise ValueError(f"the standardizer of {name} has arrays of different lengths")
-            parts[name] = PartStandardizer(
+            return PartStandardizer(
                 mean.astype(np.float64), deviation.astype(np.float64), kept.astype(np.bool_)
             )
-        return cls(parts.get("hs"), parts.get("rw"))
+
+        return cls(read("hs"), read("rw"))
 
 
 def standardise_batch(rows: Rows) -> FloatArray:
@@ -240,6 +253,10 @@ class UnitVectors:
     def __len__(self) -> int:
         return len(self.norms)
 
+    @property
+    def parts(self) -> Pair[Float64Array]:
+        return Pair(self.hs, self.rw)
+
     def __getitem__(self, rows: slice) -> UnitVectors:
         return UnitVectors(self.hs[rows], self.rw[rows], self.norms[rows])
 
@@ -250,9 +267,8 @@ def unit_vectors(embeddings: Embeddings, standardizer: Standardizer | None = Non
     Raises ModelError naming the first row that is not finite.
     """
     frozen = standardizer or Standardizer()
-    hs, hs_norms = unit_rows(embeddings.hs, "hs", frozen.hs)
-    rw, rw_norms = unit_rows(embeddings.rw, "rw", frozen.rw)
-    return UnitVectors(hs, rw, np.stack([hs_norms, rw_norms], axis=1))
+    units = PARTS.map(lambda part: unit_rows(embeddings[part], part, frozen[part]))
+    return UnitVectors(units.hs[0], units.rw[0], np.stack([units.hs[1], units.rw[1]], axis=1))
 
 
 def unit_rows(
@@ -305,6 +321,18 @@ class Scores:
     score: FloatArray
     hs: FloatArray
     rw: FloatArray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """Scores of several groups of documents, one after another."""
+        if not parts:
+            empty = np.empty(0, np.float32)
+            return cls(empty, empty, empty)
+        return cls(
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.hs for part in parts]),
+            np.concatenate([part.rw for part in parts]),
+        )
 
     def __getitem__(self, rows: RowNumbers) -> Scores:
         return Scores(self.score[rows], self.hs[rows], self.rw[rows])

@@ -8,9 +8,18 @@ No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/en
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+)
 
 from moee_index.errors import MisuseError
 
@@ -30,6 +39,10 @@ Span = tuple[int, int]
 """Characters [start, end) of a document's text."""
 
 LEAST_SIZE = 8
+
+Part = Literal["hs", "rw"]
+T_co = TypeVar("T_co", covariant=True)
+U = TypeVar("U")
 
 
 def ignore(*_: object) -> None:
@@ -120,15 +133,49 @@ class Chunking:
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class Pair(Generic[T_co]):
+    """The same kind of value for both parts, HS and RW."""
+
+    hs: T_co
+    rw: T_co
+
+    def __getitem__(self, part: Part) -> T_co:
+        """The value of a part by its name. Raises KeyError."""
+        if part == "hs":
+            return self.hs
+        if part == "rw":
+            return self.rw
+        raise KeyError(part)
+
+    def __iter__(self) -> Iterator[tuple[Part, T_co]]:
+        """(part, value) of HS, then of RW."""
+        yield "hs", self.hs
+        yield "rw", self.rw
+
+    def map(self, function: Callable[[T_co], U]) -> Pair[U]:
+        """The function's value for each part; `PARTS.map` passes the part's name."""
+        return Pair(function(self.hs), function(self.rw))
+
+    def zip(self, other: Pair[U]) -> Pair[tuple[T_co, U]]:
+        return Pair((self.hs, other.hs), (self.rw, other.rw))
+
+
+PARTS: Pair[Part] = Pair("hs", "rw")
+"""The parts' names."""
+
+
+def columns(values: Any) -> Pair[Any]:
+    """HS and RW of an array [n, 2], as views [n]."""
+    return Pair(values[:, 0], values[:, 1])
+
+
+@dataclass(frozen=True)
+class Embeddings(Pair["FloatArray"]):
     """HS and RW of n texts, raw: neither standardised nor normalised (paper, section 3).
 
     hs: float32 [n, d], last layer's hidden state after the final norm.
     rw: float32 [n, layers * experts], router outputs of the MoE layers in order.
     """
-
-    hs: FloatArray
-    rw: FloatArray
 
     def __len__(self) -> int:
         return len(self.hs)
@@ -243,6 +290,10 @@ class EncoderSpec(EncoderOptions, FoundModel):
 
     hs_dim: int
     rw_dim: int
+
+    @property
+    def dims(self) -> Pair[int]:
+        return Pair(self.hs_dim, self.rw_dim)
 
     def identity(self) -> dict[str, Any]:
         """The fields that must agree between an index and the encoder that queries it."""

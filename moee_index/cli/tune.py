@@ -64,7 +64,7 @@ def command(
         raise click.UsageError("--qrels and --queries cannot both be read from stdin")
 
     from moee_index.index import Index
-    from moee_index.index.settings import check_writable, save_alpha
+    from moee_index.index.change import check_writable, save_alpha
     from moee_index.tune.unlabelled import tune_without_labels
 
     console: Console = ctx.obj

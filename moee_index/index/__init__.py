@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moee_index.index.add import AddReport, add_documents
     from moee_index.index.build import BuildReport, build_index
-    from moee_index.index.change import ChangeReport, compact_index, delete_documents, reindex
+    from moee_index.index.change import (
+        ChangeReport,
+        compact_index,
+        delete_documents,
+        reindex,
+        save_alpha,
+    )
     from moee_index.index.default import default_index
     from moee_index.index.index import Hits, Index
-    from moee_index.index.settings import save_alpha
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
@@ -31,7 +36,7 @@ _HOMES = {
     "default_index": "default",
     "delete_documents": "change",
     "reindex": "change",
-    "save_alpha": "settings",
+    "save_alpha": "change",
     "verify_index": "verify",
 }
 __all__ = [

@@ -24,7 +24,7 @@ from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.rows import RowReader
-from moee_index.index.write.derive import derive, dims_of
+from moee_index.index.write.derive import derive
 from moee_index.index.write.resume import check_spec, document_difference
 from moee_index.index.write.segment import SegmentWriting, check_notify, check_progress
 from moee_index.index.write.windows import Counts, Documents, duplicate
@@ -152,9 +152,7 @@ def add_documents(
         after = manifest
         if written.rows:
             with counts.timed("derive"):
-                raw = RowReader(
-                    written.folder, manifest.store, written.rows, dims_of(manifest.spec)
-                )
+                raw = RowReader(written.folder, manifest.store, written.rows, manifest.spec.dims)
                 segment = derive(
                     written.folder,
                     raw,

@@ -21,7 +21,6 @@ from moee_index.fusion import choose_standardize
 from moee_index.index.store.faiss_files import check_index_type
 from moee_index.index.store.manifest import (
     MANIFEST,
-    PARTS,
     REJECTED,
     STORES,
     Building,
@@ -31,7 +30,8 @@ from moee_index.index.store.manifest import (
 )
 from moee_index.index.store.revisions import given_up, now, program, publish, tidy
 from moee_index.index.store.rows import RowReader
-from moee_index.index.write.derive import derive, dims_of, fit_standardizer, write_standardizer
+from moee_index.index.store.standardizer import write_standardizer
+from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.resume import compare_finished
 from moee_index.index.write.segment import (
     WINDOW,
@@ -41,7 +41,7 @@ from moee_index.index.write.segment import (
     check_progress,
 )
 from moee_index.index.write.windows import Documents
-from moee_index.types import Chunking, Notify, Progress, TextEncoder
+from moee_index.types import Chunking, Notify, Pair, Progress, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def build_index(
         raise MisuseError(f"store is {store!r}; it is float32 or float16")
     if on_bad not in ("error", "skip"):
         raise MisuseError(f"on_bad is {on_bad!r}; it is error or skip")
-    kind, reason = check_index_type(index_type, dims_of(encoder.spec))
+    kind, reason = check_index_type(index_type, encoder.spec.dims)
     split = Chunking.parse(chunk) if isinstance(chunk, str) else chunk
     wanted = Building(
         spec=encoder.spec,
@@ -212,7 +212,7 @@ class _Build:
     def _finish(self, written: Written, before: Manifest | None) -> BuildReport:
         """From raw rows to an index that opens."""
         folder, building = written.folder, written.building
-        dims, counts, notify = dims_of(building.spec), self.writing.counts, self.writing.notify
+        dims, counts, notify = building.spec.dims, self.writing.counts, self.writing.notify
         which, reason = choose_standardize(
             written.rows, None if building.standardize == "auto" else building.standardize
         )
@@ -239,7 +239,7 @@ class _Build:
                 spec=building.spec,
                 standardize=which,
                 standardizer=written.revision,
-                index_type=dict.fromkeys(PARTS, building.index_type),
+                index_type=Pair(building.index_type, building.index_type),
                 store=building.store,
                 chunk=building.chunk,
                 alpha=1.0,
@@ -296,7 +296,7 @@ class _Build:
             truncated=truncated,
             skipped=counts.skipped,
             rejected=counts.rejected,
-            dims=dims_of(self.writing.encoder.spec),
+            dims=dict(self.writing.encoder.spec.dims),
             seconds=time.perf_counter() - counts.started,
             texts_per_second=counts.texts / seconds,
             tokens_per_second=counts.tokens / seconds,

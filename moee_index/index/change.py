@@ -1,4 +1,4 @@
-"""Changing an index without the model: delete, compact, reindex.
+"""Changing an index without the model: delete, compact, reindex, its default α.
 
 Each makes a new version beside the old one, under the writer's lock; readers keep the one that
 they opened, and a failure leaves the old one as it was.
@@ -18,11 +18,10 @@ import numpy as np
 
 from moee_index.atomic import WriterLock, storage_errors, write_file
 from moee_index.errors import MisuseError
-from moee_index.fusion import Standardizer, choose_standardize
+from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.faiss_files import FLAT, check_index_type
 from moee_index.index.store.manifest import (
-    PARTS,
     Manifest,
     Segment,
     deleted_name,
@@ -31,10 +30,11 @@ from moee_index.index.store.manifest import (
     standardizer_name,
 )
 from moee_index.index.store.revisions import given_up, now, program, publish, tidy
-from moee_index.index.write.derive import derive, dims_of, fit_standardizer, write_standardizer
+from moee_index.index.store.standardizer import write_standardizer
+from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
-from moee_index.types import Notify, Progress
+from moee_index.types import Notify, Pair, Progress
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ def compact_index(directory: str | Path, *, progress: Progress | None = None) ->
     """Write all segments as one, without what was deleted. Raises what `changing` raises."""
     directory = Path(directory)
     with changing(directory) as (manifest, segments):
-        kind = manifest.index_type["hs"]
+        kind = manifest.index_type.hs
         clean = all(not one.deleted_rows for one in manifest.segments)
         if (
             clean
             and len(segments) <= 1
-            and all(one.index_type["hs"] == kind for one in manifest.segments)
+            and all(one.index_type.hs == kind for one in manifest.segments)
         ):
             return _report(directory, manifest, manifest, 0)
         revision = next_revision(directory, manifest)
@@ -141,8 +141,8 @@ def reindex(
     choose_standardize(0, standardize)
     tell, report = check_notify(notify), check_progress(progress)
     with changing(directory) as (manifest, segments):
-        dims = dims_of(manifest.spec)
-        kind, reason = manifest.index_type["hs"], "the index's"
+        dims = manifest.spec.dims
+        kind, reason = manifest.index_type.hs, "the index's"
         if index_type is not None:
             kind, reason = check_index_type(index_type, dims)
         which, why = choose_standardize(manifest.rows, standardize)
@@ -169,14 +169,14 @@ def reindex(
             ]
         else:
             entries = _joined(directory, manifest, segments, standardizer, kind, revision, report)
-        changed = replace(manifest, standardize=which, index_type=dict.fromkeys(PARTS, kind))
+        changed = replace(manifest, standardize=which, index_type=Pair(kind, kind))
         after = publish_segments(directory, changed, entries, revision, standardizer=revision)
         return _report(directory, after, manifest, after.documents)
 
 
 def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: Notify) -> Manifest:
     """Join small segments at the end, if there are many; the caller holds the lock."""
-    flat = [set(entry.index_type.values()) == {FLAT} for entry in manifest.segments]
+    flat = [entry.index_type == Pair(FLAT, FLAT) for entry in manifest.segments]
     # One of another type is slow to make: only `compact` and `reindex` do so.
     first = len(flat) - flat[::-1].index(False) if False in flat else 0
     tail = tail_to_merge([entry.live_rows for entry in manifest.segments[first:]])
@@ -272,6 +272,35 @@ def _report(directory: Path, after: Manifest, before: Manifest, changed: int) ->
         bytes_before=before.size,
         segments=len(after.segments),
         standardize=after.standardize,
-        index_type=after.index_type["hs"],
+        index_type=after.index_type.hs,
         unchanged=after is before,
     )
+
+
+def check_writable(directory: Path) -> None:
+    """Find out now what a later `save_alpha` would find: for work that takes long before it.
+
+    Raises NotAnIndexError, IndexDamagedError, IndexLockedError, StorageError.
+    """
+    # Read before locking, so that no lock file is left where there is no index.
+    Manifest.read(directory)
+    with WriterLock(directory):
+        pass
+
+
+def save_alpha(directory: Path, alpha: float) -> None:
+    """Make alpha the index's default weight of RW. Atomic: a reader sees the old one or the new.
+
+    Readers that are open keep the value that they opened with.
+
+    Raises MisuseError for an alpha out of range, NotAnIndexError, IndexDamagedError,
+    IndexLockedError when another process writes to the index, StorageError.
+    """
+    weight = check_alpha(alpha)
+    Manifest.read(directory)
+    with WriterLock(directory):
+        # Read again: a writer may have put a newer version in place before the lock was had.
+        manifest = Manifest.read(directory)
+        replace(
+            manifest, alpha=weight, revision=manifest.revision + 1, changed=now(), program=program()
+        ).write(directory)

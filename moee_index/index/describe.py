@@ -19,7 +19,6 @@ from moee_index.index.store.manifest import (
     BUILDING,
     DOCUMENTS,
     FIELDS,
-    PARTS,
     ROW_CHECKS,
     STORES,
     Building,
@@ -27,12 +26,12 @@ from moee_index.index.store.manifest import (
     raw_name,
     segment_folders,
 )
-from moee_index.index.write.derive import dims_of
+from moee_index.types import PARTS
 
 if TYPE_CHECKING:
     from moee_index.index.snapshot import Snapshot
 
-_RAW = {ROW_CHECKS, *(raw_name(part, store) for part in PARTS for store in STORES)}
+_RAW = {ROW_CHECKS, *(raw_name(part, store) for _, part in PARTS for store in STORES)}
 _DERIVED = ("hs-", "rw-", "norms-")
 # Seconds to wait for a writer that holds its database at this moment.
 _PATIENCE = 1.0
@@ -56,11 +55,11 @@ def describe(index: Snapshot) -> dict[str, Any]:
     }
     return {
         "documents": manifest.documents,
-        "dims": dims_of(spec),
+        "dims": dict(spec.dims),
         "model": {"name": spec.model, **model, "bytes": manifest.model_bytes},
         **spec.options(without=("bits", "double_quant")),
         "standardize": manifest.standardize,
-        "index_type": manifest.index_type,
+        "index_type": dict(manifest.index_type),
         "alpha": manifest.alpha,
         "bytes": manifest.size,
         "created": manifest.created,

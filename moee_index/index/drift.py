@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from moee_index.fusion import MIN_ROWS, PartStandardizer
 from moee_index.index.segment import OpenSegment, read_checked
-from moee_index.index.store.manifest import PARTS, standardizer_name
-from moee_index.types import Embeddings
+from moee_index.index.store.manifest import standardizer_name
+from moee_index.types import Embeddings, Pair
 
 if TYPE_CHECKING:
     from moee_index.index.snapshot import Snapshot
@@ -58,19 +58,19 @@ class Drift:
 
 def measure_drift(index: Snapshot) -> Drift:
     """Drift of an opened index. Raises IndexDamagedError where a row of the sample is altered."""
-    frozen = {part: getattr(index.standardizer, part) for part in PARTS}
     rows = index.manifest.rows
-    if not any(frozen.values()):
+    if index.standardizer.which == "none":
         return _unstandardised(rows, _fitted_on(index))
-    sums = {part: _Sums(one) for part, one in frozen.items() if one is not None}
+    sums = index.standardizer.map(lambda frozen: _Sums(frozen) if frozen is not None else None)
     seen = 0
     for embeddings in _sample(index.segments, rows):
         seen += len(embeddings)
-        for part, one in sums.items():
-            one.add(getattr(embeddings, part))
-    found = {part: sums[part].drift(rows) if part in sums else None for part in PARTS}
+        for part, one in sums:
+            if one is not None:
+                one.add(embeddings[part])
+    found = sums.map(lambda one: one.drift(rows) if one is not None else None)
     refit, reason = _judge(found, seen)
-    return Drift(**found, rows=seen, refit=refit, reason=reason)
+    return Drift(found.hs, found.rw, rows=seen, refit=refit, reason=reason)
 
 
 def _unstandardised(rows: int, fitted_on: int | None) -> Drift:
@@ -88,13 +88,15 @@ def _unstandardised(rows: int, fitted_on: int | None) -> Drift:
     return Drift(None, None, 0, False, reason)
 
 
-def _judge(found: dict[str, float | None], rows: int) -> tuple[bool, str]:
+def _judge(found: Pair[float | None], rows: int) -> tuple[bool, str]:
     if not rows:
         return False, "no rows count"
-    moved = {part: value for part, value in found.items() if value is not None}
-    part = max(moved, key=lambda one: moved[one])
-    said = f"{part.upper()}'s mean has moved by {moved[part]:.2f} deviations"
-    if moved[part] > REFIT_ABOVE:
+    # Equal ones: HS is named.
+    part, moved = max(
+        ((part, value) for part, value in found if value is not None), key=lambda each: each[1]
+    )
+    said = f"{part.upper()}'s mean has moved by {moved:.2f} deviations"
+    if moved > REFIT_ABOVE:
         return True, (
             f"{said} since the standardizer was fitted, and over {REFIT_ABOVE} one hit in ten or "
             "more would be another after a refit: run moee-index reindex, which needs no model"

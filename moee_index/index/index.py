@@ -294,12 +294,12 @@ class Index:
 
     def answer(self, request: SearchRequest, embeddings: Embeddings) -> list[Hits]:
         """As `search_embeddings`, for a request that is checked already."""
-        for part, values, dim in (
-            ("HS", embeddings.hs, self.spec.hs_dim),
-            ("RW", embeddings.rw, self.spec.rw_dim),
-        ):
+        for part, dim in self.spec.dims:
+            values = embeddings[part]
             if values.ndim != 2 or values.shape[1] != dim:
-                raise MisuseError(f"{part} of the queries has shape {values.shape}, not [q, {dim}]")
+                raise MisuseError(
+                    f"{part.upper()} of the queries has shape {values.shape}, not [q, {dim}]"
+                )
         masks = self.snapshot.masks(request.filter)
         weight = request.weight(self.alpha)
         begins = self._begins[:-1].tolist()

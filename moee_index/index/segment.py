@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,6 @@ from moee_index.index.store.fields import FieldReader
 from moee_index.index.store.manifest import (
     DOCUMENTS,
     FIELDS,
-    PARTS,
     FileEntry,
     Manifest,
     Segment,
@@ -37,7 +37,8 @@ from moee_index.index.store.manifest import (
     standardizer_name,
 )
 from moee_index.index.store.rows import RowNumbers, RowReader
-from moee_index.index.write.derive import dims_of, read_standardizer
+from moee_index.index.store.standardizer import read_standardizer
+from moee_index.types import PARTS, Part
 
 Mask = npt.NDArray[np.bool_]
 # From so many documents on threads share the evaluation of a filter.
@@ -109,17 +110,18 @@ class OpenSegment:
     def searcher(self, standardizer: Standardizer, block_rows: int | None) -> PairSearcher:
         """What searches the segment's pair of FAISS files."""
         entry, manifest = self.entry, self._manifest
-        pair, checked = {}, {}
-        for part, dim in dims_of(manifest.spec).items():
+
+        def opened(part: Part) -> tuple[Any, CheckedFile]:
             path = manifest.path(self._directory, codes_name(part, entry.derived), entry)
-            pair[part] = open_part(path, entry.index_type[part], entry.rows, dim)
-            crcs = read_checked(
-                self._directory, manifest, code_checks_name(part, entry.derived), entry
-            )
-            checked[part] = CheckedFile(path, np.frombuffer(crcs, dtype="<u4"))
+            index = open_part(path, entry.index_type[part], entry.rows, manifest.spec.dims[part])
+            name = code_checks_name(part, entry.derived)
+            crcs = read_checked(self._directory, manifest, name, entry)
+            return index, CheckedFile(path, np.frombuffer(crcs, dtype="<u4"))
+
+        both = PARTS.map(opened)
         return PairSearcher(
-            pair,
-            checked,
+            both.map(lambda each: each[0]),
+            both.map(lambda each: each[1]),
             entry.index_type,
             self.raw,
             read_norms(self._directory, manifest, entry),
@@ -160,7 +162,7 @@ def open_rows(directory: Path, manifest: Manifest, entry: Segment) -> RowReader:
     """Raw rows of a segment. Raises IndexDamagedError."""
     for name in entry.names(manifest.store):
         manifest.path(directory, name, entry)
-    return RowReader(directory / entry.name, manifest.store, entry.rows, dims_of(manifest.spec))
+    return RowReader(directory / entry.name, manifest.store, entry.rows, manifest.spec.dims)
 
 
 def _live(directory: Path, manifest: Manifest, entry: Segment) -> Mask | None:
@@ -181,12 +183,12 @@ def read_norms(directory: Path, manifest: Manifest, entry: Segment) -> npt.NDArr
     """|z(h)| and |z(r)| of each row, float32 [n, 2]."""
     content = read_checked(directory, manifest, norms_name(entry.derived), entry)
     norms = np.frombuffer(content, dtype="<f4")
-    if len(norms) != entry.rows * len(PARTS):
+    if len(norms) != entry.rows * 2:
         raise IndexDamagedError(
             f"{directory / entry.name / norms_name(entry.derived)} does not hold {entry.rows} "
             "rows; build again with --overwrite"
         )
-    return norms.reshape(entry.rows, len(PARTS))
+    return norms.reshape(entry.rows, 2)
 
 
 def open_standardizer(directory: Path, manifest: Manifest) -> Standardizer:

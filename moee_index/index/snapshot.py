@@ -5,24 +5,25 @@ A snapshot joins the segments of a version; searching them and embedding queries
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
-from moee_index.index.masks import Selector
-from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
+from moee_index.index.filters import Filter
+from moee_index.index.segment import Found, Mask, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
 from moee_index.types import Embeddings, EncoderSpec
 
-if TYPE_CHECKING:
-    from moee_index.index.filters import Filter
-    from moee_index.index.segment import Mask
+# Masks of the last filters are kept: a version of an index never changes, so they stay true.
+_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ class Snapshot:
 
         Raises MisuseError naming an id that is not there.
         """
-        hs = np.empty((len(ids), self.spec.hs_dim), dtype=np.float32)
-        rw = np.empty((len(ids), self.spec.rw_dim), dtype=np.float32)
+        vectors = self.spec.dims.map(lambda dim: np.empty((len(ids), dim), dtype=np.float32))
         rows = [self._row_of(identifier, found) for identifier, found in self._found(ids)]
         for segment in range(len(self._segments)):
             places = np.array(
@@ -91,8 +91,9 @@ class Snapshot:
             if len(places):
                 own = np.array([rows[place][1] for place in places], dtype=np.int64)
                 taken = self._segments[segment].raw.take(own)
-                hs[places], rw[places] = taken.hs, taken.rw
-        return Embeddings(hs, rw)
+                for part, values in taken:
+                    vectors[part][places] = values
+        return Embeddings(vectors.hs, vectors.rw)
 
     def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, Found | None]]:
         """Each id with its segment and document; passages' ids with those of their document."""
@@ -166,3 +167,48 @@ class Snapshot:
     def segments(self) -> Sequence[OpenSegment]:
         """The opened segments, for what is written from them."""
         return self._segments
+
+
+class Selector:
+    """Turns filters into masks over the segments of one opened index."""
+
+    def __init__(self, segments: Sequence[OpenSegment]) -> None:
+        self._segments = segments
+        self._known: dict[str, set[str]] | None = None
+        self._looked = False
+        self._masks: OrderedDict[str, list[Mask | None]] = OrderedDict()
+
+    @property
+    def fields(self) -> dict[str, set[str]] | None:
+        """Metadata field → kinds of the values that documents have in it; None where there are too
+        many to know them all."""
+        if not self._looked:
+            found: defaultdict[str, set[str]] = defaultdict(set)
+            each = [segment.fields.known() for segment in self._segments]
+            for name, kind in chain.from_iterable(fields or () for fields in each):
+                found[name].add(kind)
+            self._known = None if None in each else dict(found)
+            self._looked = True
+        return self._known
+
+    def masks(self, condition: str | Filter | None) -> list[Mask | None]:
+        """For each segment bool [rows]: the rows to search; None where all are.
+
+        Raises FilterError naming the position.
+        """
+        if condition is None:
+            return [segment.live for segment in self._segments]
+        parsed = Filter.parse(condition) if isinstance(condition, str) else condition
+        if parsed.text not in self._masks:
+            # Of an index that is empty by now no field is known, and every filter finds nothing.
+            if self._segments and self.fields is not None:
+                parsed.check(self.fields)
+            masks: list[Mask | None] = []
+            for segment in self._segments:
+                mask = segment.matching(parsed)
+                masks.append(mask if segment.live is None else mask & segment.live)
+            self._masks[parsed.text] = masks
+            if len(self._masks) > _KEPT:
+                self._masks.popitem(last=False)
+        self._masks.move_to_end(parsed.text)
+        return self._masks[parsed.text]

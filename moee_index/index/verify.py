@@ -27,15 +27,13 @@ from moee_index.index.store.faiss_files import FLAT, codes_of, open_part
 from moee_index.index.store.manifest import (
     DOCUMENTS,
     FIELDS,
-    PARTS,
     Manifest,
     Segment,
     code_checks_name,
     codes_name,
     norms_name,
 )
-from moee_index.index.write.derive import dims_of
-from moee_index.types import Progress
+from moee_index.types import Progress, columns
 
 _BLOCK = 2048
 # Unit vectors computed again differ by rounding alone.
@@ -182,13 +180,13 @@ class _Check:
     def _vectors(self) -> None:
         with self._reported():
             open_standardizer(self.directory, self.manifest)
-        dims = dims_of(self.manifest.spec)
+        dims = self.manifest.spec.dims
         for entry in self.manifest.segments:
-            for part in PARTS:
+            for part, dim in dims:
                 with self._reported():
                     name = codes_name(part, entry.derived)
                     path = self.manifest.path(self.directory, name, entry)
-                    open_part(path, entry.index_type[part], entry.rows, dims[part])
+                    open_part(path, entry.index_type[part], entry.rows, dim)
             with self._reported():
                 open_rows(self.directory, self.manifest, entry)
                 read_norms(self.directory, self.manifest, entry)
@@ -200,10 +198,10 @@ class _Check:
                 self._recompute_one(entry, standardizer)
 
     def _recompute_one(self, entry: Segment, standardizer: Standardizer) -> None:
-        dims = dims_of(self.manifest.spec)
+        dims = self.manifest.spec.dims
         raw = open_rows(self.directory, self.manifest, entry)
         norms = read_norms(self.directory, self.manifest, entry)
-        for column, part in enumerate(PARTS):
+        for part, column in columns(norms):
             path = self.manifest.path(self.directory, codes_name(part, entry.derived), entry)
             crcs = read_checked(
                 self.directory, self.manifest, code_checks_name(part, entry.derived), entry
@@ -215,9 +213,9 @@ class _Check:
             for start in range(0, entry.rows, _BLOCK):
                 block = slice(start, min(start + _BLOCK, entry.rows))
                 self.progress(f"checking {part}", start, entry.rows)
-                stored = raw.stored(block)[part].astype(np.float32)
-                units, lengths = unit_rows(stored, part, getattr(standardizer, part))
-                if not np.allclose(norms[block, column], lengths, rtol=_SAME, atol=0):
+                stored = raw.stored(block).parts[part].astype(np.float32)
+                units, lengths = unit_rows(stored, part, standardizer[part])
+                if not np.allclose(column[block], lengths, rtol=_SAME, atol=0):
                     raise IndexDamagedError(
                         f"{self.directory / entry.name / norms_name(entry.derived)} does not "
                         f"follow from the raw rows near {start}"

@@ -44,7 +44,7 @@ from moee_index.index.write import pipeline as embed_module
 from moee_index.index.write.merge import tail_to_merge
 from moee_index.readers.trec import RunLine
 from moee_index.reranking import rerank_run
-from moee_index.types import Document
+from moee_index.types import Document, Pair
 
 WINDOW = 32
 METHODS = ("sum", "concat", "hs", "rw")
@@ -631,7 +631,7 @@ def test_reindex_without_deletions_keeps_the_rows_where_they_are(index: Path) ->
     inode = rows.stat().st_ino
     reindex(index, index_type="HNSW8")
     assert rows.stat().st_ino == inode
-    assert sound(index).index_type == {"hs": "HNSW8", "rw": "HNSW8"}
+    assert sound(index).index_type == Pair("HNSW8", "HNSW8")
     reindex(index, index_type="flat", standardize="none")
     assert rows.stat().st_ino == inode
     build_index(index.parent / "fresh", fake_documents(100), FakeEncoder(), standardize="none")

@@ -18,7 +18,7 @@ from moee_index.atomic import WriterLock
 from moee_index.cli import cli
 from moee_index.errors import CorpusError, IndexLockedError, MisuseError, NotAnIndexError
 from moee_index.index import Index, build_index, verify_index
-from moee_index.index.settings import save_alpha
+from moee_index.index.change import save_alpha
 from moee_index.readers.trec import Qrels
 from moee_index.tune import metrics as measures
 from moee_index.tune import unlabelled as agreement
@@ -493,7 +493,7 @@ def test_a_result_that_cannot_be_saved_is_printed(
     def refuse(*_: object) -> None:
         raise IndexLockedError("somebody came in between")
 
-    monkeypatch.setattr("moee_index.index.settings.save_alpha", refuse)
+    monkeypatch.setattr("moee_index.index.change.save_alpha", refuse)
     result = run(case.directory, "--json", "--save", status=1)
     assert json.loads(result.stdout)["saved"] is False
     assert "Error: somebody came in between" in result.stderr

@@ -55,7 +55,7 @@ from moee_index.index.filters import Filter
 from moee_index.index.search.pair import PairSearcher
 from moee_index.index.store.document_reader import DocumentReader
 from moee_index.index.store.fields import FieldReader
-from moee_index.index.store.manifest import PARTS
+from moee_index.types import PARTS, Pair
 
 Mask = npt.NDArray[np.bool_]
 _K = 10
@@ -90,7 +90,7 @@ def reader(folder: Path) -> Callable[[], object]:
 
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads)
-    words = [np.memmap(folder / f"{part}.faiss", np.uint8, "r") for part in PARTS]
+    words = [np.memmap(folder / f"{part}.faiss", np.uint8, "r") for _, part in PARTS]
     shares = [
         share
         for held in words
@@ -99,16 +99,15 @@ def reader(folder: Path) -> Callable[[], object]:
     return lambda: list(pool.map(lambda share: int(share.sum()), shares))
 
 
-def flat_ip(rows: int) -> dict[str, Any]:
+def flat_ip(rows: int) -> Pair[Any]:
     """IndexFlatIP of each part's vectors."""
     import torch  # noqa: F401, I001  (before faiss: one OpenMP runtime)
     import faiss
 
-    made = {}
-    for part in PARTS:
-        made[part] = faiss.IndexFlatIP(OLMOE[part])
+    made = OLMOE.map(faiss.IndexFlatIP)
+    for part, index in made:
         for block in units(rows, OLMOE[part], seed=1):
-            made[part].add(block)
+            index.add(block)
     return made
 
 
@@ -118,9 +117,9 @@ def call(
     return lambda: searcher.search(asked, _K, "sum", _ALPHA, allowed=allowed)
 
 
-def both(theirs: Mapping[str, Any], asked: UnitVectors) -> Callable[[], object]:
-    vectors = {part: getattr(asked, part).astype(np.float32) for part in PARTS}
-    return lambda: [theirs[part].search(vectors[part], _K) for part in PARTS]
+def both(theirs: Pair[Any], asked: UnitVectors) -> Callable[[], object]:
+    vectors = asked.parts.map(lambda values: values.astype(np.float32))
+    return lambda: [theirs[part].search(vectors[part], _K) for _, part in PARTS]
 
 
 def measure_search(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -149,10 +148,10 @@ def measure_search(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return row
 
 
-def check_answers(searcher: PairSearcher, theirs: Mapping[str, Any], asked: UnitVectors) -> None:
+def check_answers(searcher: PairSearcher, theirs: Pair[Any], asked: UnitVectors) -> None:
     """Stop the script where a document of the true top k is missing or another is there."""
     vectors = np.concatenate([asked.hs, asked.rw], axis=1).astype(np.float32)
-    held = [theirs[part].reconstruct_n(0, theirs[part].ntotal) for part in PARTS]
+    held = [theirs[part].reconstruct_n(0, theirs[part].ntotal) for _, part in PARTS]
     scores = vectors[:, : held[0].shape[1]] @ held[0].T + vectors[:, held[0].shape[1] :] @ held[1].T
     for ranking, own in zip(searcher.search(asked, _K, "sum", _ALPHA), scores, strict=True):
         best = set(np.argsort(-own)[:_K].tolist())

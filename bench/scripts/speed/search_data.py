@@ -23,11 +23,11 @@ from moee_index.index.store.document_reader import DocumentReader
 from moee_index.index.store.documents import DocumentStore, PreparedDocument
 from moee_index.index.store.faiss_files import FLAT, open_part, write_flat
 from moee_index.index.store.fields import FieldReader, write_fields
-from moee_index.index.store.manifest import DOCUMENTS, FIELDS, PARTS, FileEntry, file_entry
-from moee_index.index.store.rows import RowReader, RowWriter
-from moee_index.types import Document, Embeddings, FloatArray
+from moee_index.index.store.manifest import DOCUMENTS, FIELDS, FileEntry, file_entry
+from moee_index.index.store.rows import RowReader, RowWriter, StoredRows
+from moee_index.types import PARTS, Document, Embeddings, FloatArray, Pair, Part
 
-OLMOE = {"hs": 2048, "rw": 1024}
+OLMOE = Pair(2048, 1024)
 # Raw rows of more documents are kept in float16 like the codes, so that a million fits a disk; a
 # search reads few of them.
 _SINGLE = 100_000
@@ -44,33 +44,33 @@ def units(rows: int, dim: int, seed: int) -> Iterator[FloatArray]:
         yield block
 
 
-def queries(count: int, dims: dict[str, int]) -> UnitVectors:
+def queries(count: int, dims: Pair[int]) -> UnitVectors:
     """Random unit vectors that no document has."""
-    parts = [next(units(count, dims[part], seed=9)) for part in PARTS]
+    parts = [next(units(count, dim, seed=9)) for _, dim in dims]
     return unit_vectors(Embeddings(*parts), Standardizer())
 
 
-def make(folder: Path, rows: int, dims: dict[str, int]) -> None:
+def make(folder: Path, rows: int, dims: Pair[int]) -> None:
     """Write raw rows, FAISS files and checksums of so many documents, unless they are there."""
     store = "float32" if rows <= _SINGLE else "float16"
-    asked = {"rows": rows, "dims": dims, "store": store}
+    asked = {"rows": rows, "dims": dict(dims), "store": store}
     done = folder / _DONE
     if done.is_file() and json.loads(done.read_text())["asked"] == asked:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with RowWriter(folder, store, dims) as writer:
-        made = (units(rows, dims[part], seed=1) for part in PARTS)
+        made = (units(rows, dim, seed=1) for _, dim in dims)
         for number, made_of in enumerate(zip(*made, strict=True)):
-            stored: dict[str, Any] = dict(zip(PARTS, made_of, strict=True))
+            stored: Pair[Any] = Pair(*made_of)
             if store == "float16":
-                stored = {part: _half(block) for part, block in stored.items()}
-            stored["crc"] = np.stack([row_crcs(stored[part]) for part in PARTS], axis=1)
-            writer.append(number * _BLOCK, stored)
+                stored = stored.map(_half)
+            crcs = np.stack([row_crcs(block) for _, block in stored], axis=1)
+            writer.append(number * _BLOCK, StoredRows(stored, crcs))
         writer.finish(rows)
     raw = RowReader(folder, store, rows, dims)
     errors: dict[str, float] = {}
-    for part in PARTS:
-        path, rows_of = folder / f"{part}.faiss", getattr(raw, part)
+    for part, rows_of in raw.parts:
+        path = folder / f"{part}.faiss"
         blocks = (_single(rows_of[i : i + _BLOCK]) for i in range(0, rows, _BLOCK))
         errors[part] = write_flat(path, blocks, rows, dims[part])
         (folder / f"{part}.crc").write_bytes(piece_crcs(path).tobytes())
@@ -95,21 +95,20 @@ def _single(block: np.ndarray[Any, Any]) -> FloatArray:
 def open_searcher(folder: Path) -> PairSearcher:
     """What `Index` makes of a segment, of the files that `make` left."""
     made = json.loads((folder / _DONE).read_text())
-    rows, dims = made["asked"]["rows"], made["asked"]["dims"]
-    pair, files = {}, {}
-    for part in PARTS:
-        path = folder / f"{part}.faiss"
-        pair[part] = open_part(path, FLAT, rows, dims[part])
+    rows, dims = made["asked"]["rows"], Pair(**made["asked"]["dims"])
+
+    def checked(part: Part) -> CheckedFile:
         crcs = np.frombuffer((folder / f"{part}.crc").read_bytes(), dtype="<u4")
-        files[part] = CheckedFile(path, crcs)
+        return CheckedFile(folder / f"{part}.faiss", crcs)
+
     return PairSearcher(
-        pair,
-        files,
-        dict.fromkeys(PARTS, FLAT),
+        PARTS.map(lambda part: open_part(folder / f"{part}.faiss", FLAT, rows, dims[part])),
+        PARTS.map(checked),
+        Pair(FLAT, FLAT),
         RowReader(folder, made["asked"]["store"], rows, dims),
-        np.ones((rows, len(PARTS)), dtype=np.float32),
+        np.ones((rows, 2), dtype=np.float32),
         Standardizer(),
-        made["errors"],
+        Pair(**made["errors"]),
     )
 
 

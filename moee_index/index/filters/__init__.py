@@ -39,7 +39,7 @@ field of that name; its title is in the metadata.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,8 +54,10 @@ from moee_index.index.filters.grammar import (
     parse,
     tests_of,
 )
-from moee_index.index.filters.lexer import FilterError, dotted, fail, shown
+from moee_index.index.filters.lexer import FilterError, fail, shown
 from moee_index.index.filters.over_columns import Column
+from moee_index.index.store.field_names import dotted
+from moee_index.index.store.fields import kind_of, values_of
 
 __all__ = [
     "MAX_CHARACTERS",
@@ -146,38 +148,6 @@ class Filter:
                     wrong += "; use contains for an element of a list"
             if not here & wanted:
                 fail(self.text, value.position, f"field {shown(name)} holds {held}, {wrong}")
-
-
-def values_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every field of one document, nested objects' too: its dotted name and its value.
-
-    metadata: as json.loads gives it. A name that is not plain stands in backticks, as in a filter.
-    """
-    waiting: list[tuple[str, Mapping[str, Any]]] = [("", metadata)]
-    while waiting:
-        above, level = waiting.pop()
-        for key, value in level.items():
-            name = above + dotted((key,))
-            yield name, value
-            if isinstance(value, Mapping):
-                waiting.append((f"{name}.", value))
-
-
-def kind_of(value: Any) -> str:
-    """number, text, boolean, null, list or object. Raises TypeError for what JSON cannot hold."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, list | tuple):
-        return "list"
-    if isinstance(value, Mapping):
-        return "object"
-    raise TypeError(f"{type(value).__name__} is no kind of value that JSON has")
 
 
 def _plurals(kinds: Collection[str]) -> str:

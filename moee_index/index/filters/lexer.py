@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from moee_index.errors import MisuseError
+from moee_index.index.store.field_names import KEYWORDS, bare_end, continues_name, starts_name
 
 MAX_NAMES = 50  # of one field; odd names become a join each, and SQLite joins at most 64
-KEYWORDS = frozenset({"and", "or", "not", "in", "contains", "exists", "true", "false", "null"})
 
 _OPERATORS = ("==", "!=", "<>", "<=", ">=", "=", "<", ">")  # the longer first
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -59,14 +57,6 @@ class Token:
     value: Value | None = None
 
 
-def dotted(path: Sequence[str]) -> str:
-    """A field's name in one form only: backticks where the grammar needs them, and nowhere else."""
-    return ".".join(
-        name if _is_bare(name) and name.lower() not in KEYWORDS else _in_backticks(name)
-        for name in path
-    )
-
-
 def fail(text: str, position: int, message: str) -> NoReturn:
     """Raise FilterError in one line, with the words of the filter around the position."""
     start, end = max(0, position - 13), position + 19
@@ -80,38 +70,6 @@ def shown(name: str) -> str:
     if not name.isprintable():
         name = repr(name)[1:-1]
     return name if len(name) <= 60 else name[:59] + "…"
-
-
-def _in_backticks(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
-
-
-def _starts_name(character: str) -> bool:
-    return character == "_" or character.isalpha()
-
-
-def _goes_on(character: str) -> bool:
-    # Vowel signs and other marks (category M) are part of words in many scripts.
-    return character == "_" or character.isalnum() or unicodedata.category(character)[0] == "M"
-
-
-def _bare_end(text: str, start: int) -> int:
-    """Where the bare name that begins at `start` ends; `start` if none begins there."""
-    if start >= len(text) or not _starts_name(text[start]):
-        return start
-    at = start + 1
-    while at < len(text):
-        if _goes_on(text[at]):
-            at += 1
-        elif text[at] == "-" and at + 1 < len(text) and _goes_on(text[at + 1]):
-            at += 2
-        else:
-            break
-    return at
-
-
-def _is_bare(name: str) -> bool:
-    return name != "" and _bare_end(name, 0) == len(name)
 
 
 class Tokens:
@@ -132,7 +90,7 @@ class Tokens:
         if first in "\"'":
             content = self._quoted(first)
             return self._token(start, "value", Value("text", content, start + 1))
-        if first == "`" or _starts_name(first):
+        if first == "`" or starts_name(first):
             return self._name()
         if first.isdecimal() or first in "-.+":
             return self._number()
@@ -171,7 +129,7 @@ class Tokens:
         start = self._at
         if self.text.startswith("`", start):
             return self._quoted("`")
-        self._at = _bare_end(self.text, start)
+        self._at = bare_end(self.text, start)
         if self._at == start:
             fail(
                 self.text,
@@ -230,7 +188,7 @@ class Tokens:
         text, start = self.text, self._at
         found = _NUMBER.match(text, start)
         after = text[found.end() : found.end() + 1] if found else ""
-        if found is None or (after and (_goes_on(after) or after in "-.+")):
+        if found is None or (after and (continues_name(after) or after in "-.+")):
             fail(
                 text,
                 start + 1,

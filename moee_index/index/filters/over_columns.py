@@ -1,57 +1,28 @@
-"""Tests of a filter in SQL over a table in which every field has a column, and what stands there.
-
-| value of the field | its cell |
-|---|---|
-| none | NULL |
-| number | INTEGER or REAL; whole numbers beyond 64 bits as the nearest double |
-| text | TEXT |
-| null, true, false | a blob of one letter: n, t, f |
-| object | the blob o |
-| list | a blob of lines: each element that is no list or object, as JSON, between line ends |
+"""Tests of a filter in SQL over a table in which every field has a column of cells (store/fields).
 
 SQLite never finds values of different storage classes equal, and orders them: numbers, texts,
 blobs. So a type needs no second look, and one scan of narrow rows answers a filter in a sixth of
 the time that JSON takes. JSON escapes line ends, so that an element of a list is found with its
 line ends around it by one search for bytes.
 
-Knows the cells and how to ask for them. Refuses to know the grammar, any connection, and which
-fields are worth a column.
+Leaves the grammar to grammar.py, the cells and the connection to store/fields.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from moee_index.index.filters.grammar import Node, Test, tests_of
 from moee_index.index.filters.lexer import Value
-from moee_index.index.filters.sql import INT64, Piece, joined, one_of, whole, write
+from moee_index.index.filters.sql import Piece, joined, one_of, whole, write
+from moee_index.index.store.fields import LINE, cell, element
 
-Cell = int | float | str | bytes | None
 # A field's path → SQL that names its column, NOWHERE if no document has the field, None if it
 # cannot be asked for.
 Column = Callable[[tuple[str, ...]], str | None]
-NOWHERE = "NULL"
-_OBJECT = b"o"
-_WORDS = {None: b"n", True: b"t", False: b"f"}
-_LINE = "\n"
 # No cell that is no list has a line end, and a list always has one.
 _LEAST_TEXT, _LEAST_BLOB = Piece("''"), Piece("x''")
-
-
-def cell(value: Any) -> Cell:
-    """What stands in a field's column for a value as json.loads gives it."""
-    if value is None or isinstance(value, bool):
-        return _WORDS[value]
-    if isinstance(value, int | float):
-        return _number(value)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return _OBJECT
-    plain = (one for one in value if not isinstance(one, Mapping | list | tuple))
-    return "".join([_LINE, *(_element(one) + _LINE for one in plain)]).encode()
 
 
 def to_sql(tree: Node, column: Column) -> tuple[str, list[Any]] | None:
@@ -93,7 +64,7 @@ def _holds(test: Test, place: Piece) -> Piece:
 
 def _contains(place: Piece, value: Value) -> Piece:
     """A text has it as a part; a list has it as an element."""
-    line = _parameter(f"{_LINE}{_element(value.content)}{_LINE}".encode())
+    line = _parameter(f"{LINE}{element(value.content)}{LINE}".encode())
     among = write("instr({}, {}) > 0", place, line)
     if value.kind != "text":
         return write("CASE typeof({}) WHEN 'blob' THEN {} END", place, among)
@@ -107,23 +78,3 @@ def _cells(values: Iterable[Value]) -> list[Piece]:
 
 def _parameter(value: Any) -> Piece:
     return Piece("?", (value,))
-
-
-def _element(value: Any) -> str:
-    """An element of a list, the same text for the same value: 1 and 1.0 are one."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = _number(value)
-        if isinstance(value, float) and value.is_integer() and int(value) in INT64:
-            value = int(value)
-        return repr(value)
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _number(value: int | float) -> int | float:
-    """As SQLite can hold it."""
-    if isinstance(value, float) or value in INT64:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")

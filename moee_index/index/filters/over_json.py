@@ -24,7 +24,8 @@ from typing import Any
 
 from moee_index.index.filters.grammar import Node, Test
 from moee_index.index.filters.lexer import Value
-from moee_index.index.filters.sql import INT64, Piece, joined, one_of, whole, write
+from moee_index.index.filters.sql import Piece, joined, one_of, whole, write
+from moee_index.index.store.fields import INT64
 
 # Fields that are columns wherever a document's metadata has no field of that name.
 COLUMNS: Mapping[tuple[str, ...], str] = {("id",): "id", ("text",): "text"}

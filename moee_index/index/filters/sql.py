@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 from moee_index.index.filters.grammar import Chain, Node, Not, Test
 
-INT64 = range(-(2**63), 2**63)
 _DEEP = 8  # levels of and within or within and; up to here tests are asked in the filter's order
 _LONG = 32
 

@@ -29,11 +29,11 @@ from moee_index.fusion import (
     unit_vectors,
     unseen_bound,
 )
-from moee_index.index.search.shortlist import NOT_FINITE, Asked, FlatScan, parts_that_count
+from moee_index.index.search.shortlist import NOT_FINITE, FlatScan, SearchRequest, parts_that_count
 from moee_index.index.store.checksums import CheckedCodes, CheckedFile
 from moee_index.index.store.faiss_files import FLAT, codes_of, neighbours
 from moee_index.index.store.rows import RowReader
-from moee_index.types import FloatArray
+from moee_index.types import Pair
 
 Mask = npt.NDArray[np.bool_]
 _QUERIES = 256
@@ -59,29 +59,29 @@ class Ranking:
 class PairSearcher:
     """Searches one opened pair of indexes.
 
-    pair: part → FAISS index; files: the files that they map, to be checked; codes_error: part →
-    longest difference of a vector to its codes; block_rows: documents scanned at a time (for
-    tests; None chooses).
+    pair: FAISS indexes; files: the files that they map, to be checked; codes_error: longest
+    difference of a vector to its codes; block_rows: documents scanned at a time (for tests; None
+    chooses).
     """
 
     def __init__(
         self,
-        pair: dict[str, Any],
-        files: dict[str, CheckedFile],
-        index_type: dict[str, str],
+        pair: Pair[Any],
+        files: Pair[CheckedFile],
+        index_type: Pair[str],
         raw: RowReader,
         norms: npt.NDArray[np.float32],
         standardizer: Standardizer,
-        codes_error: dict[str, float],
+        codes_error: Pair[float] | None,
         block_rows: int | None = None,
     ) -> None:
-        self._pair = pair
+        self._pair: Pair[Any] | None = pair
         self._scan: FlatScan | None = None
-        if all(kind == FLAT for kind in index_type.values()):
-            codes = {part: CheckedCodes(codes_of(pair[part]), files[part]) for part in pair}
-            self._scan = FlatScan(codes, norms, codes_error, block_rows)
+        if index_type == Pair(FLAT, FLAT):
+            codes = pair.zip(files).map(lambda each: CheckedCodes(codes_of(each[0]), each[1]))
+            self._scan = FlatScan(codes, norms, codes_error or Pair(0.0, 0.0), block_rows)
         else:
-            for file in files.values():
+            for _, file in files:
                 # Which parts of such a file an answer depends on is FAISS's to know.
                 file.check(0, file.size)
         self._raw = raw
@@ -90,7 +90,7 @@ class PairSearcher:
     def close(self) -> None:
         if self._scan is not None:
             self._scan.close()
-        self._pair = {}
+        self._pair = None
 
     def search(
         self,
@@ -114,8 +114,8 @@ class PairSearcher:
                     for i in range(len(some))
                 )
             elif self._scan is not None:
-                asked = Asked(some, k, method, alpha, min_score, rows)
-                found.extend(self._exact(self._scan, asked))
+                request = SearchRequest(some, k, method, alpha, min_score, rows)
+                found.extend(self._exact(self._scan, request))
             else:
                 found.extend(
                     self._approximate(some[i : i + 1], k, method, alpha, rows)
@@ -123,10 +123,10 @@ class PairSearcher:
                 )
         return [_cut(ranking, min_score) for ranking in found]
 
-    def _exact(self, scan: FlatScan, asked: Asked) -> Iterator[Ranking]:
-        for query, rows in enumerate(scan.left(asked)):
-            one = asked.queries[query : query + 1]
-            yield self._rescored(one, rows, asked.k, asked.method, asked.alpha, True)
+    def _exact(self, scan: FlatScan, request: SearchRequest) -> Iterator[Ranking]:
+        for number, rows in enumerate(scan.candidates(request)):
+            query = request.queries[number : number + 1]
+            yield self._rescored(query, rows, request.k, request.method, request.alpha, True)
 
     def _rescored(
         self,
@@ -146,12 +146,7 @@ class PairSearcher:
             except ModelError:
                 raise IndexDamagedError(NOT_FINITE) from None
             parts.append(score(query, units, method, alpha))
-        scores = Scores(
-            *(
-                np.concatenate([getattr(part, name) for part in parts] or [np.empty(0, np.float32)])
-                for name in ("score", "hs", "rw")
-            )
-        )
+        scores = Scores.joined(parts)
         best = top_k(scores.score, k)
         return Ranking(rows[best], scores[best], exact)
 
@@ -169,6 +164,7 @@ class PairSearcher:
         The lists are approximate, so only scoring everything proves anything. `allowed` is applied
         to the lists; where they hold too few allowed rows in the end, all of these are scored.
         """
+        assert self._pair is not None
         count = len(self._raw)
         everything = np.arange(count) if allowed is None else allowed
         mask = np.zeros(count, dtype=bool)
@@ -177,20 +173,20 @@ class PairSearcher:
         depth = min(count, max(10 * k, _MIN_DEPTH))
         limit = min(count, _MAX_DEPTH * depth)
         while depth < count:
-            last = {"hs": 0.0, "rw": 0.0}
-            lists: list[RowNumbers] = []
-            for part in parts:
-                vector: FloatArray = getattr(query, part)[0].astype(np.float32)
-                found, last[part] = neighbours(self._pair[part], vector, depth)
-                lists.append(found)
-            rows = np.unique(np.concatenate(lists))
+            lists = [
+                neighbours(self._pair[part], query.parts[part][0].astype(np.float32), depth)
+                for part in parts
+            ]
+            rows = np.unique(np.concatenate([found for found, _ in lists]))
             rows = rows[mask[rows]]
             whole = len(rows) == len(everything)
             ranking = self._rescored(query, rows, k, method, alpha, whole)
             if depth >= limit and len(rows) >= k:
                 return ranking
             weight = 0.0 if len(parts) == 1 else alpha
-            bound = unseen_bound(method, last["hs"], last["rw"], weight, query.norms[0])
+            # Where one part counts its similarity serves for both: the other's is not looked at,
+            # or weighs nothing.
+            bound = unseen_bound(method, lists[0][1], lists[-1][1], weight, query.norms[0])
             if len(ranking.rows) == k and ranking.scores.score[-1] >= bound:
                 return ranking
             if depth >= limit:
@@ -208,14 +204,7 @@ def joined(parts: Sequence[Ranking], begins: Sequence[int], k: int) -> Ranking:
     if len(parts) == 1 and begins[0] == 0:
         return parts[0]
     rows = [part.rows + begin for part, begin in zip(parts, begins, strict=True)]
-    scores = Scores(
-        *(
-            np.concatenate([getattr(part.scores, name) for part in parts])
-            if parts
-            else np.empty(0, np.float32)
-            for name in ("score", "hs", "rw")
-        )
-    )
+    scores = Scores.joined([part.scores for part in parts])
     # Each part is sorted, and ties within it stand in order: a stable sort keeps them so.
     best = np.argsort(-scores.score, kind="stable")[:k]
     numbers = np.concatenate(rows)[best] if rows else np.empty(0, dtype=np.int64)

@@ -1,19 +1,19 @@
 """Which rows of a flat pair can be among the best k: a complete scan of its codes.
 
-Knows codes, and bounds for all that a scan can be wrong by. Refuses to know raw rows: what is left
-has to be scored from these.
+Scores codes, with bounds for every error of a scan. Scoring the candidates from raw rows is left to
+pair.py. Inside, what differs by part is a plain list with an entry for each part that counts.
 
 Each part's similarities are off by no more than the longest difference between a unit vector and
 its float16 codes, which the manifest keeps, and by rounding. So a row whose score is more than
 twice that below the k-th cannot be among the best k, and all others are left (at least those
 within 1e-4·(1+α), DESIGN, maths 4). Where a processor is faster in bfloat16, many queries look
-at all rows roughly first, under bounds that are as strict (rough.py), and then at those that are
-left.
+at all rows roughly first, under bounds that are as strict (prefilter.py), and then at the
+candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import Method, UnitVectors, fuse
-from moee_index.index.search import prefilter as rough
+from moee_index.index.search import prefilter
 from moee_index.index.search.kernels import Scanner
 from moee_index.index.store.checksums import CheckedCodes
 from moee_index.index.store.rows import RowNumbers
-from moee_index.types import FloatArray
+from moee_index.types import FloatArray, Pair, Part, columns
 
 # Scores held at a time over all queries of a call, and documents of one block.
 _BLOCK_SCORES = 1 << 21
@@ -40,9 +40,9 @@ _ARITHMETIC = 1e-5
 _GATHER = 4
 # Rows that a rough look may leave for a query: this share of all, which cost about as much to
 # look at again as all of them exactly, and no more than so many; and at least so many times k.
-_ROUGH_SHARE = 20
-_ROUGH_MOST = 1 << 14
-_ROUGH_PER_K = 8
+_PREFILTER_SHARE = 20
+_PREFILTER_MOST = 1 << 14
+_PREFILTER_PER_K = 8
 NOT_FINITE = (
     "the index holds values that are not finite, so a file of it is damaged; moee-index verify "
     "--full names the file"
@@ -51,7 +51,7 @@ Bounds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class SearchRequest:
     """Some queries and what is wanted for each. allowed: the rows to search among, ascending;
     None is all. k is at most their number."""
 
@@ -63,54 +63,63 @@ class Asked:
     allowed: RowNumbers | None
 
     @property
-    def parts(self) -> Sequence[str]:
+    def parts(self) -> Sequence[Part]:
         return parts_that_count(self.method, self.alpha)
 
     def fused(
-        self, query: int, similarities: Mapping[str, npt.NDArray[Any]], norms: npt.NDArray[Any]
+        self, query: int, similarities: Sequence[npt.NDArray[Any]], norms: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
         """Scores of n rows for a query, from the parts that count."""
-        one = next(iter(similarities.values()))
         weight = 0.0 if len(similarities) == 1 else self.alpha
         # `fuse` reads only the parts that count: any array serves for the other.
-        hs, rw = similarities.get("hs", one), similarities.get("rw", one)
+        hs, rw = similarities[0], similarities[-1]
         return fuse(self.method, hs, rw, weight, self.queries.norms[query], norms)
 
-    def margins(self, wrong: Mapping[str, Bounds]) -> Bounds:
+    def margins(self, error_bounds: Sequence[Bounds]) -> Bounds:
         """For each query how far below the k-th scanned score a document of the true top k can
-        stand, where each part's similarities are off by at most `wrong`."""
+        stand, where each part's similarities are off by at most its error bound."""
         weight = (1.0 if self.alpha is None else self.alpha) if self.method == "sum" else 0.0
-        if len(wrong) == 1:
-            off = next(iter(wrong.values()))
+        if len(error_bounds) == 1:
+            combined_bound = error_bounds[0]
         elif self.method == "sum":
-            off = wrong["hs"] + weight * wrong["rw"]
+            combined_bound = error_bounds[0] + weight * error_bounds[1]
         else:
             # The shares of the parts in both cosines add up to at most 1 (Cauchy and Schwarz).
-            off = np.maximum(wrong["hs"], wrong["rw"])
-        return np.maximum(2.0 * off, _DESIGN_MARGIN * (1.0 + weight))
+            combined_bound = np.maximum(error_bounds[0], error_bounds[1])
+        return np.maximum(2.0 * combined_bound, _DESIGN_MARGIN * (1.0 + weight))
 
 
-def parts_that_count(method: Method, alpha: float | None) -> Sequence[str]:
-    if method in ("hs", "rw"):
+def parts_that_count(method: Method, alpha: float | None) -> Sequence[Part]:
+    if method == "hs" or method == "rw":
         return (method,)
     return ("hs",) if method == "sum" and alpha == 0 else ("hs", "rw")
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows that were scanned. selected: the places in the block that count; None where all
+    do. similarities: float32 [q, m] of each part that counts; the next block overwrites them."""
+
+    rows: range | RowNumbers
+    selected: RowNumbers | None
+    similarities: Sequence[FloatArray]
 
 
 class FlatScan:
     """Scans one opened flat pair.
 
-    codes: part → float16 [n, d]; norms: float32 [n, 2]; codes_error: part → longest difference of
-    a vector to its codes; block_rows: documents scanned at a time (for tests; None chooses).
+    codes: float16 [n, d]; norms: float32 [n, 2]; codes_error: longest difference of a vector to
+    its codes; block_rows: documents scanned at a time (for tests; None chooses).
     """
 
     def __init__(
         self,
-        codes: Mapping[str, CheckedCodes],
+        codes: Pair[CheckedCodes],
         norms: npt.NDArray[np.float32],
-        codes_error: Mapping[str, float],
+        codes_error: Pair[float],
         block_rows: int | None,
     ) -> None:
-        self._codes = dict(codes)
+        self._codes: Pair[CheckedCodes] | None = codes
         self._norms = norms
         self._codes_error = codes_error
         self._block_rows = block_rows
@@ -118,105 +127,114 @@ class FlatScan:
 
     def close(self) -> None:
         self._scanner.close()
-        self._codes = {}
+        self._codes = None
 
-    def left(self, asked: Asked) -> Iterator[RowNumbers]:
+    def candidates(self, request: SearchRequest) -> Iterator[RowNumbers]:
         """For each query the rows that can be among its best k, ascending.
 
         Raises IndexDamagedError.
         """
         # A query without length in any part that counts scores 0 everywhere.
-        lengths = asked.queries.norms[:, [("hs", "rw").index(part) for part in asked.parts]]
-        alive = [int(query) for query in np.flatnonzero(lengths.any(axis=1))]
-        found: dict[int, RowNumbers] = {}
-        rows = len(self._norms) if asked.allowed is None else len(asked.allowed)
-        room = min(rows // _ROUGH_SHARE, _ROUGH_MOST)
-        if asked.k * _ROUGH_PER_K <= room and self._scanner.rough_pays(len(alive)):
-            found = self._after_a_rough_look(asked, alive, room)
-        rest = [query for query in alive if query not in found]
-        if rest:
-            vectors, wrong = self._vectors(asked, rest), self._wrong(asked, len(rest))
-            cuts = [_Cut(asked.k, asked.min_score) for _ in rest]
-            for rows_of, kept, similarities in self._scanned(asked, vectors, roughly=False):
-                self._cut(asked, rest, cuts, asked.margins(wrong), rows_of, kept, similarities)
-            found |= {query: cut.rows() for query, cut in zip(rest, cuts, strict=True)}
-        none = np.arange(asked.k) if asked.allowed is None else asked.allowed[: asked.k]
-        for query in range(len(asked.queries)):
-            yield found.get(query, none)
+        norms = columns(request.queries.norms)
+        nonzero = np.any([norms[part] != 0 for part in request.parts], axis=0)
+        nonzero_queries = [int(query) for query in np.flatnonzero(nonzero)]
+        candidates: dict[int, RowNumbers] = {}
+        rows = len(self._norms) if request.allowed is None else len(request.allowed)
+        most = min(rows // _PREFILTER_SHARE, _PREFILTER_MOST)
+        if request.k * _PREFILTER_PER_K <= most and self._scanner.rough_pays(len(nonzero_queries)):
+            candidates = self._prefilter_bf16(request, nonzero_queries, most)
+        remaining_queries = [query for query in nonzero_queries if query not in candidates]
+        if remaining_queries:
+            vectors = self._vectors(request, remaining_queries)
+            margins = request.margins(self._fp32_bounds(request, len(remaining_queries)))
+            cuts = [TopKCut(request.k, request.min_score) for _ in remaining_queries]
+            for block in self._blocks_of_similarities(request, vectors, roughly=False):
+                self._cut(request, remaining_queries, cuts, margins, block)
+            candidates |= {
+                query: cut.rows() for query, cut in zip(remaining_queries, cuts, strict=True)
+            }
+        first_rows = (
+            np.arange(request.k) if request.allowed is None else request.allowed[: request.k]
+        )
+        for query in range(len(request.queries)):
+            yield candidates.get(query, first_rows)
 
-    def _after_a_rough_look(
-        self, asked: Asked, alive: Sequence[int], room: int
+    def _prefilter_bf16(
+        self, request: SearchRequest, queries: Sequence[int], max_candidates: int
     ) -> dict[int, RowNumbers]:
-        """As `left`, for those queries that a rough look leaves no more than `room` rows."""
-        vectors, exactly = self._vectors(asked, alive), self._wrong(asked, len(alive))
-        roughly = {
-            part: wrong + rough.bounds(vectors[part], 1.0 + self._codes_error.get(part, 0.0))
-            for part, wrong in exactly.items()
-        }
-        largest = {part: np.zeros(len(alive)) for part in vectors}
-        cuts = [_Cut(asked.k, asked.min_score, room) for _ in alive]
-        for rows, kept, similarities in self._scanned(asked, vectors, roughly=True):
-            for part, values in similarities.items():
+        """As `candidates`, for those queries that a rough look leaves no more than so many rows."""
+        vectors = self._vectors(request, queries)
+        fp32_bounds = self._fp32_bounds(request, len(queries))
+        bf16_bounds = [
+            bound + prefilter.bounds(values, 1.0 + self._codes_error[part])
+            for part, bound, values in zip(request.parts, fp32_bounds, vectors, strict=True)
+        ]
+        largest = [np.zeros(len(queries)) for _ in vectors]
+        cuts = [TopKCut(request.k, request.min_score, max_candidates) for _ in queries]
+        for block in self._blocks_of_similarities(request, vectors, roughly=True):
+            for place, values in enumerate(block.similarities):
                 extent = np.maximum(values.max(axis=1), -values.min(axis=1))
                 if not np.isfinite(extent).all():
                     raise IndexDamagedError(NOT_FINITE)
-                largest[part] = np.maximum(largest[part], extent)
-            wrong = {part: roughly[part] + rough.ROUNDING * largest[part] for part in roughly}
-            self._cut(asked, alive, cuts, asked.margins(wrong), rows, kept, similarities)
-            if all(cut.full for cut in cuts):
+                largest[place] = np.maximum(largest[place], extent)
+            error_bounds = [
+                bound + prefilter.ROUNDING * most
+                for bound, most in zip(bf16_bounds, largest, strict=True)
+            ]
+            self._cut(request, queries, cuts, request.margins(error_bounds), block)
+            if all(cut.overflowed for cut in cuts):
                 break
-        found = {}
-        margins = asked.margins(exactly)
-        for place, (query, cut) in enumerate(zip(alive, cuts, strict=True)):
-            if cut.full:
+        candidates = {}
+        margins = request.margins(fp32_bounds)
+        for place, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
+            if cut.overflowed:
                 continue
             rows = cut.rows()
-            if len(rows) > asked.k:
-                again = self._similarities(
-                    {part: values[place : place + 1] for part, values in vectors.items()}, rows
+            if len(rows) > request.k:
+                own = slice(place, place + 1)
+                exact_similarities = self._similarities(
+                    request, [values[own] for values in vectors], rows
                 )
-                closer = _Cut(asked.k, asked.min_score)
-                closer_margin = margins[place : place + 1]
-                self._cut(asked, [query], [closer], closer_margin, rows, None, again)
-                rows = closer.rows()
-            found[query] = rows
-        return found
+                rescanned = TopKCut(request.k, request.min_score)
+                block = Block(rows, None, exact_similarities)
+                self._cut(request, [query], [rescanned], margins[own], block)
+                rows = rescanned.rows()
+            candidates[query] = rows
+        return candidates
 
-    def _vectors(self, asked: Asked, which: Sequence[int]) -> dict[str, FloatArray]:
-        return {
-            part: np.ascontiguousarray(getattr(asked.queries, part)[which], dtype=np.float32)
-            for part in asked.parts
-        }
+    def _vectors(self, request: SearchRequest, queries: Sequence[int]) -> list[FloatArray]:
+        return [
+            np.ascontiguousarray(request.queries.parts[part][queries], dtype=np.float32)
+            for part in request.parts
+        ]
 
-    def _wrong(self, asked: Asked, queries: int) -> dict[str, Bounds]:
+    def _fp32_bounds(self, request: SearchRequest, queries: int) -> list[Bounds]:
         """How far each part's similarities by float32 products can be off."""
-        return {
-            part: np.full(queries, self._codes_error.get(part, 0.0) + _ARITHMETIC)
-            for part in asked.parts
-        }
+        return [np.full(queries, self._codes_error[part] + _ARITHMETIC) for part in request.parts]
 
-    def _scanned(
-        self, asked: Asked, vectors: Mapping[str, FloatArray], *, roughly: bool
-    ) -> Iterator[tuple[range | RowNumbers, RowNumbers | None, dict[str, FloatArray]]]:
-        """Block by block: its rows, the places of those that count (None: all), and similarities,
-        which the next block overwrites."""
-        queries = len(next(iter(vectors.values())))
+    def _blocks_of_similarities(
+        self, request: SearchRequest, vectors: Sequence[FloatArray], *, roughly: bool
+    ) -> Iterator[Block]:
+        queries = len(vectors[0])
         step = self._block_rows or max(1024, min(_BLOCK_ROWS, _BLOCK_SCORES // queries))
         room = self._scanner.room(len(vectors), queries, min(step, len(self._norms)))
-        for rows, kept in self._blocks(asked.allowed, step):
-            yield rows, kept, self._similarities(vectors, rows, roughly=roughly, room=room)
+        for rows, selected in self._blocks(request.allowed, step):
+            similarities = self._similarities(request, vectors, rows, roughly=roughly, room=room)
+            yield Block(rows, selected, similarities)
 
     def _similarities(
         self,
-        vectors: Mapping[str, FloatArray],
+        request: SearchRequest,
+        vectors: Sequence[FloatArray],
         rows: range | RowNumbers,
         *,
         roughly: bool = False,
         room: Sequence[FloatArray] | None = None,
-    ) -> dict[str, FloatArray]:
-        pairs = [(self._codes[part], values) for part, values in vectors.items()]
-        found = self._scanner.similarities(pairs, rows, roughly=roughly, room=room)
-        return dict(zip(vectors, found, strict=True))
+    ) -> list[FloatArray]:
+        assert self._codes is not None
+        codes = [self._codes[part] for part in request.parts]
+        parts = list(zip(codes, vectors, strict=True))
+        return self._scanner.similarities(parts, rows, roughly=roughly, room=room)
 
     def _blocks(
         self, allowed: RowNumbers | None, step: int
@@ -242,62 +260,63 @@ class FlatScan:
 
     def _cut(
         self,
-        asked: Asked,
-        which: Sequence[int],
-        cuts: Sequence[_Cut],
+        request: SearchRequest,
+        queries: Sequence[int],
+        cuts: Sequence[TopKCut],
         margins: Bounds,
-        rows: range | RowNumbers,
-        kept: RowNumbers | None,
-        similarities: Mapping[str, FloatArray],
+        block: Block,
     ) -> None:
-        """Show a block to the cuts of the queries `which`."""
+        """Show a block to the cuts of some queries."""
+        rows = block.rows
         norms = (
             self._norms[rows.start : rows.stop] if isinstance(rows, range) else self._norms[rows]
         )
-        for place, (query, cut) in enumerate(zip(which, cuts, strict=True)):
-            if not cut.full:
-                own = {part: values[place] for part, values in similarities.items()}
-                cut.add(asked.fused(query, own, norms), rows, kept, float(margins[place]))
+        for place, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
+            if not cut.overflowed:
+                similarities = [values[place] for values in block.similarities]
+                scores = request.fused(query, similarities, norms)
+                cut.add(scores, rows, block.selected, float(margins[place]))
 
 
-class _Cut:
+class TopKCut:
     """The rows that can still be among the best k for one query, as blocks of scores go by.
 
-    room: how many rows may be left before it gives up and is `full`; None is any number.
+    max_candidates: how many rows may be left before it gives up and has `overflowed`; None is any
+    number.
     """
 
-    def __init__(self, k: int, min_score: float | None, room: int | None = None) -> None:
+    def __init__(self, k: int, min_score: float | None, max_candidates: int | None = None) -> None:
         self._k = k
-        self._room = room
-        self._least = -np.inf if min_score is None else min_score
+        self._max_candidates = max_candidates
+        self.threshold = -np.inf if min_score is None else min_score
         self._scores: list[npt.NDArray[Any]] = []
         self._rows: list[RowNumbers] = []
         self._held = 0
-        self.full = False
+        self.overflowed = False
 
     def add(
         self,
         scores: npt.NDArray[Any],
         rows: range | RowNumbers,
-        kept: RowNumbers | None,
+        selected: RowNumbers | None,
         margin: float,
     ) -> None:
-        """Scores of a block's rows; kept: the places that count, None where all do; margin: how
+        """Scores of a block's rows; selected: the places that count, None where all do; margin: how
         far below the k-th of these scores and those before a row of the true top k can stand.
 
         A margin may be larger than those before it, as errors are that grow with the scores.
         """
-        if kept is not None:
-            scores = scores[kept]
+        if selected is not None:
+            scores = scores[selected]
         highest = float(scores.max())
         # What is not a number is the maximum wherever it is.
         if not np.isfinite(highest):
             raise IndexDamagedError(NOT_FINITE)
-        if highest < self._least - margin:
+        if highest < self.threshold - margin:
             return
-        found = np.flatnonzero(scores >= self._least - margin)
+        found = np.flatnonzero(scores >= self.threshold - margin)
         self._scores.append(scores[found])
-        places = found if kept is None else kept[found]
+        places = found if selected is None else selected[found]
         self._rows.append(places + rows.start if isinstance(rows, range) else rows[places])
         self._held += len(found)
         if self._held > self._k:
@@ -306,12 +325,12 @@ class _Cut:
     def _prune(self, margin: float) -> None:
         scores, rows = np.concatenate(self._scores), np.concatenate(self._rows)
         place = len(scores) - self._k
-        self._least = max(self._least, float(np.partition(scores, place)[place]))
-        kept = scores >= self._least - margin
+        self.threshold = max(self.threshold, float(np.partition(scores, place)[place]))
+        kept = scores >= self.threshold - margin
         self._scores, self._rows = [scores[kept]], [rows[kept]]
         self._held = len(self._scores[0])
-        if self._room is not None and self._held > self._room:
-            self.full = True
+        if self._max_candidates is not None and self._held > self._max_candidates:
+            self.overflowed = True
             self._scores, self._rows = [], []
 
     def rows(self) -> RowNumbers:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,20 @@ from moee_index.atomic import replacing, storage_errors
 from moee_index.dependencies import lacking
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
 from moee_index.index.store.checksums import Codes
-from moee_index.types import FloatArray
+from moee_index.types import FloatArray, Pair
 
 FLAT = "flat"
 Blocks = Callable[[], Iterable[FloatArray]]
+
+
+class Neighbours(Protocol):
+    """What a search needs of an approximate FAISS index."""
+
+    def search(
+        self, queries: FloatArray, depth: int, /
+    ) -> tuple[FloatArray, npt.NDArray[np.int64]]: ...
+
+
 _SEED = 20250415
 _TRAIN_BYTES = 512 << 20
 _TABLE_BYTES = 2 << 30
@@ -61,7 +71,7 @@ def load_faiss() -> ModuleType:
     return faiss
 
 
-def check_index_type(asked: str, dims: dict[str, int]) -> tuple[str, str]:
+def check_index_type(asked: str, dims: Pair[int]) -> tuple[str, str]:
     """The index type to build, and the reason in words.
 
     Raises MisuseError for a factory string that FAISS refuses at these dimensions.
@@ -70,7 +80,7 @@ def check_index_type(asked: str, dims: dict[str, int]) -> tuple[str, str]:
         return FLAT, "every document is compared, so answers are exact; others must be asked for"
     if asked == FLAT:
         return FLAT, "as asked"
-    for part, dim in dims.items():
+    for part, dim in dims:
         _made(asked, part, dim)
     return asked, "as asked; approximate: documents may be missed"
 
@@ -232,7 +242,9 @@ def codes_of(index: Any) -> Codes:
     return codes
 
 
-def neighbours(index: Any, query: FloatArray, depth: int) -> tuple[npt.NDArray[np.int64], float]:
+def neighbours(
+    index: Neighbours, query: FloatArray, depth: int
+) -> tuple[npt.NDArray[np.int64], float]:
     """Rows nearest to one unit vector [d] by an approximate index, and the last one's similarity.
 
     A list shorter than `depth` stands for all that the index would ever find.

@@ -8,8 +8,17 @@ Written when a segment is finished, and follows from its documents alone. Fields
 have come first; long texts, and what is beyond the most columns, can only be asked of the JSON in
 documents.sqlite.
 
-Knows SQL, always parameterised, and which fields are worth a column. Refuses to know filters: cells
-and questions about them are `filters.over_columns`'s.
+| value of the field | its cell |
+|---|---|
+| none | NULL |
+| number | INTEGER or REAL; whole numbers beyond 64 bits as the nearest double |
+| text | TEXT |
+| null, true, false | a blob of one letter: n, t, f |
+| object | the blob o |
+| list | a blob of lines: each element that is no list or object, as JSON, between line ends |
+
+JSON escapes line ends, so that an element of a list is found with its line ends around it by one
+search for bytes. SQL is always parameterised. Questions about cells are filters/over_columns's.
 """
 
 from __future__ import annotations
@@ -19,7 +28,7 @@ import itertools
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,11 +40,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.atomic import replacing, storage_errors
-from moee_index.index.filters import kind_of, values_of
-from moee_index.index.filters.lexer import dotted
-from moee_index.index.filters.over_columns import NOWHERE, Cell, cell
-from moee_index.index.store.database import CheckedDatabase
-from moee_index.index.store.document_reader import DocumentReader
+from moee_index.index.store.document_reader import CheckedDatabase, DocumentReader
+from moee_index.index.store.field_names import dotted
 from moee_index.index.store.manifest import DOCUMENTS, FIELDS
 from moee_index.types import Progress, ignore
 
@@ -50,6 +56,12 @@ _REPORT_EVERY = 4096
 Described = Callable[[], Iterable[tuple[str, int, str]]]
 _MAPPED = 1 << 40  # bytes; SQLite takes the most that it was built for
 _TABLES = ("documents", "fields", "about")
+Cell = int | float | str | bytes | None
+INT64 = range(-(2**63), 2**63)
+NOWHERE = "NULL"
+_OBJECT = b"o"
+_WORDS = {None: b"n", True: b"t", False: b"f"}
+LINE = "\n"
 _NOTHING = "{}"  # metadata of a document without any
 
 
@@ -249,3 +261,69 @@ class FieldReader(CheckedDatabase):
                     if any(found != wanted for found, wanted in pairs):
                         return False
         return True
+
+
+def values_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every field of one document, nested objects' too: its dotted name and its value.
+
+    metadata: as json.loads gives it. A name that is not plain stands in backticks, as in a filter.
+    """
+    waiting: list[tuple[str, Mapping[str, Any]]] = [("", metadata)]
+    while waiting:
+        above, level = waiting.pop()
+        for key, value in level.items():
+            name = above + dotted((key,))
+            yield name, value
+            if isinstance(value, Mapping):
+                waiting.append((f"{name}.", value))
+
+
+def kind_of(value: Any) -> str:
+    """number, text, boolean, null, list or object. Raises TypeError for what JSON cannot hold."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | tuple):
+        return "list"
+    if isinstance(value, Mapping):
+        return "object"
+    raise TypeError(f"{type(value).__name__} is no kind of value that JSON has")
+
+
+def cell(value: Any) -> Cell:
+    """What stands in a field's column for a value as json.loads gives it."""
+    if value is None or isinstance(value, bool):
+        return _WORDS[value]
+    if isinstance(value, int | float):
+        return _number(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return _OBJECT
+    plain = (one for one in value if not isinstance(one, Mapping | list | tuple))
+    return "".join([LINE, *(element(one) + LINE for one in plain)]).encode()
+
+
+def element(value: Any) -> str:
+    """An element of a list, the same text for the same value: 1 and 1.0 are one."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = _number(value)
+        if isinstance(value, float) and value.is_integer() and int(value) in INT64:
+            value = int(value)
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: int | float) -> int | float:
+    """As SQLite can hold it."""
+    if isinstance(value, float) or value in INT64:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")

@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from moee_index.atomic import json_bytes, sha256_file, write_file
 from moee_index.errors import IndexDamagedError, NotAnIndexError
-from moee_index.types import EncoderSpec
+from moee_index.types import PARTS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
 VERSION = 2
@@ -41,7 +41,6 @@ REJECTED = "rejected.jsonl"
 DOCUMENTS = "documents.sqlite"
 FIELDS = "fields.sqlite"
 ROW_CHECKS = "rows.crc"
-PARTS = ("hs", "rw")
 STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
 _SEGMENT = re.compile(r"segment-(\d{4,})")
 _STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
@@ -154,9 +153,9 @@ class Segment:
     """Documents that were embedded together, and what was made of their rows.
 
     rows: passages, one a document where nothing is split; they stand in the order of the index.
-    documents, rows: deleted ones included. index_type: part → "flat" or a FAISS factory string.
-    codes_error: part → the longest difference between a unit vector and its stored codes, which
-    bounds what a scan can be wrong by (empty for approximate types). derived: the revision in the
+    documents, rows: deleted ones included. index_type: "flat" or a FAISS factory string.
+    codes_error: the longest difference between a unit vector and its stored codes, which bounds
+    what a scan can be wrong by (None for approximate types). derived: the revision in the
     names of norms and codes; deleted: the revision in the name of the bitmap of deleted rows,
     None where none are.
     """
@@ -164,8 +163,8 @@ class Segment:
     name: str
     documents: int
     rows: int
-    index_type: dict[str, str]
-    codes_error: dict[str, float]
+    index_type: Pair[str]
+    codes_error: Pair[float] | None
     derived: int
     deleted: int | None = None
     deleted_documents: int = 0
@@ -177,8 +176,8 @@ class Segment:
 
     def names(self, store: str) -> list[str]:
         """Its files, without the folder."""
-        found = [DOCUMENTS, FIELDS, *(raw_name(part, store) for part in PARTS), ROW_CHECKS]
-        for part in PARTS:
+        found = [DOCUMENTS, FIELDS, *(raw_name(part, store) for _, part in PARTS), ROW_CHECKS]
+        for _, part in PARTS:
             found += [codes_name(part, self.derived), code_checks_name(part, self.derived)]
         found.append(norms_name(self.derived))
         if self.deleted is not None:
@@ -191,7 +190,7 @@ class Manifest:
     """Everything that a reader has to know before it opens a file of a finished index.
 
     revision: counts the versions of this index. standardizer: the revision in its file's name.
-    index_type: part → what was asked for; a segment added later is flat until `compact`. counts:
+    index_type: what was asked for; a segment added later is flat until `compact`. counts:
     what the build read, truncated, skipped and rejected. chunk: see `Building`. created: of the
     first version, changed: of this one. files: path relative to the index directory → size and
     checksum.
@@ -201,7 +200,7 @@ class Manifest:
     spec: EncoderSpec
     standardize: str
     standardizer: int
-    index_type: dict[str, str]
+    index_type: Pair[str]
     store: str
     chunk: str | None
     alpha: float
@@ -232,6 +231,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        for entry in content["segments"]:
+            entry["codes_error"] = entry["codes_error"] or {}
         return json_bytes({**content, "sha256": _checksum(_plain(content))})
 
     def write(self, directory: Path) -> None:
@@ -259,7 +260,8 @@ class Manifest:
         with _damaged(path):
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
-            named["segments"] = tuple(Segment(**one) for one in named["segments"])
+            named["segments"] = tuple(_segment(one) for one in named["segments"])
+            named["index_type"] = Pair(**named["index_type"])
             named["spec"] = EncoderSpec(**named["spec"])
             manifest = cls(**named)
             _check_values(manifest)
@@ -298,6 +300,17 @@ class Manifest:
         names += [f"{one.name}/{name}" for one in segments for name in one.names(self.store)]
         entries = {name: self.files.get(name) or file_entry(directory / name) for name in names}
         return replace(self, segments=tuple(segments), standardizer=standardizer, files=entries)
+
+
+def _segment(entry: Mapping[str, Any]) -> Segment:
+    errors = entry["codes_error"]
+    return Segment(
+        **{
+            **entry,
+            "index_type": Pair(**entry["index_type"]),
+            "codes_error": Pair(**errors) if errors else None,
+        }
+    )
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -365,7 +378,7 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError(f"store is {manifest.store!r}")
     if not isinstance(manifest.alpha, int | float):
         raise ValueError(f"alpha is {manifest.alpha!r}")
-    if not all(isinstance(manifest.index_type[part], str) for part in PARTS):
+    if not all(isinstance(kind, str) for _, kind in manifest.index_type):
         raise ValueError(f"index_type is {manifest.index_type!r}")
     for name in manifest.files:
         _check_relative(name)
@@ -379,9 +392,9 @@ def _check_values(manifest: Manifest) -> None:
             raise ValueError(f"deleted rows of {one.name} are named nowhere")
         if one.deleted_rows > one.rows or one.deleted_documents > one.documents or not one.rows:
             raise ValueError(f"the counts of {one.name} contradict each other")
-        if not all(isinstance(one.index_type[part], str) for part in PARTS):
+        if not all(isinstance(kind, str) for _, kind in one.index_type):
             raise ValueError(f"index_type is {one.index_type!r}")
-        if not all(isinstance(error, float) for error in one.codes_error.values()):
+        if not all(isinstance(error, float) for _, error in one.codes_error or ()):
             raise ValueError(f"codes_error is {one.codes_error!r}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,35 @@ import numpy.typing as npt
 from moee_index.atomic import storage_errors
 from moee_index.errors import IndexDamagedError, ModelError, StorageError
 from moee_index.index.store.checksums import check_rows
-from moee_index.index.store.manifest import PARTS, ROW_CHECKS, STORES, raw_name
-from moee_index.types import Embeddings
+from moee_index.index.store.manifest import ROW_CHECKS, STORES, raw_name
+from moee_index.types import PARTS, Embeddings, Pair, Part, columns
 
 RawArray = npt.NDArray[np.floating[Any]]
 RowNumbers = npt.NDArray[np.int64]
-_CRC_BYTES = 4 * len(PARTS)
+_CRC_BYTES = 4 * 2
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRows:
+    """Rows as they are stored, [m, d] each, and their checksums, [m, 2]."""
+
+    parts: Pair[RawArray]
+    crc: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of rows that is open for writing."""
+
+    path: Path
+    handle: int
+    row_bytes: int
+
+    def write_at(self, row: int, content: bytes | memoryview) -> None:
+        view, place = memoryview(content), row * self.row_bytes
+        while view:
+            written = os.pwrite(self.handle, view, place)
+            view, place = view[written:], place + written
 
 
 class RowWriter:
@@ -33,39 +57,33 @@ class RowWriter:
     store to say, after `sync`. Raises StorageError.
     """
 
-    def __init__(self, folder: Path, store: str, dims: dict[str, int]) -> None:
+    def __init__(self, folder: Path, store: str, dims: Pair[int]) -> None:
         self._dtype = np.dtype(STORES[store][0])
-        self._paths = {part: folder / raw_name(part, store) for part in PARTS}
-        self._paths["crc"] = folder / ROW_CHECKS
-        self._row_bytes = {part: dims[part] * self._dtype.itemsize for part in PARTS}
-        self._row_bytes["crc"] = _CRC_BYTES
         self._store = store
-        self._handles: dict[str, int] = {}
-        for part, path in self._paths.items():
-            with storage_errors(path):
-                self._handles[part] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._parts = PARTS.map(
+            lambda part: _opened(folder / raw_name(part, store), dims[part] * self._dtype.itemsize)
+        )
+        self._crc = _opened(folder / ROW_CHECKS, _CRC_BYTES)
+        self._files = (self._parts.hs, self._parts.rw, self._crc)
 
     def __enter__(self) -> RowWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles.values():
-            os.close(handle)
+        for file in self._files:
+            os.close(file.handle)
 
     def write(self, rows: Sequence[int], embeddings: Embeddings) -> None:
         """Row i of `embeddings` to place rows[i]. Raises ModelError where float16 overflows."""
-        stored = {
-            "hs": self._as_stored("hs", embeddings.hs),
-            "rw": self._as_stored("rw", embeddings.rw),
-        }
+        stored = PARTS.map(lambda part: self._as_stored(part, embeddings[part]))
         for place, row in enumerate(rows):
-            content = {part: values[place].tobytes() for part, values in stored.items()}
-            crcs = np.array([zlib.crc32(content[part]) for part in PARTS], dtype="<u4")
-            for part, taken in (*content.items(), ("crc", crcs.tobytes())):
-                with storage_errors(self._paths[part]):
-                    self._write_at(part, row, taken)
+            hs, rw = stored.hs[place].tobytes(), stored.rw[place].tobytes()
+            crcs = np.array([zlib.crc32(hs), zlib.crc32(rw)], dtype="<u4").tobytes()
+            for file, content in zip(self._files, (hs, rw, crcs), strict=True):
+                with storage_errors(file.path):
+                    file.write_at(row, content)
 
-    def _as_stored(self, part: str, values: RawArray) -> RawArray:
+    def _as_stored(self, part: Part, values: RawArray) -> RawArray:
         with np.errstate(over="ignore"):
             stored: RawArray = np.ascontiguousarray(values, dtype=self._dtype)
         if self._store == "float16" and not np.isfinite(stored).all():
@@ -74,81 +92,79 @@ class RowWriter:
             )
         return stored
 
-    def append(self, first: int, rows: dict[str, RawArray]) -> None:
-        """Consecutive stored rows and their checksums (part → [m, d], "crc" → [m, 2]), from place
-        `first` on, as they are."""
-        for part, values in rows.items():
-            with storage_errors(self._paths[part]):
-                content = np.ascontiguousarray(values).data.cast("B")
-                self._write_at(part, first, content)
+    def append(self, first: int, rows: StoredRows) -> None:
+        """Consecutive rows and their checksums, from place `first` on, as they are."""
+        for file, values in zip(self._files, (rows.parts.hs, rows.parts.rw, rows.crc), strict=True):
+            with storage_errors(file.path):
+                file.write_at(first, np.ascontiguousarray(values).data.cast("B"))
 
     def copy(self, source: int, target: int) -> None:
         """Row `source` to place `target`, in both parts."""
-        for part, path in self._paths.items():
-            size = self._row_bytes[part]
-            with storage_errors(path):
-                content = os.pread(self._handles[part], size, source * size)
+        for file in self._files:
+            size = file.row_bytes
+            with storage_errors(file.path):
+                content = os.pread(file.handle, size, source * size)
                 if len(content) != size:
-                    raise StorageError(f"{path} ends before row {source}; build with --overwrite")
-                self._write_at(part, target, content)
-
-    def _write_at(self, part: str, row: int, content: bytes | memoryview) -> None:
-        view, place = memoryview(content), row * self._row_bytes[part]
-        while view:
-            written = os.pwrite(self._handles[part], view, place)
-            view, place = view[written:], place + written
+                    raise StorageError(
+                        f"{file.path} ends before row {source}; build with --overwrite"
+                    )
+                file.write_at(target, content)
 
     def sync(self) -> None:
         """Return when everything written is on disk."""
-        for part, path in self._paths.items():
-            with storage_errors(path):
-                os.fsync(self._handles[part])
+        for file in self._files:
+            with storage_errors(file.path):
+                os.fsync(file.handle)
 
     def holds(self, rows: int) -> bool:
         """Whether all files are long enough for so many rows."""
-        return all(
-            os.fstat(handle).st_size >= rows * self._row_bytes[part]
-            for part, handle in self._handles.items()
-        )
+        return all(os.fstat(file.handle).st_size >= rows * file.row_bytes for file in self._files)
 
     def finish(self, rows: int) -> None:
         """Cut all files to exactly so many rows and sync them."""
-        for part, path in self._paths.items():
-            with storage_errors(path):
-                os.ftruncate(self._handles[part], rows * self._row_bytes[part])
+        for file in self._files:
+            with storage_errors(file.path):
+                os.ftruncate(file.handle, rows * file.row_bytes)
         self.sync()
 
 
+def _opened(path: Path, row_bytes: int) -> _File:
+    with storage_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return _File(path, handle, row_bytes)
+
+
 class RowReader:
-    """Both parts' raw rows as read-only memory maps: hs [n, d], rw [n, layers * experts], and
+    """Both parts' raw rows as read-only memory maps: parts, [n, d] and [n, layers * experts], and
     crc [n, 2], the checksums of both.
 
     They keep their stored type; `take` gives float32.
     """
 
-    def __init__(self, folder: Path, store: str, rows: int, dims: dict[str, int]) -> None:
+    def __init__(self, folder: Path, store: str, rows: int, dims: Pair[int]) -> None:
         dtype = np.dtype(STORES[store][0])
-        self.paths = {part: folder / raw_name(part, store) for part in PARTS}
-        self.hs = map_rows(self.paths["hs"], dtype, rows, dims["hs"])
-        self.rw = map_rows(self.paths["rw"], dtype, rows, dims["rw"])
-        self.crc = map_rows(folder / ROW_CHECKS, np.dtype("<u4"), rows, len(PARTS))
+        self.paths = PARTS.map(lambda part: folder / raw_name(part, store))
+        self.parts: Pair[RawArray] = self.paths.zip(dims).map(
+            lambda each: map_rows(each[0], dtype, rows, each[1])
+        )
+        self.crc = map_rows(folder / ROW_CHECKS, np.dtype("<u4"), rows, 2)
 
     def __len__(self) -> int:
-        return len(self.hs)
+        return len(self.crc)
 
     def take(self, rows: slice | RowNumbers) -> Embeddings:
         """Raw float32 rows, copied. Raises IndexDamagedError where a row is altered."""
-        stored = self.stored(rows)
-        return Embeddings(stored["hs"].astype(np.float32), stored["rw"].astype(np.float32))
+        parts = self.stored(rows).parts
+        return Embeddings(parts.hs.astype(np.float32), parts.rw.astype(np.float32))
 
-    def stored(self, rows: slice | RowNumbers) -> dict[str, RawArray]:
-        """Rows as they are stored, with "crc" [m, 2]: what `RowWriter.append` takes.
+    def stored(self, rows: slice | RowNumbers) -> StoredRows:
+        """Rows as they are stored: what `RowWriter.append` takes.
 
         Raises IndexDamagedError where a row is altered.
         """
-        taken = {"hs": self.hs[rows], "rw": self.rw[rows], "crc": self.crc[rows]}
-        for column, part in enumerate(PARTS):
-            check_rows(self.paths[part], taken[part], taken["crc"][:, column])
+        taken = StoredRows(self.parts.map(lambda values: values[rows]), self.crc[rows])
+        for part, crcs in columns(taken.crc):
+            check_rows(self.paths[part], taken.parts[part], crcs)
         return taken
 
 
@@ -157,7 +173,7 @@ class LiveRows:
     slices; it need not fit in memory. Raises IndexDamagedError where a row is altered."""
 
     def __init__(
-        self, part: str, segments: Sequence[tuple[RowReader, RowNumbers | None]], dim: int
+        self, part: Part, segments: Sequence[tuple[RowReader, RowNumbers | None]], dim: int
     ) -> None:
         self._part = part
         self._segments = segments
@@ -177,8 +193,8 @@ class LiveRows:
             if low >= high:
                 continue
             within = slice(low, high) if live is None else live[low:high]
-            taken = getattr(raw, self._part)[within]
-            check_rows(raw.paths[self._part], taken, raw.crc[within, PARTS.index(self._part)])
+            taken = raw.parts[self._part][within]
+            check_rows(raw.paths[self._part], taken, columns(raw.crc)[self._part][within])
             found.append(taken)
         return np.concatenate(found) if found else np.empty((0, self.shape[1]), dtype=np.float32)
 

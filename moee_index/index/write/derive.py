@@ -8,41 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from moee_index.atomic import write_file
-from moee_index.errors import IndexDamagedError
 from moee_index.fusion import Standardize, Standardizer, unit_rows
 from moee_index.index.store.checksums import piece_crcs
 from moee_index.index.store.faiss_files import FLAT, write_factory, write_flat
-from moee_index.index.store.manifest import PARTS, Segment, code_checks_name, codes_name, norms_name
+from moee_index.index.store.manifest import Segment, code_checks_name, codes_name, norms_name
 from moee_index.index.store.rows import LiveRows, RowNumbers, RowReader
-from moee_index.types import Embeddings, EncoderSpec, FloatArray, Progress
+from moee_index.types import PARTS, FloatArray, Pair, Part, Progress, columns
 
 # (stage, done, total): what a progress bar shows; total None where it is not known.
 _BLOCK = 2048
 
 
-def dims_of(spec: EncoderSpec) -> dict[str, int]:
-    return {"hs": spec.hs_dim, "rw": spec.rw_dim}
-
-
 def fit_standardizer(
     segments: list[tuple[RowReader, RowNumbers | None]],
-    dims: dict[str, int],
+    dims: Pair[int],
     which: Standardize,
     report: Progress,
 ) -> Standardizer:
     """Fit on the rows that count of some segments: (rows, which of them count; None is all)."""
-    rows = {part: LiveRows(part, segments, dims[part]) for part in PARTS}
-    report("standardizing", 0, len(rows["hs"]))
-    # Read in slices; `fit` asks for no more than an array's slices and shape.
-    standardizer = Standardizer.fit(
-        Embeddings(cast(FloatArray, rows["hs"]), cast(FloatArray, rows["rw"])), which
-    )
-    report("standardizing", len(rows["hs"]), len(rows["hs"]))
+    rows = PARTS.map(lambda part: LiveRows(part, segments, dims[part]))
+    report("standardizing", 0, len(rows.hs))
+    standardizer = Standardizer.fit(rows, which)
+    report("standardizing", len(rows.hs), len(rows.hs))
     return standardizer
 
 
@@ -63,57 +54,36 @@ def derive(
     rows.
     """
     rows = len(raw)
-    norms = np.empty((rows, len(PARTS)), dtype="<f4")
-    errors: dict[str, float] = {}
-    for column, part in enumerate(PARTS):
+    norms = np.empty((rows, 2), dtype="<f4")
 
-        def units(part: str = part, column: int = column) -> Iterator[FloatArray]:
-            stored, frozen = getattr(raw, part), getattr(standardizer, part)
+    def write(part: Part) -> float:
+        """Returns the codes' error; of an approximate index 0.0, which nothing asks for."""
+
+        def units() -> Iterator[FloatArray]:
+            stored, frozen, column = raw.parts[part], standardizer[part], columns(norms)[part]
             for start in range(0, rows, _BLOCK):
                 block = stored[start : start + _BLOCK].astype(np.float32)
                 vectors, lengths = unit_rows(block, part, frozen)
-                norms[start : start + len(block), column] = lengths
+                column[start : start + len(block)] = lengths
                 yield vectors.astype(np.float32)
                 report(f"indexing {part}", start + len(block), rows)
 
         path = folder / codes_name(part, revision)
-        dim = getattr(raw, part).shape[1]
+        dim, error = raw.parts[part].shape[1], 0.0
         if index_type == FLAT:
-            errors[part] = write_flat(path, units(), rows, dim)
+            error = write_flat(path, units(), rows, dim)
         else:
             write_factory(path, index_type, part, units, rows, dim)
         write_file(folder / code_checks_name(part, revision), piece_crcs(path).tobytes())
+        return error
+
+    errors = PARTS.map(write)
     write_file(folder / norms_name(revision), norms.tobytes())
     return Segment(
         name=folder.name,
         documents=documents,
         rows=rows,
-        index_type=dict.fromkeys(PARTS, index_type),
-        codes_error=errors,
+        index_type=Pair(index_type, index_type),
+        codes_error=errors if index_type == FLAT else None,
         derived=revision,
     )
-
-
-def write_standardizer(path: Path, standardizer: Standardizer, rows: int) -> None:
-    """rows: how many it was fitted on, or would have been: what was left as it is for want of rows
-    can be told by that later."""
-    from safetensors.numpy import save
-
-    arrays = {**standardizer.to_arrays(), "rows": np.array([rows], dtype=np.int64)}
-    write_file(path, save(arrays, {"standardize": standardizer.which}))
-
-
-def read_standardizer(path: Path, which: str, content: bytes | None = None) -> Standardizer:
-    """Raises IndexDamagedError where the file is altered or is for other parts than `which`."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        standardizer = Standardizer.from_arrays(load(content or path.read_bytes()))
-        if standardizer.which != which:
-            raise ValueError(f"it is for {standardizer.which}, not for {which}")
-    except (SafetensorError, ValueError, OSError) as error:
-        raise IndexDamagedError(
-            f"{path} is damaged ({error}); restore it or build again with --overwrite"
-        ) from error
-    return standardizer

@@ -17,7 +17,6 @@ from moee_index.index.store.documents import DocumentStore
 from moee_index.index.store.fields import write_fields
 from moee_index.index.store.manifest import DOCUMENTS, Manifest
 from moee_index.index.store.rows import RowReader, RowWriter
-from moee_index.index.write.derive import dims_of
 from moee_index.types import Progress
 
 _ROWS_AT_A_TIME = 1024
@@ -33,7 +32,7 @@ def merged(
     Returns the rows, and the number of documents. Raises IndexDamagedError rather than copy what
     is altered; StorageError.
     """
-    dims = dims_of(manifest.spec)
+    dims = manifest.spec.dims
     with storage_errors(folder):
         folder.mkdir()
     total = sum(one.entry.documents - one.entry.deleted_documents for one in segments)

@@ -129,7 +129,7 @@ def compare_finished(
         asked,
         spec=manifest.spec,
         standardize=manifest.standardize,
-        index_type=manifest.index_type["hs"],
+        index_type=manifest.index_type.hs,
         store=manifest.store,
         chunk=manifest.chunk,
     )

@@ -30,7 +30,6 @@ from moee_index.index.store.manifest import (
 )
 from moee_index.index.store.revisions import remove_segment
 from moee_index.index.store.rows import RowWriter
-from moee_index.index.write.derive import dims_of
 from moee_index.index.write.pipeline import SegmentEmbedder
 from moee_index.index.write.resume import DERIVED, option_differences, told, window_difference
 from moee_index.index.write.windows import (
@@ -90,7 +89,7 @@ class SegmentWriting:
         """
         self.folder, building = self._begin(manifest)
         rejects = Rejects(self.folder / REJECTED, self.counts)
-        dims = dims_of(building.spec)
+        dims = building.spec.dims
         with (
             DocumentStore(self.folder / DOCUMENTS) as store,
             RowWriter(self.folder, building.store, dims) as rows,
@@ -161,7 +160,7 @@ class SegmentWriting:
                 )
             with (
                 DocumentStore(folder / DOCUMENTS) as store,
-                RowWriter(folder, building.store, dims_of(building.spec)) as rows,
+                RowWriter(folder, building.store, building.spec.dims) as rows,
             ):
                 if not rows.holds(store.embedded):
                     raise IndexDamagedError(
