@@ -1,6 +1,7 @@
 """Writing so that a crash leaves either the old file or the new one, and one writer at a time.
 
-Knows files, directories and their errors. Refuses to know what the files hold.
+All temporary names, renames and locks of the program are made here; what the files hold is left
+to their writers.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from moee_index.errors import IndexDamagedError, IndexLockedError, StorageError
+from moee_index.types import ignore
 
 LOCK = "lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -30,15 +34,17 @@ _SQLITE = {
 
 
 @contextlib.contextmanager
-def storage_errors(where: Path) -> Iterator[None]:
+def storage_errors(where: Path, message: str | None = None) -> Iterator[None]:
     """Turn what the disk says while writing into one line that tells what to do.
 
+    message: that line, with `{path}` and `{why}`; None for files of an index.
     Raises StorageError; a file that SQLite finds altered becomes IndexDamagedError.
     """
     try:
         yield
     except OSError as error:
-        raise StorageError(_told(error.errno, error.strerror or str(error), where)) from error
+        text = error.strerror or str(error)
+        raise StorageError(_told(error.errno, text, where, message)) from error
     except sqlite3.DatabaseError as error:
         text = str(error)
         # The low byte is the kind; texts are for people and may be put another way.
@@ -52,10 +58,12 @@ def storage_errors(where: Path) -> Iterator[None]:
                 f"{where} is in use by another program; close it and start again"
             ) from error
         code = _SQLITE.get(kind, errno.EIO)
-        raise StorageError(_told(code, text, where)) from error
+        raise StorageError(_told(code, text, where, message)) from error
 
 
-def _told(code: int | None, text: str, where: Path) -> str:
+def _told(code: int | None, text: str, where: Path, message: str | None = None) -> str:
+    if message is not None:
+        return message.format(path=where, why=text)
     if code in _FULL:
         return (
             f"the disk is full or a size limit reached while writing {where} ({text}); make room "
@@ -66,18 +74,25 @@ def _told(code: int | None, text: str, where: Path) -> str:
     return f"writing {where} failed ({text}); check the disk and start the same command again"
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names in a directory survive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names in a directory survive a power cut."""
+    _sync(directory)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: synced and renamed onto it when the block ends well."""
+    """A temporary path beside `path`: synced and renamed onto it when the block ends well.
+
+    For files under a writer's lock: the name is `<name>.tmp`, which the next writer removes.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary
@@ -93,9 +108,85 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file atomically. Raises StorageError."""
+    """Write a whole file atomically, under a writer's lock. Raises StorageError."""
     with replacing(path) as temporary, storage_errors(path):
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_files(
+    paths: Sequence[Path], message: str, check: Callable[[], object] = ignore
+) -> Iterator[list[BinaryIO]]:
+    """Open files that get the names `paths` together when the block ends well, and leave nothing
+    behind if it fails.
+
+    For files under no lock: the names until then hold the process's number. The last file is
+    renamed first, and a first one that it belongs to goes before: files of two writes never stand
+    beside each other. message: as of `storage_errors`. check: called when everything is on disk,
+    just before the renaming, and may raise.
+
+    Raises StorageError.
+    """
+    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    with storage_errors(paths[0], message), contextlib.ExitStack() as opened:
+        files: list[BinaryIO] = []
+        for temporary in temporaries:
+            files.append(opened.enter_context(temporary.open("xb")))
+            opened.callback(temporary.unlink, missing_ok=True)
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+        check()
+        _rename_together(temporaries, paths)
+
+
+def _rename_together(temporaries: Sequence[Path], paths: Sequence[Path]) -> None:
+    if len(paths) > 1:
+        paths[0].unlink(missing_ok=True)
+    done: list[Path] = []
+    try:
+        for temporary, path in zip(reversed(temporaries), reversed(paths), strict=True):
+            temporary.replace(path)
+            done.append(path)
+    except BaseException:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise
+    sync_directory(paths[0].parent)
+
+
+def save_file(path: Path, content: bytes, message: str) -> Path:
+    """Write a whole file atomically, under no lock; its directory is made. Returns the path.
+
+    message: as of `storage_errors`. Raises StorageError.
+    """
+    with storage_errors(path, message):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with new_files([path], message) as (file,):
+        file.write(content)
+    return path
+
+
+def begin_directory(directory: Path) -> Path:
+    """An empty directory beside `directory`, to be filled and then given its name."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+
+
+def finish_directory(temporary: Path, directory: Path) -> None:
+    """Give a directory of files its name. Raises OSError where that is taken."""
+    temporary.chmod(0o755)
+    for file in temporary.iterdir():
+        file.chmod(0o644)
+        _sync(file)
+    temporary.rename(directory)
+    sync_directory(directory.parent)
+
+
+def now() -> str:
+    """This moment, ISO 8601 with its zone, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def json_bytes(value: Any) -> bytes:

@@ -22,9 +22,9 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 
-from moee_index.atomic import replacing
-from moee_index.errors import StorageError
+from moee_index.atomic import save_file
 
+_UNWRITABLE = "cannot write {path} ({why}); choose another --out or make room"
 NOTHING = "–"
 _LONGEST = 300
 Cell = str | int | float | None
@@ -233,18 +233,4 @@ def _block(part: str, placed: Sequence[Block]) -> Block:
 
 def write_files(directory: Path, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
     """Each file whole or not at all. Raises StorageError."""
-    paths = []
-    for name, content in contents:
-        path = directory / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.write_bytes(content)
-        except (OSError, StorageError) as error:
-            cause = error.__cause__ or error
-            raise StorageError(
-                f"cannot write {path} ({getattr(cause, 'strerror', None) or cause}); choose "
-                "another --out or make room"
-            ) from None
-        paths.append(path)
-    return paths
+    return [save_file(directory / name, content, _UNWRITABLE) for name, content in contents]

@@ -24,7 +24,8 @@ from typing import Any
 from moee_index.bench import baselines
 from moee_index.bench.candidate_lists import ListData, list_key, load_lists
 from moee_index.errors import CorpusError, MoeeIndexError
-from moee_index.readers.corpus import read_corpora, read_queries
+from moee_index.readers.corpus import read_corpora
+from moee_index.readers.queries import read_queries
 from moee_index.readers.trec import Qrels, Run, read_qrels, run_scores
 from moee_index.tune import metrics as measures
 

@@ -73,8 +73,10 @@ def command(
     if out is not None and out.suffix not in FORMATS:
         raise click.UsageError(f"{out}: the name must end in {', '.join(FORMATS)}")
 
-    from moee_index.export.vectors import one_vectors, read_texts, save_vectors, vector_lines
+    from moee_index.export.export import one_vectors
+    from moee_index.export.formats import save_vectors, vector_lines
     from moee_index.fusion import check_search
+    from moee_index.readers.queries import read_texts
 
     weight = check_search(method, alpha, 1)
     ids, texts = read_texts(text, queries)

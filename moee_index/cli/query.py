@@ -144,6 +144,6 @@ def _look_at(source: str) -> None:
 
 
 def _read(source: str) -> Iterator[Query]:
-    from moee_index.readers.corpus import read_queries
+    from moee_index.readers.queries import read_queries
 
     return read_queries(source)

@@ -148,7 +148,7 @@ def _lists(
 def _run(
     candidates: str, queries: str, opened: Index, encoder: Encoder, scoring: dict[str, Any]
 ) -> Iterator[Reranked]:
-    from moee_index.readers.corpus import read_queries
+    from moee_index.readers.queries import read_queries
     from moee_index.readers.trec import read_run_lists
     from moee_index.reranking import rerank_run
 

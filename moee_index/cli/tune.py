@@ -103,7 +103,7 @@ def _refuse_model_options(ctx: click.Context) -> None:
 def _tune_with_labels(
     console: Console, index: Index, qrels: str, queries: str, given: dict[str, Any]
 ) -> Tuning:
-    from moee_index.readers.corpus import read_queries
+    from moee_index.readers.queries import read_queries
     from moee_index.readers.trec import read_qrels
     from moee_index.tune.labelled import Trial, tune_with_labels
 

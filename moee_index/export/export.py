@@ -7,7 +7,7 @@ the vector that `moee-index embed --index … --method sum --alpha …` gives fo
 sim_HS + α·sim_RW, and cosine and Euclidean distance order in the same way (DESIGN, maths 1). So any
 vector database answers as `query` does.
 
-Knows an opened `Index`. Refuses to know the model and the formats (exportfile.py).
+The formats are in formats.py.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from moee_index.export.formats import (
     ids_beside,
     whole_file,
 )
-from moee_index.export.vectors import one_vectors
-from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
+from moee_index.fusion import Method, Standardizer, check_search, one_vector, unit_vectors
 from moee_index.index.snapshot import passages_of
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.types import Embeddings, FloatArray, Progress, ignore
@@ -47,6 +46,22 @@ __all__ = ["FORMATS", "ExportReport", "check_export", "export_index", "ids_besid
 
 # Rows together in memory, and in a row group of Parquet.
 ROWS = 1000
+
+
+def one_vectors(
+    embeddings: Embeddings,
+    method: Method,
+    *,
+    raw: bool,
+    alpha: float | None,
+    standardizer: Standardizer | None,
+) -> FloatArray:
+    """One vector a text, float32 [n, dims]: cosines of these are the method's scores, for `sum`
+    up to a factor (DESIGN, maths 1). raw: HS, RW or both joined as the model gave them."""
+    if raw:
+        parts = {"hs": (embeddings.hs,), "rw": (embeddings.rw,)}
+        return np.concatenate(parts.get(method, (embeddings.hs, embeddings.rw)), axis=1)
+    return one_vector(unit_vectors(embeddings, standardizer), method, alpha)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 Parquet (a row group a block), JSON lines, npy (the matrix; ids in a second file) and safetensors
 (tensors; ids in the header). Nothing is held longer than a block but safetensors' header, which
-its readers hold too. The same rows give the same bytes.
-
-Knows files and formats. Refuses to know an index, a model and what the vectors mean.
+its readers hold too. The same rows give the same bytes. What the vectors mean is left to
+export.py, and to `embed`, which saves those of a few texts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +17,16 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from moee_index.atomic import new_files
 from moee_index.errors import MisuseError, StorageError
+from moee_index.model.checkpoint.header import safetensors_header
 from moee_index.types import FloatArray
 
 Columns = Mapping[str, FloatArray]
 # safetensors' readers refuse a longer header.
 HEADER_BYTES = 100_000_000
 _FLOAT = np.dtype("<f4")
-# What a header of safetensors is filled up to a multiple of, so that tensors begin aligned.
-_ALIGN = 8
+_UNWRITABLE = "{path} cannot be written: {why}; free space or take another place"
 
 
 @dataclass(frozen=True)
@@ -125,37 +124,28 @@ class Tensors(_Plain):
 
     def __init__(self, files: Sequence[BinaryIO], layout: Layout) -> None:
         self._file = files[0]
-        self._places: dict[str, int] = {}
-        tensors: dict[str, Any] = {}
-        end = 0
-        for name, dim in layout.dims.items():
-            self._places[name] = end
-            end += layout.rows * dim * _FLOAT.itemsize
-            shape = [layout.rows, dim]
-            tensors[name] = {
-                "dtype": "F32", "shape": shape, "data_offsets": [self._places[name], end]
-            }  # fmt: skip
-        header = self._header(layout, tensors)
-        self._file.write(len(header).to_bytes(_ALIGN, "little") + header)
-        begin = _ALIGN + len(header)
-        self._places = {name: begin + place for name, place in self._places.items()}
+        header, places = self._header(layout)
+        self._file.write(header)
+        self._places = {name: place.start for name, place in places.items()}
 
-    def _header(self, layout: Layout, tensors: Mapping[str, Any]) -> bytes:
+    def _header(self, layout: Layout) -> tuple[bytes, dict[str, slice]]:
         names, length = [], 0
         for name in layout.names():
             names.append(name)
             length += len(name.encode())
             if length > HEADER_BYTES:
                 break
-        said = {**layout.facts, "ids": json.dumps(names, ensure_ascii=False)}
-        header = _json({"__metadata__": said, **tensors})
-        header += b" " * (-len(header) % _ALIGN)
+        facts = {**layout.facts, "ids": json.dumps(names, ensure_ascii=False)}
+        tensors = {
+            name: ("F32", (layout.rows, dim), _FLOAT.itemsize) for name, dim in layout.dims.items()
+        }
+        header, places = safetensors_header(tensors, facts)
         if len(header) > HEADER_BYTES:
             raise StorageError(
                 f"the ids of {layout.rows} rows are too long for the header of a safetensors file "
                 f"(at most {HEADER_BYTES} bytes); export to .parquet instead"
             )
-        return header
+        return header, places
 
     def write(self, rows: Sequence[ExportRow], columns: Columns) -> None:
         for name, vectors in columns.items():
@@ -249,53 +239,42 @@ def whole_file(path: Path, layout: Layout, *, overwrite: bool) -> Iterator[Write
     """A writer to `path` (and what stands beside it) that appears when the block ends well, and
     not at all if it fails.
 
-    With two files the second is put in place before the first, and a first that is replaced goes
-    before: a matrix never stands beside the ids of another. Raises StorageError, MisuseError.
+    A matrix never stands beside the ids of another. Raises StorageError, MisuseError.
     """
-    check_target(path, overwrite=overwrite)
-    paths = files_of(path)
-    partials = [one.with_name(f".{one.name}.{os.getpid()}.partial") for one in paths]
-    try:
-        with contextlib.ExitStack() as opened:
-            files: list[BinaryIO] = []
-            for partial in partials:
-                files.append(opened.enter_context(partial.open("xb")))
-                opened.callback(partial.unlink, missing_ok=True)
-            writer = FORMATS[path.suffix](files, layout)
-            try:
-                yield writer
-                writer.finish()
-            except BaseException:
-                writer.abandon()
-                raise
-            for file in files:
-                file.flush()
-                os.fsync(file.fileno())
-            check_target(path, overwrite=overwrite)
-            _put_in_place(partials, paths)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}; free space or take another place"
-        ) from error
+
+    def check() -> None:
+        check_target(path, overwrite=overwrite)
+
+    check()
+    with new_files(files_of(path), _UNWRITABLE, check) as files:
+        writer = FORMATS[path.suffix](files, layout)
+        try:
+            yield writer
+            writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
 
 
-def _put_in_place(partials: Sequence[Path], paths: Sequence[Path]) -> None:
-    if len(paths) > 1:
-        paths[0].unlink(missing_ok=True)
-    done: list[Path] = []
-    try:
-        for partial, path in zip(reversed(partials), reversed(paths), strict=True):
-            partial.replace(path)
-            done.append(path)
-    except BaseException:
-        for path in done:
-            path.unlink(missing_ok=True)
-        raise
-    handle = os.open(paths[0].parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def vector_lines(ids: Sequence[str], texts: Sequence[str], vectors: FloatArray) -> Iterator[str]:
+    """JSON lines {"id", "text", "vector"}."""
+    for identifier, text, vector in zip(ids, texts, vectors, strict=True):
+        line = {"id": identifier, "text": text, "vector": vector.tolist()}
+        yield json.dumps(line, ensure_ascii=False)
+
+
+def save_vectors(path: Path, ids: Sequence[str], texts: Sequence[str], vectors: FloatArray) -> None:
+    """Write the vectors of a few texts to .npy (the matrix alone), .safetensors (`vectors`, ids as
+    metadata) or .jsonl. Raises StorageError."""
+    with new_files([path], _UNWRITABLE) as files:
+        if path.suffix == ".npy":
+            np.save(files[0], vectors, allow_pickle=False)
+        elif path.suffix == ".safetensors":
+            layout = Layout({"vectors": vectors.shape[1]}, len(vectors), lambda: ids, {})
+            Tensors(files, layout).write([], {"vectors": vectors})
+        else:
+            for line in vector_lines(ids, texts, vectors):
+                files[0].write(line.encode() + b"\n")
 
 
 def _bytes(vectors: FloatArray) -> memoryview:

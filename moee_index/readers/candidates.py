@@ -1,7 +1,7 @@
 """Candidate lists: a query and the texts to order for it, out of files.
 
-Knows plain lines and JSON lines, and which file and line is wrong. Refuses to know how candidates
-are scored (reranking.py) and TREC runs (runs.py), whose texts lie in an index.
+Says which file and line is wrong. Scoring is left to rerank.py, TREC runs, whose texts lie in an
+index, to trec.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from moee_index.errors import MisuseError
+from moee_index.readers.fields import id_of, text_of, title_of
 from moee_index.readers.lines import (
     BadLineError,
     Lines,
@@ -113,15 +114,14 @@ def _candidate_list(fields: dict[str, Any], source: str) -> CandidateList:
                 f"no field {name!r}, there are {there}; a line is "
                 '{"query": …, "candidates": [text or {"id", "text"}, …]}'
             )
-    query, candidates, query_id = fields["query"], fields["candidates"], fields.get("query_id")
-    if not isinstance(query, str):
-        raise ValueError(f"field 'query' is {json_kind(query)}, not text")
+    query, candidates = text_of(fields["query"], "query"), fields["candidates"]
+    query_id = fields.get("query_id")
     if not query.strip():
         raise ValueError("the query is empty")
     if not isinstance(candidates, list):
         raise ValueError(f"field 'candidates' is {json_kind(candidates)}, not a list")
     if query_id is not None:
-        query_id = _id(query_id, "query_id")
+        query_id = id_of(query_id, "field 'query_id'")
     return CandidateList(query, as_documents(candidates), query_id, source)
 
 
@@ -135,16 +135,6 @@ def _document(candidate: object, position: int) -> Document:
     fields = dict(candidate)
     if "text" not in fields:
         raise ValueError("no field 'text'")
-    text, key, title = fields.pop("text"), fields.pop("id", None), fields.pop("title", None)
-    if not isinstance(text, str):
-        raise ValueError(f"field 'text' is {json_kind(text)}, not text")
-    if title is not None and not isinstance(title, str):
-        raise ValueError(f"field 'title' is {json_kind(title)}, not text")
-    return Document(str(position) if key is None else _id(key, "id"), text, fields, title or "")
-
-
-def _id(value: object, name: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        kind = "empty" if value == "" else json_kind(value)
-        raise ValueError(f"field {name!r} is {kind}; it must be text or a whole number")
-    return str(value)
+    text, title = text_of(fields.pop("text"), "text"), title_of(fields.pop("title", None))
+    key = fields.pop("id", None)
+    return Document(str(position) if key is None else id_of(key, "field 'id'"), text, fields, title)

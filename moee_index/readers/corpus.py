@@ -1,8 +1,7 @@
 """Corpora: files of texts in, a stream of documents out.
 
-Knows JSONL, BEIR folders, CSV and TSV, Parquet, plain text and stdin, and where in which file a
-document stands. Refuses to know what becomes of a document: nothing here embeds, stores or counts,
-and duplicate ids are found by the index, which keeps the ids.
+Reads BEIR folders, stdin and the formats of formats.py, and says where in which file a document
+stands. Duplicate ids are found by the index, which keeps the ids.
 
 Nothing is read whole: one line, or one small batch of Parquet rows, is in memory at a time.
 """
@@ -18,17 +17,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from moee_index.errors import CorpusError, MisuseError
+from moee_index.readers.fields import id_of, text_of, title_of
 from moee_index.readers.formats import READERS, Columns, Record, Records
-from moee_index.readers.lines import (
-    BadLineError,
-    ByteSource,
-    Lines,
-    json_kind,
-    open_bytes,
-    parse_object,
-    split_name,
-)
-from moee_index.types import Document, Query
+from moee_index.readers.lines import BadLineError, ByteSource, open_bytes, split_name
+from moee_index.types import Document, ignore
 
 Reject = Callable[[str, str, str], None]
 
@@ -114,7 +106,7 @@ def read_corpora(
     stems = Counter(file.stem for file in files)
     progress = _Progress(files)
     columns = Columns(id_field, text_field)
-    skipped = None if on_bad == "error" else reject or _ignore
+    skipped = None if on_bad == "error" else reject or ignore
 
     def documents() -> Generator[Document]:
         for file in files:
@@ -177,10 +169,6 @@ class _Progress:
         self._finished += file.size or 0
 
 
-def _ignore(source: str, line: str, reason: str) -> None:
-    """A reject callback for callers who asked to skip and not to hear of it."""
-
-
 def _locate(given: str | Path) -> _File:
     if str(given) == "-":
         return _File("-", "stdin", ".jsonl", None)
@@ -227,118 +215,36 @@ def _made(
 
 
 def _document(record: Record, columns: Columns, prefix: str) -> Document:
-    fields = dict(record.fields)
-
-    def bad(reason: str) -> BadLineError:
+    try:
+        return _checked(record, columns, prefix)
+    except ValueError as error:
         line = record.line or json.dumps(record.fields, ensure_ascii=False)
-        return BadLineError(record.source, line, reason)
+        raise BadLineError(record.source, line, str(error)) from None
 
-    def missing(kind: str, name: str) -> BadLineError:
-        there = ", ".join(map(repr, record.fields)) or "none"
-        return bad(f"no {kind} field {name!r}; there are {there}; choose with --{kind}-field")
 
+def _checked(record: Record, columns: Columns, prefix: str) -> Document:
+    fields = dict(record.fields)
     text_name = columns.text or "text"
-    if text_name not in fields:
-        raise missing("text", text_name)
-    text = fields.pop(text_name)
-    if not isinstance(text, str):
-        raise bad(f"field {text_name!r} is {json_kind(text)}, not text")
-
+    text = text_of(_taken(fields, "text", text_name, record), text_name)
     if columns.id is not None:
-        if columns.id not in fields:
-            raise missing("id", columns.id)
-        key = fields.pop(columns.id)
+        key = _taken(fields, "id", columns.id, record)
         if key is None:
-            raise bad(f"field {columns.id!r} is null; every document needs an id")
+            raise ValueError(f"field {columns.id!r} is null; every document needs an id")
     else:
         for name in ("id", "_id"):
             if name in fields and fields[name] is None:
                 del fields[name]
         names = [name for name in ("id", "_id") if name in fields]
         key = fields.pop(names[0]) if names else f"{prefix}:{record.number}"
-    if isinstance(key, bool) or not isinstance(key, str | int):
-        raise bad(f"the id is {json_kind(key)}; it must be text or a whole number")
-    if key == "":
-        raise bad("the id is empty")
-
-    title = fields.get("title")
-    if title is None or title == "":
+    key = id_of(key, "the id")
+    title = title_of(fields.get("title"), numbers=True)
+    if not title:
         fields.pop("title", None)
-        title = ""
-    elif isinstance(title, int | float) and not isinstance(title, bool):
-        title = str(title)
-    elif not isinstance(title, str):
-        raise bad(f"field 'title' is {json_kind(title)}, not text")
-    return Document(str(key), text, fields, title, record.source)
+    return Document(key, text, fields, title, record.source)
 
 
-def read_queries(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterator[Query]:
-    """Queries of a file, each as soon as its line is read, so that stdin answers as it comes.
-
-    JSON lines with `text` and `id` or `_id` (BEIR's queries.jsonl, or the folder that holds it),
-    `id<TAB>text` lines, or one query a line. Which of the three is told by the ending .jsonl
-    or .tsv, else by the first line: a JSON object, a line with a tab, or neither.
-
-    A query without text is an error, a blank line too (in JSON lines blank lines are none): a
-    query dropped in silence would spoil what is measured with the answers. An id that comes twice
-    is an error, for no answer could be told from the other.
-
-    Raises CorpusError naming file and line.
-    """
-    if str(path) != "-" and Path(path).is_dir():
-        path = Path(path) / "queries.jsonl"
-    with open_bytes(path, stdin) as source:
-        lines = Lines(source.stream, "stdin" if str(path) == "-" else str(path))
-        endings = {".jsonl": "json", ".ndjson": "json", ".tsv": "tab"}
-        form = endings.get(split_name(Path(path))[1], "")
-        seen: dict[str, int] = {}
-        for line in lines:
-            form = form or _query_form(line)
-            if form == "json" and not line.strip():
-                continue
-            query = _query(line, form, lines)
-            if query.id in seen:
-                raise BadLineError(
-                    lines.source,
-                    line,
-                    f"query id {query.id!r} again, first at line {seen[query.id]}",
-                )
-            seen[query.id] = lines.number
-            yield query
-
-
-def _query_form(line: str) -> str:
-    try:
-        if line.lstrip().startswith("{") and parse_object(line):
-            return "json"
-    except ValueError:
-        pass
-    return "tab" if "\t" in line else "plain"
-
-
-def _query(line: str, form: str, lines: Lines) -> Query:
-    def bad(reason: str) -> BadLineError:
-        return BadLineError(lines.source, line, reason)
-
-    key: Any = lines.number
-    text: Any = line
-    if form == "json":
-        try:
-            fields = parse_object(line)
-        except ValueError as error:
-            raise bad(str(error)) from None
-        if "text" not in fields:
-            raise bad('no field \'text\'; a query is {"_id": …, "text": …}')
-        text = fields["text"]
-        key = next((fields[k] for k in ("id", "_id") if fields.get(k) is not None), key)
-    elif form == "tab":
-        key, tab, text = line.partition("\t")
-        if not tab:
-            raise bad("no tab, while the lines before have one; write id<TAB>text in every line")
-    if not isinstance(text, str):
-        raise bad(f"field 'text' is {json_kind(text)}, not text")
-    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
-        raise bad("the query's id is empty or neither text nor a whole number")
-    if not text.strip():
-        raise bad("the query is empty; every line needs one")
-    return Query(str(key), text, lines.source)
+def _taken(fields: dict[str, Any], kind: str, name: str, record: Record) -> Any:
+    if name not in fields:
+        there = ", ".join(map(repr, record.fields)) or "none"
+        raise ValueError(f"no {kind} field {name!r}; there are {there}; choose with --{kind}-field")
+    return fields.pop(name)

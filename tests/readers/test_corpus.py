@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.readers import lines as files
-from moee_index.readers.corpus import default_index_name, read_corpora, read_queries
+from moee_index.readers.corpus import default_index_name, read_corpora
+from moee_index.readers.queries import read_queries
 from moee_index.types import Document, Query
 
 Write = Callable[[str, str | bytes], Path]

@@ -2,7 +2,7 @@
 
 What is written is what the running model uses, so quantising a model takes no more anonymous
 memory than a slice, however large it is. A draft is a directory that appears under its name whole
-or not at all. Knows names, shapes and bytes; knows no module.
+or not at all. Which module a tensor belongs to is left to others.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +19,9 @@ from typing import Any
 
 import torch
 
+from moee_index.atomic import begin_directory, finish_directory, storage_errors
 from moee_index.errors import ModelError, StorageError
+from moee_index.model.checkpoint.header import safetensors_header
 
 WEIGHTS_FILE = "model.safetensors"
 EXISTS = "{} exists; quantize never overwrites, take another directory"
@@ -29,6 +29,7 @@ EXISTS = "{} exists; quantize never overwrites, take another directory"
 # name -> (shape, dtype)
 Specs = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
+_UNWRITABLE = "{path} cannot be written: {why}; free space or take another directory"
 _PIECE = 64 * 2**20
 _NAMES = {
     torch.float32: "F32",
@@ -52,18 +53,14 @@ class Draft:
         self.directory = directory
         if directory.exists():
             raise StorageError(EXISTS.format(directory))
-        try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f".{directory.name}."
-            self._partial = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
-        except OSError as error:
-            raise _unwritable(directory, error) from error
-        self.file = self._partial / WEIGHTS_FILE
-        try:
-            self.tensors = create_mapped(self.file, specs)
-        except OSError as error:
-            self._discard()
-            raise _unwritable(directory, error) from error
+        with storage_errors(directory, _UNWRITABLE):
+            self._partial = begin_directory(directory)
+            self.file = self._partial / WEIGHTS_FILE
+            try:
+                self.tensors = create_mapped(self.file, specs)
+            except OSError:
+                self._discard()
+                raise
 
     def __enter__(self) -> Draft:
         return self
@@ -81,19 +78,12 @@ class Draft:
 
         Raises StorageError where the disk is full or another process was faster.
         """
-        try:
+        with storage_errors(self.directory, _UNWRITABLE):
             for file in files:
                 shutil.copyfile(file, self._partial / file.name)
             text = json.dumps(said, indent=1) + "\n"
             (self._partial / record).write_text(text, encoding="utf-8")
-            self._partial.chmod(0o755)
-            for file in self._partial.iterdir():
-                file.chmod(0o644)
-                _fsync(file)
-            self._partial.rename(self.directory)
-            _fsync(self.directory.parent)
-        except OSError as error:
-            raise _unwritable(self.directory, error) from error
+            finish_directory(self._partial, self.directory)
         self.file = self.directory / WEIGHTS_FILE
 
     def _discard(self) -> None:
@@ -107,30 +97,20 @@ def create_mapped(file: Path, specs: Specs) -> dict[str, torch.Tensor]:
     """
     # Widest numbers first: each tensor then begins at a multiple of its own width.
     order = sorted(specs, key=lambda name: (-specs[name][1].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
-    for name in order:
-        shape, dtype = specs[name]
-        end = place + math.prod(shape) * dtype.itemsize
-        header[name] = {
-            "dtype": _NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [place, end],
-        }
-        place = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    start = 8 + len(text)
+    tensors = {
+        name: (_NAMES[dtype], shape, dtype.itemsize)
+        for name, (shape, dtype) in ((name, specs[name]) for name in order)
+    }
+    header, places = safetensors_header(tensors, {"format": "pt"})
+    size = max((place.stop for place in places.values()), default=len(header))
     with file.open("xb") as stream:
-        _reserve(stream.fileno(), start + place, file)
-        stream.write(len(text).to_bytes(8, "little") + text)
-    content = torch.from_file(str(file), shared=True, size=start + place, dtype=torch.uint8)
-    found = {}
-    for name in order:
-        shape, dtype = specs[name]
-        first, last = header[name]["data_offsets"]
-        found[name] = content[start + first : start + last].view(dtype).view(shape)
-    return found
+        _reserve(stream.fileno(), size, file)
+        stream.write(header)
+    content = torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8)
+    return {
+        name: content[place].view(specs[name][1]).view(specs[name][0])
+        for name, place in places.items()
+    }
 
 
 def _reserve(descriptor: int, size: int, file: Path) -> None:
@@ -170,18 +150,3 @@ def _piece_digest(file: Path, start: int) -> bytes:
             digest.update(memoryview(buffer)[:count])
             left -= count
     return digest.digest()
-
-
-def _unwritable(directory: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{directory} cannot be written: {error.strerror or error}; free space or take another "
-        "directory"
-    )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
