@@ -1,6 +1,5 @@
 """Where a task's data set lies and how it is read: folders, a cache of the run's own, samples.
 
-Knows mteb's tasks and the datasets library. Refuses to know which tasks run, models and scores.
 Local data lie in the hub's layout (`DIR/mteb/stsbenchmark-sts/…`); a task is pointed at its folder
 by a copy of its metadata, never by changing the working directory. The datasets library caches by
 path and would serve stale rows, so local data go through a cache that lives as long as the run.

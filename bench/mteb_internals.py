@@ -1,7 +1,7 @@
 """The installed mteb: what the bench needs of it that is not public, and may lie elsewhere in its
 next release.
 
-Knows mteb's insides, so that no other module has to. Refuses to know data, models and scores.
+No other module touches mteb's insides.
 """
 
 from __future__ import annotations

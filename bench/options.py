@@ -1,7 +1,4 @@
-"""What a run of the bench was asked for, checked before anything is read or loaded.
-
-Knows options and which of them contradict each other. Refuses to know tasks, models and files.
-"""
+"""What a run of the bench was asked for, checked before anything is read or loaded."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ A task's data are read once; each model's vectors are computed once and shared b
 mteb evaluates and keeps its own result files under OUT/results. What is there already, of the same
 data, is not evaluated again, and then no data are read and no model is loaded.
 
-Knows the order of things. Refuses to know how vectors are made (systems.py), how data are read
-(data.py), what the files look like (records.py) and how a report looks (report.py).
+Vectors are made in `adapter`, data read in `data`, files written in `run_dir`, reports in `report`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Which tasks of mteb run: types, names, the paper's list, whole benchmarks; languages, splits.
 
-Knows mteb's registry and where local data sets lie (data.py). Refuses to know models and scores.
 A task here is an instance of its own: mteb shares metadata between instances and benchmarks, so
 whatever is changed (subsets, splits, where the data lie) is changed on a copy.
 

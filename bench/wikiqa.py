@@ -1,9 +1,9 @@
 """A reranking task over local candidate lists of WikiQA, in the form of mteb's reranking tasks.
 
-Knows mteb's retrieval tasks and the lists as `candidate_lists` reads them: `<split>.jsonl` with
-`query`, `positive`, `negative` (Yang, Yih & Meek 2015; questions with at least one right and one
-wrong candidate). mteb 2.26 has no task of that data; the name says that these are local lists, so
-that no figure is mistaken for one of a later mteb task.
+The lists are as `candidate_lists` reads them: `<split>.jsonl` with `query`, `positive`, `negative`
+(Yang, Yih & Meek 2015; questions with at least one right and one wrong candidate). mteb 2.26 has no
+task of that data; the name says that these are local lists, so that no figure is mistaken for one
+of a later mteb task.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Imports of the heavy libraries, in one place and in the one right order.
 
-Knows torch, bitsandbytes and FAISS as libraries only. Torch comes before FAISS, so that both
-share one OpenMP runtime; bitsandbytes comes without asking a hub for kernels and without
-torch's compiler.
+Torch comes before FAISS, so that both share one OpenMP runtime; bitsandbytes comes without asking a
+hub for kernels and without torch's compiler.
 """
 
 from __future__ import annotations

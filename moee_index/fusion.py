@@ -1,8 +1,8 @@
 """The MoEE maths: standardising, similarities of the two parts, fusing them, exact top k.
 
-Knows numpy. Refuses to know models, disks and FAISS: arrays in, arrays out. Where a number has to
-be exact the work is done in float64 and scores are rounded to float32 at the very end, so that
-equal texts have equal scores and stand in document order.
+Arrays in, arrays out: no model, no disk, no FAISS. Where a number has to be exact the work is done
+in float64 and scores are rounded to float32 at the very end, so that equal texts have equal scores
+and stand in document order.
 
 Source: Li & Zhou, ICLR 2025, section 3 (HS, RW, `concat`, `sum`).
 """

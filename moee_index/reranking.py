@@ -1,8 +1,7 @@
 """Reranking: given texts ordered for a query, without an index or beside one.
 
-Knows the encoder's protocol, the MoEE maths of fusion.py and DESIGN's rule of standardising (maths
-5): a frozen standardizer where there is an index, else one fitted over the candidates of the query
-at hand. Refuses to know files (candidates.py, runs.py), FAISS, and how an index stores its rows.
+Vectors are standardized by the frozen standardizer where there is an index, else by one fitted over
+the candidates of the query at hand (DESIGN, maths 5). Files are read by `readers`.
 
 Scores are those of fusion.score: float64 arithmetic, rounded once, whatever the number of
 candidates; equal scores stay in candidate order.

@@ -1,7 +1,6 @@
 """mteb's EncoderProtocol over the product's encoder: stored vectors in, one array a method out.
 
-Knows mteb's calls. Refuses to hold maths (standardizing.py, fusion.py), vectors (stored.py) and
-knowledge of task types (texts.py). For retrieval and reranking see search.py.
+For retrieval and reranking see search.py.
 """
 
 from __future__ import annotations

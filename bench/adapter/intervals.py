@@ -14,8 +14,6 @@ STS: `ci95_low`, `ci95_high`, the bootstrap interval of the cosine Spearman corr
 Tibshirani 1993, percentiles). Clustering: `ami`, adjusted mutual information (Vinh, Epps & Bailey
 2010), which unlike V-measure is 0 for random clusters, and `v_measure` of the same clusters.
 V-measure is normalised mutual information with the arithmetic mean, so no `nmi` stands beside it.
-
-Knows tasks, arrays and measures. Refuses to know encoders, methods, files and reports.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What mteb is told about a model: `ModelMeta`, with everything that was set as an experiment.
 
-Knows mteb's ModelMeta and the few models of which more is known than their files say. Refuses to
-guess: what is not known is None.
+Nothing is guessed: what is not known is None.
 """
 
 from __future__ import annotations

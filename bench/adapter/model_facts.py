@@ -1,6 +1,6 @@
 """How many weights a checkpoint has and how many a token meets; counted, not looked up.
 
-Knows checkpoints and their empty models (shapes alone, on the meta device). Reads no weight.
+Empty models on the meta device tell; no weight is read.
 """
 
 from __future__ import annotations

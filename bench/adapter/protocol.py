@@ -8,8 +8,6 @@ is switched off; SummEval is scored by mteb's old evaluator.
 
 Not taken over, since it is no embedding: averaging the numbers of clusters and of classes for `sum`
 in Clustering and Classification. Nor is the absence of truncation: give --max-tokens for that.
-
-Knows instructions and texts. Refuses to know evaluators, disks and models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """mteb's SearchProtocol over the product itself: `Index.build`, its fused exact search, and
 reranking over its rows, with the standardizer that the index froze.
 
-Knows mteb's calls and the index's public ones. Refuses to hold maths, search and vectors.
+Maths, search and vectors are the product's own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Standardizers of tasks: fitted once over what a task hands over, then found again call by call.
-
-Knows stored rows and what was heard of each task. Refuses to know methods and arrays.
+"""Standardizers of tasks: fitted once over what a task hands over, then found again
+call by call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What is evaluated: systems, each with the columns of the report that share its vectors.
 
-Knows our encoders and searchers, the outside baselines, and which task types each of them serves.
-Refuses to know tasks' data, evaluation and files.
+Our encoders and searchers, the outside baselines, and which task types each of them serves.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ mteb's evaluators choose, sample and join texts in their own ways, and hand them
 the task is evaluated on a listener that notes the texts of every call and answers with vectors that
 cannot be read: at the first attempt to use one, everything that comes before the scores was asked
 for, and the evaluation is given up. The task's random generators are put back afterwards.
-
-Knows mteb's tasks and dataloaders. Refuses to know models, vectors and standardizing.
 """
 
 from __future__ import annotations

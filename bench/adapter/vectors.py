@@ -7,8 +7,6 @@ and one array a method.
     calibrated   once over a fixed list of reference texts: a pure function of the text
     batch        the authors': each batch of 128 texts by itself, in the order of a call. A vector
                  depends on its neighbours; only to reproduce the paper
-
-Knows the maths of fusion.py and blocks of raw rows. Refuses to know mteb, disks and models.
 """
 
 from __future__ import annotations

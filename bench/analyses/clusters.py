@@ -1,8 +1,8 @@
 """Do HS and RW group texts alike? Paper, section 3.2, table 1: k-means on each, then agreement.
 
-Knows vectors and cluster numbers; knows no model. The paper states neither its texts nor k nor
-how labels were aligned; here all three are said, and beside the agreement stand what two runs on
-the same vectors agree in (its ceiling) and what shuffled clusters agree in (its floor).
+The paper states neither its texts nor k nor how labels were aligned; here all three are said, and
+beside the agreement stand what two runs on the same vectors agree in (its ceiling) and what
+shuffled clusters agree in (its floor).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Does RW get right what HS gets wrong? Paper, section 3.2, figure 2, on STS pairs.
 
-Knows scores of pairs and gold scores; knows no model. An error is the paper's kind: the rank of a
-pair's similarity lies further from the rank of its gold score than a threshold. The paper states
-no threshold, so several are shown, and beside every share what chance would give.
+An error is the paper's kind: the rank of a pair's similarity lies further from the rank of its gold
+score than a threshold. The paper states no threshold, so several are shown, and beside every share
+what chance would give.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The controls that the paper lacks: HS standardised, of each layer, of all layers, mean-pooled.
 
-Knows pooled vectors of every layer, one layer at a time; knows no model. A router is a linear map
-of its layer's state, so RW's fair rival is not the last layer's raw HS but the states of the layers
-that it reads, standardised as RW is.
+A router is a linear map of its layer's state, so RW's fair rival is not the last layer's raw HS but
+the states of the layers that it reads, standardised as RW is.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What a pass through the model leaves beside HS and RW: pooled states of every layer, routing by
 layer, and both poolings at once.
 
-Knows a running model's layers and routers (hooks that stand only while a capture is open) and
-files of rows. Refuses to know tasks, scores and why anyone asks. Vectors go to disk batch by batch:
-10,000 texts of 28 layers of 2048 dimensions are 4.7 GB there, and at most 120 MB in memory.
+Hooks are in place only while a capture is open. Vectors go to disk batch by batch: 10,000 texts of
+28 layers of 2048 dimensions are 4.7 GB there, and at most 120 MB in memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How much do HS and RW depend on the prompt? Paper, section 3.2, figures 4 and 5.
 
-Knows similarities of pairs under several prompts; knows no model. For every two prompts, and for
-HS against RW, Spearman's correlation of the pairs' similarities; and how far the STS scores of the
-prompts lie apart.
+For every two prompts, and for HS against RW, Spearman's correlation of the pairs' similarities; and
+how far the STS scores of the prompts lie apart.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which layers' routing is worth anything? STS score of each MoE layer's RW alone, and of all
 layers but one. The paper has no such table.
 
-Knows RW and where its layers lie; knows no model. Cosines of any set of layers come from each
-layer's own products: a · b and the squared lengths add up over layers.
+Cosines of any set of layers come from each layer's own products: a · b and the squared lengths add
+up over layers.
 """
 
 from __future__ import annotations

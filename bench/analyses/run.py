@@ -1,7 +1,7 @@
 """`bench analyze`: the paper's claims about HS and RW looked at on any model, in one report.
 
 Joins tasks, an encoder and the analyses; the arithmetic is in `analyses/`, the layers' vectors come
-from `layers.py`. Refuses to know how data sets are read and how the command line looks.
+from `layers.py`. Data sets are read in `task_texts`.
 
 One pass over the distinct STS texts under the model's own prompt gives the layers (both poolings);
 one pass over each clustering task's texts gives HS and RW; one pass for each of the paper's nine

@@ -1,7 +1,6 @@
 """Similarities of STS pairs and what they correlate with: the arithmetic that analyses share.
 
-Knows numpy and the product's own fusion. Standardising: mean and deviation of each
-dimension over the distinct texts of one task (what the bench calls `corpus`), then cosine. Works
+Standardizing: mean and deviation of each dimension over the distinct texts of one task (what the bench calls `corpus`), then cosine. Works
 on blocks of pairs, so that float64 copies of wide vectors stay small.
 """
 

@@ -1,7 +1,6 @@
 """The texts of loaded mteb tasks, as the analyses want them: STS pairs and sets to cluster.
 
-Knows mteb's STS and clustering tasks. Refuses to know models, where data lie and how they are
-loaded. A text that several tasks hold stands once in `Material.texts`.
+A text that several tasks hold stands once in `Material.texts`.
 """
 
 from __future__ import annotations

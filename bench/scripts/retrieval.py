@@ -2,9 +2,9 @@
 
     python bench/scripts/retrieval.py --data DIR [DIR …] [--model NAME|PATH …] [--json]
 
-Knows the commands `build`, `query --trec` and `rerank --json`, and two forms of data: a BEIR folder
+Uses the commands `build`, `query --trec` and `rerank --json`, and two forms of data: a BEIR folder
 (corpus.jsonl, queries.jsonl, qrels/test.tsv or .jsonl; nDCG@10) and a folder of candidate lists
-(test.jsonl with `query`, `positive`, `negative`; MAP). Refuses to know the library behind the
+(test.jsonl with `query`, `positive`, `negative`; MAP). It does not touch the library behind the
 commands: what is measured here is what a user gets.
 """
 

@@ -1,9 +1,8 @@
 """The product's encoder behind stored vectors: a text is computed once, ever, and no weight is read
 while every text asked for is in the store.
 
-Knows the store, and how to come by an `Encoder` when a text is missing. Refuses to know tasks,
-standardizing and methods: what it gives is raw. Fulfils `TextEncoder`, so that an index is built
-and searched through it like through the encoder itself.
+What it gives is raw. Fulfils `TextEncoder`, so that an index is built and searched through it like
+through the encoder itself.
 """
 
 from __future__ import annotations

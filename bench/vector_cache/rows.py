@@ -1,6 +1,5 @@
-"""Stored vectors as others take them: rows where they lie, plans over them, batches on their way.
-
-Knows one shelf and row numbers. Refuses to know the model and who reads.
+"""Stored vectors as others take them: rows where they lie, plans over them, batches on
+their way.
 """
 
 from __future__ import annotations

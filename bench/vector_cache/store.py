@@ -1,8 +1,6 @@
 """Raw vectors on disk, by what was embedded and how, so that no text is ever embedded twice.
 
-    DIRECTORY/<key>/    the vectors of one key (shelf.py)
-
-Knows keys, folders and sizes. Refuses to know what is in a folder (shelf.py), models and tasks.
+DIRECTORY/<key>/    the vectors of one key (shelf.py)
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@
 Rows are synced before the table names them, so a kill at any moment loses the batch that was being
 written and nothing else; rows that no table names are overwritten. Several processes may read and
 write: SQLite's lock lets one write at a time, and each begins where the last one ended.
-
-Knows bytes, hashes and the order of commits. Refuses to know models, tasks and other keys.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What people see on stderr: notes told once, progress bars, and no library's own warnings.
 
-Knows click and tqdm only.
+Only click and tqdm are imported here.
 """
 
 from __future__ import annotations

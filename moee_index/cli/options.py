@@ -1,6 +1,6 @@
 """Options that several commands share, as decorators, and how they become an encoder.
 
-Knows click; imports the library only inside functions.
+The library is imported inside functions only, so that `--help` stays quick.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Batches of one window of texts: sorted by length, bounded by tokens, planned from the texts and
 their order alone, so that the same window always gives the same batches.
 
-Knows lengths and token sequences; knows no model.
+Works on lengths and token sequences alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Long texts into passages: spans of a text that a token budget holds, cut where sentences end.
 
-Knows character spans and token offsets. Refuses to know tokenizers, models, files and indexes: the
-encoder tells where each token of a text stands, and embeds what the spans hold.
+Works on character spans and token offsets: the encoder tells where each token of a text lies, and
+embeds what the spans hold.
 
 A sentence ends
 - at . ! ? … and their Arabic, Armenian, Ethiopic, Burmese and Khmer kin, closing quotes and

@@ -1,6 +1,7 @@
 """Texts → Embeddings: the one encoder behind build, query, rerank, embed and the bench.
 
-Joins tokenizer, prompts, batches and a running model. Knows no index and no corpus file.
+Joins tokenizer, prompts, batches and a running model. Reading corpora and keeping vectors is left
+to `readers` and `index`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Templates around a text, the authors' clean-up, and truncation that spares the template.
 
-Knows strings and a tokenizer's encode function; knows no model. Paper: Table 2 and section 4;
-the strings are those of the authors' code (with quotation marks), its clean-up included.
+Strings and a tokenizer's encode function are all that is needed. Paper: Table 2 and section 4; the
+strings are those of the authors' code (with quotation marks), its clean-up included.
 """
 
 from __future__ import annotations

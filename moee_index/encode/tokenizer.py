@@ -1,7 +1,7 @@
 """Text to token ids: template, truncation of the text alone, and where its own tokens are; and
 the places of a plain text's tokens, for dividing it.
 
-Knows a checkpoint's tokenizer and prompts; knows no model and no batches.
+Batches are planned elsewhere (`batches`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The index directory: built, changed, opened, searched, verified. Knows no model: it takes
-Embeddings.
+"""The index directory: built, changed, opened, searched, verified. It takes Embeddings; no model is
+loaded here.
 
 The names are loaded when they are asked for, so that importing this package costs nothing.
 """

@@ -1,8 +1,8 @@
 """Adding documents to a finished index: what is new is embedded into a segment of its own.
 
-Knows which documents are there already. Refuses to know the model: texts go through a
-`TextEncoder`. The index's standardizer is frozen, so what is there keeps its vectors; a killed run
-goes on where it stopped, and the index answers as before until the new version is whole.
+Texts go through a `TextEncoder`. The index's standardizer is frozen, so what is there keeps its
+vectors; a killed run goes on where it stopped, and the index answers as before until the new
+version is whole.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Building an index: documents in, a finished directory out, whatever happens in between.
 
-Knows the order of commits. Refuses to know the model: texts go through a `TextEncoder`.
+Texts go through a `TextEncoder`.
 
-An index is built as one segment (writing.py), then standardizer, norms and FAISS files follow from
-its rows, and the manifest comes last. A build that is killed at any moment goes on from there.
+An index is built as one segment (write/segment.py), then standardizer, norms and FAISS files follow
+from its rows, and the manifest comes last. A build that is killed at any moment resumes from there.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each makes a new version beside the old one, under the writer's lock; readers keep the one that
 they opened, and a failure leaves the old one as it was.
 
-Knows segments, what counts in them, and what follows from their rows. Refuses to know the model.
+Works from the raw rows on disk; no text is embedded.
 """
 
 from __future__ import annotations

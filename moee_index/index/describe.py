@@ -1,7 +1,6 @@
 """What an index is and holds, in words and numbers, for `info`.
 
-Knows the manifest of an opened index, its folder, and what an unfinished segment looks like.
-Refuses to change anything: it works in a read-only directory and beside a writer.
+Changes nothing: it works in a read-only directory and beside a writer.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ deviations, nothing where all rows are looked at. The sample is spread evenly ov
 index, so that each segment has its share; its mean is then rather nearer than by chance, never
 farther. A drift of 1 means: the typical dimension's mean lies one deviation off.
 
-Knows opened segments and a standardizer. Refuses to know the model, and to change anything.
+Reads opened segments and changes nothing.
 """
 
 from __future__ import annotations

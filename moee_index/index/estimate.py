@@ -1,6 +1,5 @@
-"""What a build would cost, without building: every text tokenised, a sample embedded.
-
-Knows documents and an encoder; writes nothing.
+"""What a build would cost, without building: every text tokenized, a sample embedded. Writes
+nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One segment of an index, opened for reading: its documents, raw rows, which count, its pair.
 
-Knows which files make up a segment, and checks the small ones whole as it opens them. Refuses to
-know other segments.
+The small files are checked whole as they are opened. How segments make up an index is left to
+`snapshot`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether an index is what its manifest says: quickly by sizes and counts, fully by every byte.
 
-Knows every file of an index. Refuses to repair anything.
+Repairs nothing.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Token ids in, HS and RW out. Knows no text."""
+"""Token ids in, HS and RW out. Text is turned into ids in `encode`."""

@@ -1,4 +1,4 @@
-"""How a model's weights are kept and computed with. Knows torch's dtypes and devices only."""
+"""How a model's weights are kept and computed with: dtypes and devices, each with its reason."""
 
 from __future__ import annotations
 

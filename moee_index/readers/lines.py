@@ -1,7 +1,7 @@
 """Files of lines, plain or compressed: bytes in, numbered lines of text out.
 
-Knows gzip, zstd, UTF-8 and line ends, and how far through a file it is. Refuses to know what a
-line means: corpora, queries, candidates, runs and qrels are read by others.
+Handles gzip, zstd, UTF-8 and line ends, and tells how far through a file it is. What a line means
+is left to the readers beside this one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """TREC's two file forms: runs (what a search found) and qrels (what is relevant).
 
-Knows columns, and which file and line is wrong. Refuses to know how the scores of a run came
-about and what is measured with it; the measures are in measures.py.
+Errors name file and line. The measures are in `tune.metrics`.
 """
 
 from __future__ import annotations

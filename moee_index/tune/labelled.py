@@ -1,7 +1,7 @@
 """Choosing α, the weight of RW in `sum`, for one index by judged queries.
 
-Knows an opened `Index` by its public methods, and judgements. Refuses to know files, models and
-how an index is stored; choosing without labels is agreement.py's, saving index/change.py's.
+Works on an opened `Index` by its public methods. Choosing without labels is in `unlabelled`; the
+choice is saved by `index.save_alpha`.
 
 α maximises nDCG@10 on one half of the queries; the other half, which had no part in the choice,
 tells what that is worth.

@@ -1,7 +1,7 @@
 """Choosing α, the weight of RW in `sum`, for one index without any label.
 
-Knows an opened `Index` by its public methods, and Spearman's correlation. Refuses to know queries,
-judgements and models: what it gives balances HS and RW, it cannot tell which is the better.
+Works on an opened `Index` by its public methods. The α it gives balances HS and RW; it cannot tell
+which of them is better.
 
 Source: the camera-ready of Li & Zhou, ICLR 2025, where α is to maximise the Spearman correlation
 of the fused similarity with its components; the authors' code lacks it.

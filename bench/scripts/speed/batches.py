@@ -1,7 +1,4 @@
-"""Batches of real tokens: a corpus cut into texts of an exact number of tokens.
-
-Knows a corpus file and a checkpoint's own tokenizer; knows no model and no clock.
-"""
+"""Batches of real tokens: a corpus cut into texts of an exact number of tokens."""
 
 from __future__ import annotations
 

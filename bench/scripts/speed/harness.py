@@ -1,6 +1,6 @@
 """What the scripts of this folder share: memory and its peak, seconds, ways run in turn.
 
-Knows processes and clocks; knows no model. Imports nothing heavy. GB are 10⁹ bytes.
+Imports nothing heavy. GB are 10⁹ bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random unit vectors as a segment's files, and what opens them: the data of `search.py`.
 
-Knows the files that a search reads. Refuses to know clocks. Nothing is standardised, so that the
+Nothing is standardised, so that the
 raw rows are the unit vectors themselves; documents with metadata stand apart, because a filter
 does not look at vectors.
 """

@@ -1,7 +1,4 @@
-"""The losses of the distillation, its data, and the gradients of one step.
-
-Knows the student and the cached vectors of the teacher. Knows no schedule and no command line.
-"""
+"""The losses of the distillation, its data, and the gradients of one step."""
 
 import json
 import random

@@ -1,7 +1,4 @@
-"""The two costly parts of the student's layer with their gradients written by hand, for CPU.
-
-Knows tensors alone.
-"""
+"""The two costly parts of the student's layer with their gradients written by hand, for CPU."""
 
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,6 @@
 """STS and retrieval scores of HS, RW and their sum, standardised over the evaluated texts.
 
-Knows: MTEB's and BEIR's files, and a function from texts to two matrices. Knows no model. For
-watching the training; what a release reports comes from the product's own encoder and `bench`.
+Reads MTEB's and BEIR's files and takes a function from texts to two matrices. For watching the training; what a release reports comes from the product's own encoder and `bench`.
 """
 
 import json

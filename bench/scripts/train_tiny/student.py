@@ -1,7 +1,7 @@
 """The student: OLMoE's architecture written for training on a few CPU cores.
 
-Knows: the weights' names and shapes as transformers stores them, and a forward pass over many texts
-of different length with little padding. Knows neither texts nor losses. `save` writes a directory
+Weights have the names and shapes that transformers stores; the forward pass takes many texts of
+different length with little padding. `save` writes a directory
 that plain `transformers` opens as `olmoe`; tests of equality belong to whoever changes this file.
 """
 

@@ -1,7 +1,4 @@
-"""The teacher, all-MiniLM-L6-v2: its cached vectors, and what the student takes over from it.
-
-Knows the teacher's folder, its tokenizer and its vocabulary. Knows nothing of the training.
-"""
+"""The teacher, all-MiniLM-L6-v2: its cached vectors, and what the student takes over from it."""
 
 import json
 import time

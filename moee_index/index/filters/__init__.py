@@ -2,9 +2,8 @@
 
     lang = "en" and year >= 2020 and not source in ("a", "b")
 
-Knows what a filter means and which fields an index has. Refuses to know any connection: it gives
-one parameterised SQL expression, either over a table with a column for each field (`over_columns`)
-or over the table `documents(…, id, text, metadata)`, in which `metadata` is a JSON object as text
+A filter becomes one parameterised SQL expression, which others run: either over a table with a
+column for each field (`over_columns`) or over the table `documents(…, id, text, metadata)`, in which `metadata` is a JSON object as text
 (`over_json`). How a filter is written: `grammar`.
 
 | test | true for a document |

@@ -1,6 +1,6 @@
 """From a filter's text to a tree: words, limits, errors that name the position.
 
-Knows the grammar. Refuses to know SQL, documents and which fields an index has.
+SQL is made of the tree elsewhere; which fields an index has is not asked here.
 
     filter    = and_chain { "or" and_chain }
     and_chain = term { "and" term }

@@ -1,7 +1,7 @@
 """The words of a filter one by one, and its errors, each with its position.
 
-Knows how texts, numbers, names and operators are written (`grammar` says how). Refuses to
-know in what order they may stand.
+How texts, numbers, names and operators are written is said in `grammar`, which also checks their
+order.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tests of a filter in SQL over the documents table, where metadata is one JSON object.
 
-Every field can be asked for here, and what a filter costs shows it: `over_columns` is what is asked
-first. Knows SQLite (3.38 and later) and how `json.dumps(…, ensure_ascii=False, allow_nan=False)`
-writes. Refuses to know the grammar and the index's connection. Paths are parameters too.
+Every field can be asked for here, and what a filter costs shows it: `over_columns` is tried first.
+Needs SQLite 3.38 or later, and JSON as `json.dumps(…, ensure_ascii=False, allow_nan=False)` writes
+it. Paths are parameters too.
 
 What each form costs, in units of the plain `json_extract(metadata, '$.lang') = ?` (100,000
 documents, five fields): one look into the JSON 1.0; a second look at the same document 0.25,

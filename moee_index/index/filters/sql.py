@@ -1,7 +1,8 @@
 """From a filter's tree to one SQL expression, whatever the tests themselves look like in SQL.
 
-Knows `and`, `or` and `not`, the limits of SQLite's parser, and that a text never becomes a part of
-the SQL: what comes from a filter is a parameter. Refuses to know where values are stored.
+Handles `and`, `or`, `not` and the limits of SQLite's parser. Text from a filter never becomes part
+of the SQL: it is always a parameter. Where values are stored is left to `over_columns` and
+`over_json`.
 """
 
 from __future__ import annotations

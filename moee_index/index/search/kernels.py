@@ -1,7 +1,7 @@
 """Similarities of every stored code to some queries, at the speed of memory.
 
-Knows how to multiply float32 queries with float16 codes, by as many threads as torch uses. Refuses
-to know parts, fusion and ranks: this is the one place to change when another way is faster.
+Multiplies float32 queries with float16 codes, on as many threads as torch uses. Parts, fusion and
+ranks are left to `shortlist`: this is the one place to change when another way is faster.
 
 Three ways, by the number of queries. Milliseconds of a whole search by `sum` for 10 of 100,000
 documents (2048 + 1024; their 614 MB of codes are read once in 22), 2 cores of an EPYC with
@@ -11,7 +11,7 @@ AVX-512 BF16; float32 with the program as it was before bfloat16, in the next mi
 |---|---|---|---|---|---|---|---|---|
 | FAISS's scanner, query by query | 25 | 46 | 70 | | | | | |
 | float32, 512 codes at a time and one GEMM | | | | | 110 | 118 | 187 | 314 |
-| bfloat16, and what it leaves again (rough.py) | | | | 99 | 109 | 119 | 156 | 225 |
+| bfloat16, and what it leaves again (prefilter.py) | | | | 99 | 109 | 119 | 156 | 225 |
 | two `IndexFlatIP.search` calls, k = 10 | 75 | | | | | | | 899 |
 
 Torch's half-precision product was rounded to 3 digits and no faster; numpy's conversion took 2000.

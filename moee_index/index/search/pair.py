@@ -1,10 +1,9 @@
 """Exact fused top k over a pair of indexes.
 
-Knows codes, raw rows and the maths. Refuses to know texts and ids: unit vectors in, row numbers
-and scores out.
+Unit vectors in, row numbers and scores out; texts and ids are looked up elsewhere.
 
-Flat pairs are scanned completely (exact.py), and every document that the scan cannot rule out is
-scored again from its raw row. Approximate pairs give lists that are joined and scored again
+Flat pairs are scanned completely (shortlist.py), and every document that the scan cannot rule out
+is scored again from its raw row. Approximate pairs give lists that are joined and scored again
 likewise.
 """
 

@@ -1,8 +1,8 @@
 """A first look at codes: similarities in bfloat16, and how far at most they are off.
 
-Knows how float16 codes are multiplied with queries in bfloat16, which processors with such
-instructions (AVX-512 BF16, AMX, ARMv8.6) do at twice the rate of float32, and what the rounding
-can cost. Refuses to know what is done with codes that look good: they have to be scored again.
+Multiplies float16 codes with queries in bfloat16, which processors with such instructions (AVX-512
+BF16, AMX, ARMv8.6) do at twice the rate of float32, and bounds what the rounding can cost. What
+passes has to be scored again.
 
 A unit vector's codes c become c' and a query q becomes q'; products are summed in float32 and
 rounded once more, to bfloat16. So, by Cauchy and Schwarz,

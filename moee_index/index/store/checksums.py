@@ -3,8 +3,7 @@
 A FAISS file is checked in pieces, each when it is scanned for the first time; raw rows are checked
 one by one when they are scored. SHA-256 of whole files, in the manifest, is for `verify --full`.
 
-Knows bytes and their CRC-32, which no change of up to four bytes in a row escapes. Refuses to know
-what the bytes mean.
+No change of up to four bytes in a row escapes a CRC-32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The documents of a finished segment, looked up by row, by id, by filter; and the read-only
 connection to a finished SQLite file, which fields.py shares.
 
-Knows SQL, always parameterised, and checks what it reads: a document by its checksum, the whole
-file before anything is concluded from what was not found. Refuses to write.
+SQL is always parameterised. A document is verified by its checksum, and the whole file before an id
+is reported as absent. Never writes.
 """
 
 from __future__ import annotations

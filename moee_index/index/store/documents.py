@@ -7,9 +7,8 @@
 A document that is not split has one passage, all of its text. Metadata stands before the text, so
 that a filter need not read through long texts.
 
-Knows SQL, always parameterised. Refuses to know vectors: a row number is all that joins a passage
-to its vectors. The rollback journal is kept instead of WAL, because a finished file must open from
-a read-only directory.
+SQL is always parameterised. A row number is all that joins a passage to its vectors. The rollback
+journal is kept instead of WAL, because a finished file must open from a read-only directory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""The pair of FAISS indexes, one file a part: writing them, opening them, trusting neither blindly.
-
-Knows FAISS. Refuses to know documents and scores: unit vectors in, codes or neighbour lists out.
+"""The pair of FAISS indexes, one file a part: written, opened, trusted only as far as they were
+checked. Unit vectors in, codes or neighbor lists out.
 
 `flat` means float16 codes that are scanned completely, so its answers are exact after rescoring;
 it is what `auto` chooses at every size, because an index that misses documents has to be asked for.

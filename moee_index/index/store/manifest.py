@@ -15,7 +15,7 @@ A file that a manifest names is never written to again. Each version of an index
 its own, the manifest's `revision`, and what is new in it carries that number in its name; so a
 reader keeps the version that it opened, and a new one appears whole or not at all.
 
-Knows names, versions and checksums. Refuses to know what the files hold.
+What the files hold is for the modules beside this one to say.
 """
 
 from __future__ import annotations

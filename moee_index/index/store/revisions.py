@@ -1,6 +1,6 @@
 """A new version of an index: one writer, everything written before the manifest, leftovers gone.
 
-Knows what belongs to a version and what does not. Refuses to know what a version holds.
+What a version holds is for others to say.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Raw rows on disk: plain little-endian matrices, written at their places, read as memory maps.
 
-Knows bytes and shapes, and a CRC-32 of each row. Refuses to know where rows come from and what
-becomes of them.
+Each row has a CRC-32. Where rows come from and what becomes of them is for others to say.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """From raw rows to what follows from them: standardizer, norms, FAISS files and their checksums.
 
-Knows the order in which these are made. Refuses to know the model and how the rows came to be
-there: a build, an added segment and a reindex are the same to it.
+A build, an added segment and a reindex all come here; how the rows came to be does not matter.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Several segments written as one, without what was deleted, and when that is worth while.
 
-Knows documents and raw rows, and copies both as they are. Refuses to know the model and who asks.
+Documents and raw rows are copied as they are.
 """
 
 from __future__ import annotations

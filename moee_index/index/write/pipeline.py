@@ -7,8 +7,8 @@
 Computing stays where the model was loaded: an OpenMP runtime that sees a second team of threads on
 the same cores lets them sleep between its many small regions, and computes half as fast.
 
-Knows the order that makes a kill harmless: a window's documents are committed before any of its
-rows, a batch's rows are synced before it is marked done. Refuses to know which window comes next.
+The order makes a kill harmless: a window's documents are committed before any of its rows, a
+batch's rows are synced before it is marked done. Which window comes next is for the caller to say.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Whether a build that is started again is still the same build: options by name, documents by
 id, text and metadata, never by position alone.
-
-Knows what was recorded and what is asked. Refuses to know how either came about.
 """
 
 from __future__ import annotations

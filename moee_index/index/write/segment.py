@@ -1,11 +1,11 @@
-"""Writing one segment: a new one, or an interrupted one gone on with. Build and add share it.
+"""Write a segment, or resume an interrupted one. Build and add share it.
 
 A window of documents is planned into batches from its texts alone and committed to SQLite before
 any of it is embedded; a batch's rows are written and synced before it is marked done. A run that is
-killed at any moment goes on from there: the corpus is read again from its beginning, every
+killed at any moment resumes from there: the corpus is read again from its beginning, every
 committed document is compared with what was read, and the windows, batches and bytes are the same.
 
-Knows the order of commits. Refuses to know the model, and what becomes of a finished segment.
+What becomes of a finished segment is left to them.
 """
 
 from __future__ import annotations

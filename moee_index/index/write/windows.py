@@ -1,7 +1,4 @@
-"""The documents of a corpus as windows of what can be indexed, and what became of the rest.
-
-Knows ids, empty texts and rejected lines. Refuses to know vectors and files of vectors.
-"""
+"""Group a corpus into windows of indexable documents; count and record the rejected ones."""
 
 from __future__ import annotations
 

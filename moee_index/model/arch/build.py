@@ -1,7 +1,7 @@
 """From a config to an empty model: which class it is, where the text model lies in it.
 
-Knows transformers' classes, and one checkpoint's config that they have no class for (DeepSeekMoE
-v1). The model is built on the meta device: no weight exists yet. Reads no weights.
+The classes are transformers'; DeepSeekMoE v1, which has none there, is put into another's. The
+model is built on the meta device: no weight exists yet.
 """
 
 from __future__ import annotations

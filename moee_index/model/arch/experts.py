@@ -1,8 +1,7 @@
 """The forward of all routed experts of a layer, in 4 bits or dense, registered with transformers.
 
-Knows torch and the experts interface of transformers (its layout flags `has_gate`, `has_bias`,
-`is_transposed`, `has_post_expert_norm` and a class's own `_apply_gate`), and no architecture by
-name. Knows nothing of checkpoints or texts.
+Works through the experts interface of transformers (its layout flags `has_gate`, `has_bias`,
+`is_transposed`, `has_post_expert_norm` and a class's own `_apply_gate`); no architecture is named.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What of a model is in 4 bits: put there before loading, proven after it, counted.
 
-Knows modules and their kinds; reads no file.
+Reads no file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which modules of a model route, and how they score.
 
-Knows what transformers' classes record (`_can_record_outputs`), and no architecture by name. Reads
-no weights.
+Routers are found by what transformers' classes record (`_can_record_outputs`); no architecture is
+named.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which matrices of a model become 4-bit, and which stay in 16 bits by design.
 
 In 4 bits: attention projections, dense and shared MLPs, routed experts, whatever class keeps them.
-In 16 bits: embeddings, norms, routers, gates with one output, biases, convolutions and the state
-of state spaces. Knows modules by what they are; reads no weights.
+In 16 bits: embeddings, norms, routers, gates with one output, biases, convolutions and the state of
+state spaces. Modules are judged by what they are, not by name.
 """
 
 from __future__ import annotations

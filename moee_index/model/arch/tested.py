@@ -1,7 +1,7 @@
 """Which architectures this version of the program was tested with, and what the installed
 transformers has beyond them.
 
-The table (`tested.json`) is measured by `tests/test_architectures.py`; what the installed library
+The table (`tested.json`) is measured by `tests/tested_architectures.py`; what the installed library
 holds is read from its sources, without importing a model.
 """
 

@@ -6,8 +6,8 @@ also `X.nested_absmax` and `X.nested_quant_map` (QLoRA, Dettmers et al. 2023, 3)
 a linear layer or a fused stack of experts. 8 bits: `X.weight` int8 [rows, cols] with `X.SCB`
 [rows], the rows' largest values (LLM.int8, Dettmers et al. 2022).
 
-NF4 in blocks of 64 is our own format, and its codes are handed on as they are. Knows one matrix at
-a time.
+NF4 in blocks of 64 is our own format, and its codes are handed on as they are. One matrix is held
+at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Where a checkpoint is and what it says of itself: files, config, defaults, fingerprint.
 
-Knows directories, the hub's cache layout (through huggingface_hub) and safetensors headers; reads
-no weights and builds no model. Imports nothing heavy.
+Reads safetensors headers but no weights, builds no model, and imports nothing heavy.
 """
 
 from __future__ import annotations

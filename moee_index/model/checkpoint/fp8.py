@@ -6,8 +6,8 @@ for blocks of a x b (config.json's `weight_block_size`, 128 x 128; DeepSeek-V3 t
 are no blocks there is one scale for a tensor or for each row. Fused experts [n, rows, cols] have a
 grid each. MXFP8 has blocks of 1 x 32 and exponents biased by 127 for scales.
 
-Scales of activations are left where they are: activations are not quantised here. Knows one matrix
-at a time.
+Scales of activations are left where they are: activations are not quantized here. One matrix is
+held at a time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""How a checkpoint's tensors are called, and which of them are the text model's.
+"""Names of a checkpoint's tensors, and which of them belong to the text model.
 
 A multi-modal checkpoint is named after the whole model (`model.language_model.layers.0…`), of which
-only the text model is built and loaded. Knows transformers' tables of renamings and conversions;
-knows no file.
+only the text model is built and loaded. The renamings and conversions are transformers'.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `X_blocks` uint8 [experts, out, groups, 16] holds two e2m1 codes a byte, the first one low;
 `X_scales` uint8 [experts, out, groups] holds exponents, biased by 127 (OCP Microscaling Formats
-v1.0). The model's own tensor X is [experts, in, out], so a matrix is turned over on the way.
-Knows this layout only, and one expert at a time.
+v1.0). The model's own tensor X is [experts, in, out], so a matrix is turned over on the way. One
+expert is held at a time.
 """
 
 from __future__ import annotations

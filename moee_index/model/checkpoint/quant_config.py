@@ -1,7 +1,7 @@
 """How a checkpoint's weights come, by its config.json alone: plain, quantised, or not to be read.
 
-Knows the names of quantisation methods and which of them are read here; all others are refused by
-name before a weight file is opened. Imports nothing heavy.
+Quantization methods that are not read here are refused by name before a weight file is opened.
+Imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tensors on disk as a model knows them: a plain one, or codes with the statistics that undo them.
 
-Knows safetensors' headers, and that a tensor is read whole or one matrix of a stack at a time.
-Knows no format of quantisation (`from_*.py` do) and no model.
+A tensor is read whole, or one matrix of a stack at a time. Formats of quantization are in the
+modules beside this one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a checkpoint to a running model, by the quickest way there is to its 4-bit form.
 
 A 4-bit checkpoint or a cached form is memory-mapped; a 16-bit one is streamed and quantised, into
-the cache where one is kept. Knows checkpoints, the cache and modules; knows no text.
+the cache where one is kept.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which tensor on disk is which part of which tensor of a model, from the files' headers alone.
 
-Knows transformers' tables of renamings and conversions. Missing, unexpected and misshapen tensors
-are errors by name before a weight is read; then pieces are handed out one by one, so that no more
-than one slice is ever in memory. What a checkpoint has quantised is one tensor here, whatever it is
-made of on disk (`from_*.py`), and is handed out as it was read.
+Missing, unexpected and misshapen tensors are errors by name before a weight is read; then pieces
+are handed out one by one, so that no more than one slice is ever in memory. What a checkpoint has
+quantised is one tensor here, whatever it is made of on disk (`checkpoint/`), and is handed out as
+it was read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`quantize`: a checkpoint in, a 4-bit one out. Joins streaming and writing, no more."""
+"""`quantize`: a checkpoint in, a 4-bit one out. Joins streaming and writing."""
 
 from __future__ import annotations
 

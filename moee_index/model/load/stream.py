@@ -1,10 +1,10 @@
 """A checkpoint into a model, slice by slice, quantised as it comes.
 
 The plan is made from the files' headers alone (which tensor goes where), so that missing,
-unexpected or misshapen tensors are errors by name before a weight is read. Then every slice is
-read from the memory-mapped file, quantised or cast, laid where it belongs and forgotten: no bf16
-layer ever sits in memory. What comes quantised is dequantised here, one slice at a time, unless it
-is in our own format already. Knows checkpoints and modules; knows no cache.
+unexpected or misshapen tensors are errors by name before a weight is read. Then every slice is read
+from the memory-mapped file, quantised or cast, laid where it belongs and forgotten: no bf16 layer
+ever sits in memory. What comes quantised is dequantised here, one slice at a time, unless it is in
+our own format already.
 """
 
 from __future__ import annotations

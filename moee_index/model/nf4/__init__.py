@@ -1,1 +1,1 @@
-"""4-bit matrices. Knows no checkpoint."""
+"""4-bit matrices, wherever their weights come from."""

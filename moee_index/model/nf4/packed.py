@@ -2,8 +2,7 @@
 
 Where a standard stack is dequantised before it is multiplied, this one is multiplied as it is:
 4-bit codes are all that is read (7 times faster than dequantising for one row, even at some 50
-rows). It needs AVX512-BF16, computes in bfloat16 and keeps absmax in bfloat16. Knows the layout
-and the kernel; knows no checkpoint and no routing.
+rows). It needs AVX512-BF16, computes in bfloat16 and keeps absmax in bfloat16.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Laying tensors into an empty model. Knows modules by name; knows no file."""
+"""Put tensors into an empty model."""
 
 from __future__ import annotations
 

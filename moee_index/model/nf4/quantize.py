@@ -1,9 +1,8 @@
 """Weights to NF4 codes on the processor, code for code what bitsandbytes' own operation gives.
 
-bitsandbytes finds each code by binary search, whose branches no processor foresees; here a block
-of weights is compared with all fifteen thresholds at once, which is 6 to 8 times as fast. numpy
-lets go of the interpreter's lock in every step, so slices can be quantised side by side. Knows
-arrays; knows no module and no file.
+bitsandbytes finds each code by binary search, whose branches no processor foresees; here a block of
+weights is compared with all fifteen thresholds at once, which is 6 to 8 times as fast. numpy lets
+go of the interpreter's lock in every step, so slices can be quantized side by side.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """NF4 matrices: quantise slice by slice, dequantise into a reused workspace.
 
-Knows torch and bitsandbytes' kernels; knows no checkpoint, no model and no routing. The layout
-is bitsandbytes' standard one (two codes a byte, block 64, absmax per block), so that what is
-written to disk moves between machines.
+The layout is bitsandbytes' standard one (two codes a byte, block 64, absmax per block), so that
+what is written to disk moves between machines.
 """
 
 from __future__ import annotations

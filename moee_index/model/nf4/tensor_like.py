@@ -3,7 +3,6 @@
 Where a class multiplies with its weights in its own forward (`F.linear(x, self.weight[expert])`,
 `torch.bmm(x, self.weight)`), it finds a stack instead, which dequantises what is asked for: one
 matrix for an index, one after the other for a batched product, all of it only for what is neither.
-Knows torch's functions; knows no format of quantisation.
 """
 
 from __future__ import annotations

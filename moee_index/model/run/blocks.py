@@ -2,8 +2,8 @@
 processor's caches instead of going through memory several times.
 
 A norm knows nothing but its row, an attention nothing but its text, so a block's result is the
-whole batch's. A block of texts is cut to its own longest, which spares most of the padding. Knows
-modules by what they are, and no architecture by name. For processors; a GPU wants whole batches.
+whole batch's. A block of texts is cut to its own longest, which spares most of the padding. Modules
+are judged by what they are; no architecture is named. For processors; a GPU wants whole batches.
 """
 
 from __future__ import annotations

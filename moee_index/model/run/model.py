@@ -1,8 +1,8 @@
 """A loaded model: token ids in, HS and RW out, from one forward pass of the base model.
 
-Knows no text and no disk. No language-model head, no list of all layers' states: HS is read from
-the last hidden state after the final norm, RW is caught at the routers by hooks that keep only
-what the pooling needs (paper, section 3; camera-ready 4.1: last token for both).
+No language-model head, no list of all layers' states: HS is read from the last hidden state after
+the final norm, RW is caught at the routers by hooks that keep only what the pooling needs (paper,
+section 3; camera-ready 4.1: last token for both).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Exact where every layer is a full causal attention, for nothing there depends on what follows; other
 layers (sliding windows, state spaces, linear attention) carry a state that is not shared here, and
-models with such layers do without. Knows transformers' caches; knows no text.
+models with such layers do without.
 """
 
 from __future__ import annotations
