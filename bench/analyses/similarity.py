@@ -1,7 +1,8 @@
 """Similarities of STS pairs and what they correlate with: the arithmetic that analyses share.
 
-Standardizing: mean and deviation of each dimension over the distinct texts of one task (what the bench calls `corpus`), then cosine. Works
-on blocks of pairs, so that float64 copies of wide vectors stay small.
+Standardizing: mean and deviation of each dimension over the distinct texts of one task (what the
+bench calls `corpus`), then cosine. Works on blocks of pairs, so that float64 copies of wide vectors
+stay small.
 """
 
 from __future__ import annotations

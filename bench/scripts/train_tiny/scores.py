@@ -1,6 +1,7 @@
 """STS and retrieval scores of HS, RW and their sum, standardised over the evaluated texts.
 
-Reads MTEB's and BEIR's files and takes a function from texts to two matrices. For watching the training; what a release reports comes from the product's own encoder and `bench`.
+Reads MTEB's and BEIR's files and takes a function from texts to two matrices. For watching the
+training; what a release reports comes from the product's own encoder and `bench`.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Training texts for `tiny`: groups of eight neighbouring texts cut from one article.
 
-Articles are plain text (title on the first line, `<|endofdoc|>` after the last). The texts of a group share a subject (a passage, its sentences, its
-title, queries and questions made from it), so that a batch of groups holds hard neighbours.
+Articles are plain text (title on the first line, `<|endofdoc|>` after the last). The texts of a
+group share a subject (a passage, its sentences, its title, queries and questions made from it), so
+that a batch of groups holds hard neighbours.
 """
 
 import random
