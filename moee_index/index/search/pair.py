@@ -3,8 +3,8 @@
 Knows codes, raw rows and the maths. Refuses to know texts and ids: unit vectors in, row numbers
 and scores out.
 
-Flat pairs are scanned completely (exact.py), and every document that the scan cannot rule out is
-scored again from its raw row. Approximate pairs give lists that are joined and scored again
+Flat pairs are scanned completely (shortlist.py), and every document that the scan cannot rule out
+is scored again from its raw row. Approximate pairs give lists that are joined and scored again
 likewise.
 """
 
