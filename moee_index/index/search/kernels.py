@@ -85,7 +85,7 @@ class Scanner:
 
         All parts have the same rows and q. room: what `room` gave, where they are written until
         the next call with it. Differences to exact arithmetic on the codes stay below 1e-5, or
-        roughly below what rough.py says. Raises IndexDamagedError where codes are altered.
+        roughly below what prefilter.py says. Raises IndexDamagedError where codes are altered.
         """
         queries, width = len(parts[0][1]), len(rows) + _PAD
         if room is None:
