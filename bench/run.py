@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moee_index.atomic import WriterLock, storage_errors
+from moee_index.atomic import WriterLock, now, storage_errors
 from moee_index.bench.adapter import protocol
 from moee_index.bench.adapter.intervals import extras_for
 from moee_index.bench.adapter.systems import Column, MoeeSystem, System, outside_systems
@@ -24,7 +24,7 @@ from moee_index.bench.data import DataError, DataSets, quiet, stamp
 from moee_index.bench.mteb_internals import as_tested, with_newer
 from moee_index.bench.options import BenchOptions
 from moee_index.bench.report.paper import paper_score
-from moee_index.bench.run_dir import EXTRA_SETTING, Entry, Records, finite, now, peak_rss_bytes
+from moee_index.bench.run_dir import EXTRA_SETTING, Entry, Records, finite, peak_rss_bytes
 from moee_index.bench.tasks import Missing, Question, Selection, choose, describe, fresh
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import VectorStore, default_directory

@@ -14,7 +14,6 @@ for reports. How scores are made and shown is left to others.
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import os
@@ -311,11 +310,6 @@ def _row(path: Path, number: int, entry: Any) -> Row:
     texts = {name: entry.get(name) for name in (*_TEXTS, *_MAYBE)}
     fields: dict[str, Any] = {**texts, **numbers, "sample": bool(entry.get("sample"))}
     return Row(**fields)
-
-
-def now() -> str:
-    """This moment, ISO 8601 with its zone, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def all_versions() -> dict[str, str]:

@@ -17,10 +17,25 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from moee_index.dependencies import lacking
+
 Kernel = Callable[..., Any]
 
 # Threads that quantise slices all ask for bitsandbytes first: none may see it half imported.
 _IMPORTING = threading.Lock()
+
+# What FAISS's documentation does not speak of, and may go by another name one day.
+_FAISS = (
+    "IO_FLAG_MMAP_IFC",
+    "PyCallbackIOWriter",
+    "extract_index_ivf",
+    "omp_get_max_threads",
+    "omp_set_num_threads",
+    "rev_swig_ptr",
+    "serialize_index",
+    "set_deserialization_loop_limit",
+    "set_deserialization_vector_byte_limit",
+)
 
 
 def import_bitsandbytes() -> ModuleType:
@@ -72,11 +87,19 @@ def has_avx512bf16() -> bool:
     return bool(capabilities.get("avx512_bf16"))
 
 
-def import_faiss() -> ModuleType:
-    """Import FAISS after torch: one OpenMP runtime instead of two pools on the same cores."""
-    import faiss
-    import torch  # noqa: F401
+@cache
+def load_faiss() -> ModuleType:
+    """faiss, imported after torch, so that both share one OpenMP runtime.
 
+    Raises LibraryError where the installed release has not what is used of it (the scanner of
+    search/kernels.py not counted, which has a substitute).
+    """
+    import torch  # noqa: F401, I001
+    import faiss
+
+    for name in _FAISS:
+        if not hasattr(faiss, name):
+            raise lacking("faiss-cpu", f"has no {name}")
     return faiss
 
 

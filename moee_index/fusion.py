@@ -224,17 +224,17 @@ class Standardizer(Pair["PartStandardizer | None"]):
         return cls(read("hs"), read("rw"))
 
 
-def standardise_batch(rows: Rows) -> FloatArray:
-    """The authors' per-batch standardising: unbiased deviation + 1e-8, NaN to 0; float32 [n, d].
+def standardise_batch(rows: Rows) -> Float64Array:
+    """The authors' per-batch standardising: unbiased deviation + 1e-8, NaN to 0; float64 [n, d].
 
     For parity tests and the bench alone: it makes a vector depend on its neighbours, and a batch
     of one all zeros (the authors' `moee.py`).
     """
     block = np.asarray(rows, dtype=np.float64)
     if len(block) < 2:
-        return np.zeros(block.shape, dtype=np.float32)
+        return np.zeros(block.shape)
     scaled = (block - block.mean(axis=0)) / (block.std(axis=0, ddof=1) + 1e-8)
-    cleaned: FloatArray = np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+    cleaned: Float64Array = np.nan_to_num(scaled, nan=0.0)
     return cleaned
 
 
@@ -387,14 +387,11 @@ def unseen_bound(
     return math.hypot(cos * max(last_hs, 0.0), sin * max(last_rw, 0.0))
 
 
-def one_vector(
-    vectors: UnitVectors, method: Method, alpha: float | None = 1.0, *, one_sided: bool = False
-) -> FloatArray:
+def one_vector(vectors: UnitVectors, method: Method, alpha: float | None = 1.0) -> FloatArray:
     """The vectors of a method as single rows, float32 [n, d], for wherever one is expected.
 
-    The inner product of two rows is the method's score. `sum` is [h ; √α·r] on both sides; with
-    `one_sided` it is [h ; α·r], for queries alone, over documents made with alpha 1
-    (DESIGN, maths 1).
+    The inner product of two rows is the method's score. `sum` is [h ; √α·r] (DESIGN, maths
+    1).
     """
     if method == "hs":
         return vectors.hs.astype(np.float32)
@@ -405,7 +402,7 @@ def one_vector(
         joined = [vectors.hs * shares[:, :1], vectors.rw * shares[:, 1:]]
     else:
         weight = check_alpha(1.0 if alpha is None else alpha)
-        joined = [vectors.hs, vectors.rw * (weight if one_sided else math.sqrt(weight))]
+        joined = [vectors.hs, vectors.rw * math.sqrt(weight)]
     return np.concatenate(joined, axis=1).astype(np.float32)
 
 

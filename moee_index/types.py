@@ -8,8 +8,9 @@ No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/en
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # `--help` needs these types, and no numpy
 
 FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 
+T = TypeVar("T")
+
 Notify = Callable[[str], None]
 """Is told a choice or a note, in words."""
 
@@ -47,6 +50,13 @@ U = TypeVar("U")
 
 def ignore(*_: object) -> None:
     """A `Notify` or a `Progress` that nobody hears."""
+
+
+def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Items in lists of `size`, the last one shorter."""
+    remaining = iter(items)
+    while block := list(islice(remaining, size)):
+        yield block
 
 
 def joined(title: str, text: str) -> str:

@@ -23,13 +23,13 @@ from paths import PARITY
 from fakes.indexes import FakeEncoder, fake_documents
 from moee_index import backends as libraries
 from moee_index import dependencies
+from moee_index.backends import load_faiss
 from moee_index.cli import cli
 from moee_index.dependencies import TESTED, internal, newer_than_tested
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import LibraryError, ModelError
 from moee_index.index import Index, build_index
 from moee_index.index.search import kernels as scan
-from moee_index.index.store.faiss_files import load_faiss
 from moee_index.model.arch import experts, routing
 from moee_index.model.arch.tested import architecture_table
 from moee_index.model.checkpoint.find import find_checkpoint

@@ -152,7 +152,7 @@ def test_scores_are_cosines(alpha: float, standardized: bool) -> None:
         np.testing.assert_allclose(found.rw, expected["rw"], atol=1e-6)
         joined = one_vector(vectors, method, alpha)
         np.testing.assert_allclose(joined @ joined[3], expected[method], atol=2e-6 * (1 + alpha))
-    one_sided = one_vector(query, "sum", alpha, one_sided=True)
+    one_sided = np.concatenate([query.hs, alpha * query.rw], axis=1)
     plain = one_vector(vectors, "sum", 1.0)
     np.testing.assert_allclose(plain @ one_sided[0], expected["sum"], atol=2e-6 * (1 + alpha))
 

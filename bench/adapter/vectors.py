@@ -26,12 +26,12 @@ from moee_index.fusion import (
     METHODS,
     Float64Array,
     Method,
-    Rows,
     Standardize,
     Standardizer,
     check_alpha,
     check_finite,
     one_vector,
+    standardise_batch,
     unit_vectors,
 )
 from moee_index.types import Embeddings
@@ -140,8 +140,8 @@ def authors_vectors(blocks: Blocks, count: int, setting: Setting) -> Float64Arra
     for rows, raw in _authors_batches(blocks):
         check_finite(raw.hs, "hs", rows.start)
         check_finite(raw.rw, "rw", rows.start)
-        hs = z_scores(raw.hs) if hs_too else raw.hs.astype(np.float64)
-        rw = z_scores(raw.rw) if rw_too else raw.rw.astype(np.float64)
+        hs = standardise_batch(raw.hs) if hs_too else raw.hs.astype(np.float64)
+        rw = standardise_batch(raw.rw) if rw_too else raw.rw.astype(np.float64)
         if method == "sum":
             weight = 1.0 if setting.alpha is None else setting.alpha
             hs, rw = _unit(hs), _unit(rw) * math.sqrt(weight)
@@ -150,20 +150,6 @@ def authors_vectors(blocks: Blocks, count: int, setting: Setting) -> Float64Arra
             found = np.empty((count, sum(part.shape[1] for part in parts)))
         found[rows] = np.concatenate(parts, axis=1)
     return np.empty((0, 0)) if found is None else found
-
-
-def z_scores(rows: Rows) -> Float64Array:
-    """One batch as the authors standardise it: unbiased deviation + 1e-8, NaN to 0; float64.
-
-    `fusion.standardise_batch` before it is rounded to float32: figures are compared to 1e-9 here. A
-    batch of one is all zeros.
-    """
-    block = np.asarray(rows, dtype=np.float64)
-    if len(block) < 2:
-        return np.zeros(block.shape)
-    scaled = (block - block.mean(axis=0)) / (block.std(axis=0, ddof=1) + 1e-8)
-    cleaned: Float64Array = np.nan_to_num(scaled, nan=0.0)
-    return cleaned
 
 
 def reference_texts() -> list[str]:

@@ -16,7 +16,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,7 +35,7 @@ from moee_index.export.formats import (
 from moee_index.fusion import Method, Standardizer, check_search, one_vector, unit_vectors
 from moee_index.index.snapshot import passages_of
 from moee_index.index.store.document_reader import StoredDocument
-from moee_index.types import Embeddings, FloatArray, Progress, ignore
+from moee_index.types import Embeddings, FloatArray, Progress, blocks, ignore
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -322,9 +322,7 @@ def _of(document: StoredDocument) -> Iterator[ExportRow]:
 
 
 def _blocks(index: Index, masks: list[Mask | None]) -> Iterator[list[_Row]]:
-    rows = _rows(index, masks)
-    while block := list(islice(rows, ROWS)):
-        yield block
+    return blocks(_rows(index, masks), ROWS)
 
 
 def _runs(block: list[_Row]) -> Iterator[tuple[int, list[_Row]]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from moee_index.index.index import Hits, Index
 from moee_index.index.search.request import SearchRequest
-from moee_index.types import Query, TextEncoder
+from moee_index.types import Query, TextEncoder, blocks
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ def answer_queries(
 
     With block=1 each has its answer before the next query is read.
     """
-    remaining = iter(queries)
-    while gathered := list(islice(remaining, block)):
+    for gathered in blocks(queries, block):
         started = time.perf_counter()
         embeddings = encoder.encode([query.text for query in gathered], query=True)
         answers = index.answer(request, embeddings)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from moee_index.atomic import LOCK, WriterLock, storage_errors
+from moee_index.atomic import LOCK, WriterLock, now, storage_errors
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
 from moee_index.fusion import choose_standardize
 from moee_index.index.store.faiss_files import check_index_type
@@ -28,7 +28,7 @@ from moee_index.index.store.manifest import (
     segment_folders,
     standardizer_name,
 )
-from moee_index.index.store.revisions import given_up, now, program, publish, tidy
+from moee_index.index.store.revisions import given_up, program, publish, tidy
 from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.atomic import WriterLock, storage_errors, write_file
+from moee_index.atomic import WriterLock, now, storage_errors, write_file
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
@@ -29,7 +29,7 @@ from moee_index.index.store.manifest import (
     segment_name,
     standardizer_name,
 )
-from moee_index.index.store.revisions import given_up, now, program, publish, tidy
+from moee_index.index.store.revisions import given_up, program, publish, tidy
 from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge

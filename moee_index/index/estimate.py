@@ -7,10 +7,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
-from moee_index.types import Chunking, Document, EncodingPlan, TextEncoder
+from moee_index.types import Chunking, Document, EncodingPlan, TextEncoder, blocks
 
 _WINDOW = 1024
 _SAMPLED_BATCHES = 2
@@ -49,8 +48,7 @@ def estimate(
     spec = encoder.spec
     read = skipped = truncated = tokens = text_bytes = rows = 0
     rate = 0.0
-    kept = iter(documents)
-    while window := list(islice(kept, _WINDOW)):
+    for window in blocks(documents, _WINDOW):
         read += len(window)
         taken = [document for document in window if document.content.strip()]
         skipped += len(window) - len(taken)

@@ -10,9 +10,8 @@ tells what that is worth.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -21,7 +20,7 @@ from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Float64Array, Method
 from moee_index.readers.trec import Qrels
 from moee_index.tune.metrics import query_ndcg
-from moee_index.types import Notify, Progress, Query, TextEncoder
+from moee_index.types import Notify, Progress, Query, TextEncoder, blocks, ignore
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -138,7 +137,7 @@ class Trial:
         queries can be used or no relevant document is in the index.
         """
         check_size(index)
-        tell = notify or silent
+        tell = notify or ignore
         relevant = {query for query, judged in qrels.items() if max(judged.values(), default=0) > 0}
         if not relevant:
             raise CorpusError("the qrels judge no document as relevant (above 0); check --qrels")
@@ -179,7 +178,7 @@ def _check_documents(index: Index, qrels: Mapping[str, Mapping[str, int]], tell:
         if relevance > 0
     }
     there: set[str] = set()
-    for block in _blocks(sorted(judged), _IDS):
+    for block in blocks(sorted(judged), _IDS):
         there.update(index.documents(block))
     if not relevant & there:
         raise CorpusError(
@@ -212,7 +211,7 @@ def tune_with_labels(
 
     notify is told when the gain on the other half is within noise.
     """
-    tell = notify or silent
+    tell = notify or ignore
     meter = _Meter(index, encoder, trial, progress)
     measured = meter.measure(trial.choosing, [("sum", alpha) for alpha in ALPHAS])
     curve = tuple(Point(*pair) for pair in zip(ALPHAS, measured.mean(axis=0).tolist(), strict=True))
@@ -262,7 +261,7 @@ class _Meter:
         """nDCG@10 of each query under each setting, float64 [queries, settings]."""
         found = np.empty((len(queries), len(settings)))
         row = 0
-        for block in _blocks(queries, BLOCK):
+        for block in blocks(queries, BLOCK):
             embeddings = self._encoder.encode([query.text for query in block], query=True)
             for column, (method, alpha) in enumerate(settings):
                 answers = self._index.search_embeddings(
@@ -303,13 +302,3 @@ def check_size(index: Index) -> None:
 def digest(identifier: str) -> bytes:
     """What ids are ordered by where the order must tell nothing and be the same everywhere."""
     return hashlib.sha256(identifier.encode()).digest()
-
-
-def _blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    source = iter(items)
-    while block := list(islice(source, size)):
-        yield block
-
-
-def silent(_: str) -> None:
-    """Notes that nobody asked for."""

@@ -28,9 +28,8 @@ from moee_index.tune.labelled import (
     best,
     check_size,
     digest,
-    silent,
 )
-from moee_index.types import Notify
+from moee_index.types import Notify, ignore
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -64,7 +63,7 @@ def tune_without_labels(index: Index, *, notify: Notify | None = None) -> Tuning
     part.
     """
     check_size(index)
-    tell = notify or silent
+    tell = notify or ignore
     documents, hs, rw = sample_pairs(index)
     for part, values in (("HS", hs), ("RW", rw)):
         if np.ptp(values) <= EQUAL:

@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from moee_index.backends import load_faiss
 from moee_index.index.search import prefilter as rough
 from moee_index.index.store.checksums import CheckedCodes, Codes
-from moee_index.index.store.faiss_files import load_faiss
 from moee_index.index.store.rows import RowNumbers
 from moee_index.types import FloatArray
 

@@ -8,17 +8,16 @@ Any other type is a FAISS factory string, and approximate.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.atomic import replacing, storage_errors
+from moee_index.backends import load_faiss
 from moee_index.dependencies import lacking
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
 from moee_index.index.store.checksums import Codes
@@ -40,34 +39,6 @@ _SEED = 20250415
 _TRAIN_BYTES = 512 << 20
 _TABLE_BYTES = 2 << 30
 _MIN_NPROBE = 8
-# What FAISS's documentation does not speak of, and may go by another name one day.
-_NEEDED = (
-    "IO_FLAG_MMAP_IFC",
-    "PyCallbackIOWriter",
-    "extract_index_ivf",
-    "omp_get_max_threads",
-    "omp_set_num_threads",
-    "rev_swig_ptr",
-    "serialize_index",
-    "set_deserialization_loop_limit",
-    "set_deserialization_vector_byte_limit",
-)
-
-
-@functools.cache
-def load_faiss() -> ModuleType:
-    """faiss, imported after torch, so that both share one OpenMP runtime.
-
-    Raises LibraryError where the installed release has not what is used of it (the scanner of
-    scan.py not counted, which has a substitute).
-    """
-    import torch  # noqa: F401, I001
-    import faiss
-
-    for name in _NEEDED:
-        if not hasattr(faiss, name):
-            raise lacking("faiss-cpu", f"has no {name}")
-    return faiss
 
 
 def check_index_type(asked: str, dims: Pair[int]) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -16,10 +15,6 @@ from moee_index.atomic import storage_errors, sync_directory
 from moee_index.errors import MoeeIndexError, StorageError
 from moee_index.index.store.manifest import BUILDING, Manifest, segment_folders, standardizer_files
 from moee_index.types import Notify
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def program() -> str:
