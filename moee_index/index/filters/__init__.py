@@ -3,8 +3,8 @@
     lang = "en" and year >= 2020 and not source in ("a", "b")
 
 A filter becomes one parameterised SQL expression, which others run: either over a table with a
-column for each field (`over_columns`) or over the table `documents(…, id, text, metadata)`, in which `metadata` is a JSON object as text
-(`over_json`). How a filter is written: `grammar`.
+column for each field (`over_columns`) or over the table `documents(…, id, text, metadata)`, in
+which `metadata` is a JSON object as text (`over_json`). How a filter is written: `grammar`.
 
 | test | true for a document |
 |---|---|
