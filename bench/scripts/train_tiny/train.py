@@ -4,8 +4,8 @@
 
 COMMAND is texts, everyday, science, vectors, start, train, evaluate, in this order. The
 steps, the schedule and the command line are here; texts.py and everyday.py make the texts,
-teacher.py has the teacher, student.py and kernels.py the architecture, distil.py the losses, scores.py the
-measuring.
+teacher.py has the teacher, student.py and kernels.py the architecture, distil.py the losses,
+scores.py the measuring.
 """
 
 import json
