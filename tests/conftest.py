@@ -40,6 +40,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("MOEE_INDEX_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MOEE_INDEX_CACHE", "/nonexistent/cache")
+    # Tables for people are as wide as the terminal; workers are told that theirs has 80 columns.
+    monkeypatch.setenv("COLUMNS", "100")
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import examples
 import pytest
 
 from moee_index.backends import has_avx512bf16
-from moee_index.cli import COMMANDS
+from moee_index.cli import COMMANDS, cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -151,7 +151,9 @@ def test_commands_that_are_not_run_parse(page: str, line: str) -> None:
     command = ALL[name]
     if isinstance(command, click.Group) and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
-    command.make_context(name, words)
+    # Under the whole program: a command keeps the help option of the first context it is given.
+    with cli.make_context("moee-index", [name]) as program:
+        command.make_context(name, words, parent=program)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -242,7 +242,7 @@ def test_drift_is_the_formula(
         live = np.array([i for i in range(first + more) if f"d{i}" not in gone])
         with pytest.MonkeyPatch.context() as patch, Index.open(path) as index:
             patch.setattr(drift, "SAMPLE", sample)
-            found = measure_drift(index)
+            found = measure_drift(index.snapshot)
     taken = min(sample, len(live))
     seen = live[[(2 * i + 1) * len(live) // (2 * taken) for i in range(taken)]]
     assert found.rows == taken == len(set(seen))
@@ -261,13 +261,13 @@ def test_a_fresh_build_has_not_moved(
     vectors = gaussian(3000, 5)
     build_index(tmp_path / "i", documents(0, 3000), GivenEncoder(vectors))
     with Index.open(tmp_path / "i") as index:
-        whole = measure_drift(index)
+        whole = measure_drift(index.snapshot)
         assert whole.rows == 3000
         assert whole.hs == pytest.approx(0, abs=1e-6)
         assert whole.rw == pytest.approx(0, abs=1e-6)
         # By chance the mean of so few rows is off by 0.1; what is left of it is noise.
         monkeypatch.setattr(drift, "SAMPLE", 100)
-        some = measure_drift(index)
+        some = measure_drift(index.snapshot)
     assert some.rows == 100
     assert (some.hs or 0) < 0.08 and (some.rw or 0) < 0.1
     assert not whole.refit and not some.refit
@@ -283,7 +283,7 @@ def test_the_sample_is_spread_over_all_segments(
     add_documents(tmp_path / "i", documents(400, 600), encoder)
     monkeypatch.setattr(drift, "SAMPLE", 90)
     with Index.open(tmp_path / "i") as index:
-        found = measure_drift(index)
+        found = measure_drift(index.snapshot)
     # A third of the rows lies four deviations off.
     assert found.hs == pytest.approx(4 / 3, abs=0.15)
     assert found.rw == pytest.approx(4 / 3, abs=0.15)
@@ -319,10 +319,10 @@ def test_deleting_what_was_other_needs_no_refit(tmp_path: Path) -> None:
     build_index(path, documents(0, 300), encoder)
     add_documents(path, documents(300, 600), encoder)
     with Index.open(path) as index:
-        assert measure_drift(index).refit
+        assert measure_drift(index.snapshot).refit
     delete_documents(path, [f"d{i}" for i in range(300, 600)])
     with Index.open(path) as index:
-        assert not measure_drift(index).refit
+        assert not measure_drift(index.snapshot).refit
 
 
 def test_one_part_alone(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_one_part_alone(tmp_path: Path) -> None:
     build_index(tmp_path / "i", documents(0, 100), encoder, standardize="rw")
     add_documents(tmp_path / "i", documents(100, 200), encoder)
     with Index.open(tmp_path / "i") as index:
-        found = measure_drift(index)
+        found = measure_drift(index.snapshot)
     assert found.hs is None
     assert found.rw == pytest.approx(1.0, abs=0.2)
     assert found.refit and "RW's mean" in found.reason
@@ -345,7 +345,7 @@ def test_dropped_dimensions_count_for_nothing(tmp_path: Path) -> None:
     add_documents(tmp_path / "i", documents(100, 200), encoder)
     with Index.open(tmp_path / "i") as index:
         assert index.standardizer.dropped == {"hs": 1, "rw": 0}
-        assert not measure_drift(index).refit
+        assert not measure_drift(index.snapshot).refit
 
 
 def test_an_index_that_was_too_small_to_standardise(tmp_path: Path) -> None:
@@ -353,30 +353,30 @@ def test_an_index_that_was_too_small_to_standardise(tmp_path: Path) -> None:
     path = tmp_path / "i"
     build_index(path, fake_documents(30), FakeEncoder())
     with Index.open(path) as index:
-        found = measure_drift(index)
+        found = measure_drift(index.snapshot)
     assert (found.hs, found.rw, found.refit) == (None, None, False)
     assert "too few" in found.reason
     for stop in (50, 63):
         add_documents(path, fake_documents(stop), FakeEncoder())
         with Index.open(path) as index:
-            assert not measure_drift(index).refit
+            assert not measure_drift(index.snapshot).refit
     add_documents(path, fake_documents(80), FakeEncoder())
     compact_index(path)
     with Index.open(path) as index:
         assert index.manifest.standardize == "none"
-        found = measure_drift(index)
+        found = measure_drift(index.snapshot)
     assert found.refit
     assert "30 rows" in found.reason and "80 now" in found.reason
     reindex(path)
     with Index.open(path) as index:
         assert index.manifest.standardize == "both"
-        assert not measure_drift(index).refit
+        assert not measure_drift(index.snapshot).refit
 
 
 def test_an_index_that_was_not_to_be_standardised(tmp_path: Path) -> None:
     build_index(tmp_path / "i", fake_documents(80), FakeEncoder(), standardize="none")
     with Index.open(tmp_path / "i") as index:
-        found = measure_drift(index)
+        found = measure_drift(index.snapshot)
     assert (found.refit, found.reason) == (False, "nothing is standardised, as asked")
 
 
@@ -393,7 +393,7 @@ def test_a_standardizer_without_its_rows_is_read(tmp_path: Path) -> None:
     manifest.with_segments(path, manifest.segments).write(path)
     add_documents(path, fake_documents(80), FakeEncoder())
     with Index.open(path) as index:
-        assert not measure_drift(index).refit
+        assert not measure_drift(index.snapshot).refit
     assert verify_index(path, full=True).ok
 
 
