@@ -1,6 +1,6 @@
 """Raw vectors on disk, by what was embedded and how, so that no text is ever embedded twice.
 
-    DIRECTORY/<key>/    the vectors of one key (table.py)
+DIRECTORY/<key>/    the vectors of one key (table.py)
 """
 
 from __future__ import annotations
