@@ -58,3 +58,8 @@ class LibraryError(MoeeIndexError):
 def first_line(error: BaseException) -> str:
     """What a library's error says first; its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count for people: "1 thread", "2 threads"."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"

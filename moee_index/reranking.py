@@ -125,17 +125,19 @@ def rerank_lists(
     k: int | None = None,
     standardize: Standardize | None = None,
     standardizer: Standardizer | None = None,
+    default_alpha: float = 1.0,
     tell: Notify | None = None,
     block: int = BLOCK,
 ) -> Iterator[Reranked]:
-    """Rerank many lists, in their order. Options as in `rerank`.
+    """Rerank many lists, in their order. Options as in `rerank`; default_alpha: the weight of RW
+    in `sum` where alpha is None.
 
     Lists are gathered until they hold `block` candidates; the block's texts are embedded together,
     equal ones once. Use block=1 to have each answer as soon as its list is there.
 
     tell: called once with the reason when nothing is standardised because a list is too short.
     """
-    scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell)
+    scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha)
 
     def rows_of(gathered: Sequence[_Rows]) -> RowsOf:
         texts = [document.content for one in gathered for document in one.asked.candidates]
@@ -167,33 +169,38 @@ def rerank_run(
     """
     scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha)
 
-    def lists() -> Iterator[_Rows]:
-        for query_id, lines in run:
-            if query_id not in queries:
-                raise CorpusError(
-                    f"{lines[0].source}: query {query_id!r} is not among the queries; is it the "
-                    "run of another query file?"
-                )
-            known = index.passages([line.document_id for line in lines])
-            for line in lines:
-                if line.document_id not in known:
-                    raise CorpusError(
-                        f"{line.source}: document {line.document_id!r} is not in the index; is it "
-                        "the run of another corpus?"
-                    )
-            # A document that was split stands there with all its passages, and is known by its id.
-            rows = [(line, stored) for line in lines for stored in known[line.document_id]]
-            documents = [
-                Document(line.document_id, stored.text, stored.metadata, source=line.source)
-                for line, stored in rows
-            ]
-            asked = CandidateList(queries[query_id], documents, query_id, lines[0].source)
-            yield _Rows(asked, [stored.id for _, stored in rows])
+    lists = (_run_list(query_id, lines, queries, index) for query_id, lines in run)
 
     def rows_of(_: Sequence[_Rows]) -> RowsOf:
         return lambda one: index.vectors(one.passages)
 
-    return _reranked(lists(), rows_of, scoring, encoder, block)
+    return _reranked(lists, rows_of, scoring, encoder, block)
+
+
+def _run_list(
+    query_id: str, lines: Sequence[RunLine], queries: Mapping[str, str], index: StoredTexts
+) -> _Rows:
+    """The candidate list of a query of a run, with the documents' texts."""
+    if query_id not in queries:
+        raise CorpusError(
+            f"{lines[0].source}: query {query_id!r} is not among the queries; is it the run of "
+            "another query file?"
+        )
+    known = index.passages([line.document_id for line in lines])
+    for line in lines:
+        if line.document_id not in known:
+            raise CorpusError(
+                f"{line.source}: document {line.document_id!r} is not in the index; is it the run "
+                "of another corpus?"
+            )
+    # A document that was split is there with all its passages, each under the document's id.
+    rows = [(line, stored) for line in lines for stored in known[line.document_id]]
+    documents = [
+        Document(line.document_id, stored.text, stored.metadata, source=line.source)
+        for line, stored in rows
+    ]
+    request = CandidateList(queries[query_id], documents, query_id, lines[0].source)
+    return _Rows(request, [stored.id for _, stored in rows])
 
 
 @dataclass(frozen=True)

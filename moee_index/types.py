@@ -8,7 +8,7 @@ No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/en
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from typing import (
@@ -300,6 +300,15 @@ class EncoderSpec(EncoderOptions, FoundModel):
 
     hs_dim: int
     rw_dim: int
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> EncoderSpec:
+        """A spec as an index keeps it; an option that is newer than the index has its default.
+
+        Raises TypeError for a field that is missing or unknown.
+        """
+        defaults = {option.name: option.metadata["default"] for option in fields(EncoderOptions)}
+        return cls(**{**defaults, **stored})
 
     @property
     def dims(self) -> Pair[int]:

@@ -73,15 +73,15 @@ def command(
     if out is not None and out.suffix not in FORMATS:
         raise click.UsageError(f"{out}: the name must end in {', '.join(FORMATS)}")
 
-    from moee_index.export.export import one_vectors
     from moee_index.export.formats import save_vectors, vector_lines
+    from moee_index.export.single_vectors import embed_texts
     from moee_index.fusion import check_search
     from moee_index.readers.queries import read_texts
 
-    weight = check_search(method, alpha, 1)
+    check_search(method, alpha, 1)
     ids, texts = read_texts(text, queries)
     options, _ = split_model_options(given)
-    standardizer = None
+    opened = None
     with ExitStack() as stack:
         if index is None:
             encoder = load_encoder(console, options)
@@ -92,11 +92,10 @@ def command(
 
             opened = stack.enter_context(Index.open(index))
             encoder = load_encoder_of(console, opened, options)
-            standardizer = opened.standardizer
-            weight = check_search(method, alpha, 1, default_alpha=opened.alpha)
         with console.progress("embedding", "texts") as progress:
-            embeddings = encoder.encode(texts, query=index is not None, progress=progress)
-    vectors = one_vectors(embeddings, method, raw=raw, alpha=weight, standardizer=standardizer)
+            vectors = embed_texts(
+                texts, encoder, opened, method=method, raw=raw, alpha=alpha, progress=progress
+            )
     if out is None:
         for line in vector_lines(ids, texts, vectors):
             click.echo(line)

@@ -44,20 +44,7 @@ def print_hits(
                 "query": query,
                 "query_id": query_id,
                 **details,
-                "hits": [
-                    {
-                        "rank": hit.rank,
-                        "id": hit.id,
-                        "score": hit.score,
-                        "hs": hit.hs,
-                        "rw": hit.rw,
-                        "text": hit.text,
-                        "metadata": hit.metadata,
-                        # Only where documents were split: scripts rely on the fields above.
-                        **({"passage": hit.passage} if hit.passage is not None else {}),
-                    }
-                    for hit in hits
-                ],
+                "hits": [_fields(hit) for hit in hits],
             }
         )
     elif trec:
@@ -67,6 +54,21 @@ def print_hits(
             click.echo(run_line(query_id or "1", hit.id, hit.rank, hit.score))
     else:
         _print_table(query, hits, details)
+
+
+def _fields(hit: Hit) -> dict[str, Any]:
+    """A hit as JSON has it."""
+    fields = {
+        "rank": hit.rank,
+        "id": hit.id,
+        "score": hit.score,
+        "hs": hit.hs,
+        "rw": hit.rw,
+        "text": hit.text,
+        "metadata": hit.metadata,
+    }
+    # Only where documents were split: scripts rely on the fields above.
+    return fields if hit.passage is None else {**fields, "passage": hit.passage}
 
 
 def print_change(report: ChangeReport, what: str, as_json: bool) -> None:

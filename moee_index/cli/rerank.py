@@ -88,39 +88,23 @@ def command(
     if candidates != "-" and not Path(candidates).exists():
         raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
     options, _ = split_model_options(given)
+    scoring: dict[str, Any] = {"method": method, "alpha": alpha, "k": k}
     with ExitStack() as stack:
         opened: Index | None = None
-        if index is not None:
+        if index is None:
+            encoder = load_encoder(console, options)
+        else:
             from moee_index.index import Index
 
             opened = stack.enter_context(Index.open(index))
             encoder = load_encoder_of(console, opened, options)
+        if opened is not None and queries is not None:
+            reranked = _run(candidates, queries, opened, encoder, scoring)
         else:
-            encoder = load_encoder(console, options)
-        default = opened.alpha if opened is not None else 1.0
-        weight = check_search(method, alpha, k or 1, default_alpha=default)
-        scoring = {"method": method, "alpha": weight, "k": k}
-        if queries is not None:
-            assert opened is not None
-            answers = _run(candidates, queries, opened, encoder, scoring)
-        else:
-            answers = _lists(
-                console, candidates, query, opened, encoder, {**scoring, "standardize": standardize}
-            )
-        for number, answer in enumerate(answers, 1):
-            details = {
-                "method": method,
-                "alpha": answer.alpha,
-                "exact": True,
-                "took_ms": answer.seconds * 1000,
-            }
-            query_id = answer.asked.query_id
-            if trec and query_id is None:
-                query_id = str(number)
-            print_hits(
-                answer.asked.query, query_id, answer.hits, details, as_json=as_json, trec=trec
-            )
-            sys.stdout.flush()
+            scoring["standardize"] = standardize
+            reranked = _lists(console, candidates, query, opened, encoder, scoring)
+        for number, answer in enumerate(reranked, 1):
+            _print(answer, number, method, as_json=as_json, trec=trec)
 
 
 def _lists(
@@ -134,10 +118,11 @@ def _lists(
     from moee_index.readers.candidates import read_candidates
     from moee_index.reranking import BLOCK, rerank_lists
 
+    if opened is not None:
+        scoring = {**scoring, "standardizer": opened.standardizer, "default_alpha": opened.alpha}
     return rerank_lists(
         read_candidates(candidates, query=query),
         encoder,
-        standardizer=opened.standardizer if opened is not None else None,
         tell=console.tell,
         # from stdin each list is answered as it comes
         block=1 if candidates == "-" else BLOCK,
@@ -154,3 +139,18 @@ def _run(
 
     texts = {query.id: query.text for query in read_queries(queries)}
     return rerank_run(read_run_lists(candidates), texts, opened, encoder, **scoring)
+
+
+def _print(answer: Reranked, number: int, method: str, *, as_json: bool, trec: bool) -> None:
+    """One answer, the number-th: TREC needs a query id where the list has none."""
+    details = {
+        "method": method,
+        "alpha": answer.alpha,
+        "exact": True,
+        "took_ms": answer.seconds * 1000,
+    }
+    query_id = answer.asked.query_id
+    if trec and query_id is None:
+        query_id = str(number)
+    print_hits(answer.asked.query, query_id, answer.hits, details, as_json=as_json, trec=trec)
+    sys.stdout.flush()

@@ -18,7 +18,6 @@ from moee_index.cli.options import (
 from moee_index.cli.output import print_json
 
 if TYPE_CHECKING:
-    from moee_index.index import Index
     from moee_index.tune.labelled import HeldOut, Tuning
 
 
@@ -65,6 +64,7 @@ def command(
 
     from moee_index.index import Index
     from moee_index.index.change import check_writable, save_alpha
+    from moee_index.tune.labelled import Trial, tune_with_labels
     from moee_index.tune.unlabelled import tune_without_labels
 
     console: Console = ctx.obj
@@ -72,21 +72,27 @@ def command(
         if save:
             check_writable(index)
         if qrels is None or queries is None:
-            found = tune_without_labels(opened, notify=console.tell)
-            console.tell("no label was seen: this α balances HS and RW, whichever is the better")
+            tuning = tune_without_labels(opened, notify=console.tell)
         else:
-            found = _tune_with_labels(console, opened, qrels, queries, given)
+            # Everything that can be wrong with the files is told before the model is loaded.
+            trial = Trial.read(opened, queries, qrels, console.tell)
+            options, _ = split_model_options(given)
+            encoder = load_encoder_of(console, opened, options)
+            with console.progress("searching", "queries") as progress:
+                tuning = tune_with_labels(
+                    opened, encoder, trial, notify=console.tell, progress=progress
+                )
     saved = False
     try:
         if save:
-            save_alpha(index, found.alpha)
+            save_alpha(index, tuning.alpha)
             saved = True
     finally:
-        # What was found is printed even where it cannot be saved.
+        # The result is printed even where it cannot be saved.
         if as_json:
-            print_json({"index": str(index), **found.as_json(), "saved": saved})
+            print_json({"index": str(index), **tuning.as_json(), "saved": saved})
         else:
-            _print(index, found, saved)
+            _print(index, tuning, saved)
 
 
 def _refuse_model_options(ctx: click.Context) -> None:
@@ -100,49 +106,34 @@ def _refuse_model_options(ctx: click.Context) -> None:
             )
 
 
-def _tune_with_labels(
-    console: Console, index: Index, qrels: str, queries: str, given: dict[str, Any]
-) -> Tuning:
-    from moee_index.readers.queries import read_queries
-    from moee_index.readers.trec import read_qrels
-    from moee_index.tune.labelled import Trial, tune_with_labels
-
-    # Everything that can be wrong with the files is told before the model is loaded.
-    trial = Trial.split(index, read_queries(queries), read_qrels(qrels), console.tell)
-    options, _ = split_model_options(given)
-    encoder = load_encoder_of(console, index, options)
-    with console.progress("searching", "queries") as progress:
-        return tune_with_labels(index, encoder, trial, notify=console.tell, progress=progress)
-
-
-def _print(index: Path, found: Tuning, saved: bool) -> None:
-    if found.held_out is None:
+def _print(index: Path, tuning: Tuning, saved: bool) -> None:
+    if tuning.held_out is None:
         click.echo(
-            f"no label seen: Spearman correlation with HS and RW over {found.pairs} pairs of "
-            f"{found.documents} documents"
+            f"no label seen: Spearman correlation with HS and RW over {tuning.pairs} pairs of "
+            f"{tuning.documents} documents"
         )
         heading = "mean correlation"
     else:
-        choosing = found.queries - found.held_out.queries
+        choosing = tuning.queries - tuning.held_out.queries
         click.echo(f"nDCG@10 on the half of {choosing} queries that α is chosen on")
         heading = "nDCG@10"
     click.echo(f"{'α':>8}  {heading}")
-    for point in found.curve:
-        mark = "  chosen" if point.alpha == found.alpha else ""
+    for point in tuning.curve:
+        mark = "  chosen" if point.alpha == tuning.alpha else ""
         click.echo(f"{point.alpha:>8g}  {point.value:.4f}{mark}")
-    if found.held_out is not None:
-        _print_held_out(found, found.held_out)
+    if tuning.held_out is not None:
+        _print_held_out(tuning, tuning.held_out)
     if saved:
-        click.echo(f"α {found.alpha:g} is now the default of {index} (it was {found.previous:g})")
+        click.echo(f"α {tuning.alpha:g} is now the default of {index} (it was {tuning.previous:g})")
     else:
-        click.echo(f"α {found.alpha:g}; {index} keeps {found.previous:g} (--save changes it)")
+        click.echo(f"α {tuning.alpha:g}; {index} keeps {tuning.previous:g} (--save changes it)")
 
 
-def _print_held_out(found: Tuning, held_out: HeldOut) -> None:
+def _print_held_out(tuning: Tuning, held_out: HeldOut) -> None:
     click.echo(f"\nnDCG@10 on the other half, {held_out.queries} queries")
     for name, value in (
-        (f"α {found.alpha:g}, chosen", held_out.chosen),
-        (f"α {found.previous:g}, the index's", held_out.current),
+        (f"α {tuning.alpha:g}, chosen", held_out.chosen),
+        (f"α {tuning.previous:g}, the index's", held_out.current),
         ("HS alone", held_out.hs),
         ("RW alone", held_out.rw),
     ):

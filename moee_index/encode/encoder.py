@@ -20,7 +20,7 @@ from moee_index.encode.batches import group_equal, plan_batches
 from moee_index.encode.chunking import divide
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
-from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
+from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
 from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.load import PACKED
@@ -180,15 +180,12 @@ class Encoder:
             hs_dim=running.hs_dim,
             rw_dim=running.rw_dim,
         )
-        cpu = running.device.value.type == "cpu"
-        budget = batch_tokens or (CPU_BATCH_TOKENS if cpu else CUDA_BATCH_TOKENS)
-        if budget < 1:
-            raise MisuseError(f"--batch-tokens {budget} must be at least 1")
-        why = "as asked" if batch_tokens else "large enough for the kernels' full rate"
+        budget, reason = _batch_tokens(batch_tokens, running)
         tell(
             f"model {spec.model}: device {running.device.value} ({running.device.reason}), compute "
             f"{str(running.compute.value).removeprefix('torch.')} ({running.compute.reason}), "
-            f"{running.threads} threads, batches of {budget} tokens ({why})"
+            f"{counted(running.threads, 'thread')}, batches of {counted(budget, 'token')} "
+            f"({reason})"
         )
         if running.layout.value == PACKED:
             tell(f"4-bit layout {running.layout.value}: {running.layout.reason}")
@@ -340,6 +337,16 @@ class Encoder:
                     window = texts[later : later + WINDOW]
                     ahead.append(pool.submit(self.plan, window, query=query))
                 yield start, plan
+
+
+def _batch_tokens(given: int | None, running: RunningModel) -> tuple[int, str]:
+    """Tokens in a batch, and the reason."""
+    if given:
+        if given < 1:
+            raise MisuseError(f"--batch-tokens {given} must be at least 1")
+        return given, "as asked"
+    cpu = running.device.value.type == "cpu"
+    return CPU_BATCH_TOKENS if cpu else CUDA_BATCH_TOKENS, "large enough for the kernels' full rate"
 
 
 def _checkpoint_of(

@@ -27,15 +27,17 @@ from moee_index.export.formats import (
     FORMATS,
     ExportRow,
     Layout,
+    Writer,
     check_target,
     files_of,
     ids_beside,
     whole_file,
 )
-from moee_index.fusion import Method, Standardizer, check_search, one_vector, unit_vectors
+from moee_index.export.single_vectors import one_vectors
+from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
 from moee_index.index.snapshot import passages_of
 from moee_index.index.store.document_reader import StoredDocument
-from moee_index.types import Embeddings, FloatArray, Progress, blocks, ignore
+from moee_index.types import PARTS, Embeddings, FloatArray, Progress, blocks, ignore
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -46,22 +48,6 @@ __all__ = ["FORMATS", "ExportReport", "check_export", "export_index", "ids_besid
 
 # Rows together in memory, and in a row group of Parquet.
 ROWS = 1000
-
-
-def one_vectors(
-    embeddings: Embeddings,
-    method: Method,
-    *,
-    raw: bool,
-    alpha: float | None,
-    standardizer: Standardizer | None,
-) -> FloatArray:
-    """One vector a text, float32 [n, dims]: cosines of these are the method's scores, for `sum`
-    up to a factor (DESIGN, maths 1). raw: HS, RW or both joined as the model gave them."""
-    if raw:
-        parts = {"hs": (embeddings.hs,), "rw": (embeddings.rw,)}
-        return np.concatenate(parts.get(method, (embeddings.hs, embeddings.rw)), axis=1)
-    return one_vector(unit_vectors(embeddings, standardizer), method, alpha)
 
 
 @dataclass(frozen=True)
@@ -216,55 +202,67 @@ def export_index(
         content = replace(content, alpha=index.alpha if alpha is None else float(alpha))
     _check_outside(path, index)
     masks = index.snapshot.masks(filter)
-    total = _count(index, masks)
     facts = _facts(index, content)
     condition = filter if filter is None or isinstance(filter, str) else filter.text
     if condition is not None:
         facts["filter"] = condition
     layout = Layout(
         dims=content.dims(index.spec.hs_dim, index.spec.rw_dim),
-        rows=total,
+        rows=_count(index, masks),
         names=lambda: (row.name for _, _, row in _rows(index, masks)),
         facts=facts,
     )
-    report = progress or ignore
-    done = documents = 0
     with whole_file(path, layout, overwrite=overwrite) as writer:
-        for block in _blocks(index, masks):
-            taken = [
-                index.snapshot.segments[segment].raw.take(np.array([row for _, row, _ in own]))
-                for segment, own in _runs(block)
-            ]
-            embeddings = Embeddings(
-                np.concatenate([one.hs for one in taken]), np.concatenate([one.rw for one in taken])
-            )
-            rows = [row for _, _, row in block]
-            writer.write(rows, content.columns(embeddings, index.standardizer))
-            done += len(rows)
-            documents += sum(row.passage is None or row.passage == f"{row.id}#1" for row in rows)
-            report("exporting", done, total)
-        if done != total:
-            raise IndexDamagedError(
-                f"{index.directory} gave {done} rows where {total} count; moee-index verify tells "
-                "more"
-            )
+        documents = _write(index, masks, content, writer, layout.rows, progress or ignore)
     files = files_of(path)
     return ExportReport(
         index=str(index.directory),
         file=str(path),
         ids=str(files[1]) if len(files) > 1 else None,
-        rows=done,
+        rows=layout.rows,
         documents=documents,
         dims=dict(layout.dims),
         method=content.method,
         alpha=content.alpha,
         raw=raw,
         filter=condition,
-        bytes=sum(one.stat().st_size for one in files),
+        bytes=sum(file.stat().st_size for file in files),
         seconds=time.perf_counter() - started,
         facts=facts,
         query=content.query(str(index.directory)),
     )
+
+
+def _write(
+    index: Index,
+    masks: list[Mask | None],
+    content: Content,
+    writer: Writer,
+    total: int,
+    progress: Progress,
+) -> int:
+    """Write all rows, block by block; returns the number of documents."""
+    done = documents = 0
+    for block in _blocks(index, masks):
+        rows = [row for _, _, row in block]
+        writer.write(rows, content.columns(_raw(index, block), index.standardizer))
+        done += len(rows)
+        documents += sum(row.passage is None or row.passage == f"{row.id}#1" for row in rows)
+        progress("exporting", done, total)
+    if done != total:
+        raise IndexDamagedError(
+            f"{index.directory} gave {done} rows instead of {total}; moee-index verify tells more"
+        )
+    return documents
+
+
+def _raw(index: Index, block: list[_Row]) -> Embeddings:
+    """The raw vectors of a block."""
+    taken = [
+        index.snapshot.segments[segment].raw.take(np.array([row for _, row, _ in rows]))
+        for segment, rows in _runs(block)
+    ]
+    return Embeddings(*(np.concatenate([each[part] for each in taken]) for _, part in PARTS))
 
 
 def _check_outside(path: Path, index: Index) -> None:

@@ -26,7 +26,7 @@ from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.rows import RowReader
 from moee_index.index.write.derive import derive
 from moee_index.index.write.resume import check_spec, document_difference
-from moee_index.index.write.segment import SegmentWriting, check_notify, check_progress
+from moee_index.index.write.segment import SegmentWriting, Written, check_notify, check_progress
 from moee_index.index.write.windows import Counts, Documents, duplicate
 from moee_index.types import Notify, Progress, TextEncoder
 
@@ -55,39 +55,38 @@ class AddReport:
 
 @dataclass
 class _Known:
-    """What of the documents that come is in the index already."""
+    """Which documents of the corpus the index already holds."""
 
     segments: Sequence[OpenSegment]
     update: bool
     counts: Counts
     replaced: dict[str, Found] = field(default_factory=dict)
-    # Which documents of the segments the corpus had unchanged; the others that it had are taken.
-    came: dict[int, Mask] = field(default_factory=dict)
+    # Segment → which of its documents the corpus holds unchanged.
+    unchanged: dict[int, Mask] = field(default_factory=dict)
 
     def take(self, prepared: PreparedDocument) -> bool:
         """Whether a document is to be embedded. Raises CorpusError for other content under an id
         that is there, unless `update`, and for an id that the corpus had before."""
         identifier = prepared.document.id
-        found = find_live(self.segments, [identifier]).get(identifier)
-        if found is None:
+        match = find_live(self.segments, [identifier]).get(identifier)
+        if match is None:
             return True
-        segment, stored = found
-        number = stored.number
-        if segment not in self.came:
-            self.came[segment] = np.zeros(self.segments[segment].entry.documents, dtype=bool)
-        if self.came[segment][number]:
+        segment, stored = match
+        if segment not in self.unchanged:
+            self.unchanged[segment] = np.zeros(self.segments[segment].entry.documents, dtype=bool)
+        if self.unchanged[segment][stored.number]:
             raise CorpusError(duplicate(prepared.document, ""))
         difference = document_difference(stored, prepared)
         if difference is None:
             self.counts.unchanged += 1
-            self.came[segment][number] = True
+            self.unchanged[segment][stored.number] = True
             return False
         if not self.update:
             raise CorpusError(
                 f"{difference} in the index; give --update to replace such documents, or leave "
                 "them out with --on-bad skip"
             )
-        self.replaced[identifier] = found
+        self.replaced[identifier] = match
         return True
 
 
@@ -118,67 +117,97 @@ def add_documents(
     report, tell = check_progress(progress), check_notify(notify)
     with changing(directory) as (manifest, segments):
         check_spec(manifest.spec, encoder.spec, directory)
-        counts = Counts()
-        known = _Known(segments, update, counts)
+        known = _Known(segments, update, Counts())
         writing = SegmentWriting(
             directory=directory,
             documents=documents,
             encoder=encoder,
-            wanted=Building(
-                spec=manifest.spec,
-                standardize=manifest.standardize,
-                index_type=FLAT,
-                store=manifest.store,
-                chunk=manifest.chunk,
-                batch_tokens=encoder.batch_tokens,
-                window=manifest.window,
-                purpose="add",
-            ),
+            wanted=_building(manifest, encoder),
             skip_bad=on_bad == "skip",
             changing=True,
             total=total,
             progress=report,
             notify=tell,
             take=known.take,
-            counts=counts,
+            counts=known.counts,
         )
+        return _Add(manifest, known, writing).run()
+
+
+def _building(manifest: Manifest, encoder: TextEncoder) -> Building:
+    """The segment of an add: like the index, but flat."""
+    return Building(
+        spec=manifest.spec,
+        standardize=manifest.standardize,
+        index_type=FLAT,
+        store=manifest.store,
+        chunk=manifest.chunk,
+        batch_tokens=encoder.batch_tokens,
+        window=manifest.window,
+        purpose="add",
+    )
+
+
+@dataclass
+class _Add:
+    """One run of an add; the caller holds the lock."""
+
+    manifest: Manifest
+    known: _Known
+    writing: SegmentWriting
+
+    @property
+    def directory(self) -> Path:
+        return self.writing.directory
+
+    def run(self) -> AddReport:
+        written = self._write()
+        after = self._publish(written) if written.rows else self.manifest
+        return self._report(written, after)
+
+    def _write(self) -> Written:
+        """Embed what is new; a segment that holds nothing is removed again."""
         try:
-            written = writing.run(manifest)
+            written = self.writing.run(self.manifest)
             if not written.rows:
-                keep_rejects(written.folder, directory)
+                keep_rejects(written.folder, self.directory)
+            return written
         finally:
             with contextlib.suppress(StorageError, OSError):
-                writing.give_up()
-        after = manifest
-        if written.rows:
-            with counts.timed("derive"):
-                raw = RowReader(written.folder, manifest.store, written.rows, manifest.spec.dims)
-                segment = derive(
-                    written.folder,
-                    raw,
-                    open_standardizer(directory, manifest),
-                    FLAT,
-                    written.revision,
-                    documents=written.documents,
-                    report=report,
-                )
-            keep_rejects(written.folder, directory)
-            places = list(known.replaced.values())
-            entries = [*without(segments, places, written.revision), segment]
-            after = publish_segments(
-                directory,
-                replace(manifest, counts=_added(manifest, counts, written.truncated)),
-                entries,
+                self.writing.give_up()
+
+    def _publish(self, written: Written) -> Manifest:
+        """A version of the index with the new segment, and without what it replaces."""
+        manifest, report = self.manifest, self.writing.progress
+        with self.known.counts.timed("derive"):
+            segment = derive(
+                written.folder,
+                RowReader(written.folder, manifest.store, written.rows, manifest.spec.dims),
+                open_standardizer(self.directory, manifest),
+                FLAT,
                 written.revision,
-                notify=tell,
+                documents=written.documents,
+                report=report,
             )
-            after = merge_tail(directory, after, report, tell)
+        keep_rejects(written.folder, self.directory)
+        replaced = list(self.known.replaced.values())
+        after = publish_segments(
+            self.directory,
+            replace(manifest, counts=_added(manifest, self.known.counts, written.truncated)),
+            [*without(self.known.segments, replaced, written.revision), segment],
+            written.revision,
+            notify=self.writing.notify,
+        )
+        return merge_tail(self.directory, after, report, self.writing.notify)
+
+    def _report(self, written: Written, after: Manifest) -> AddReport:
+        counts, updated = self.known.counts, len(self.known.replaced)
         seconds = max(counts.seconds, 1e-9)
         return AddReport(
-            index=str(directory),
+            index=str(self.directory),
             read=counts.read,
-            added=written.documents - len(known.replaced),
-            updated=len(known.replaced),
+            added=written.documents - updated,
+            updated=updated,
             unchanged=counts.unchanged,
             truncated=written.truncated,
             skipped=counts.skipped,

@@ -17,17 +17,16 @@ from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
-from moee_index.fusion import choose_standardize
+from moee_index.fusion import Standardize, choose_standardize
 from moee_index.index.store.faiss_files import check_index_type
-from moee_index.index.store.manifest import (
+from moee_index.index.store.layout import (
     MANIFEST,
     REJECTED,
     STORES,
-    Building,
-    Manifest,
     segment_folders,
     standardizer_name,
 )
+from moee_index.index.store.manifest import Building, Manifest, Segment
 from moee_index.index.store.revisions import given_up, program, publish, tidy
 from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
@@ -167,7 +166,7 @@ class _Build:
                     tidy(self.directory, manifest)
                 with given_up(self.directory):
                     written = self.writing.run(manifest)
-                    return self._finish(written, manifest)
+                    return self._finish(written)
             except BaseException:
                 with contextlib.suppress(StorageError, OSError):
                     self.writing.give_up()
@@ -209,58 +208,65 @@ class _Build:
                 )
         return False
 
-    def _finish(self, written: Written, before: Manifest | None) -> BuildReport:
+    def _finish(self, written: Written) -> BuildReport:
         """From raw rows to an index that opens."""
-        folder, building = written.folder, written.building
-        dims, counts, notify = building.spec.dims, self.writing.counts, self.writing.notify
+        building, notify = written.building, self.writing.notify
         which, reason = choose_standardize(
             written.rows, None if building.standardize == "auto" else building.standardize
         )
         notify(f"standardize {which}: {reason}")
         notify(f"index type {building.index_type}: {self.type_reason}")
-        with counts.timed("derive"):
-            raw = RowReader(folder, building.store, written.rows, dims)
-            progress = self.writing.progress
-            standardizer = fit_standardizer([(raw, None)], dims, which, progress)
-            path = self.directory / standardizer_name(written.revision)
-            write_standardizer(path, standardizer, written.rows)
-            segment = derive(
-                folder,
-                raw,
-                standardizer,
-                building.index_type,
-                written.revision,
-                documents=written.documents,
-                report=progress,
-            )
-            created = now()
-            manifest = Manifest(
-                revision=written.revision,
-                spec=building.spec,
-                standardize=which,
-                standardizer=written.revision,
-                index_type=Pair(building.index_type, building.index_type),
-                store=building.store,
-                chunk=building.chunk,
-                alpha=1.0,
-                batch_tokens=building.batch_tokens,
-                window=building.window,
-                counts={
-                    "read": counts.read,
-                    "truncated": written.truncated,
-                    "skipped": counts.skipped,
-                    "rejected": counts.rejected,
-                },
-                model_bytes=self.model_bytes,
-                created=created,
-                changed=created,
-                program=program(),
-            )
-            with storage_errors(folder):
+        with self.writing.counts.timed("derive"):
+            segment = self._derive(written, which)
+            manifest = self._manifest(written, which)
+            with storage_errors(written.folder):
                 manifest = manifest.with_segments(self.directory, [segment])
-        keep_rejects(folder, self.directory)
-        publish(self.directory, manifest, [folder], notify)
+        keep_rejects(written.folder, self.directory)
+        publish(self.directory, manifest, [written.folder], notify)
         return self._report(written.documents, written.truncated)
+
+    def _derive(self, written: Written, which: Standardize) -> Segment:
+        building, progress = written.building, self.writing.progress
+        dims = building.spec.dims
+        raw = RowReader(written.folder, building.store, written.rows, dims)
+        standardizer = fit_standardizer([(raw, None)], dims, which, progress)
+        path = self.directory / standardizer_name(written.revision)
+        write_standardizer(path, standardizer, written.rows)
+        return derive(
+            written.folder,
+            raw,
+            standardizer,
+            building.index_type,
+            written.revision,
+            documents=written.documents,
+            report=progress,
+        )
+
+    def _manifest(self, written: Written, which: Standardize) -> Manifest:
+        """The manifest of a new index, without segments yet."""
+        building, counts, created = written.building, self.writing.counts, now()
+        return Manifest(
+            revision=written.revision,
+            spec=building.spec,
+            standardize=which,
+            standardizer=written.revision,
+            index_type=Pair(building.index_type, building.index_type),
+            store=building.store,
+            chunk=building.chunk,
+            alpha=1.0,
+            batch_tokens=building.batch_tokens,
+            window=building.window,
+            counts={
+                "read": counts.read,
+                "truncated": written.truncated,
+                "skipped": counts.skipped,
+                "rejected": counts.rejected,
+            },
+            model_bytes=self.model_bytes,
+            created=created,
+            changed=created,
+            program=program(),
+        )
 
     def _unchanged(self, manifest: Manifest) -> BuildReport:
         """The report that nothing changed. Raises IndexChangedError if something did."""

@@ -21,14 +21,13 @@ from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.faiss_files import FLAT, check_index_type
-from moee_index.index.store.manifest import (
-    Manifest,
-    Segment,
+from moee_index.index.store.layout import (
     deleted_name,
     next_revision,
     segment_name,
     standardizer_name,
 )
+from moee_index.index.store.manifest import Manifest, Segment
 from moee_index.index.store.revisions import given_up, program, publish, tidy
 from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer
@@ -96,7 +95,7 @@ def delete_documents(
             )
         if not places:
             return _report(directory, manifest, manifest, 0)
-        revision = next_revision(directory, manifest)
+        revision = next_revision(directory, manifest.revision)
         entries = without(segments, list(places.values()), revision)
         after = publish_segments(directory, manifest, entries, revision)
         return _report(directory, after, manifest, len(places))
@@ -114,7 +113,7 @@ def compact_index(directory: str | Path, *, progress: Progress | None = None) ->
             and all(one.index_type.hs == kind for one in manifest.segments)
         ):
             return _report(directory, manifest, manifest, 0)
-        revision = next_revision(directory, manifest)
+        revision = next_revision(directory, manifest.revision)
         standardizer = open_standardizer(directory, manifest)
         entries = _joined(
             directory, manifest, segments, standardizer, kind, revision, check_progress(progress)
@@ -148,25 +147,14 @@ def reindex(
         which, why = choose_standardize(manifest.rows, standardize)
         tell(f"standardize {which}: {why}")
         tell(f"index type {kind}: {reason}")
-        revision = next_revision(directory, manifest)
+        revision = next_revision(directory, manifest.revision)
         rows = [(segment.raw, segment.live_rows) for segment in segments]
         standardizer = fit_standardizer(rows, dims, which, report)
         path = directory / standardizer_name(revision)
         write_standardizer(path, standardizer, manifest.rows)
         if len(segments) == 1 and segments[0].live is None:
             # The rows stay where they are; only what follows from them is new.
-            entry = segments[0].entry
-            entries = [
-                derive(
-                    directory / entry.name,
-                    segments[0].raw,
-                    standardizer,
-                    kind,
-                    revision,
-                    documents=entry.documents,
-                    report=report,
-                )
-            ]
+            entries = [_derived(segments[0], standardizer, kind, revision, report)]
         else:
             entries = _joined(directory, manifest, segments, standardizer, kind, revision, report)
         changed = replace(manifest, standardize=which, index_type=Pair(kind, kind))
@@ -188,7 +176,7 @@ def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: 
             opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
             for entry in manifest.segments[start:]
         ]
-        revision = next_revision(directory, manifest)
+        revision = next_revision(directory, manifest.revision)
         standardizer = open_standardizer(directory, manifest)
         entries = _joined(directory, manifest, segments, standardizer, FLAT, revision, progress)
         kept = [*manifest.segments[:start], *entries]
@@ -242,6 +230,25 @@ def publish_segments(
         ).with_segments(directory, entries, standardizer)
     publish(directory, after, [directory / entry.name for entry in entries], notify)
     return after
+
+
+def _derived(
+    segment: OpenSegment,
+    standardizer: Standardizer,
+    index_type: str,
+    revision: int,
+    report: Progress,
+) -> Segment:
+    """A segment with norms and FAISS files of another standardizer or index type."""
+    return derive(
+        segment.folder,
+        segment.raw,
+        standardizer,
+        index_type,
+        revision,
+        documents=segment.entry.documents,
+        report=report,
+    )
 
 
 def _joined(

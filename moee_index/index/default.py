@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from moee_index.errors import NotAnIndexError
-from moee_index.index.store.manifest import MANIFEST, Manifest
+from moee_index.index.store.layout import MANIFEST
+from moee_index.index.store.manifest import Manifest
 
 
 def default_index(directory: str | Path = "indexes") -> tuple[Path, str]:

@@ -14,17 +14,16 @@ from urllib.parse import quote
 
 from moee_index.errors import IndexDamagedError
 from moee_index.index.drift import measure_drift
-from moee_index.index.store.manifest import (
+from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
     FIELDS,
     ROW_CHECKS,
     STORES,
-    Building,
-    Manifest,
     raw_name,
     segment_folders,
 )
+from moee_index.index.store.manifest import Building, Manifest
 from moee_index.types import PARTS
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from moee_index.fusion import MIN_ROWS, PartStandardizer
 from moee_index.index.segment import OpenSegment, read_checked
-from moee_index.index.store.manifest import standardizer_name
+from moee_index.index.store.layout import standardizer_name
 from moee_index.types import Embeddings, Pair
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
 import numpy as np
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
 from moee_index.index.search.pair import Ranking, joined
-from moee_index.index.search.request import SearchRequest
+from moee_index.index.search.request import SearchOptions, SearchRequest
 from moee_index.index.segment import Found
 from moee_index.index.snapshot import Passage, Snapshot, passages_of
 from moee_index.index.store.document_reader import StoredDocument
@@ -211,12 +211,8 @@ class Index:
         query: str,
         k: int = ...,
         *,
-        method: Method = ...,
-        alpha: float | None = ...,
-        filter: str | Filter | None = ...,
-        min_score: float | None = ...,
-        passages: bool = ...,
         encoder: TextEncoder | None = ...,
+        **options: Unpack[SearchOptions],
     ) -> Hits: ...
 
     @overload
@@ -225,12 +221,8 @@ class Index:
         query: Sequence[str],
         k: int = ...,
         *,
-        method: Method = ...,
-        alpha: float | None = ...,
-        filter: str | Filter | None = ...,
-        min_score: float | None = ...,
-        passages: bool = ...,
         encoder: TextEncoder | None = ...,
+        **options: Unpack[SearchOptions],
     ) -> list[Hits]: ...
 
     def search(

@@ -24,18 +24,16 @@ from moee_index.index.store.checksums import CheckedFile
 from moee_index.index.store.document_reader import DocumentReader, StoredDocument
 from moee_index.index.store.faiss_files import open_part
 from moee_index.index.store.fields import FieldReader
-from moee_index.index.store.manifest import (
+from moee_index.index.store.layout import (
     DOCUMENTS,
     FIELDS,
-    FileEntry,
-    Manifest,
-    Segment,
     code_checks_name,
     codes_name,
     deleted_name,
     norms_name,
     standardizer_name,
 )
+from moee_index.index.store.manifest import FileEntry, Manifest, Segment
 from moee_index.index.store.rows import RowNumbers, RowReader
 from moee_index.index.store.standardizer import read_standardizer
 from moee_index.types import PARTS, Part
@@ -208,7 +206,7 @@ def read_checked(
     except OSError as error:
         raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
     if hashlib.sha256(content).hexdigest() != listed.sha256:
-        raise IndexDamagedError(_altered(path))
+        raise _wrong_sha256(path)
     return content
 
 
@@ -229,11 +227,11 @@ def check_content(file: BufferedReader, path: Path, listed: FileEntry) -> None:
     except OSError as error:
         raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
     if found != listed.sha256:
-        raise IndexDamagedError(_altered(path))
+        raise _wrong_sha256(path)
 
 
-def _altered(path: Path) -> str:
-    return (
+def _wrong_sha256(path: Path) -> IndexDamagedError:
+    return IndexDamagedError(
         f"{path} is altered (its SHA-256 is not the recorded one); restore it or build again with "
         "--overwrite"
     )

@@ -24,15 +24,14 @@ from moee_index.index.segment import (
 )
 from moee_index.index.store.checksums import piece_crcs
 from moee_index.index.store.faiss_files import FLAT, codes_of, open_part
-from moee_index.index.store.manifest import (
+from moee_index.index.store.layout import (
     DOCUMENTS,
     FIELDS,
-    Manifest,
-    Segment,
     code_checks_name,
     codes_name,
     norms_name,
 )
+from moee_index.index.store.manifest import Manifest, Segment
 from moee_index.types import Progress, columns
 
 _BLOCK = 2048

@@ -23,6 +23,7 @@ from moee_index.readers.lines import BadLineError, ByteSource, open_bytes, split
 from moee_index.types import Document, ignore
 
 Reject = Callable[[str, str, str], None]
+_NO_CORPUS = "no corpus given; name a file, a BEIR folder, or - for stdin"
 
 
 class CorpusReader(Iterator[Document]):
@@ -91,15 +92,7 @@ def read_corpora(
 
     Raises CorpusError naming file and line; MisuseError for arguments that cannot be meant.
     """
-    if not paths:
-        raise MisuseError("no corpus given; name a file, a BEIR folder, or - for stdin")
-    if on_bad not in ("error", "skip"):
-        raise MisuseError(f"on_bad is {on_bad!r}; it is 'error' or 'skip'")
-    for name, value in (("id", id_field), ("text", text_field)):
-        if value == "":
-            raise MisuseError(f"the {name} field's name is empty")
-    if id_field is not None and id_field == text_field:
-        raise MisuseError(f"{id_field!r} cannot be both the id and the text")
+    _check_arguments(paths, id_field, text_field, on_bad)
     files = [_locate(path) for path in paths]
     if sum(file.path == "-" for file in files) > 1:
         raise MisuseError("stdin (-) can be read only once")
@@ -120,13 +113,27 @@ def read_corpora(
     return CorpusReader(documents(), progress)
 
 
+def _check_arguments(
+    paths: Sequence[str | Path], id_field: str | None, text_field: str | None, on_bad: str
+) -> None:
+    if not paths:
+        raise MisuseError(_NO_CORPUS)
+    if on_bad not in ("error", "skip"):
+        raise MisuseError(f"on_bad is {on_bad!r}; it is 'error' or 'skip'")
+    for name, value in (("id", id_field), ("text", text_field)):
+        if value == "":
+            raise MisuseError(f"the {name} field's name is empty")
+    if id_field is not None and id_field == text_field:
+        raise MisuseError(f"{id_field!r} cannot be both the id and the text")
+
+
 def default_index_name(paths: Sequence[str | Path]) -> str:
     """Name of an index for these corpora: the first one's stem, or its BEIR folder's name.
 
     Raises MisuseError for stdin, which has no name.
     """
     if not paths:
-        raise MisuseError("no corpus given; name a file, a BEIR folder, or - for stdin")
+        raise MisuseError(_NO_CORPUS)
     first = Path(paths[0])
     if str(first) == "-":
         raise MisuseError("a corpus from stdin has no name; give the index one with --index DIR")

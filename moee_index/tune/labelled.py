@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from moee_index.errors import CorpusError, MisuseError
+from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Float64Array, Method
-from moee_index.readers.trec import Qrels
+from moee_index.readers.queries import read_queries
+from moee_index.readers.trec import Qrels, read_qrels
 from moee_index.tune.metrics import query_ndcg
 from moee_index.types import Notify, Progress, Query, TextEncoder, blocks, ignore
 
@@ -120,6 +121,11 @@ class Trial:
     qrels: Mapping[str, Mapping[str, int]]
 
     @classmethod
+    def read(cls, index: Index, queries: str, qrels: str, notify: Notify | None = None) -> Trial:
+        """As `split`, from files; it needs no model, so what is wrong with them shows early."""
+        return cls.split(index, read_queries(queries), read_qrels(qrels), notify)
+
+    @classmethod
     def split(
         cls,
         index: Index,
@@ -138,33 +144,39 @@ class Trial:
         """
         check_size(index)
         tell = notify or ignore
-        relevant = {query for query, judged in qrels.items() if max(judged.values(), default=0) > 0}
-        if not relevant:
-            raise CorpusError("the qrels judge no document as relevant (above 0); check --qrels")
-        asked, read = [], 0
-        for query in queries:
-            read += 1
-            if query.id in relevant:
-                asked.append(query)
-        if len(asked) < 2:
-            raise CorpusError(
-                f"{len(asked)} of {read} queries have a relevant judgement, and 2 are the least "
-                "(one to choose by, one to check); do --queries and --qrels belong together?"
-            )
-        asked.sort(key=lambda query: digest(query.id))
-        tell(
-            f"queries: {len(asked)} have a relevant judgement, of {read} read; "
-            f"{len(relevant) - len(asked)} judged ones are not among them"
-        )
-        used = {query.id: qrels[query.id] for query in asked}
+        judged = _judged(queries, qrels, tell)
+        used = {query.id: qrels[query.id] for query in judged}
         _check_documents(index, used, tell)
-        middle = (len(asked) + 1) // 2
-        if len(asked) - middle < FEW:
+        middle = (len(judged) + 1) // 2
+        held_out = len(judged) - middle
+        if held_out < FEW:
             tell(
-                f"warning: a half has {len(asked) - middle} queries only (fewer than {FEW}); α and "
-                "its gain are little but chance"
+                f"warning: a half has only {counted(held_out, 'query', 'queries')} (fewer than "
+                f"{FEW}); α and its gain may be chance"
             )
-        return cls(tuple(asked[:middle]), tuple(asked[middle:]), used)
+        return cls(tuple(judged[:middle]), tuple(judged[middle:]), used)
+
+
+def _judged(queries: Iterable[Query], qrels: Qrels, tell: Notify) -> list[Query]:
+    """The queries that have a relevant judgement, in the order of their digests."""
+    relevant = {query for query, judged in qrels.items() if max(judged.values(), default=0) > 0}
+    if not relevant:
+        raise CorpusError("the qrels judge no document as relevant (above 0); check --qrels")
+    judged, read = [], 0
+    for query in queries:
+        read += 1
+        if query.id in relevant:
+            judged.append(query)
+    if len(judged) < 2:
+        raise CorpusError(
+            f"{len(judged)} of {read} queries have a relevant judgement, but at least 2 are needed "
+            "(one to choose by, one to check); do --queries and --qrels belong together?"
+        )
+    tell(
+        f"queries: {len(judged)} have a relevant judgement, of {read} read; "
+        f"{len(relevant) - len(judged)} judged ones are not among them"
+    )
+    return sorted(judged, key=lambda query: digest(query.id))
 
 
 def _check_documents(index: Index, qrels: Mapping[str, Mapping[str, int]], tell: Notify) -> None:
@@ -211,18 +223,25 @@ def tune_with_labels(
 
     notify is told when the gain on the other half is within noise.
     """
-    tell = notify or ignore
     meter = _Meter(index, encoder, trial, progress)
     measured = meter.measure(trial.choosing, [("sum", alpha) for alpha in ALPHAS])
     curve = tuple(Point(*pair) for pair in zip(ALPHAS, measured.mean(axis=0).tolist(), strict=True))
     chosen, previous = best(curve).alpha, index.alpha
+    held_out = _check(meter, trial.held_out, chosen, previous)
+    _tell_gain(held_out, chosen, previous, notify or ignore)
+    queries = len(trial.choosing) + len(trial.held_out)
+    return Tuning(chosen, previous, "ndcg@10", curve, held_out, queries, len(index))
+
+
+def _check(meter: _Meter, queries: Sequence[Query], chosen: float, previous: float) -> HeldOut:
+    """What the chosen α is worth on the held-out queries."""
     settings: list[Setting] = [("sum", chosen), ("sum", previous), ("hs", None), ("rw", None)]
-    checked = meter.measure(trial.held_out, settings)
-    gains = checked[:, 0] - checked[:, 1]
+    values = meter.measure(queries, settings)
+    gains = values[:, 0] - values[:, 1]
     low, high = bootstrap_interval(gains)
-    at_chosen, at_current, hs, rw = checked.mean(axis=0).tolist()
-    held_out = HeldOut(
-        queries=len(trial.held_out),
+    at_chosen, at_current, hs, rw = values.mean(axis=0).tolist()
+    return HeldOut(
+        queries=len(queries),
         chosen=at_chosen,
         current=at_current,
         hs=hs,
@@ -231,17 +250,18 @@ def tune_with_labels(
         low=low,
         high=high,
     )
+
+
+def _tell_gain(held_out: HeldOut, chosen: float, previous: float, tell: Notify) -> None:
     if chosen == previous:
         tell(f"the index's α is {previous:g} already: there is no gain to report")
-    elif high < 0:
+    elif held_out.high < 0:
         tell(f"warning: α {chosen:g} does worse than {previous:g} on the held-out half")
-    elif low <= 0:
+    elif held_out.low <= 0:
         tell(
             "warning: the gain is within noise: its 95 % interval on the held-out half, "
-            f"{low:+.4f} to {high:+.4f}, includes 0"
+            f"{held_out.low:+.4f} to {held_out.high:+.4f}, includes 0"
         )
-    queries = len(trial.choosing) + len(trial.held_out)
-    return Tuning(chosen, previous, "ndcg@10", curve, held_out, queries, len(index))
 
 
 class _Meter:

@@ -65,6 +65,27 @@ def tune_without_labels(index: Index, *, notify: Notify | None = None) -> Tuning
     check_size(index)
     tell = notify or ignore
     documents, hs, rw = sample_pairs(index)
+    _check_sample(index, documents, hs, rw, tell)
+
+    def objective(alpha: float) -> Point:
+        fused = hs + alpha * rw
+        return Point(alpha, (spearman(fused, hs) + spearman(fused, rw)) / 2)
+
+    curve = _curve(objective)
+    if _rises_then_falls([point.value for point in curve]):
+        _refine_best(curve, objective)
+    else:
+        tell("the curve is not smooth enough to search between its points: the best point is taken")
+    tell("no label was seen: this α balances HS and RW, whichever is the better")
+    return Tuning(
+        best(curve).alpha, index.alpha, "spearman", tuple(curve), None, 0, documents, len(hs)
+    )
+
+
+def _check_sample(
+    index: Index, documents: int, hs: Float64Array, rw: Float64Array, tell: Notify
+) -> None:
+    """Raises MisuseError where a part's similarities are all equal; tells of a small sample."""
     for part, values in (("HS", hs), ("RW", rw)):
         if np.ptp(values) <= EQUAL:
             raise MisuseError(
@@ -73,29 +94,27 @@ def tune_without_labels(index: Index, *, notify: Notify | None = None) -> Tuning
                 "--queries, or set --alpha by hand"
             )
     if documents < FEW:
-        tell(f"warning: {documents} documents make {len(hs)} pairs only; α is little but chance")
+        tell(f"warning: {documents} documents make only {len(hs)} pairs; α may be chance")
 
-    def objective(alpha: float) -> Point:
-        fused = hs + alpha * rw
-        return Point(alpha, (spearman(fused, hs) + spearman(fused, rw)) / 2)
 
+def _curve(objective: Callable[[float], Point]) -> list[Point]:
+    """The objective over `ALPHAS`, and beyond while it grows there."""
     curve = [objective(alpha) for alpha in ALPHAS]
     for _ in range(_DOUBLINGS):
         if curve[-1].value <= max(point.value for point in curve[:-1]) + EQUAL:
             break
         curve.append(objective(2 * curve[-1].alpha))
-    if _rises_then_falls([point.value for point in curve]):
-        at = curve.index(best(curve))
-        low, high = curve[max(at - 1, 0)].alpha, curve[min(at + 1, len(curve) - 1)].alpha
-        refined = _refine(lambda alpha: objective(alpha).value, low, high)
-        if all(point.alpha != refined for point in curve):
-            curve.append(objective(refined))
-            curve.sort(key=lambda point: point.alpha)
-    else:
-        tell("the curve is not smooth enough to search between its points: the best point is taken")
-    return Tuning(
-        best(curve).alpha, index.alpha, "spearman", tuple(curve), None, 0, documents, len(hs)
-    )
+    return curve
+
+
+def _refine_best(curve: list[Point], objective: Callable[[float], Point]) -> None:
+    """Add to a curve the best point between the best one's neighbours."""
+    at = curve.index(best(curve))
+    low, high = curve[max(at - 1, 0)].alpha, curve[min(at + 1, len(curve) - 1)].alpha
+    refined = _refine(lambda alpha: objective(alpha).value, low, high)
+    if all(point.alpha != refined for point in curve):
+        curve.append(objective(refined))
+        curve.sort(key=lambda point: point.alpha)
 
 
 def sample_pairs(index: Index) -> tuple[int, Float64Array, Float64Array]:

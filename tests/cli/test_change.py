@@ -12,7 +12,8 @@ from commands import one_line_error, run
 
 from moee_index.atomic import WriterLock
 from moee_index.index import Index
-from moee_index.index.store.manifest import MANIFEST, Manifest
+from moee_index.index.store.layout import MANIFEST
+from moee_index.index.store.manifest import Manifest
 
 CORPUS = Path(__file__).parents[2] / "corpora" / "wikinews.jsonl"
 CHANGE_FIELDS = [

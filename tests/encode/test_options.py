@@ -10,15 +10,22 @@ from pathlib import Path
 
 import moee_index
 import moee_index.bench
+from moee_index import Encoder
+from moee_index.index import Index
+from moee_index.index.store.manifest import Building
+from moee_index.types import Document
 
 FIELD = '    tenth: str = field(metadata={"help": "H.", "default": "x", "own": True})\n'
 LOOK = """
 import dataclasses, moee_index
+from pathlib import Path
 from moee_index.types import EncoderSpec, EncoderOptions
 from moee_index.cli.options import MODEL_KEYS, model_options
 from moee_index.model.checkpoint.find import DEFAULT_KEYS, find_checkpoint
 from moee_index.encode.encoder import Encoder, resolve_options
 from moee_index.errors import MisuseError
+from moee_index.index import Index
+from moee_index.index.store.manifest import Building
 from moee_index.bench.vector_cache.encoder import Identity
 from moee_index.bench.adapter.meta import experiment
 from moee_index.bench.adapter.vectors import Setting
@@ -45,8 +52,23 @@ del said["hs_dim"], said["rw_dim"]
 identity = Identity(**said)
 assert '"tenth": "y"' in identity.key(False).identity()
 stored = types.SimpleNamespace(identity=identity)
+with Index.open("old", Encoder.for_spec) as old:
+    assert old.spec.tenth == "x", "an index from before the option has its default"
+    assert old.search("a red fox", k=1)[0].id == "1"
+begun = Building.read(Path("begun"))
+assert begun is not None and begun.spec.tenth == "x"
 assert experiment(stored, Setting("hs", None, "both", "corpus"), "corpus")["tenth"] == "y"
 """
+
+
+def _written_before(directory: Path) -> None:
+    """An index and an unfinished segment by the package as it is."""
+    encoder = Encoder.load()
+    documents = [Document("0", "a loaf of bread"), Document("1", "the red fox")]
+    Index.build(directory / "old", documents, encoder).close()
+    (directory / "begun").mkdir()
+    building = Building(encoder.spec, "auto", "flat", "float32", None, 4096, 64)
+    building.write(directory / "begun")
 
 
 def test_a_tenth_option_is_one_field(tmp_path: Path) -> None:
@@ -60,6 +82,7 @@ def test_a_tenth_option_is_one_field(tmp_path: Path) -> None:
     before = "    @classmethod\n    def names("
     assert text.count(before) == 1
     types.write_text(text.replace(before, f"{FIELD}\n{before}"))
+    _written_before(tmp_path)
     look = subprocess.run(
         [sys.executable, "-c", LOOK],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

@@ -26,7 +26,8 @@ from safetensors.numpy import load_file
 from fakes.indexes import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder, export_limited, fake_documents
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
 from moee_index.export import formats as exportfile
-from moee_index.export.export import ExportReport, export_index, ids_beside, one_vectors
+from moee_index.export.export import ExportReport, export_index, ids_beside
+from moee_index.export.single_vectors import one_vectors
 from moee_index.fusion import METHODS, Float64Array, Standardizer, unit_vectors
 from moee_index.index import Index, add_documents, build_index, compact_index, delete_documents
 from moee_index.index.filters import Filter, FilterError

@@ -40,7 +40,8 @@ from moee_index.index import (
     verify_index,
 )
 from moee_index.index.store.documents import DocumentStore
-from moee_index.index.store.manifest import BUILDING, MANIFEST, REJECTED, Manifest
+from moee_index.index.store.layout import BUILDING, MANIFEST, REJECTED
+from moee_index.index.store.manifest import Manifest
 from moee_index.types import Chunking, Document, Embeddings, EncoderSpec, FloatArray, Span, joined
 from stress.crash_index import Held, held, word_offsets
 

@@ -39,7 +39,8 @@ from moee_index.index import (
     reindex,
     verify_index,
 )
-from moee_index.index.store.manifest import BUILDING, Manifest, segment_folders
+from moee_index.index.store.layout import BUILDING, segment_folders
+from moee_index.index.store.manifest import Manifest
 from moee_index.index.write import pipeline as embed_module
 from moee_index.index.write.merge import tail_to_merge
 from moee_index.readers.trec import RunLine

@@ -42,7 +42,8 @@ from fakes.indexes import (
 from moee_index.atomic import LOCK
 from moee_index.errors import IndexDamagedError, MoeeIndexError, NotAnIndexError, StorageError
 from moee_index.index import Index, add_documents, build_index, compact_index, verify_index
-from moee_index.index.store.manifest import MANIFEST, Manifest, _checksum
+from moee_index.index.store.layout import MANIFEST
+from moee_index.index.store.manifest import Manifest, _checksum
 from stress import crashes
 
 KILLS = int(os.environ.get("MOEE_INDEX_KILLS", "3"))

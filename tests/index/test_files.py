@@ -28,7 +28,8 @@ from moee_index.errors import (
     StorageError,
 )
 from moee_index.index import Index, build_index, default_index, verify_index
-from moee_index.index.store.manifest import MANIFEST, Manifest, _checksum
+from moee_index.index.store.layout import MANIFEST
+from moee_index.index.store.manifest import Manifest, _checksum
 
 FILES = [
     "standardizer-0001.safetensors",

@@ -33,7 +33,8 @@ from pathlib import Path
 
 from moee_index.errors import MoeeIndexError
 from moee_index.index import verify_index
-from moee_index.index.store.manifest import MANIFEST, Manifest
+from moee_index.index.store.layout import MANIFEST
+from moee_index.index.store.manifest import Manifest
 from moee_index.readers.corpus import read_corpora
 from moee_index.types import Document
 from stress.crash_index import Change, Held, expected, held, read_for_ever, sample, work

@@ -235,7 +235,7 @@ def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
     told = "\n".join(case.told)
     assert "29 have a relevant judgement, of 30 read; 31 judged ones are not among them" in told
     assert "2 of" in told and "(1 of" in told and "not in the index" in told
-    assert "a half has 14 queries only" in told
+    assert "a half has only 14 queries" in told
 
 
 def test_equal_values_leave_alpha_near_1() -> None:
@@ -294,7 +294,7 @@ def test_a_curve_that_is_not_smooth_gives_its_best_point(
         found = tune_without_labels(index, notify=told.append)
     assert found.alpha in ALPHAS
     assert [point.alpha for point in found.curve][: len(ALPHAS)] == list(ALPHAS)
-    assert "6 documents make 15 pairs only" in told[0] and "not smooth" in told[1]
+    assert "6 documents make only 15 pairs" in told[0] and "not smooth" in told[1]
     monkeypatch.undo()
     assert agreement._rises_then_falls([1, 2, 2, 1]) and agreement._rises_then_falls([3, 2, 1])
     assert not agreement._rises_then_falls([1, 3, 2, 3])
@@ -554,4 +554,4 @@ def test_with_a_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found = json.loads(result.stdout)
     assert (found["queries"], found["documents"]) == (3, 24)
     assert all(0 <= point["value"] <= 1 for point in found["curve"])
-    assert "a half has 1 queries only" in result.stderr
+    assert "a half has only 1 query (fewer" in result.stderr

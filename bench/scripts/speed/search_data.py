@@ -23,7 +23,8 @@ from moee_index.index.store.document_reader import DocumentReader
 from moee_index.index.store.documents import DocumentStore, PreparedDocument
 from moee_index.index.store.faiss_files import FLAT, open_part, write_flat
 from moee_index.index.store.fields import FieldReader, write_fields
-from moee_index.index.store.manifest import DOCUMENTS, FIELDS, FileEntry, file_entry
+from moee_index.index.store.layout import DOCUMENTS, FIELDS
+from moee_index.index.store.manifest import FileEntry, file_entry
 from moee_index.index.store.rows import RowReader, RowWriter, StoredRows
 from moee_index.types import PARTS, Document, Embeddings, FloatArray, Pair, Part
 

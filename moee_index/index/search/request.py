@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 from moee_index.errors import MisuseError
 from moee_index.fusion import Method, check_search
 from moee_index.index.filters import Filter
+
+
+class SearchOptions(TypedDict, total=False):
+    """The keyword arguments of a search, for type checking; see `Index.search`."""
+
+    method: Method
+    alpha: float | None
+    filter: str | Filter | None
+    min_score: float | None
+    passages: bool
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class CheckedFile:
         self._crcs = crcs
         self._done = np.zeros(len(crcs), dtype=bool)
         if len(crcs) != -(-len(self._bytes) // PIECE):
-            raise IndexDamagedError(_altered(path))
+            raise _wrong_crc(path)
 
     def check(self, start: int, stop: int) -> None:
         """Bytes start…stop are what they were when the file was written, or IndexDamagedError."""
@@ -78,7 +78,7 @@ class CheckedFile:
     def _check(self, piece: int) -> None:
         # zlib lets go of the GIL.
         if zlib.crc32(self._bytes[piece * PIECE : (piece + 1) * PIECE].data) != self._crcs[piece]:
-            raise IndexDamagedError(_altered(self._path))
+            raise _wrong_crc(self._path)
         self._done[piece] = True
 
 
@@ -115,11 +115,11 @@ class CheckedCodes:
 def check_rows(path: Path, rows: npt.NDArray[Any], crcs: Crcs) -> None:
     """Stored rows [m, d] against their checksums [m]. Raises IndexDamagedError."""
     if not np.array_equal(row_crcs(rows), crcs):
-        raise IndexDamagedError(_altered(path))
+        raise _wrong_crc(path)
 
 
-def _altered(path: Path) -> str:
-    return (
+def _wrong_crc(path: Path) -> IndexDamagedError:
+    return IndexDamagedError(
         f"{path} is altered (a checksum does not agree); restore it, or build again with "
         "--overwrite; moee-index verify --full looks at everything"
     )

@@ -42,7 +42,7 @@ import numpy.typing as npt
 from moee_index.atomic import replacing, storage_errors
 from moee_index.index.store.document_reader import CheckedDatabase, DocumentReader
 from moee_index.index.store.field_names import dotted
-from moee_index.index.store.manifest import DOCUMENTS, FIELDS
+from moee_index.index.store.layout import DOCUMENTS, FIELDS
 from moee_index.types import Progress, ignore
 
 # Beyond so many names nobody can be told which there are; a filter is then not checked.

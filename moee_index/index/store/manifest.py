@@ -1,21 +1,7 @@
-"""The layout of an index directory and its manifest, whose presence means complete.
+"""The manifest of an index, whose presence means complete, and what an unfinished segment was begun
+with.
 
-    INDEX/manifest.json                 written last; names every file, its size and checksum
-    INDEX/lock                          held by the one writer
-    INDEX/rejected.jsonl                lines that a build with on_bad="skip" could not use
-    INDEX/standardizer-0001.safetensors
-    INDEX/segment-0001/                 documents and raw rows, embedded together
-        documents.sqlite  fields.sqlite  hs.f32  rw.f32  rows.crc
-        hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
-                                        what follows from the rows under one standardizer
-        deleted-0003.bits               which rows do not count any more
-        building.json                   only while a segment is not finished: what it was begun with
-
-A file that a manifest names is never written to again. Each version of an index has a number of
-its own, the manifest's `revision`, and what is new in it carries that number in its name; so a
-reader keeps the version that it opened, and a new one appears whole or not at all.
-
-What the files hold is for the modules beside this one to say.
+File names are given by layout.py; what the files hold is left to the modules beside this one.
 """
 
 from __future__ import annotations
@@ -23,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
@@ -31,77 +16,26 @@ from typing import Any, Literal
 
 from moee_index.atomic import json_bytes, sha256_file, write_file
 from moee_index.errors import IndexDamagedError, NotAnIndexError
+from moee_index.index.store.layout import (
+    BUILDING,
+    DOCUMENTS,
+    FIELDS,
+    MANIFEST,
+    ROW_CHECKS,
+    SEGMENT,
+    STORES,
+    code_checks_name,
+    codes_name,
+    deleted_name,
+    norms_name,
+    raw_name,
+    segment_folders,
+    standardizer_name,
+)
 from moee_index.types import PARTS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
 VERSION = 2
-MANIFEST = "manifest.json"
-BUILDING = "building.json"
-REJECTED = "rejected.jsonl"
-DOCUMENTS = "documents.sqlite"
-FIELDS = "fields.sqlite"
-ROW_CHECKS = "rows.crc"
-STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
-_SEGMENT = re.compile(r"segment-(\d{4,})")
-_STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
-
-
-def raw_name(part: str, store: str) -> str:
-    """File name of a part's raw rows."""
-    return part + STORES[store][1]
-
-
-def codes_name(part: str, revision: int) -> str:
-    """File name of a part's FAISS index."""
-    return f"{part}-{revision:04d}.faiss"
-
-
-def code_checks_name(part: str, revision: int) -> str:
-    """File name of the checksums of a FAISS file's pieces."""
-    return f"{part}-{revision:04d}.crc"
-
-
-def norms_name(revision: int) -> str:
-    return f"norms-{revision:04d}.f32"
-
-
-def deleted_name(revision: int) -> str:
-    return f"deleted-{revision:04d}.bits"
-
-
-def standardizer_name(revision: int) -> str:
-    return f"standardizer-{revision:04d}.safetensors"
-
-
-def segment_name(revision: int) -> str:
-    return f"segment-{revision:04d}"
-
-
-def segment_folders(directory: Path) -> list[Path]:
-    """The segment folders of an index directory, oldest first."""
-    return _numbered(directory, _SEGMENT)
-
-
-def standardizer_files(directory: Path) -> list[Path]:
-    return _numbered(directory, _STANDARDIZER)
-
-
-def _numbered(directory: Path, pattern: re.Pattern[str]) -> list[Path]:
-    if not directory.is_dir():
-        return []
-    found = [
-        (int(match[1]), path)
-        for path in directory.iterdir()
-        if (match := pattern.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found)]
-
-
-def next_revision(directory: Path, manifest: Manifest | None) -> int:
-    """A number that no file of the directory carries yet."""
-    taken = [path.name for path in (*segment_folders(directory), *standardizer_files(directory))]
-    numbers = [int(re.sub(r"\D", "", name)) for name in taken]
-    return max([manifest.revision if manifest else 0, *numbers]) + 1
 
 
 @dataclass(frozen=True)
@@ -137,7 +71,7 @@ class Building:
         _check_version(content, path)
         with _damaged(path):
             named = {field.name: content[field.name] for field in fields(cls)}
-            return cls(**{**named, "spec": EncoderSpec(**named["spec"])})
+            return cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
 
 
 @dataclass(frozen=True)
@@ -262,7 +196,7 @@ class Manifest:
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(one) for one in named["segments"])
             named["index_type"] = Pair(**named["index_type"])
-            named["spec"] = EncoderSpec(**named["spec"])
+            named["spec"] = EncoderSpec.from_stored(named["spec"])
             manifest = cls(**named)
             _check_values(manifest)
             return manifest
@@ -383,7 +317,7 @@ def _check_values(manifest: Manifest) -> None:
     for name in manifest.files:
         _check_relative(name)
     for one in manifest.segments:
-        if not _SEGMENT.fullmatch(one.name):
+        if not SEGMENT.fullmatch(one.name):
             raise ValueError(f"segment {one.name!r}")
         counts = [one.documents, one.rows, one.deleted_documents, one.deleted_rows]
         if not all(type(count) is int and count >= 0 for count in counts):

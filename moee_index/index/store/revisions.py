@@ -13,7 +13,8 @@ from pathlib import Path
 
 from moee_index.atomic import storage_errors, sync_directory
 from moee_index.errors import MoeeIndexError, StorageError
-from moee_index.index.store.manifest import BUILDING, Manifest, segment_folders, standardizer_files
+from moee_index.index.store.layout import BUILDING, segment_folders, standardizer_files
+from moee_index.index.store.manifest import Manifest
 from moee_index.types import Notify
 
 

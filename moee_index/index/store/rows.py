@@ -18,7 +18,7 @@ import numpy.typing as npt
 from moee_index.atomic import storage_errors
 from moee_index.errors import IndexDamagedError, ModelError, StorageError
 from moee_index.index.store.checksums import check_rows
-from moee_index.index.store.manifest import ROW_CHECKS, STORES, raw_name
+from moee_index.index.store.layout import ROW_CHECKS, STORES, raw_name
 from moee_index.types import PARTS, Embeddings, Pair, Part, columns
 
 RawArray = npt.NDArray[np.floating[Any]]

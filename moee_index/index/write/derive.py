@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moee_index.atomic import write_file
-from moee_index.fusion import Standardize, Standardizer, unit_rows
+from moee_index.fusion import PartStandardizer, Standardize, Standardizer, unit_rows
 from moee_index.index.store.checksums import piece_crcs
 from moee_index.index.store.faiss_files import FLAT, write_factory, write_flat
-from moee_index.index.store.manifest import Segment, code_checks_name, codes_name, norms_name
+from moee_index.index.store.layout import code_checks_name, codes_name, norms_name
+from moee_index.index.store.manifest import Segment
 from moee_index.index.store.rows import LiveRows, RowNumbers, RowReader
 from moee_index.types import PARTS, FloatArray, Pair, Part, Progress, columns
 
-# (stage, done, total): what a progress bar shows; total None where it is not known.
 _BLOCK = 2048
 
 
@@ -59,13 +61,7 @@ def derive(
         """Returns the codes' error; of an approximate index 0.0, which nothing asks for."""
 
         def units() -> Iterator[FloatArray]:
-            stored, frozen, column = raw.parts[part], standardizer[part], columns(norms)[part]
-            for start in range(0, rows, _BLOCK):
-                block = stored[start : start + _BLOCK].astype(np.float32)
-                vectors, lengths = unit_rows(block, part, frozen)
-                column[start : start + len(block)] = lengths
-                yield vectors.astype(np.float32)
-                report(f"indexing {part}", start + len(block), rows)
+            return _units(raw.parts[part], part, standardizer[part], columns(norms)[part], report)
 
         path = folder / codes_name(part, revision)
         dim, error = raw.parts[part].shape[1], 0.0
@@ -86,3 +82,19 @@ def derive(
         codes_error=errors if index_type == FLAT else None,
         derived=revision,
     )
+
+
+def _units(
+    rows: npt.NDArray[Any],
+    part: Part,
+    standardizer: PartStandardizer | None,
+    norms: npt.NDArray[np.float32],
+    report: Progress,
+) -> Iterator[FloatArray]:
+    """One part's unit vectors, block by block; their lengths are written to `norms`."""
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK].astype(np.float32)
+        vectors, lengths = unit_rows(block, part, standardizer)
+        norms[start : start + len(block)] = lengths
+        yield vectors.astype(np.float32)
+        report(f"indexing {part}", start + len(block), len(rows))

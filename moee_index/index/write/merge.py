@@ -15,7 +15,8 @@ from moee_index.index.segment import OpenSegment
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import DocumentStore
 from moee_index.index.store.fields import write_fields
-from moee_index.index.store.manifest import DOCUMENTS, Manifest
+from moee_index.index.store.layout import DOCUMENTS
+from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.rows import RowReader, RowWriter
 from moee_index.types import Progress
 

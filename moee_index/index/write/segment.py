@@ -18,16 +18,15 @@ from moee_index.atomic import storage_errors, sync_directory
 from moee_index.errors import CorpusError, IndexChangedError, IndexDamagedError
 from moee_index.index.store.documents import DocumentStore, Window
 from moee_index.index.store.fields import write_fields
-from moee_index.index.store.manifest import (
+from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
     REJECTED,
-    Building,
-    Manifest,
     next_revision,
     segment_folders,
     segment_name,
 )
+from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.revisions import remove_segment
 from moee_index.index.store.rows import RowWriter
 from moee_index.index.write.pipeline import SegmentEmbedder
@@ -57,6 +56,15 @@ class Written:
     documents: int
     rows: int
     truncated: int
+
+
+@dataclass
+class _Reached:
+    """How far a corpus was read. The planning thread counts; it has ended when this is read."""
+
+    documents: int = 0
+    rows: int = 0
+    windows: int = 0
 
 
 @dataclass
@@ -132,7 +140,8 @@ class SegmentWriting:
             if found[1] != self.wanted:
                 self.wanted.write(found[0])
             return found[0], self.wanted
-        folder = self.directory / segment_name(next_revision(self.directory, manifest))
+        published = manifest.revision if manifest else 0
+        folder = self.directory / segment_name(next_revision(self.directory, published))
         with storage_errors(folder):
             folder.mkdir()
         self.wanted.write(folder)
@@ -188,49 +197,52 @@ class SegmentWriting:
         self, store: DocumentStore, rows: RowWriter, rejects: Rejects, building: Building
     ) -> tuple[int, int]:
         """Embed what is not embedded yet. Returns the numbers of documents and rows."""
-        documents = count = number = 0
-
-        def read() -> Iterator[tuple[int, Batch, Window | None]]:
-            nonlocal documents, count, number
-            for batch in windows(
-                self.documents,
-                building.window,
-                store.source_of,
-                rejects,
-                self.counts,
-                skip_bad=self.skip_bad,
-                split=passages_of(self.encoder, building.chunk),
-                wanted=self.take,
-            ):
-                committed = store.window(number)
-                if committed is not None:
-                    stored = store.stored(batch.first_document, committed.documents)
-                    difference = window_difference(batch.first_document, stored, batch.documents)
-                    if difference is not None:
-                        self._changed(difference)
-                        store.drop_from(committed)
-                        committed = None
-                self.worth_keeping = True
-                yield number, batch, committed
-                documents = batch.first_document + len(batch.documents)
-                count, number = batch.first_row + batch.rows, number + 1
-
+        reached = _Reached()
         SegmentEmbedder(
             store, rows, self.encoder, self.counts, self.progress, self.notify, self.total
-        ).run(read())
-        left = store.window(number)
+        ).run(self._windows(store, rejects, building, reached))
+        left = store.window(reached.windows)
         if left is not None:
             missing = store.stored(left.first_document, 1)[0][0]
             self._changed(f"document {missing!r} is missing")
             store.drop_from(left)
-        if not count:
+        if not reached.rows:
             self.worth_keeping = False
             if self.wanted.purpose == "build":
                 raise CorpusError(
                     f"the corpus holds no document to index (read {self.counts.read}, empty "
                     f"{self.counts.skipped}, rejected {self.counts.rejected}); give another one"
                 )
-        return documents, count
+        return reached.documents, reached.rows
+
+    def _windows(
+        self, store: DocumentStore, rejects: Rejects, building: Building, reached: _Reached
+    ) -> Iterator[tuple[int, Batch, Window | None]]:
+        """(number, documents, what is committed of it) of each window of the corpus; `reached` is
+        how far they were taken."""
+        for batch in windows(
+            self.documents,
+            building.window,
+            store.source_of,
+            rejects,
+            self.counts,
+            skip_bad=self.skip_bad,
+            split=passages_of(self.encoder, building.chunk),
+            wanted=self.take,
+        ):
+            committed = store.window(reached.windows)
+            if committed is not None:
+                stored = store.stored(batch.first_document, committed.documents)
+                difference = window_difference(batch.first_document, stored, batch.documents)
+                if difference is not None:
+                    self._changed(difference)
+                    store.drop_from(committed)
+                    committed = None
+            self.worth_keeping = True
+            yield reached.windows, batch, committed
+            reached.documents = batch.first_document + len(batch.documents)
+            reached.rows = batch.first_row + batch.rows
+            reached.windows += 1
 
     def _changed(self, difference: str) -> None:
         if not self.changing:

@@ -126,25 +126,7 @@ def windows(
     duplicate id, naming both places, for what cannot be stored, and what `wanted` raises; with
     `skip_bad` these go to `rejects`.
     """
-    window: list[PreparedDocument] = []
-    group: list[PreparedDocument] = []
-    sources: dict[str, str] = {}
-    first_document = first_row = rows = 0
-
-    def close() -> Iterator[Batch]:
-        """Split what was gathered, and give away the windows that are full."""
-        nonlocal window, rows, first_document, first_row
-        for prepared in split(group):
-            window.append(prepared)
-            rows += len(prepared.spans)
-            if rows >= size:
-                yield Batch(first_document, first_row, window)
-                for given in window:
-                    del sources[given.document.id]
-                first_document, first_row = first_document + len(window), first_row + rows
-                window, rows = [], 0
-        group.clear()
-
+    gathered = _Gathered(size, split)
     for document in documents(rejects) if callable(documents) else documents:
         if not document.content.strip():
             counts.read += 1
@@ -152,9 +134,9 @@ def windows(
             continue
         try:
             prepared = PreparedDocument.of(document)
-            earlier = sources.get(document.id)
+            earlier = gathered.sources.get(document.id)
             if earlier is None:
-                earlier = source_of(document.id, first_document)
+                earlier = source_of(document.id, gathered.first_document)
             if earlier is not None:
                 raise CorpusError(duplicate(document, earlier))
             take = wanted(prepared)
@@ -164,16 +146,51 @@ def windows(
             rejects(document.source, _line(document), str(error))
             continue
         counts.read += 1
-        if not take:
-            continue
-        sources[document.id] = document.source
-        group.append(prepared)
+        if take:
+            yield from gathered.add(prepared)
+    yield from gathered.rest()
+
+
+class _Gathered:
+    """Documents on their way into a window. sources: id → source of those not yet in a full one;
+    first_document, first_row: of the window that is being filled."""
+
+    def __init__(self, size: int, split: Split) -> None:
+        self._size = size
+        self._split = split
+        self._group: list[PreparedDocument] = []
+        self._window: list[PreparedDocument] = []
+        self._rows = 0
+        self.sources: dict[str, str] = {}
+        self.first_document = 0
+        self.first_row = 0
+
+    def add(self, prepared: PreparedDocument) -> Iterator[Batch]:
+        """Take a document; yields the windows that are full."""
+        self.sources[prepared.document.id] = prepared.document.source
+        self._group.append(prepared)
         # No more than may fill the window, so that nothing is read ahead of what is committed.
-        if len(group) >= min(_SPLIT_AT_A_TIME, size - rows):
-            yield from close()
-    yield from close()
-    if window:
-        yield Batch(first_document, first_row, window)
+        if len(self._group) >= min(_SPLIT_AT_A_TIME, self._size - self._rows):
+            yield from self._split_group()
+
+    def rest(self) -> Iterator[Batch]:
+        """What is left at the end."""
+        yield from self._split_group()
+        if self._window:
+            yield Batch(self.first_document, self.first_row, self._window)
+
+    def _split_group(self) -> Iterator[Batch]:
+        for prepared in self._split(self._group):
+            self._window.append(prepared)
+            self._rows += len(prepared.spans)
+            if self._rows >= self._size:
+                yield Batch(self.first_document, self.first_row, self._window)
+                for planned in self._window:
+                    del self.sources[planned.document.id]
+                self.first_document += len(self._window)
+                self.first_row += self._rows
+                self._window, self._rows = [], 0
+        self._group.clear()
 
 
 def duplicate(document: Document, earlier: str) -> str:

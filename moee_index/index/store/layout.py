@@ -1,0 +1,90 @@
+"""The layout of an index directory: the names of its files, and the numbers in them.
+
+    INDEX/manifest.json                 written last; names every file, its size and checksum
+    INDEX/lock                          held by the one writer
+    INDEX/rejected.jsonl                lines that a build with on_bad="skip" could not use
+    INDEX/standardizer-0001.safetensors
+    INDEX/segment-0001/                 documents and raw rows, embedded together
+        documents.sqlite  fields.sqlite  hs.f32  rw.f32  rows.crc
+        hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
+                                        what follows from the rows under one standardizer
+        deleted-0003.bits               which rows do not count any more
+        building.json                   only while a segment is not finished: what it was begun with
+
+A file that a manifest names is never written to again. Each version of an index has a number of
+its own, the manifest's `revision`, and what is new in it carries that number in its name; so a
+reader keeps the version that it opened, and a new one appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+BUILDING = "building.json"
+REJECTED = "rejected.jsonl"
+DOCUMENTS = "documents.sqlite"
+FIELDS = "fields.sqlite"
+ROW_CHECKS = "rows.crc"
+STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
+SEGMENT = re.compile(r"segment-(\d{4,})")
+_STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
+
+
+def raw_name(part: str, store: str) -> str:
+    """File name of a part's raw rows."""
+    return part + STORES[store][1]
+
+
+def codes_name(part: str, revision: int) -> str:
+    """File name of a part's FAISS index."""
+    return f"{part}-{revision:04d}.faiss"
+
+
+def code_checks_name(part: str, revision: int) -> str:
+    """File name of the checksums of a FAISS file's pieces."""
+    return f"{part}-{revision:04d}.crc"
+
+
+def norms_name(revision: int) -> str:
+    return f"norms-{revision:04d}.f32"
+
+
+def deleted_name(revision: int) -> str:
+    return f"deleted-{revision:04d}.bits"
+
+
+def standardizer_name(revision: int) -> str:
+    return f"standardizer-{revision:04d}.safetensors"
+
+
+def segment_name(revision: int) -> str:
+    return f"segment-{revision:04d}"
+
+
+def segment_folders(directory: Path) -> list[Path]:
+    """The segment folders of an index directory, oldest first."""
+    return _numbered(directory, SEGMENT)
+
+
+def standardizer_files(directory: Path) -> list[Path]:
+    return _numbered(directory, _STANDARDIZER)
+
+
+def _numbered(directory: Path, pattern: re.Pattern[str]) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    found = [
+        (int(match[1]), path)
+        for path in directory.iterdir()
+        if (match := pattern.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def next_revision(directory: Path, published: int) -> int:
+    """A number above the published revision that no file of the directory carries yet."""
+    taken = [path.name for path in (*segment_folders(directory), *standardizer_files(directory))]
+    numbers = [int(re.sub(r"\D", "", name)) for name in taken]
+    return max([published, *numbers]) + 1
