@@ -35,7 +35,7 @@ _SQLITE = {
 
 @contextlib.contextmanager
 def storage_errors(where: Path, message: str | None = None) -> Iterator[None]:
-    """Turn what the disk says while writing into one line that tells what to do.
+    """Turn errors while writing into one line that says what to do.
 
     message: that line, with `{path}` and `{why}`; None for files of an index.
     Raises StorageError; a file that SQLite finds altered becomes IndexDamagedError.
@@ -121,9 +121,9 @@ def new_files(
     behind if it fails.
 
     For files under no lock: the names until then hold the process's number. The last file is
-    renamed first, and a first one that it belongs to goes before: files of two writes never stand
-    beside each other. message: as of `storage_errors`. check: called when everything is on disk,
-    just before the renaming, and may raise.
+    renamed first, and a first one that it belongs to goes before: files of two writes are never
+    left beside each other. message: as of `storage_errors`. check: called when everything is on
+    disk, just before the renaming, and may raise.
 
     Raises StorageError.
     """

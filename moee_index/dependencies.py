@@ -61,11 +61,11 @@ def internal(library: str, module: str, name: str) -> Any:
 
 def newer_than_tested() -> list[str]:
     """The installed libraries of a later minor release than the tested one, with both versions."""
-    found = {library: _installed(library) for library in TESTED}
+    installed = {library: _installed(library) for library in TESTED}
     return [
-        f"{library} {found[library]} (tested with {tested})"
+        f"{library} {installed[library]} (tested with {tested})"
         for library, tested in TESTED.items()
-        if _minor(found[library]) > _minor(tested)
+        if _minor(installed[library]) > _minor(tested)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What this program is and finds on this machine: versions, processor, devices, models at hand.
+"""What this program is and finds on this machine: versions, processor, devices, available models.
 
 For `info` and for reports. Imports torch and bitsandbytes when asked, loads no model.
 """
@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from moee_index.errors import counted
 from moee_index.types import ignore
 
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "faiss-cpu", "mteb", "numpy", "safetensors")
@@ -21,13 +22,13 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
     """Versions of this package, of Python, of the libraries that decide results, and of `more`."""
     from moee_index import __version__
 
-    found = {"moee-index": __version__, "python": platform.python_version()}
+    installed = {"moee-index": __version__, "python": platform.python_version()}
     for name in (*LIBRARIES, *more):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def describe_program() -> dict[str, Any]:
@@ -41,7 +42,8 @@ def describe_program() -> dict[str, Any]:
     cache = Cache(ignore)
     bf16 = has_avx512bf16()
     devices = [
-        f"cpu: {os.cpu_count()} processors, {torch.backends.cpu.get_cpu_capability()}, "
+        f"cpu: {counted(os.cpu_count() or 1, 'processor')}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, "
         + ("AVX512-BF16: computes in bfloat16" if bf16 else "no AVX512-BF16: computes in float32")
     ]
     for number in range(torch.cuda.device_count()):
@@ -77,7 +79,7 @@ def models_at_hand() -> list[str]:
     """The bundled model and the checkpoints in the hub's cache that have experts."""
     from moee_index.model.checkpoint.find import bundled_path
 
-    found = [f"tiny ({bundled_path()})"]
+    models = [f"tiny ({bundled_path()})"]
     try:
         from huggingface_hub import constants
 
@@ -87,7 +89,7 @@ def models_at_hand() -> list[str]:
             if configs and any(configs[-1].parent.glob("*.safetensors")):
                 text = configs[-1].read_text(encoding="utf-8", errors="replace")
                 if "experts" in text:
-                    found.append(folder.name.removeprefix("models--").replace("--", "/"))
+                    models.append(folder.name.removeprefix("models--").replace("--", "/"))
     except OSError:
-        return found
-    return found
+        return models
+    return models

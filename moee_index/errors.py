@@ -36,7 +36,7 @@ class IndexDamagedError(MoeeIndexError):
 
 
 class FingerprintMismatchError(MoeeIndexError):
-    """An index was built with another model or other options than the ones at hand."""
+    """An index was built with another model or other options than those in use."""
 
 
 class IndexChangedError(MoeeIndexError):

@@ -2,7 +2,7 @@
 
 Arrays in, arrays out: no model, no disk, no FAISS. Where a number has to be exact the work is done
 in float64 and scores are rounded to float32 at the very end, so that equal texts have equal scores
-and stand in document order.
+and stay in document order.
 
 Source: Li & Zhou, ICLR 2025, section 3 (HS, RW, `concat`, `sum`).
 """
@@ -50,7 +50,7 @@ def check_search(
     """
     if method not in METHODS:
         raise MisuseError(f"method is {method!r}; it is one of {', '.join(METHODS)}")
-    # numpy's integers are numbers too, and a bool is none.
+    # numpy's integers are allowed; a bool is not a number here.
     whole: Any = k
     if isinstance(whole, bool) or not isinstance(whole, numbers.Integral) or k < 1:
         raise MisuseError(f"k is {k!r}; it must be a whole number, 1 or more")
@@ -65,8 +65,8 @@ def check_search(
 
 def check_alpha(alpha: float) -> float:
     """alpha as a float. Raises MisuseError unless it is a finite number of 0 or more."""
-    given: Any = alpha
-    usable = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    number: Any = alpha
+    usable = isinstance(number, numbers.Real) and not isinstance(number, bool)
     if not usable or not math.isfinite(alpha) or alpha < 0:
         raise MisuseError(f"alpha is {alpha!r}; it must be a finite number, 0 or more")
     if alpha > MAX_ALPHA:
@@ -74,18 +74,18 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
-def choose_standardize(rows: int, asked: str | None = None) -> tuple[Standardize, str]:
-    """Which parts to standardise for a corpus of so many rows, and the reason in words.
+def choose_standardize(rows: int, requested: str | None = None) -> tuple[Standardize, str]:
+    """Which parts to standardise for a corpus of so many rows, and the reason.
 
-    Raises MisuseError for a value that is none of both, rw, hs, none.
+    Raises MisuseError for anything but both, rw, hs or none.
     """
-    if asked is not None:
+    if requested is not None:
         for which in STANDARDIZE:
-            if asked == which:
-                return which, "as asked"
-        raise MisuseError(f"standardize is {asked!r}; it is one of {', '.join(STANDARDIZE)}")
+            if requested == which:
+                return which, "as requested"
+        raise MisuseError(f"standardize is {requested!r}; it is one of {', '.join(STANDARDIZE)}")
     if rows < MIN_ROWS:
-        return "none", f"{rows} rows are too few to fit on (fewer than {MIN_ROWS})"
+        return "none", f"too few rows to fit on ({rows}, fewer than {MIN_ROWS})"
     return "both", f"mean and deviation of each dimension, fitted once on {rows} rows"
 
 
@@ -148,9 +148,9 @@ class PartStandardizer:
     def apply(self, rows: Rows) -> Float64Array:
         """Standardised rows, float64 [n, d], dropped dimensions 0."""
         scale = np.where(self.kept, self.deviation, 1.0)
-        standardised: Float64Array = (np.asarray(rows, dtype=np.float64) - self.mean) / scale
-        standardised[:, ~self.kept] = 0.0
-        return standardised
+        standardized: Float64Array = (np.asarray(rows, dtype=np.float64) - self.mean) / scale
+        standardized[:, ~self.kept] = 0.0
+        return standardized
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +190,8 @@ class Standardizer(Pair["PartStandardizer | None"]):
     def apply(self, embeddings: Embeddings) -> Embeddings:
         """Standardised embeddings, float32; parts that are not standardised pass unchanged."""
         return Embeddings(
-            _standardised(self.hs, embeddings.hs).astype(np.float32),
-            _standardised(self.rw, embeddings.rw).astype(np.float32),
+            _standardized(self.hs, embeddings.hs).astype(np.float32),
+            _standardized(self.rw, embeddings.rw).astype(np.float32),
         )
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -279,13 +279,13 @@ def unit_rows(
     Raises ModelError naming the first row that is not finite.
     """
     check_finite(rows, part)
-    standardised = _standardised(standardizer, rows)
-    norms = np.sqrt(np.square(standardised).sum(axis=1))
+    standardized = _standardized(standardizer, rows)
+    norms = np.sqrt(np.square(standardized).sum(axis=1))
     if standardizer is not None:
-        # A row that is the mean is zero but for rounding, which is no direction to compare.
+        # A row equal to the mean is zero up to rounding, and noise has no direction to compare.
         norms[norms < ZERO_BELOW] = 0.0
-        standardised[norms == 0] = 0.0
-    return standardised / np.where(norms > 0, norms, 1.0)[:, None], norms
+        standardized[norms == 0] = 0.0
+    return standardized / np.where(norms > 0, norms, 1.0)[:, None], norms
 
 
 def fuse(
@@ -343,7 +343,7 @@ def score(
 ) -> Scores:
     """Scores of n documents for one query (`query` holds one row): float64 rounded to float32.
 
-    Each document is summed by itself, so that equal rows have equal scores wherever they stand;
+    Each document is summed by itself, so that equal rows have equal scores wherever they are;
     a matrix product does not promise that.
     """
     sim_hs = np.clip((documents.hs * query.hs[0]).sum(axis=1), -1.0, 1.0)
@@ -362,11 +362,11 @@ def top_k(scores: Rows, k: int) -> RowNumbers:
     """
     if k < len(scores):
         cut = np.partition(scores, len(scores) - k)[len(scores) - k]
-        found = np.flatnonzero(scores >= cut)
+        candidates = np.flatnonzero(scores >= cut)
     else:
-        found = np.arange(len(scores))
-    order = np.argsort(-scores[found], kind="stable")
-    return found[order[:k]].astype(np.int64)
+        candidates = np.arange(len(scores))
+    order = np.argsort(-scores[candidates], kind="stable")
+    return candidates[order[:k]].astype(np.int64)
 
 
 def unseen_bound(
@@ -406,7 +406,7 @@ def one_vector(vectors: UnitVectors, method: Method, alpha: float | None = 1.0) 
     return np.concatenate(joined, axis=1).astype(np.float32)
 
 
-def _standardised(part: PartStandardizer | None, rows: Rows) -> Float64Array:
+def _standardized(part: PartStandardizer | None, rows: Rows) -> Float64Array:
     return np.asarray(rows, dtype=np.float64) if part is None else part.apply(rows)
 
 

@@ -1,4 +1,4 @@
-"""Reranking: given texts ordered for a query, without an index or beside one.
+"""Reranking: order given texts for a query, with or without an index.
 
 Vectors are standardized by the frozen standardizer where there is an index, else by one fitted over
 the candidates of the query at hand (DESIGN, maths 5). Files are read by `readers`.
@@ -50,7 +50,7 @@ class Reranked:
 
 
 class StoredText(Protocol):
-    """What an index tells about one of its documents."""
+    """A document as an index returns it."""
 
     @property
     def id(self) -> str: ...
@@ -61,7 +61,7 @@ class StoredText(Protocol):
 
 
 class StoredTexts(Protocol):
-    """What a run's documents are taken from: `Index` fulfils it."""
+    """Where a run's documents come from; `Index` implements it."""
 
     @property
     def standardizer(self) -> Standardizer:
@@ -98,14 +98,14 @@ def rerank(
     standardize: which parts to standardise over the candidates; unless given, both from 64
     candidates on and none below (DESIGN, maths 5). standardizer: a frozen one to use instead.
 
-    Raises MisuseError for an empty query, candidates that are none, options out of range.
+    Raises MisuseError for an empty query, invalid candidates, options out of range.
     """
     try:
-        asked = CandidateList(query, as_documents(candidates))
+        request = CandidateList(query, as_documents(candidates))
     except ValueError as error:
         raise MisuseError(str(error)) from None
     (ranked,) = rerank_lists(
-        [asked],
+        [request],
         encoder,
         method=method,
         alpha=alpha,
@@ -140,11 +140,11 @@ def rerank_lists(
     scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha)
 
     def rows_of(gathered: Sequence[_Rows]) -> RowsOf:
-        texts = [document.content for one in gathered for document in one.asked.candidates]
+        texts = [document.content for each in gathered for document in each.asked.candidates]
         vectors = _Vectors.of(texts, encoder, query=False)
-        return lambda one: vectors.take([document.content for document in one.asked.candidates])
+        return lambda each: vectors.take([document.content for document in each.asked.candidates])
 
-    return _reranked((_Rows(one) for one in lists), rows_of, scoring, encoder, block)
+    return _reranked((_Rows(each) for each in lists), rows_of, scoring, encoder, block)
 
 
 def rerank_run(
@@ -172,7 +172,7 @@ def rerank_run(
     lists = (_run_list(query_id, lines, queries, index) for query_id, lines in run)
 
     def rows_of(_: Sequence[_Rows]) -> RowsOf:
-        return lambda one: index.vectors(one.passages)
+        return lambda each: index.vectors(each.passages)
 
     return _reranked(lists, rows_of, scoring, encoder, block)
 
@@ -225,20 +225,20 @@ def _reranked(
     for gathered in _blocks(lists, block):
         started = time.perf_counter()
         rows = rows_of(gathered)
-        queries = _Vectors.of([one.asked.query for one in gathered], encoder, query=True)
+        queries = _Vectors.of([each.asked.query for each in gathered], encoder, query=True)
         shared = (time.perf_counter() - started) / len(gathered)
-        for one in gathered:
+        for each in gathered:
             started = time.perf_counter()
-            asked = one.asked
+            request = each.asked
             hits = []
-            if asked.candidates:
-                hits = scoring.hits(queries.take([asked.query]), rows(one), asked.candidates)
-            yield Reranked(asked, hits, scoring.alpha, shared + time.perf_counter() - started)
+            if request.candidates:
+                hits = scoring.hits(queries.take([request.query]), rows(each), request.candidates)
+            yield Reranked(request, hits, scoring.alpha, shared + time.perf_counter() - started)
 
 
 @dataclass
 class _Scoring:
-    """Checked options of one reranking, and whether its standardising was told."""
+    """Checked options of one reranking, and whether a note on standardising was shown."""
 
     method: Method
     alpha: float | None
@@ -263,7 +263,7 @@ class _Scoring:
             choose_standardize(0, standardize)
             if standardizer is not None:
                 raise MisuseError(
-                    f"standardize is {standardize!r}, while a frozen standardizer is given; "
+                    f"standardize is {standardize!r}, but a frozen standardizer is given; "
                     "leave one of them out"
                 )
         return cls(method, weight, k, standardize, standardizer, tell)
@@ -295,7 +295,9 @@ class _Scoring:
     def _fitted(self, rows: Embeddings) -> Standardizer:
         which, reason = choose_standardize(len(rows), self.standardize)
         if self.tell is not None and self.standardize is None and which == "none":
-            self.tell(f"nothing is standardised: {reason}; --standardize both does it regardless")
+            self.tell(
+                f"nothing is standardised: {reason}; --standardize both standardises regardless"
+            )
             self.tell = None
         return Standardizer.fit(rows, which)
 
@@ -323,12 +325,12 @@ class _Vectors:
 def _blocks(lists: Iterable[_Rows], block: int) -> Iterator[list[_Rows]]:
     gathered: list[_Rows] = []
     size = 0
-    for one in lists:
-        asked = one.asked
-        if not asked.query.strip():
-            raise MisuseError(f"{asked.source or 'rerank'}: the query is empty")
-        gathered.append(one)
-        size += max(len(asked.candidates), 1)
+    for each in lists:
+        request = each.asked
+        if not request.query.strip():
+            raise MisuseError(f"{request.source or 'rerank'}: the query is empty")
+        gathered.append(each)
+        size += max(len(request.candidates), 1)
         if size >= block:
             yield gathered
             gathered, size = [], 0

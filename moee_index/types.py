@@ -22,7 +22,7 @@ from typing import (
     TypeVar,
 )
 
-from moee_index.errors import MisuseError
+from moee_index.errors import MisuseError, counted
 
 if TYPE_CHECKING:  # `--help` needs these types, and no numpy
     import numpy as np
@@ -33,10 +33,10 @@ FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 T = TypeVar("T")
 
 Notify = Callable[[str], None]
-"""Is told a choice or a note, in words."""
+"""Called with a choice or a note, as text."""
 
 Progress = Callable[[str, int, int | None], None]
-"""Is told how far a stage is: its name, how much is done, and of how much (None: nobody knows)."""
+"""Called with a stage's name, how much of it is done, and the total (None: unknown)."""
 
 Span = tuple[int, int]
 """Characters [start, end) of a document's text."""
@@ -49,7 +49,7 @@ U = TypeVar("U")
 
 
 def ignore(*_: object) -> None:
-    """A `Notify` or a `Progress` that nobody hears."""
+    """A `Notify` or a `Progress` that does nothing."""
 
 
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -125,18 +125,19 @@ class Chunking:
             raise MisuseError(f"--chunk {self}: a passage needs at least {LEAST_SIZE} tokens")
         if not 0 <= self.overlap <= self.size // 2:
             raise MisuseError(
-                f"--chunk {self}: the overlap may be 0 to {self.size // 2} tokens, half of the size"
+                f"--chunk {self}: the overlap may be 0 to {counted(self.size // 2, 'token')}, "
+                "half of the size"
             )
 
     @classmethod
     def parse(cls, text: str) -> Chunking:
         """`200`, or with an overlap `200:40`. Raises MisuseError for anything else."""
-        found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
-        if found is None:
+        match = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
+        if match is None:
             raise MisuseError(
                 f"--chunk {text!r} is neither N nor N:OVERLAP in tokens; write 200 or 200:40"
             )
-        return cls(int(found[1]), int(found[2] or 0))
+        return cls(int(match[1]), int(match[2] or 0))
 
     def __str__(self) -> str:
         return f"{self.size}:{self.overlap}" if self.overlap else str(self.size)
@@ -192,8 +193,8 @@ class Embeddings(Pair["FloatArray"]):
 
 
 class AskedOptions(TypedDict, total=False):
-    """What may be asked of an encoder, for type checking: the fields of EncoderOptions, where None
-    is the checkpoint's own choice, else the default."""
+    """What may be requested of an encoder, for type checking: the fields of EncoderOptions, where
+    None is the checkpoint's choice, else the default."""
 
     bits: int | None
     double_quant: bool | None

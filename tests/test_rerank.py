@@ -305,7 +305,7 @@ def test_json_lines_of_one_query(tmp_path: Path) -> None:
     (asked,) = read_candidates(path, query="q")
     assert asked.candidates == [Document("a", "one", {"lang": "en"}), Document("2", "two")]
     path.write_text('{"query": "other", "candidates": []}\n')
-    with pytest.raises(CorpusError, match=r":1: a list with a query of its own"):
+    with pytest.raises(CorpusError, match=r":1: this list has its own query"):
         list(read_candidates(path, query="q"))
 
 

@@ -27,8 +27,8 @@ COMMANDS = {
     "info": "what an index holds, or what this program finds on this machine",
     "add": "add documents to an index",
     "delete": "take documents out of an index",
-    "reindex": "standardizer and FAISS files anew, without the model",
-    "compact": "write an index without what was deleted",
+    "reindex": "rebuild standardizer and FAISS files, without the model",
+    "compact": "rewrite an index without what was deleted",
     "export": "vectors and documents as Parquet, JSON lines or npy",
     "tune": "choose the weight of RW for an index",
     "verify": "check the files of an index",
@@ -48,9 +48,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = import_module(f"moee_index.cli.{cmd_name}").command
-        assert isinstance(found, click.Command)
-        return found
+        command = import_module(f"moee_index.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -84,7 +84,7 @@ class LazyGroup(click.Group):
         except MemoryError:
             if debug:
                 raise
-            return _fail("out of memory; take a smaller --batch-tokens", 1)
+            return _fail("out of memory; use a smaller --batch-tokens", 1)
         except OSError as error:
             if debug:
                 raise
@@ -133,7 +133,7 @@ def _fail(message: str, status: int) -> int:
 )
 @click.version_option(__version__, "--version", prog_name="moee-index")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress bars on stderr.")
-@click.option("--debug", is_flag=True, help="Show tracebacks, and the libraries' warnings.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' warnings.")
 @click.pass_context
 def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
     """Training-free semantic search with 4-bit Mixture-of-Experts language models.

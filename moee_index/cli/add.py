@@ -17,13 +17,16 @@ from moee_index.cli.options import (
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.errors import counted
 
 
 @click.command("add")
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("corpus", nargs=-1, required=True, metavar="CORPUS…")
 @click.option(
-    "--update", is_flag=True, help="Replace documents whose id is there with other content."
+    "--update",
+    is_flag=True,
+    help="Replace documents whose id is in the index with different content.",
 )
 @corpus_options
 @json_option
@@ -69,6 +72,6 @@ def command(
     click.echo(
         f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
         f"unchanged {report.unchanged}, truncated {report.truncated}, skipped {report.skipped} "
-        f"empty, rejected {report.rejected}; {report.documents} documents; {report.seconds:.1f} s, "
-        f"{report.texts_per_second:.1f} texts/s"
+        f"empty, rejected {report.rejected}; {counted(report.documents, 'document')}; "
+        f"{report.seconds:.1f} s, {report.texts_per_second:.1f} texts/s"
     )

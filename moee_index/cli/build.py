@@ -18,6 +18,7 @@ from moee_index.cli.options import (
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.errors import counted
 
 if TYPE_CHECKING:
     from moee_index.index import BuildReport
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--standardize",
     type=click.Choice(STANDARDIZE),
-    help="Which parts are standardised over the corpus. [default: both from 64 documents on]",
+    help="Which parts are standardised over the corpus. [default: both for 64 documents or more]",
 )
 @corpus_options
 @click.option(
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     "--overwrite", is_flag=True, help="Replace a finished index, once the new one is whole."
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Tell documents, tokens, minutes and bytes; write nothing."
+    "--dry-run", is_flag=True, help="Estimate documents, tokens, minutes and bytes; write nothing."
 )
 @json_option
 @model_options("build")
@@ -123,7 +124,8 @@ def command(
 def _print_report(report: BuildReport) -> None:
     if report.unchanged:
         click.echo(
-            f"{report.index} is finished already and nothing changed: {report.embedded} documents"
+            f"{report.index} is already finished and nothing has changed: "
+            f"{counted(report.embedded, 'document')}"
         )
         return
     resumed = f" ({report.resumed} of them before an interruption)" if report.resumed else ""
@@ -135,12 +137,13 @@ def _print_report(report: BuildReport) -> None:
     )
 
 
-def _print_estimate(found: Estimate, as_json: bool) -> None:
+def _print_estimate(estimate: Estimate, as_json: bool) -> None:
     if as_json:
-        print_json(found.as_json())
+        print_json(estimate.as_json())
         return
     click.echo(
-        f"would embed {found.documents} documents ({found.skipped} empty ones skipped, "
-        f"{found.truncated} truncated), {found.tokens} tokens: about {found.seconds / 60:.1f} "
-        f"minutes at {found.tokens_per_second:.0f} tokens/s, {found.bytes / 1e6:.1f} MB on disk"
+        f"would embed {counted(estimate.documents, 'document')} ({estimate.skipped} empty skipped, "
+        f"{estimate.truncated} truncated), {counted(estimate.tokens, 'token')}: about "
+        f"{estimate.seconds / 60:.1f} minutes at {estimate.tokens_per_second:.0f} tokens/s, "
+        f"{estimate.bytes / 1e6:.1f} MB on disk"
     )

@@ -1,4 +1,4 @@
-"""`moee-index compact`: write an index without what was deleted."""
+"""`moee-index compact`: rewrite an index without what was deleted."""
 
 from __future__ import annotations
 

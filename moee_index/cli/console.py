@@ -1,4 +1,4 @@
-"""What people see on stderr: notes told once, progress bars, and no library's own warnings.
+"""What people see on stderr: notes shown once, progress bars, and no warnings of libraries.
 
 Only click and tqdm are imported here.
 """
@@ -18,19 +18,19 @@ import click
 
 from moee_index.types import Progress, ignore
 
-# Where the libraries that write log lines of their own look for how much to write.
+# Variables that set how much the libraries log.
 _VERBOSITY = ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
 
 
 @dataclass
 class Console:
-    """stderr of one run. Notes are told once each; bars appear on a terminal only."""
+    """stderr of one run. Each note is shown once; bars appear on a terminal only."""
 
     quiet: bool = False
     _told: set[str] = field(default_factory=set)
 
     def tell(self, message: str) -> None:
-        """Tell a choice or a note on stderr, once."""
+        """Show a choice or a note on stderr, once."""
         if not self.quiet and message not in self._told:
             self._told.add(message)
             click.echo(message, err=True)

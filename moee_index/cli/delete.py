@@ -14,8 +14,8 @@ from moee_index.cli.output import print_change
 @click.command("delete")
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("ids", nargs=-1, metavar="[ID…]")
-@click.option("--ids", "file", metavar="FILE|-", help="Ids out of a file, one a line.")
-@click.option("--missing-ok", is_flag=True, help="Pass over ids that are not there.")
+@click.option("--ids", "file", metavar="FILE|-", help="Ids from a file, one per line.")
+@click.option("--missing-ok", is_flag=True, help="Ignore ids that are not in the index.")
 @json_option
 def command(
     index: Path, ids: tuple[str, ...], file: str | None, missing_ok: bool, as_json: bool
@@ -37,11 +37,11 @@ def _read(file: str) -> list[str]:
         text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         # Not splitlines: an id may hold any of the other characters that end lines for it.
         lines = (line.removesuffix("\r") for line in text.decode().split("\n"))
-        found = [line for line in lines if line]
+        ids = [line for line in lines if line]
     except OSError as error:
         raise CorpusError(f"{file}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise CorpusError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    if not found:
-        raise CorpusError(f"{file}: holds no id; write one a line")
-    return found
+    if not ids:
+        raise CorpusError(f"{file}: it holds no ids; write one per line")
+    return ids

@@ -16,6 +16,7 @@ from moee_index.cli.options import (
     model_options,
     split_model_options,
 )
+from moee_index.errors import counted
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
@@ -25,7 +26,7 @@ FORMATS = (".npy", ".safetensors", ".jsonl")
 
 @click.command("embed")
 @click.argument("text", nargs=-1, metavar="[TEXT…]")
-@click.option("--queries", metavar="FILE|-", help="Texts out of a file of queries.")
+@click.option("--queries", metavar="FILE|-", help="Texts from a file of queries.")
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
@@ -101,4 +102,4 @@ def command(
             click.echo(line)
     else:
         save_vectors(out, ids, texts, vectors)
-        click.echo(f"{out}: {len(vectors)} vectors of {vectors.shape[1]} numbers")
+        click.echo(f"{out}: {counted(len(vectors), 'vector')} of {vectors.shape[1]} numbers")

@@ -9,6 +9,7 @@ import click
 from moee_index.cli.console import Console
 from moee_index.cli.options import METHODS, json_option
 from moee_index.cli.output import print_json
+from moee_index.errors import counted
 
 
 @click.command("export")
@@ -31,9 +32,9 @@ from moee_index.cli.output import print_json
     "--filter",
     "condition",
     metavar="EXPR",
-    help="Only documents whose metadata fulfil it, as in `query`.",
+    help="Only documents whose metadata match, as in `query`.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @json_option
 @click.pass_obj
 def command(
@@ -52,8 +53,8 @@ def command(
     """Write the passages of INDEX and their vectors to FILE, for other vector databases.
 
     FILE's ending is the format: .parquet, .jsonl (id, passage, text, title, metadata, vector),
-    .npy (the matrix; ids in <stem>.ids.jsonl) or .safetensors (ids in its header). How queries are
-    to be embedded for such vectors is told. FILE appears whole or not at all.
+    .npy (the matrix; ids in <stem>.ids.jsonl) or .safetensors (ids in its header). How to embed
+    queries for such vectors is shown. FILE appears whole or not at all.
     """
     from moee_index.export.export import check_export, export_index
 
@@ -75,7 +76,7 @@ def command(
     alpha_told = f", alpha {report.alpha}" if report.alpha is not None else ""
     what = f"method {report.method}{alpha_told}" if report.method is not None else "both parts"
     click.echo(
-        f"{report.file}: {report.rows} rows of {report.documents} documents ({numbers} numbers a "
-        f"row; {what}{', raw' if report.raw else ''}), {report.bytes / 1e6:.1f} MB"
-        + (f"; ids in {report.ids}" if report.ids else "")
+        f"{report.file}: {counted(report.rows, 'row')} of {counted(report.documents, 'document')} "
+        f"({numbers} numbers a row; {what}{', raw' if report.raw else ''}), "
+        f"{report.bytes / 1e6:.1f} MB" + (f"; ids in {report.ids}" if report.ids else "")
     )

@@ -28,7 +28,7 @@ STANDARDIZE = ("both", "rw", "hs", "none")
 
 
 class PromptType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A prompt: text, blanks included. Several in an environment variable stand one a line."""
+    """A prompt: text, blanks included. In an environment variable several are one per line."""
 
     name = "prompt"
     envvar_list_splitter = "\n"
@@ -167,7 +167,7 @@ def corpus_options(function: F) -> F:
 
 
 class CorpusFiles:
-    """The corpora of a command line: opened anew for each reading, with what shows how far."""
+    """The corpora of a command line: opened again for each reading, with its progress."""
 
     def __init__(
         self, paths: tuple[str, ...], id_field: str | None, text_field: str | None, on_bad: str
@@ -185,12 +185,12 @@ class CorpusFiles:
             return self._latest
 
         self.read = read
-        # A wrong path is told before the model is loaded.
+        # A wrong path is reported before the model is loaded.
         read().close()
 
     @contextmanager
     def progress(self, console: Console) -> Iterator[Progress]:
-        """What a build or an add tells of its progress, as a bar on stderr."""
+        """The progress of a build or an add, as a bar on stderr."""
         with console.progress("embedding", "documents") as move:
 
             def moved(stage: str, done: int, total: int | None) -> None:
@@ -203,7 +203,9 @@ class CorpusFiles:
 
 def json_option(function: F) -> F:
     """--json: one object a line on stdout."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")(
+        function
+    )
 
 
 def hit_output_options(function: F) -> F:
@@ -213,7 +215,7 @@ def hit_output_options(function: F) -> F:
 
 
 def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
-    """Load the model that the options name, telling what was chosen."""
+    """Load the model that the options name, showing what was chosen."""
     from moee_index.encode.encoder import Encoder
 
     tell_bundled(console, options)
@@ -247,11 +249,11 @@ def load_encoder_of(
 
 
 def choose_index(console: Console, index: Path | None) -> Path:
-    """--index, or the only or newest index under indexes/, told."""
+    """--index, or the only or newest index under indexes/, which is then shown."""
     if index is not None:
         return index
     from moee_index.index import default_index
 
-    found, reason = default_index(Path("indexes"))
-    console.tell(f"index: {found} ({reason})")
-    return found
+    directory, reason = default_index(Path("indexes"))
+    console.tell(f"index: {directory} ({reason})")
+    return directory

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moee_index.errors import counted
+
 if TYPE_CHECKING:
     from moee_index.index import ChangeReport
     from moee_index.types import Hit
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on a line of stdout, at full precision, flushed."""
+    """Print a JSON object as one line, at full precision, flushed."""
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
@@ -77,10 +79,11 @@ def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
         print_json(report.as_json())
         return
     if report.unchanged:
-        click.echo(f"{report.index}: nothing to do, {report.documents} documents")
+        click.echo(f"{report.index}: nothing to do, {counted(report.documents, 'document')}")
         return
     click.echo(
-        f"{report.index}: {what}, {report.documents} documents in {report.segments} segment(s), "
+        f"{report.index}: {what}, {counted(report.documents, 'document')} in "
+        f"{counted(report.segments, 'segment')}, "
         f"{report.bytes_before / 1e6:.1f} MB before, {report.bytes / 1e6:.1f} MB now"
     )
 

@@ -41,21 +41,21 @@ BLOCK = 64
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="Hits a query; all documents where it is larger than their number.",
+    help="Hits per query; all documents if it exceeds their number.",
 )
 @click.option(
     "--queries",
     metavar="FILE|-",
-    help="Queries out of a file: BEIR's queries.jsonl, id<TAB>text, or one a line.",
+    help="Queries from a file: BEIR's queries.jsonl, id<TAB>text, or one per line.",
 )
 @click.option(
     "--filter",
     "condition",
     metavar="EXPR",
-    help="Only documents whose metadata fulfil it: 'lang = \"en\" and year >= 2020'.",
+    help="Only documents whose metadata match: 'lang = \"en\" and year >= 2020'.",
 )
 @click.option(
-    "--passages", is_flag=True, help="Every passage of a document that was split is a hit."
+    "--passages", is_flag=True, help="Every passage of a split document is a hit of its own."
 )
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
@@ -81,20 +81,20 @@ def command(
     """Search an index for each TEXT, for the queries of a file, or for each line of stdin.
 
     The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
-    the documents that fulfil it. A filter compares metadata fields by = != < <= > >=, `in (…)`,
+    the documents that match. A filter compares metadata fields by = != < <= > >=, `in (…)`,
     `contains "…"` and `exists`, joined by and, or, not and parentheses.
     """
     check_formats(as_json, trec)
     if text and queries is not None:
         raise click.UsageError("give the queries as TEXT or with --queries, not both")
-    if any(not one.strip() for one in text):
+    if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
 
     from moee_index.index import Index
     from moee_index.index.answers import answer_queries
     from moee_index.index.search.request import SearchRequest
 
-    # What is wrong with the request is told before anything is loaded.
+    # Anything wrong with the request is reported before anything is loaded.
     request = SearchRequest.checked(
         k, method=method, alpha=alpha, filter=condition, min_score=min_score, passages=passages
     )
@@ -108,28 +108,26 @@ def command(
         options, _ = split_model_options(given)
         encoder = load_encoder_of(console, opened, options)
         # stdin is answered line by line as it comes, a file in blocks
-        asked = _given(text) if source is None else _read(source)
+        read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
-        for answer in answer_queries(opened, asked, request, encoder, block=block):
-            details = {
-                "index": str(directory),
-                "method": method,
-                "alpha": request.weight(opened.alpha),
-                "exact": answer.hits.exact,
-                "took_ms": answer.seconds * 1000,
-            }
+        details = {
+            "index": str(directory),
+            "method": method,
+            "alpha": request.weight(opened.alpha),
+        }
+        for answer in answer_queries(opened, read, request, encoder, block=block):
             print_hits(
                 answer.query.text,
                 answer.query.id if queries is not None or trec else None,
                 answer.hits,
-                details,
+                {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000},
                 as_json=as_json,
                 trec=trec,
             )
             sys.stdout.flush()
 
 
-def _given(texts: tuple[str, ...]) -> Iterator[Query]:
+def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:
     from moee_index.types import Query
 
     return (Query(str(number), text) for number, text in enumerate(texts, 1))

@@ -1,4 +1,4 @@
-"""`moee-index reindex`: standardizer and FAISS files anew."""
+"""`moee-index reindex`: rebuild standardizer and FAISS files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moee_index.cli.output import print_change
 @click.option(
     "--standardize",
     type=click.Choice(STANDARDIZE),
-    help="Which parts are standardised. [default: both from 64 documents on]",
+    help="Which parts are standardised. [default: both for 64 documents or more]",
 )
 @click.option(
     "--index-type",
@@ -28,8 +28,8 @@ from moee_index.cli.output import print_change
 def command(
     console: Console, /, index: Path, standardize: str | None, index_type: str | None, as_json: bool
 ) -> None:
-    """Fit INDEX's standardizer anew on the documents that it holds now, and write its FAISS files
-    anew, from the raw vectors on disk: no model is needed."""
+    """Refit INDEX's standardizer on the documents that it holds now, and rewrite its FAISS files,
+    from the raw vectors on disk: no model is needed."""
     from moee_index.index import reindex
 
     with console.progress("reindexing", "rows") as move:

@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Use this index's standardizer, and its documents for a TREC run.",
 )
-@click.option("-k", type=click.IntRange(min=1), help="Hits a query. [default: all]")
+@click.option("-k", type=click.IntRange(min=1), help="Hits per query. [default: all]")
 @click.option(
     "--standardize",
     type=click.Choice(STANDARDIZE),
     help="Without --index: what is standardised over a query's candidates. "
-    "[default: both from 64 candidates on]",
+    "[default: both for 64 candidates or more]",
 )
 @search_options
 @hit_output_options

@@ -16,6 +16,7 @@ from moee_index.cli.options import (
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.errors import counted
 
 if TYPE_CHECKING:
     from moee_index.tune.labelled import HeldOut, Tuning
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--queries",
     metavar="FILE",
-    help="The judged queries: BEIR's queries.jsonl, id<TAB>text, or one a line.",
+    help="The judged queries: BEIR's queries.jsonl, id<TAB>text, or one per line.",
 )
 @click.option("--save", is_flag=True, help="Make the chosen α the index's default.")
 @json_option
@@ -52,11 +53,11 @@ def command(
     With --qrels and --queries: the α with the highest nDCG@10 on one half of the queries, and what
     it is worth on the other half. Without: no label is seen and no model is loaded; α is where the
     fused similarity of the index's own documents agrees best with both of its parts (Spearman
-    correlation), as the paper describes. That balances the parts; it knows nothing of relevance.
+    correlation), as the paper describes. That balances the parts; it says nothing about relevance.
     """
     if (qrels is None) != (queries is None):
         there, lacking = ("--qrels", "--queries") if queries is None else ("--queries", "--qrels")
-        raise click.UsageError(f"{there} needs {lacking} too; give both, or none of them")
+        raise click.UsageError(f"{there} needs {lacking} too; give both or neither")
     if qrels is None:
         _refuse_model_options(ctx)
     if qrels == queries == "-":
@@ -74,7 +75,7 @@ def command(
         if qrels is None or queries is None:
             tuning = tune_without_labels(opened, notify=console.tell)
         else:
-            # Everything that can be wrong with the files is told before the model is loaded.
+            # Anything wrong with the files is reported before the model is loaded.
             trial = Trial.read(opened, queries, qrels, console.tell)
             options, _ = split_model_options(given)
             encoder = load_encoder_of(console, opened, options)
@@ -99,7 +100,7 @@ def _refuse_model_options(ctx: click.Context) -> None:
     """Without queries nothing is embedded; what the environment says is meant for all commands."""
     for name in MODEL_KEYS:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = next(one for one in ctx.command.params if one.name == name)
+            option = next(parameter for parameter in ctx.command.params if parameter.name == name)
             raise click.UsageError(
                 f"{option.opts[0]} is for embedding queries; without --qrels and --queries no "
                 "model is loaded"
@@ -109,13 +110,15 @@ def _refuse_model_options(ctx: click.Context) -> None:
 def _print(index: Path, tuning: Tuning, saved: bool) -> None:
     if tuning.held_out is None:
         click.echo(
-            f"no label seen: Spearman correlation with HS and RW over {tuning.pairs} pairs of "
-            f"{tuning.documents} documents"
+            "without labels: Spearman correlation with HS and RW over "
+            f"{counted(tuning.pairs, 'pair')} of {counted(tuning.documents, 'document')}"
         )
         heading = "mean correlation"
     else:
         choosing = tuning.queries - tuning.held_out.queries
-        click.echo(f"nDCG@10 on the half of {choosing} queries that α is chosen on")
+        click.echo(
+            f"nDCG@10 on the half of {counted(choosing, 'query', 'queries')} that α is chosen on"
+        )
         heading = "nDCG@10"
     click.echo(f"{'α':>8}  {heading}")
     for point in tuning.curve:
@@ -130,7 +133,7 @@ def _print(index: Path, tuning: Tuning, saved: bool) -> None:
 
 
 def _print_held_out(tuning: Tuning, held_out: HeldOut) -> None:
-    click.echo(f"\nnDCG@10 on the other half, {held_out.queries} queries")
+    click.echo(f"\nnDCG@10 on the other half, {counted(held_out.queries, 'query', 'queries')}")
     for name, value in (
         (f"α {tuning.alpha:g}, chosen", held_out.chosen),
         (f"α {tuning.previous:g}, the index's", held_out.current),

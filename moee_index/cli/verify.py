@@ -8,6 +8,7 @@ import click
 
 from moee_index.cli.options import json_option
 from moee_index.cli.output import print_json
+from moee_index.errors import counted
 
 
 @click.command("verify")
@@ -29,4 +30,4 @@ def command(ctx: click.Context, /, index: Path, full: bool, as_json: bool) -> No
         ctx.exit(1)
     if not as_json:
         checked = "every checksum and code" if full else "sizes, counts and databases"
-        click.echo(f"{index} is sound: {report.documents} documents, {checked} checked")
+        click.echo(f"{index} is sound: {counted(report.documents, 'document')}, {checked} checked")

@@ -1,6 +1,6 @@
 """Long texts into passages: spans of a text that a token budget holds, cut where sentences end.
 
-Works on character spans and token offsets: the encoder tells where each token of a text lies, and
+Works on character spans and token offsets: the encoder says where each token of a text is, and
 embeds what the spans hold.
 
 A sentence ends
@@ -117,22 +117,22 @@ class _Tokens:
         starts, ends = np.maximum.accumulate(np.clip(offsets, 0, length).astype(np.int64), axis=0).T
         return cls(np.ascontiguousarray(starts), np.ascontiguousarray(ends), length)
 
-    def ended(self, place: int) -> int:
-        """How many tokens end at or before a place: the number of the first that holds it."""
-        return int(self.ends.searchsorted(place, "right"))
+    def ended(self, position: int) -> int:
+        """How many tokens end at or before a position: the number of the first that contains it."""
+        return int(self.ends.searchsorted(position, "right"))
 
-    def begun(self, place: int) -> int:
-        """How many tokens begin before a place."""
-        return int(self.starts.searchsorted(place, "left"))
+    def begun(self, position: int) -> int:
+        """How many tokens begin before a position."""
+        return int(self.starts.searchsorted(position, "left"))
 
     def limit(self, start: int, count: int) -> int:
-        """The last place where a span from `start` on may end, to hold at most `count` tokens."""
+        """The last position where a span from `start` may end, to hold at most `count` tokens."""
         beyond = self.ended(start) + count
         return int(self.starts[beyond]) if beyond < len(self.starts) else self.length
 
 
 def _end(text: str, marks: _Marks, tokens: _Tokens, start: int, fresh: int, size: int) -> int:
-    """Where the span from `start` ends, behind `fresh`; the budget is used up before the text."""
+    """Where the span from `start` ends, after `fresh`; the budget is used up before the text."""
     limit, least = tokens.limit(start, size), fresh + 1
     known = tokens.ended(fresh)
     # Half of what is new, not of the whole span: else an overlap of half leaves nothing to demand.
@@ -143,7 +143,9 @@ def _end(text: str, marks: _Marks, tokens: _Tokens, start: int, fresh: int, size
     if (end := _last(marks.word_ends, limit)) >= least:
         return end
     cut = max(limit, least)
-    return next((place for place in range(cut, half - 1, -1) if not _inside(text, place)), cut)
+    return next(
+        (position for position in range(cut, half - 1, -1) if not _inside(text, position)), cut
+    )
 
 
 def _overlapping(
@@ -154,38 +156,38 @@ def _overlapping(
     within = wanted > tokens.ended(start)
     earliest = max(int(tokens.ends[wanted - 1]), start + 1) if within else start + 1
     for starts in (marks.sentence_starts, marks.word_starts):
-        found = int(starts.searchsorted(earliest, "left"))
-        if found < len(starts) and starts[found] < end:
-            return int(starts[found])
+        index = int(starts.searchsorted(earliest, "left"))
+        if index < len(starts) and starts[index] < end:
+            return int(starts[index])
     if within:
-        for place in range(earliest, end):
-            if not _inside(text, place):
-                return place
+        for position in range(earliest, end):
+            if not _inside(text, position):
+                return position
     return _next(marks, end)
 
 
-def _last(places: IntArray, limit: int) -> int:
-    """The last of some places up to a limit, -1 where there is none."""
-    found = int(places.searchsorted(limit, "right"))
-    return int(places[found - 1]) if found else -1
+def _last(positions: IntArray, limit: int) -> int:
+    """The last of some positions up to a limit, -1 if there is none."""
+    count = int(positions.searchsorted(limit, "right"))
+    return int(positions[count - 1]) if count else -1
 
 
-def _next(marks: _Marks, place: int) -> int:
-    """The first character at or behind a place that is no blank."""
-    word = int(marks.word_ends.searchsorted(place, "right"))
-    return max(place, int(marks.word_starts[word]))
+def _next(marks: _Marks, position: int) -> int:
+    """The first non-blank character at or after a position."""
+    word = int(marks.word_ends.searchsorted(position, "right"))
+    return max(position, int(marks.word_starts[word]))
 
 
 _JOINER = "\u200d"
 
 
-def _inside(text: str, place: int) -> bool:
+def _inside(text: str, position: int) -> bool:
     """Whether a cut would part what is seen as one character: marks, joined emoji, skin tones.
     (Not known: flags, which are pairs, and Hangul written in single letters.)"""
-    after = text[place]
+    after = text[position]
     return (
         after == _JOINER
-        or text[place - 1] == _JOINER
+        or text[position - 1] == _JOINER
         or "\U0001f3fb" <= after <= "\U0001f3ff"
         or unicodedata.category(after).startswith("M")
     )
@@ -229,7 +231,7 @@ _BEFORE_NUMBERS = frozenset(_OF_NUMBERED_THINGS.split())
 
 @dataclass(frozen=True)
 class _Marks:
-    """Places of a text, int [n] each, growing. Ends are behind the last character that is no blank,
+    """Positions in a text, int [n] each, ascending. Ends are after the last non-blank character,
     starts are at the first; a sentence start is what follows a sentence end."""
 
     word_starts: IntArray
@@ -245,13 +247,13 @@ def _mark(text: str) -> _Marks:
     edges = np.diff(kinds & _BLANK, prepend=np.uint8(1), append=np.uint8(1))
     # uint8 differences: 255 from a blank to a word, 1 from a word to a blank
     starts, ends = np.flatnonzero(edges == 255), np.flatnonzero(edges == 1)
-    places = np.arange(len(codes), dtype=np.int32)
+    positions = np.arange(len(codes), dtype=np.int32)
     trailing = kinds & (_STOP | _CLOSER) != 0
 
     is_end = np.zeros(len(codes) + 1, dtype=bool)
     full = kinds & _FULL != 0
     if full.any():
-        following = np.where(trailing, np.int32(len(codes)), places)
+        following = np.where(trailing, np.int32(len(codes)), positions)
         is_end[np.minimum.accumulate(following[::-1])[::-1][full]] = True
     broken = _broken(codes, kinds, starts, ends)
     is_end[ends[broken]] = True
@@ -291,9 +293,9 @@ def _stopped(
     broken: npt.NDArray[np.bool_],
 ) -> IntArray:
     """The numbers of the words that end with a stop, and closers behind it, and a sentence."""
-    places = np.arange(len(codes), dtype=np.int32)
-    body = np.maximum.accumulate(np.where(trailing, np.int32(-1), places))[ends - 1]
-    stops = np.maximum.accumulate(np.where(kinds & _STOP != 0, places, np.int32(-1)))[ends - 1]
+    positions = np.arange(len(codes), dtype=np.int32)
+    body = np.maximum.accumulate(np.where(trailing, np.int32(-1), positions))[ends - 1]
+    stops = np.maximum.accumulate(np.where(kinds & _STOP != 0, positions, np.int32(-1)))[ends - 1]
     words = np.flatnonzero(stops > body)
     stops = stops[words]
     # Only a full stop by itself can belong to an abbreviation: not the last one of three.
@@ -305,8 +307,8 @@ def _stopped(
     begins_line = np.insert(broken, 0, True)[words[unsure]]
     ending = np.ones(len(words), dtype=bool)
     ending[unsure] = [
-        not _abbreviated(text, *place)
-        for place in zip(
+        not _abbreviated(text, *arguments)
+        for arguments in zip(
             firsts[unsure].tolist(),
             stops[unsure].tolist(),
             afters.tolist(),

@@ -51,7 +51,7 @@ class RunOptions(TypedDict, total=False):
     batch_tokens: tokens in a batch, padding included. threads: of torch and FAISS. device: `auto`,
     `cpu` or `cuda[:N]`. few_texts: texts will come a few at a time (queries), which lets large
     models take a faster layout. cache: keep 4-bit forms of large models under `MOEE_INDEX_CACHE`
-    (default true). notify: is told each choice once, with its reason. progress: (done, total)
+    (default true). notify: called with each choice once, with its reason. progress: (done, total)
     bytes while loading.
     """
 
@@ -83,12 +83,12 @@ class Plan:
         """Embed one batch; row i belongs to position `batches[batch][i]`. Texts with equal token
         sequences are computed once."""
         texts, rows = self.distinct(batch)
-        found = self._encoder.running.embed(texts)
-        return Embeddings(found.hs[rows], found.rw[rows])
+        embeddings = self._encoder.running.embed(texts)
+        return Embeddings(embeddings.hs[rows], embeddings.rw[rows])
 
     def distinct(self, batch: int) -> tuple[list[TokenizedText], npt.NDArray[np.int64]]:
         """A batch as the model sees it: its distinct token sequences, and for each position of
-        `batches[batch]` which of them is its own."""
+        `batches[batch]` which of them it has."""
         groups = self._groups[batch]
         rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         return [self._texts[group[0]].text for group in groups], rows
@@ -121,10 +121,10 @@ class Encoder:
     ) -> Encoder:
         """Load a model: the bundled `tiny` (None), a checkpoint directory, or a hub id.
 
-        What is not given is taken from the checkpoint's own `moee_index.json`, else from the
+        Options that are not given come from the checkpoint's `moee_index.json`, else from the
         defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens.
 
-        Raises ModelError where there is no such model or it is no Mixture-of-Experts model, and
+        Raises ModelError where the model does not exist or is not a Mixture-of-Experts model, and
         MisuseError for an option that makes no sense.
         """
         return cls._of(
@@ -207,11 +207,11 @@ class Encoder:
         both values where one does not, and FingerprintMismatchError where the model found, here
         or under `model`, is another one; both before any weight is read.
         """
-        given = {name: options.pop(name, None) for name in EncoderOptions.names()}  # type: ignore[misc]
+        requested = {name: options.pop(name, None) for name in EncoderOptions.names()}  # type: ignore[misc]
         for name in ("prompt", "query_prompt"):
-            given[name] = parse_prompt(given[name]).name if given[name] else None
-        given["rw"] = None if given["rw"] == "auto" else given["rw"]
-        for field, value in given.items():
+            requested[name] = parse_prompt(requested[name]).name if requested[name] else None
+        requested["rw"] = None if requested["rw"] == "auto" else requested["rw"]
+        for field, value in requested.items():
             built = getattr(spec, field)
             if value is not None and value != built:
                 raise MisuseError(
@@ -258,15 +258,15 @@ class Encoder:
         """Tokenise one window of texts and plan its batches; see `EncodingPlan`."""
         prompt = self._query_prompt if query else self._prompt
         tokenized = self._tokenizer.tokenize(list(texts), prompt)
-        # Under mean pooling equal ids with other own tokens would be other embeddings.
-        groups = group_equal([(*one.text.ids, *one.text.own) for one in tokenized])
+        # Under mean pooling equal ids with different own tokens would give different embeddings.
+        groups = group_equal([(*each.text.ids, *each.text.own) for each in tokenized])
         lengths = [len(tokenized[group[0]].text.ids) for group in groups]
         batches = plan_batches(lengths, self._batch_tokens)
         grouped = [[groups[item] for item in batch] for batch in batches]
         return Plan(
             batches=[[position for group in batch for position in group] for batch in grouped],
             tokens=sum(lengths),
-            truncated=[one.truncated for one in tokenized],
+            truncated=[each.truncated for each in tokenized],
             _encoder=self,
             _groups=grouped,
             _texts=tokenized,
@@ -280,13 +280,17 @@ class Encoder:
         All documents are tokenised in one call. Raises MisuseError where a passage of
         `chunking.size` tokens and the prompt's own tokens do not fit max_tokens.
         """
-        own, most = self._tokenizer.template_tokens(self._prompt), self._tokenizer.max_tokens
-        if chunking.size + own > most:
-            smaller = f"--chunk of at most {most - own} or a " if most - own >= LEAST_SIZE else ""
+        template, most = self._tokenizer.template_tokens(self._prompt), self._tokenizer.max_tokens
+        if chunking.size + template > most:
+            smaller = (
+                f"--chunk of at most {most - template} or a "
+                if most - template >= LEAST_SIZE
+                else ""
+            )
             raise MisuseError(
-                f"--chunk {chunking}: passages of {chunking.size} tokens and the prompt's own "
-                f"{own} do not fit --max-tokens {most}; take a {smaller}--max-tokens of at least "
-                f"{chunking.size + own}"
+                f"--chunk {chunking}: passages of {chunking.size} tokens and the prompt's "
+                f"{template} do not fit --max-tokens {most}; take a {smaller}"
+                f"--max-tokens of at least {chunking.size + template}"
             )
         contents = [joined(title, text) for title, text in documents]
         # As it will be embedded: the clean-up swaps characters one for one, and its closing full
@@ -315,9 +319,9 @@ class Encoder:
         done = 0
         for start, plan in self._plans(texts, query):
             for number, positions in enumerate(plan.batches):
-                found = plan.encode(number)
+                batch = plan.encode(number)
                 rows = start + np.asarray(positions, dtype=np.int64)
-                hs[rows], rw[rows] = found.hs, found.rw
+                hs[rows], rw[rows] = batch.hs, batch.rw
                 done += len(rows)
                 if progress is not None:
                     progress("embedding", done, len(texts))
@@ -339,12 +343,12 @@ class Encoder:
                 yield start, plan
 
 
-def _batch_tokens(given: int | None, running: RunningModel) -> tuple[int, str]:
+def _batch_tokens(requested: int | None, running: RunningModel) -> tuple[int, str]:
     """Tokens in a batch, and the reason."""
-    if given:
-        if given < 1:
-            raise MisuseError(f"--batch-tokens {given} must be at least 1")
-        return given, "as asked"
+    if requested:
+        if requested < 1:
+            raise MisuseError(f"--batch-tokens {requested} must be at least 1")
+        return requested, "as requested"
     cpu = running.device.value.type == "cpu"
     return CPU_BATCH_TOKENS if cpu else CUDA_BATCH_TOKENS, "large enough for the kernels' full rate"
 
@@ -371,15 +375,15 @@ def _checkpoint_of(
     return find_checkpoint(spec.model, revision=spec.revision, offline=offline)
 
 
-def resolve_options(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> EncoderOptions:
-    """Options as they will be: asked for, else the checkpoint's, else the defaults. asked: None
-    where an option is left open. Raises MisuseError, ModelError, and TypeError for an unknown
+def resolve_options(checkpoint: Checkpoint, requested: Mapping[str, Any]) -> EncoderOptions:
+    """Options as requested, else the checkpoint's, else the defaults. requested: None where an
+    option is left open. Raises MisuseError, ModelError, and TypeError for an unknown
     option."""
-    if unknown := sorted(set(asked) - set(EncoderOptions.names())):
+    if unknown := sorted(set(requested) - set(EncoderOptions.names())):
         raise TypeError(f"unknown encoder option {unknown[0]!r}")
     said, chosen = checkpoint.defaults, dict[str, Any]()
     for field in fields(EncoderOptions):
-        value = asked.get(field.name)
+        value = requested.get(field.name)
         if value is None or value == "":
             value = said.get(field.name.replace("_", "-"), field.metadata["default"])
         chosen[field.name] = value
@@ -390,13 +394,13 @@ def resolve_options(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> Encoder
         raise MisuseError(f"--pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
     chosen["prompt"] = parse_prompt(chosen["prompt"]).name
     # A prompt given for all texts also holds for queries, whatever the checkpoint says of them.
-    if asked.get("prompt") is not None and not asked.get("query_prompt"):
+    if requested.get("prompt") is not None and not requested.get("query_prompt"):
         chosen["query_prompt"] = None
     chosen["query_prompt"] = parse_prompt(chosen["query_prompt"] or chosen["prompt"]).name
     if not isinstance(tokens, int) or isinstance(tokens, bool):
         raise ModelError(f"{checkpoint.path}: 'max-tokens' must be an integer, not {tokens!r}")
     if bits != 4:
         chosen["double_quant"] = False
-    elif checkpoint.quantization is not None and asked.get("double_quant") is None:
+    elif checkpoint.quantization is not None and requested.get("double_quant") is None:
         chosen["double_quant"] = bool(checkpoint.quantization.get("double_quant"))
     return EncoderOptions(**chosen)

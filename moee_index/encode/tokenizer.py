@@ -1,5 +1,5 @@
 """Text to token ids: template, truncation of the text alone, and where its own tokens are; and
-the places of a plain text's tokens, for dividing it.
+the positions of a plain text's tokens, for splitting it.
 
 Batches are planned elsewhere (`batches`).
 """
@@ -129,7 +129,7 @@ class Tokenizer:
                 )
             keep = last - excess
             cut = offsets[keep - 1][1] - len(before) if keep > first else 0
-            # Cutting at a token's end may merge anew with what follows; always make progress.
+            # After a cut the tokenizer may merge differently; always make progress.
             text = text[: min(cut, len(text) - 1)]
             ((ids, offsets, special),) = self._encode([before + text + after])
         first, last = _own_range(offsets, special, len(before), len(before) + len(text))
@@ -144,12 +144,12 @@ def _own_range(
     offsets: list[tuple[int, int]], special: list[int], start: int, end: int
 ) -> tuple[int, int]:
     """[first, last) of the tokens that hold a character of input[start:end]."""
-    own = [
+    inside = [
         position
         for position, (left, right) in enumerate(offsets)
         if right > start and left < end and right > left and not special[position]
     ]
-    return (own[0], own[-1] + 1) if own else (0, 0)
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def _load(checkpoint: Checkpoint) -> Any:
@@ -163,7 +163,7 @@ def _load(checkpoint: Checkpoint) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(
                 checkpoint.path, local_files_only=True, trust_remote_code=False, use_fast=True
             )
-    except Exception as error:  # tokenizers has no class of its own for what it cannot read
+    except Exception as error:  # tokenizers has no error class for what it cannot read
         if not file.is_file():
             raise ModelError(
                 f"{checkpoint.path} has no tokenizer that transformers can read: "

@@ -52,7 +52,7 @@ ROWS = 1000
 
 @dataclass(frozen=True)
 class Content:
-    """Which vectors are written. method: None where both parts stand apart; alpha: None but for
+    """Which vectors are written. method: None where both parts are separate; alpha: only for
     `sum`; raw: neither standardised nor normalised."""
 
     method: Method | None
@@ -104,7 +104,7 @@ class Content:
         score = (
             "sim_HS + α·sim_RW" if self.method == "sum" else f"the score of method {self.method}"
         )
-        return f"{told}; the inner product is {score}, cosine orders in the same way"
+        return f"{told}; the inner product is {score}, cosine gives the same order"
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,12 @@ def check_export(
     path = Path(path)
     if parts and (method is not None or alpha is not None):
         raise MisuseError(
-            "--parts writes HS and RW apart, which --method and --alpha would join; leave them out"
+            "--parts writes HS and RW separately, but --method and --alpha join them; leave those "
+            "out"
         )
     if parts and path.suffix == ".npy":
         raise MisuseError(
-            f"{path}: .npy holds one matrix, and --parts are two; take .parquet, .jsonl or "
+            f"{path}: .npy holds one matrix, but --parts needs two; take .parquet, .jsonl or "
             ".safetensors, or export --method hs and --method rw"
         )
     chosen = None if parts else method or "sum"
@@ -185,11 +186,11 @@ def export_index(
     The ending decides the format. method: sum (the default), concat, hs, rw: one vector a row whose
     inner product with a query's is that method's score; alpha: weight of RW in sum, None is the
     index's. raw: as the model gave them (hs, rw, concat, or parts). parts: columns `hs` and `rw`
-    instead of one `vector`. filter: documents whose metadata fulfil it alone. overwrite: replace a
+    instead of one `vector`. filter: only documents whose metadata match. overwrite: replace a
     file that is there. Only some thousand rows are in memory at a time; the file appears whole or
     not at all, and the same version of an index gives the same bytes.
 
-    A .npy holds the matrix alone; `ids_beside` says where the ids of its rows stand.
+    A .npy holds the matrix alone; `ids_beside` names the file with the ids of its rows.
 
     Raises MisuseError, FilterError, StorageError, IndexDamagedError.
     """
@@ -251,7 +252,7 @@ def _write(
         progress("exporting", done, total)
     if done != total:
         raise IndexDamagedError(
-            f"{index.directory} gave {done} rows instead of {total}; moee-index verify tells more"
+            f"{index.directory} gave {done} rows instead of {total}; run moee-index verify"
         )
     return documents
 
@@ -268,7 +269,7 @@ def _raw(index: Index, block: list[_Row]) -> Embeddings:
 def _check_outside(path: Path, index: Index) -> None:
     """A file in the index directory would be taken for a part of it, or removed as a leftover."""
     if path.resolve().is_relative_to(index.directory.resolve()):
-        raise MisuseError(f"{path} lies in the index itself; name a file outside {index.directory}")
+        raise MisuseError(f"{path} is inside the index; name a file outside {index.directory}")
 
 
 def _facts(index: Index, content: Content) -> dict[str, str]:
@@ -325,8 +326,8 @@ def _blocks(index: Index, masks: list[Mask | None]) -> Iterator[list[_Row]]:
 
 def _runs(block: list[_Row]) -> Iterator[tuple[int, list[_Row]]]:
     """A block by segment."""
-    for segment, own in groupby(block, key=lambda row: row[0]):
-        yield segment, list(own)
+    for segment, rows in groupby(block, key=lambda row: row[0]):
+        yield segment, list(rows)
 
 
 def _count(index: Index, masks: list[Mask | None]) -> int:

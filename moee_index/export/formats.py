@@ -31,7 +31,7 @@ _UNWRITABLE = "{path} cannot be written: {why}; free space or take another place
 
 @dataclass(frozen=True)
 class ExportRow:
-    """What stands beside a row's vectors. passage: None where the document is not split."""
+    """What accompanies a row's vectors. passage: None where the document is not split."""
 
     id: str
     passage: str | None
@@ -86,20 +86,20 @@ class JsonLines(_Plain):
 
     def write(self, rows: Sequence[ExportRow], columns: Columns) -> None:
         lists = {name: vectors.tolist() for name, vectors in columns.items()}
-        for place, row in enumerate(rows):
+        for i, row in enumerate(rows):
             line = {
                 "id": row.id,
                 "passage": row.passage,
                 "text": row.text,
                 "title": row.title,
                 "metadata": row.metadata,
-                **{name: vectors[place] for name, vectors in lists.items()},
+                **{name: vectors[i] for name, vectors in lists.items()},
             }
             self._file.write(_json(line) + b"\n")
 
 
 class Matrix(_Plain):
-    """The matrix as npy, and in a second file {"id", "passage"} of its rows, a line each."""
+    """The matrix as npy, and in a second file {"id", "passage"} of its rows, one per line."""
 
     def __init__(self, files: Sequence[BinaryIO], layout: Layout) -> None:
         self._matrix, self._ids = files
@@ -124,9 +124,9 @@ class Tensors(_Plain):
 
     def __init__(self, files: Sequence[BinaryIO], layout: Layout) -> None:
         self._file = files[0]
-        header, places = self._header(layout)
+        header, slices = self._header(layout)
         self._file.write(header)
-        self._places = {name: place.start for name, place in places.items()}
+        self._places = {name: part.start for name, part in slices.items()}
 
     def _header(self, layout: Layout) -> tuple[bytes, dict[str, slice]]:
         names, length = [], 0
@@ -139,13 +139,13 @@ class Tensors(_Plain):
         tensors = {
             name: ("F32", (layout.rows, dim), _FLOAT.itemsize) for name, dim in layout.dims.items()
         }
-        header, places = safetensors_header(tensors, facts)
+        header, slices = safetensors_header(tensors, facts)
         if len(header) > HEADER_BYTES:
             raise StorageError(
                 f"the ids of {layout.rows} rows are too long for the header of a safetensors file "
                 f"(at most {HEADER_BYTES} bytes); export to .parquet instead"
             )
-        return header, places
+        return header, slices
 
     def write(self, rows: Sequence[ExportRow], columns: Columns) -> None:
         for name, vectors in columns.items():
@@ -211,7 +211,7 @@ FORMATS: Mapping[str, Callable[[Sequence[BinaryIO], Layout], Writer]] = {
 
 
 def ids_beside(path: Path) -> Path:
-    """Where the ids of a matrix in `path` stand."""
+    """The file with the ids of a matrix in `path`."""
     return path.with_name(f"{path.stem}.ids.jsonl")
 
 
@@ -227,19 +227,19 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise MisuseError(f"{path}: the name must end in {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise StorageError(f"{path.parent}: no such directory; make it, or name another file")
-    for one in files_of(path):
-        if one.is_dir():
-            raise MisuseError(f"{one} is a directory; name a file")
-        if one.exists() and not overwrite:
-            raise MisuseError(f"{one} is there already; give --overwrite, or name another file")
+    for file in files_of(path):
+        if file.is_dir():
+            raise MisuseError(f"{file} is a directory; name a file")
+        if file.exists() and not overwrite:
+            raise MisuseError(f"{file} already exists; give --overwrite, or name another file")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, layout: Layout, *, overwrite: bool) -> Iterator[Writer]:
-    """A writer to `path` (and what stands beside it) that appears when the block ends well, and
+    """A writer to `path` (and the file beside it) that appears when the block ends well, and
     not at all if it fails.
 
-    A matrix never stands beside the ids of another. Raises StorageError, MisuseError.
+    A matrix is never left beside the ids of another. Raises StorageError, MisuseError.
     """
 
     def check() -> None:

@@ -1,7 +1,7 @@
-"""Adding documents to a finished index: what is new is embedded into a segment of its own.
+"""Add documents to a finished index: what is new is embedded into a separate segment.
 
 Texts go through a `TextEncoder`. The index's standardizer is frozen, so what is there keeps its
-vectors; a killed run goes on where it stopped, and the index answers as before until the new
+vectors; a killed run resumes where it stopped, and the index answers as before until the new
 version is whole.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from moee_index.errors import CorpusError, MisuseError, StorageError
 from moee_index.index.build import keep_rejects
 from moee_index.index.change import changing, merge_tail, publish_segments, without
-from moee_index.index.segment import Found, Mask, OpenSegment, find_live, open_standardizer
+from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
 from moee_index.index.store.manifest import Building, Manifest
@@ -60,7 +60,7 @@ class _Known:
     segments: Sequence[OpenSegment]
     update: bool
     counts: Counts
-    replaced: dict[str, Found] = field(default_factory=dict)
+    replaced: dict[str, Match] = field(default_factory=dict)
     # Segment → which of its documents the corpus holds unchanged.
     unchanged: dict[int, Mask] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ def add_documents(
     progress: Progress | None = None,
     notify: Notify | None = None,
 ) -> AddReport:
-    """Embed documents into a finished index; go on with an interrupted add.
+    """Embed documents into a finished index; resume an interrupted add.
 
     A document whose id and content are there already is skipped; one whose id is there with other
     content replaces it with `update` and is an error without (with on_bad="skip" it is left out).
@@ -109,7 +109,7 @@ def add_documents(
 
     Raises NotAnIndexError, FingerprintMismatchError (another model or other options than the index
     has), CorpusError, IndexLockedError, StorageError, ModelError. What was embedded stays, and the
-    same command goes on from there.
+    same command resumes from there.
     """
     if on_bad not in ("error", "skip"):
         raise MisuseError(f"on_bad is {on_bad!r}; it is error or skip")
@@ -220,7 +220,7 @@ class _Add:
 
 
 def _added(manifest: Manifest, counts: Counts, truncated: int) -> dict[str, int]:
-    """What was read into the index by now."""
+    """What was read into the index so far."""
     more = {
         "read": counts.read,
         "truncated": truncated,

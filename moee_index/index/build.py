@@ -1,4 +1,4 @@
-"""Building an index: documents in, a finished directory out, whatever happens in between.
+"""Build an index: documents in, a finished directory out, whatever happens in between.
 
 Texts go through a `TextEncoder`.
 
@@ -91,7 +91,7 @@ def build_index(
     notify: Notify | None = None,
     window: int = WINDOW,
 ) -> BuildReport:
-    """Embed documents and index them; go on with an interrupted build; recognise a finished one.
+    """Embed documents and index them; resume an interrupted build; recognize a finished one.
 
     documents: an iterable, or a function that takes a reject callback and returns one (readers
     with on_bad="skip" call it). They are read once, in order, never held all at once.
@@ -99,7 +99,7 @@ def build_index(
     flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
     overlap). overwrite: build anew beside a finished index and replace it
     when the new one is whole. total: number of documents, for progress. model_bytes: the model's
-    bytes by kind, for `info`. notify: is told every automatic choice once, with its reason.
+    bytes by kind, for `info`. notify: called with every automatic choice once, with its reason.
 
     Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
     options than the index or the interrupted build has), IndexLockedError, StorageError,
@@ -203,7 +203,7 @@ class _Build:
             mine = there & {LOCK, MANIFEST, REJECTED} or segment_folders(self.directory)
             if there and not mine:
                 raise MisuseError(
-                    f"{self.directory} holds other files and no index; give --index a new or empty "
+                    f"{self.directory} holds other files but no index; give --index a new or empty "
                     "directory"
                 )
         return False
@@ -313,7 +313,7 @@ class _Build:
 
 
 def keep_rejects(folder: Path, directory: Path) -> None:
-    """Lines that a run could not use stand beside its index."""
+    """Put the lines that a run could not use beside its index."""
     with storage_errors(directory):
         if (folder / REJECTED).exists():
             (folder / REJECTED).replace(directory / REJECTED)

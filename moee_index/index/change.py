@@ -1,4 +1,4 @@
-"""Changing an index without the model: delete, compact, reindex, its default α.
+"""Change an index without the model: delete, compact, reindex, its default α.
 
 Each makes a new version beside the old one, under the writer's lock; readers keep the one that
 they opened, and a failure leaves the old one as it was.
@@ -19,7 +19,7 @@ import numpy as np
 from moee_index.atomic import WriterLock, now, storage_errors, write_file
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer, check_alpha, choose_standardize
-from moee_index.index.segment import Found, OpenSegment, find_live, open_standardizer
+from moee_index.index.segment import Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.faiss_files import FLAT, check_index_type
 from moee_index.index.store.layout import (
     deleted_name,
@@ -85,20 +85,20 @@ def delete_documents(
     directory = Path(directory)
     with changing(directory) as (manifest, segments):
         wanted = list(dict.fromkeys(ids))
-        places = find_live(segments, wanted)
-        missing = [identifier for identifier in wanted if identifier not in places]
+        matches = find_live(segments, wanted)
+        missing = [identifier for identifier in wanted if identifier not in matches]
         if missing and not missing_ok:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise MisuseError(
                 f"{directory} has no document {missing[0]!r}{more}; nothing was deleted "
-                "(--missing-ok passes over such ids)"
+                "(--missing-ok skips such ids)"
             )
-        if not places:
+        if not matches:
             return _report(directory, manifest, manifest, 0)
         revision = next_revision(directory, manifest.revision)
-        entries = without(segments, list(places.values()), revision)
+        entries = without(segments, list(matches.values()), revision)
         after = publish_segments(directory, manifest, entries, revision)
-        return _report(directory, after, manifest, len(places))
+        return _report(directory, after, manifest, len(matches))
 
 
 def compact_index(directory: str | Path, *, progress: Progress | None = None) -> ChangeReport:
@@ -106,11 +106,11 @@ def compact_index(directory: str | Path, *, progress: Progress | None = None) ->
     directory = Path(directory)
     with changing(directory) as (manifest, segments):
         kind = manifest.index_type.hs
-        clean = all(not one.deleted_rows for one in manifest.segments)
+        clean = all(not entry.deleted_rows for entry in manifest.segments)
         if (
             clean
             and len(segments) <= 1
-            and all(one.index_type.hs == kind for one in manifest.segments)
+            and all(entry.index_type.hs == kind for entry in manifest.segments)
         ):
             return _report(directory, manifest, manifest, 0)
         revision = next_revision(directory, manifest.revision)
@@ -130,7 +130,7 @@ def reindex(
     progress: Progress | None = None,
     notify: Notify | None = None,
 ) -> ChangeReport:
-    """Fit the standardizer anew on the documents that count, and write the FAISS files anew.
+    """Refit the standardizer on the documents that count, and rewrite the FAISS files.
 
     standardize: both, rw, hs, none; None chooses by the number of documents. index_type: flat or a
     FAISS factory string; None keeps the index's. The model is not needed. Raises MisuseError, and
@@ -185,14 +185,14 @@ def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: 
         return after
 
 
-def without(segments: Sequence[OpenSegment], gone: Sequence[Found], revision: int) -> list[Segment]:
-    """The segments' entries when some documents count no longer.
+def without(segments: Sequence[OpenSegment], gone: Sequence[Match], revision: int) -> list[Segment]:
+    """The segments' entries without some documents.
 
-    Writes bitmaps of deleted rows; a segment of which nothing is left is left out.
+    Writes bitmaps of deleted rows; a segment with nothing left is dropped.
     """
     entries: list[Segment] = []
-    for place, segment in enumerate(segments):
-        documents = [document for own, document in gone if own == place]
+    for number, segment in enumerate(segments):
+        documents = [document for segment_number, document in gone if segment_number == number]
         entry = segment.entry
         if not documents:
             entries.append(entry)
@@ -260,7 +260,7 @@ def _joined(
     revision: int,
     report: Progress,
 ) -> list[Segment]:
-    """All that counts in some segments as one; none where nothing counts."""
+    """Some segments merged, without what was deleted; empty if nothing is left."""
     if not any(segment.entry.live_rows for segment in segments):
         return []
     folder = directory / segment_name(revision)
@@ -285,7 +285,7 @@ def _report(directory: Path, after: Manifest, before: Manifest, changed: int) ->
 
 
 def check_writable(directory: Path) -> None:
-    """Find out now what a later `save_alpha` would find: for work that takes long before it.
+    """Check early whether a later `save_alpha` can write, before work that takes long.
 
     Raises NotAnIndexError, IndexDamagedError, IndexLockedError, StorageError.
     """
@@ -306,7 +306,7 @@ def save_alpha(directory: Path, alpha: float) -> None:
     weight = check_alpha(alpha)
     Manifest.read(directory)
     with WriterLock(directory):
-        # Read again: a writer may have put a newer version in place before the lock was had.
+        # Read again: a writer may have put a newer version in place before the lock was taken.
         manifest = Manifest.read(directory)
         replace(
             manifest, alpha=weight, revision=manifest.revision + 1, changed=now(), program=program()

@@ -1,4 +1,4 @@
-"""What an index is and holds, in words and numbers, for `info`.
+"""What an index is and holds, for `info`.
 
 Changes nothing: it works in a read-only directory and beside a writer.
 """
@@ -39,8 +39,8 @@ def describe(index: Snapshot) -> dict[str, Any]:
     """The fields of `info INDEX --json` (INTERFACE). Everything about the version that is open but
     `unfinished`, which is about the directory now. Raises IndexDamagedError.
 
-    bytes: of all files of this version; disk: the same by kind, and by document (None where there
-    is none). fields: metadata field → kinds of its values, sorted; None where there are thousands.
+    bytes: of all files of this version; disk: the same by kind, and by document (None if there
+    are none). fields: metadata field → kinds of its values, sorted; None where there are thousands.
     counts: what builds and adds have read. drift: see drift.py; unfinished: see `unfinished`.
     """
     manifest, spec = index.manifest, index.spec
@@ -48,8 +48,8 @@ def describe(index: Snapshot) -> dict[str, Any]:
     fields = index.fields
     kinds = None if fields is None else {name: sorted(fields[name]) for name in sorted(fields)}
     deleted = {
-        "documents": sum(one.deleted_documents for one in manifest.segments),
-        "rows": sum(one.deleted_rows for one in manifest.segments),
+        "documents": sum(segment.deleted_documents for segment in manifest.segments),
+        "rows": sum(segment.deleted_rows for segment in manifest.segments),
     }
     return {
         "documents": manifest.documents,
@@ -83,11 +83,11 @@ def disk(manifest: Manifest) -> dict[str, float | None]:
     documents: texts and metadata; raw: rows as the model gave them, and their checksums; codes:
     FAISS files, their checksums and the rows' lengths; other: standardizer, marks of deleted rows.
     """
-    found = {"documents": 0, "raw": 0, "codes": 0, "other": 0}
+    sizes = {"documents": 0, "raw": 0, "codes": 0, "other": 0}
     for path, entry in manifest.files.items():
-        found[_kind(PurePosixPath(path).name)] += entry.size
+        sizes[_kind(PurePosixPath(path).name)] += entry.size
     each = manifest.size / manifest.documents if manifest.documents else None
-    return {**found, "per_document": each}
+    return {**sizes, "per_document": each}
 
 
 def _kind(name: str) -> str:
@@ -103,7 +103,7 @@ def unfinished(directory: Path, manifest: Manifest) -> dict[str, Any] | None:
 
     Whether it runs at this moment or was interrupted cannot be seen without disturbing it. purpose:
     build or add; documents: of those whose vectors are all on disk; both None where the files do
-    not tell. bytes: of its files.
+    not say. bytes: of its files.
     """
     listed = {entry.name for entry in manifest.segments}
     for folder in reversed(segment_folders(directory)):
@@ -122,8 +122,8 @@ def unfinished(directory: Path, manifest: Manifest) -> dict[str, Any] | None:
 
 
 def _embedded(path: Path) -> int | None:
-    """Documents whose windows are done; None where the database cannot be read as it stands, as
-    after a crash in the middle of a transaction: undoing that is for the next writer."""
+    """Documents whose windows are done; None where the database cannot be read as it is, as
+    after a crash during a transaction, which the next writer undoes."""
     try:
         connection = sqlite3.connect(
             f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=_PATIENCE
@@ -136,7 +136,7 @@ def _embedded(path: Path) -> int | None:
 
 
 def _size(paths: Iterable[Path]) -> int:
-    """A writer may take a file away while it is looked at."""
+    """A writer may remove a file meanwhile."""
     total = 0
     for path in paths:
         with contextlib.suppress(FileNotFoundError):

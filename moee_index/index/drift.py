@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from moee_index.errors import counted
 from moee_index.fusion import MIN_ROWS, PartStandardizer
 from moee_index.index.segment import OpenSegment, read_checked
 from moee_index.index.store.layout import standardizer_name
@@ -60,52 +61,53 @@ def measure_drift(index: Snapshot) -> Drift:
     """Drift of an opened index. Raises IndexDamagedError where a row of the sample is altered."""
     rows = index.manifest.rows
     if index.standardizer.which == "none":
-        return _unstandardised(rows, _fitted_on(index))
+        return _unstandardized(rows, _fitted_on(index))
     sums = index.standardizer.map(lambda frozen: _Sums(frozen) if frozen is not None else None)
     seen = 0
     for embeddings in _sample(index.segments, rows):
         seen += len(embeddings)
-        for part, one in sums:
-            if one is not None:
-                one.add(embeddings[part])
-    found = sums.map(lambda one: one.drift(rows) if one is not None else None)
-    refit, reason = _judge(found, seen)
-    return Drift(found.hs, found.rw, rows=seen, refit=refit, reason=reason)
+        for part, part_sums in sums:
+            if part_sums is not None:
+                part_sums.add(embeddings[part])
+    drifts = sums.map(lambda part_sums: part_sums.drift(rows) if part_sums is not None else None)
+    refit, reason = _judge(drifts, seen)
+    return Drift(drifts.hs, drifts.rw, rows=seen, refit=refit, reason=reason)
 
 
-def _unstandardised(rows: int, fitted_on: int | None) -> Drift:
+def _unstandardized(rows: int, fitted_on: int | None) -> Drift:
     few = fitted_on is not None and fitted_on < MIN_ROWS
     if few and rows >= MIN_ROWS:
         reason = (
-            f"nothing is standardised, for the index had only {fitted_on} rows; it has {rows} now, "
-            "enough to fit on: run moee-index reindex (unless none was wanted)"
+            "nothing is standardised, because the index had only "
+            f"{counted(fitted_on or 0, 'row')}; it has {rows} now, enough to fit on: run "
+            "moee-index reindex (unless you want none)"
         )
         return Drift(None, None, 0, True, reason)
     if rows < MIN_ROWS:
-        reason = f"nothing is standardised: {rows} rows are too few to fit on"
+        reason = f"nothing is standardised: too few rows to fit on ({rows})"
     else:
-        reason = "nothing is standardised, as asked"
+        reason = "nothing is standardised, as requested"
     return Drift(None, None, 0, False, reason)
 
 
-def _judge(found: Pair[float | None], rows: int) -> tuple[bool, str]:
+def _judge(drifts: Pair[float | None], rows: int) -> tuple[bool, str]:
     if not rows:
         return False, "no rows count"
     # Equal ones: HS is named.
     part, moved = max(
-        ((part, value) for part, value in found if value is not None), key=lambda each: each[1]
+        ((part, value) for part, value in drifts if value is not None), key=lambda each: each[1]
     )
     said = f"{part.upper()}'s mean has moved by {moved:.2f} deviations"
     if moved > REFIT_ABOVE:
         return True, (
             f"{said} since the standardizer was fitted, and over {REFIT_ABOVE} one hit in ten or "
-            "more would be another after a refit: run moee-index reindex, which needs no model"
+            "more would change after a refit: run moee-index reindex, which needs no model"
         )
     return False, f"{said} since the standardizer was fitted; a refit is due over {REFIT_ABOVE}"
 
 
 def _fitted_on(index: Snapshot) -> int | None:
-    """How many rows the standardizer was made for; None where an earlier program did not tell."""
+    """Rows that the standardizer was fitted on; None where an earlier version did not record it."""
     from safetensors.numpy import load
 
     name = standardizer_name(index.manifest.standardizer)
@@ -123,10 +125,10 @@ class _Sums:
         self._squares = np.zeros(len(frozen.mean))
 
     def add(self, rows: npt.NDArray[np.float32]) -> None:
-        standardised = self._frozen.apply(rows)
+        standardized = self._frozen.apply(rows)
         self._count += len(rows)
-        self._sum += standardised.sum(axis=0)
-        self._squares += np.square(standardised).sum(axis=0)
+        self._sum += standardized.sum(axis=0)
+        self._squares += np.square(standardized).sum(axis=0)
 
     def drift(self, total: int) -> float:
         """total: rows that the sample stands for."""
@@ -146,9 +148,9 @@ def _sample(segments: Sequence[OpenSegment], total: int) -> Iterator[Embeddings]
     begin = 0
     for segment in segments:
         end = begin + segment.entry.live_rows
-        own = chosen[(chosen >= begin) & (chosen < end)] - begin
+        positions = chosen[(chosen >= begin) & (chosen < end)] - begin
         live = segment.live_rows
-        rows = own if live is None else live[own]
+        rows = positions if live is None else live[positions]
         for start in range(0, len(rows), _BLOCK):
             yield segment.raw.take(rows[start : start + _BLOCK])
         begin = end

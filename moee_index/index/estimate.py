@@ -79,11 +79,11 @@ def _contents(documents: list[Document], encoder: TextEncoder, chunk: Chunking |
     """What would be embedded: a text for each document, or for each of its passages."""
     if chunk is None or not documents:
         return [document.content for document in documents]
-    spans = encoder.passages([(one.title, one.text) for one in documents], chunk)
+    spans = encoder.passages([(document.title, document.text) for document in documents], chunk)
     return [
         document.content_of(span)
-        for document, found in zip(documents, spans, strict=True)
-        for span in found
+        for document, passages in zip(documents, spans, strict=True)
+        for span in passages
     ]
 
 

@@ -16,7 +16,7 @@ from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
 from moee_index.index.search.pair import Ranking, joined
 from moee_index.index.search.request import SearchOptions, SearchRequest
-from moee_index.index.segment import Found
+from moee_index.index.segment import Match
 from moee_index.index.snapshot import Passage, Snapshot, passages_of
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
@@ -170,7 +170,7 @@ class Index:
         return self.snapshot.in_order()
 
     def check_filter(self, condition: str | Filter | None) -> None:
-        """Raises FilterError for a filter that cannot be asked of this index's documents."""
+        """Raises FilterError for a filter that does not fit this index's documents."""
         self.snapshot.masks(condition)
 
     # Encoders
@@ -180,7 +180,7 @@ class Index:
         check_spec(self.spec, spec, self.directory)
 
     def use_encoder(self, encoder: TextEncoder | LoadEncoder) -> None:
-        """Embed queries with this encoder, or with what this function gives at the first query.
+        """Embed queries with this encoder, or with what this function returns at the first query.
 
         Raises FingerprintMismatchError.
         """
@@ -192,7 +192,7 @@ class Index:
             self._load = cast(LoadEncoder, encoder)
 
     def encoder(self) -> TextEncoder:
-        """The encoder in use, loaded now if it was not yet. Raises MisuseError if there is none."""
+        """The encoder in use, loaded on first use. Raises MisuseError if there is none."""
         if self._encoder is None:
             if self._load is None:
                 raise MisuseError(
@@ -241,8 +241,8 @@ class Index:
 
         alpha: weight of RW in method `sum`; None is the index's default. k above the number of
         documents gives all. Documents that score below `min_score` are left out. Equal scores
-        stand in document order. filter: a condition on the metadata (index/filters); the answer
-        is the exact top k of the documents that fulfil it. passages: each passage of a document is
+        are in document order. filter: a condition on the metadata (index/filters); the answer
+        is the exact top k of the documents that match. passages: each passage of a document is
         a hit of its own; otherwise a document is one hit, by its best passage. encoder: embeds
         this search's queries instead of the index's encoder.
 
@@ -321,47 +321,49 @@ class Index:
         while True:
             ranking = rank(query, depth)[0]
             stored = self._stored(ranking.rows)
-            places: dict[tuple[int, int], int] = {}
-            for place, row in enumerate(ranking.rows):
+            positions: dict[tuple[int, int], int] = {}
+            for position, row in enumerate(ranking.rows):
                 segment, document = stored[int(row)]
-                places.setdefault((segment, document.number), place)
-            if len(places) >= k or len(ranking.rows) < depth:
-                best = np.fromiter(places.values(), dtype=np.int64)[:k]
-                found = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(found, False)
+                positions.setdefault((segment, document.number), position)
+            if len(positions) >= k or len(ranking.rows) < depth:
+                best = np.fromiter(positions.values(), dtype=np.int64)[:k]
+                documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(documents, False)
             depth *= 4
 
-    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Found]:
+    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
         """Row of the index → (its segment, its document, whose rows are those of the segment)."""
-        found: dict[int, Found] = {}
+        documents: dict[int, Match] = {}
         numbers = np.searchsorted(self._begins, rows, side="right") - 1
         for segment in np.unique(numbers):
             begin = int(self._begins[segment])
             wanted = [
-                int(row) - begin for row, own in zip(rows, numbers, strict=True) if own == segment
+                int(row) - begin
+                for row, segment_of_row in zip(rows, numbers, strict=True)
+                if segment_of_row == segment
             ]
             for row, document in self.snapshot.segments[segment].documents.at_rows(wanted).items():
-                found[begin + row] = int(segment), document
-        return found
+                documents[begin + row] = int(segment), document
+        return documents
 
     def _hits(self, ranking: Ranking, passages: bool) -> Hits:
         stored = self._stored(ranking.rows)
         scores = ranking.scores
         hits = []
-        for place, row in enumerate(ranking.rows):
+        for position, row in enumerate(ranking.rows):
             segment, document = stored[int(row)]
-            own = int(row) - int(self._begins[segment])
+            segment_row = int(row) - int(self._begins[segment])
             passage = None
             if self.manifest.chunk is not None:
-                passage = passages_of(document)[own - document.first].id
+                passage = passages_of(document)[segment_row - document.first].id
             hits.append(
                 Hit(
-                    rank=place + 1,
+                    rank=position + 1,
                     id=passage if passages and passage else document.id,
-                    score=float(scores.score[place]),
-                    hs=float(scores.hs[place]),
-                    rw=float(scores.rw[place]),
-                    text=document.passage(own),
+                    score=float(scores.score[position]),
+                    hs=float(scores.hs[position]),
+                    rw=float(scores.rw[position]),
+                    text=document.passage(segment_row),
                     metadata=document.metadata,
                     passage=passage,
                 )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.errors import IndexDamagedError
+from moee_index.errors import IndexDamagedError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
 from moee_index.index.search.pair import PairSearcher
@@ -69,8 +69,9 @@ class OpenSegment:
         if held != (entry.documents, entry.rows):
             self.close()
             raise IndexDamagedError(
-                f"{path} holds {held[0]} documents in {held[1]} rows instead of "
-                f"{entry.documents} in {entry.rows}; restore it or build again with --overwrite"
+                f"{path} holds {counted(held[0], 'document')} in {counted(held[1], 'row')} "
+                f"instead of {entry.documents} in {entry.rows}; restore it or build again with "
+                "--overwrite"
             )
 
     def _open_fields(self) -> FieldReader:
@@ -84,7 +85,7 @@ class OpenSegment:
         self.fields.close()
 
     def matching(self, condition: Filter) -> Mask:
-        """For each row whether its document fulfils a filter; deleted ones are asked too."""
+        """For each row whether its document matches a filter; deleted ones included."""
         quick = condition.over_columns(self.fields.column)
         if quick is not None:
             return self.fields.matching(*quick)
@@ -130,7 +131,7 @@ class OpenSegment:
 
 
 # The number of a segment, and a document of it that counts.
-Found = tuple[int, StoredDocument]
+Match = tuple[int, StoredDocument]
 
 
 def readers_for(documents: int) -> int:
@@ -138,13 +139,13 @@ def readers_for(documents: int) -> int:
     return min(_MOST_READERS, os.cpu_count() or 1) if documents >= _MANY else 1
 
 
-def find_live(segments: Sequence[OpenSegment], ids: Sequence[str]) -> dict[str, Found]:
+def find_live(segments: Sequence[OpenSegment], ids: Sequence[str]) -> dict[str, Match]:
     """Documents that count, by id; ids that are not there are left out.
 
     Raises IndexDamagedError rather than miss one in an altered file.
     """
-    found: dict[str, Found] = {}
-    for place, segment in enumerate(segments):
+    matches: dict[str, Match] = {}
+    for segment_number, segment in enumerate(segments):
         numbers = segment.documents.numbers_of(ids)
         stored = segment.documents.get(list(numbers.values()))
         for identifier, number in numbers.items():
@@ -152,8 +153,8 @@ def find_live(segments: Sequence[OpenSegment], ids: Sequence[str]) -> dict[str, 
             if document.id != identifier:
                 segment.documents.check()
             if segment.live is None or segment.live[document.first]:
-                found[identifier] = place, document
-    return found
+                matches[identifier] = segment_number, document
+    return matches
 
 
 def open_rows(directory: Path, manifest: Manifest, entry: Segment) -> RowReader:
@@ -220,18 +221,18 @@ def check_file(path: Path, listed: FileEntry) -> None:
 
 
 def check_content(file: BufferedReader, path: Path, listed: FileEntry) -> None:
-    """As `check_file`, for a file that is open, whose name may be gone by now."""
+    """As `check_file`, for an open file, whose name may be gone already."""
     try:
         file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
-    if found != listed.sha256:
+    if digest != listed.sha256:
         raise _wrong_sha256(path)
 
 
 def _wrong_sha256(path: Path) -> IndexDamagedError:
     return IndexDamagedError(
-        f"{path} is altered (its SHA-256 is not the recorded one); restore it or build again with "
-        "--overwrite"
+        f"{path} is altered (its SHA-256 does not match the manifest); restore it or build again "
+        "with --overwrite"
     )

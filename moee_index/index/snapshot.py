@@ -17,7 +17,7 @@ import numpy as np
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
-from moee_index.index.segment import Found, Mask, OpenSegment, find_live, open_standardizer
+from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
 from moee_index.types import Embeddings, EncoderSpec
@@ -83,19 +83,19 @@ class Snapshot:
         Raises MisuseError naming an id that is not there.
         """
         vectors = self.spec.dims.map(lambda dim: np.empty((len(ids), dim), dtype=np.float32))
-        rows = [self._row_of(identifier, found) for identifier, found in self._found(ids)]
+        rows = [self._row_of(identifier, match) for identifier, match in self._found(ids)]
         for segment in range(len(self._segments)):
-            places = np.array(
+            positions = np.array(
                 [i for i, row in enumerate(rows) if row[0] == segment], dtype=np.int64
             )
-            if len(places):
-                own = np.array([rows[place][1] for place in places], dtype=np.int64)
-                taken = self._segments[segment].raw.take(own)
+            if len(positions):
+                rows_there = np.array([rows[position][1] for position in positions], dtype=np.int64)
+                taken = self._segments[segment].raw.take(rows_there)
                 for part, values in taken:
-                    vectors[part][places] = values
+                    vectors[part][positions] = values
         return Embeddings(vectors.hs, vectors.rw)
 
-    def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, Found | None]]:
+    def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, Match | None]]:
         """Each id with its segment and document; passages' ids with those of their document."""
         known = find_live(self._segments, ids)
         unknown = [i.rpartition("#")[0] for i in ids if i not in known and "#" in i]
@@ -103,18 +103,18 @@ class Snapshot:
         for identifier in ids:
             yield identifier, known.get(identifier) or whole.get(identifier.rpartition("#")[0])
 
-    def _row_of(self, identifier: str, found: Found | None) -> tuple[int, int]:
+    def _row_of(self, identifier: str, match: Match | None) -> tuple[int, int]:
         """(segment, row there) of a document's only passage, or of the passage that is named."""
-        if found is None:
+        if match is None:
             raise MisuseError(f"{self.directory} has no document {identifier!r}")
-        segment, document = found
-        own = [passage.id for passage in passages_of(document)]
-        if identifier in own:
-            return segment, document.first + own.index(identifier)
+        segment, document = match
+        passages = [passage.id for passage in passages_of(document)]
+        if identifier in passages:
+            return segment, document.first + passages.index(identifier)
         if identifier == document.id:
             raise MisuseError(
-                f"document {identifier!r} of {self.directory} has {len(own)} passages; name one, "
-                f"as in {own[0]}"
+                f"document {identifier!r} of {self.directory} has {len(passages)} passages; name "
+                f"one, as in {passages[0]}"
             )
         raise MisuseError(f"{self.directory} has no document {identifier!r}")
 
@@ -128,14 +128,14 @@ class Snapshot:
     def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
         """Id of a document → its passages, id of a passage → that one. Ids that are not there are
         left out."""
-        found: dict[str, list[Passage]] = {}
+        passages: dict[str, list[Passage]] = {}
         for identifier, where in self._found(ids):
-            own = [] if where is None else passages_of(where[1])
+            matching = [] if where is None else passages_of(where[1])
             if where is not None and identifier != where[1].id:
-                own = [passage for passage in own if passage.id == identifier]
-            if own:
-                found[identifier] = own
-        return found
+                matching = [passage for passage in matching if passage.id == identifier]
+            if matching:
+                passages[identifier] = matching
+        return passages
 
     def ids(self) -> Iterator[str]:
         """Ids that `vectors` takes, in the order of the index: of documents, of those that were
@@ -159,7 +159,7 @@ class Snapshot:
         return self._selector.fields
 
     def masks(self, condition: str | Filter | None = None) -> list[Mask | None]:
-        """For each of `segments` bool [rows]: the rows that count and whose documents fulfil a
+        """For each of `segments` bool [rows]: the rows that count and whose documents match a
         filter; None where all do. Raises FilterError, naming the position."""
         return self._selector.masks(condition)
 
@@ -183,11 +183,11 @@ class Selector:
         """Metadata field → kinds of the values that documents have in it; None where there are too
         many to know them all."""
         if not self._looked:
-            found: defaultdict[str, set[str]] = defaultdict(set)
+            kinds: defaultdict[str, set[str]] = defaultdict(set)
             each = [segment.fields.known() for segment in self._segments]
             for name, kind in chain.from_iterable(fields or () for fields in each):
-                found[name].add(kind)
-            self._known = None if None in each else dict(found)
+                kinds[name].add(kind)
+            self._known = None if None in each else dict(kinds)
             self._looked = True
         return self._known
 
@@ -200,7 +200,7 @@ class Selector:
             return [segment.live for segment in self._segments]
         parsed = Filter.parse(condition) if isinstance(condition, str) else condition
         if parsed.text not in self._masks:
-            # Of an index that is empty by now no field is known, and every filter finds nothing.
+            # An index that has become empty knows no fields, and every filter finds nothing.
             if self._segments and self.fields is not None:
                 parsed.check(self.fields)
             masks: list[Mask | None] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moee_index.errors import IndexDamagedError, MoeeIndexError
+from moee_index.errors import IndexDamagedError, MoeeIndexError, counted
 from moee_index.fusion import Standardizer, unit_rows
 from moee_index.index.segment import (
     OpenSegment,
@@ -66,7 +66,7 @@ def verify_index(
     open. full: also the SHA-256 of every file, and standardised rows, norms and FAISS codes
     computed again from the raw rows.
 
-    Raises NotAnIndexError where there is no finished index, IndexDamagedError where the manifest
+    Raises NotAnIndexError if there is no finished index, IndexDamagedError where the manifest
     itself cannot be trusted. Everything else is reported, not raised.
     """
     directory = Path(directory)
@@ -102,7 +102,7 @@ class _Check:
         try:
             yield
         except (MoeeIndexError, OSError) as error:
-            # What follows from an altered file is no second problem.
+            # What follows from an altered file is not a second problem.
             told = [*self.altered, *self.report.problems]
             if not any(one in str(error) for one in told):
                 self.report.problems.append(str(error))
@@ -173,7 +173,8 @@ class _Check:
             seen[document.id] = segment.entry.name
         if deleted != segment.entry.deleted_documents:
             raise IndexDamagedError(
-                f"{path}: {deleted} documents are deleted, not {segment.entry.deleted_documents}"
+                f"{path}: {counted(deleted, 'document')} deleted, not "
+                f"{segment.entry.deleted_documents}"
             )
 
     def _vectors(self) -> None:
@@ -206,7 +207,7 @@ class _Check:
                 self.directory, self.manifest, code_checks_name(part, entry.derived), entry
             )
             if not np.array_equal(piece_crcs(path), np.frombuffer(crcs, dtype="<u4")):
-                raise IndexDamagedError(f"{path} does not agree with its pieces' checksums")
+                raise IndexDamagedError(f"{path} does not match its pieces' checksums")
             index = open_part(path, entry.index_type[part], entry.rows, dims[part])
             codes = codes_of(index) if entry.index_type[part] == FLAT else None
             for start in range(0, entry.rows, _BLOCK):

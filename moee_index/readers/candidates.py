@@ -1,7 +1,7 @@
-"""Candidate lists: a query and the texts to order for it, out of files.
+"""Candidate lists: a query and the texts to order for it, from files.
 
-Says which file and line is wrong. Scoring is left to rerank.py, TREC runs, whose texts lie in an
-index, to trec.py.
+Says which file and line is wrong. Scoring is left to reranking.py; TREC runs, whose texts are in
+an index, to trec.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
 
     A candidate is a text, a Document, or a mapping with `text` and optionally `id` and `title`;
     what else it holds becomes metadata.
-    Raises ValueError naming the candidate where one is none of these or an id comes twice.
+    Raises ValueError naming the candidate if one is something else or an id is repeated.
     """
     documents: list[Document] = []
     seen: set[str] = set()
@@ -63,9 +63,9 @@ def read_candidates(
     """Candidate lists of a file, each as soon as its line is read. `-` is stdin.
 
     With a query the file holds its candidates, one text a line, or in a .jsonl file one object
-    with `text` (and `id`, `title`) a line; blank lines are none, but count for the positions that
-    stand for ids. Without one each line is `{"query", "candidates": [str | {"id", "text"}]}`, with
-    an optional `query_id`; an empty list of candidates is allowed.
+    with `text` (and `id`, `title`) a line; blank lines are skipped, but count for the positions
+    that replace ids. Without one each line is `{"query", "candidates": [str | {"id", "text"}]}`,
+    with an optional `query_id`; an empty list of candidates is allowed.
 
     Raises CorpusError naming file and line; MisuseError for an empty query.
     """
@@ -95,7 +95,7 @@ def _read_one_list(lines: Lines, objects: bool) -> list[Document]:
         try:
             candidate = parse_object(line) if objects else line
             if isinstance(candidate, dict) and "candidates" in candidate:
-                raise ValueError("a list with a query of its own, while a query is given too")
+                raise ValueError("this list has its own query, but a query was also given")
             document = _document(candidate, lines.number - 1)
             if document.id in seen:
                 raise ValueError(f"candidate id {document.id!r} again")

@@ -31,7 +31,7 @@ class CorpusReader(Iterator[Document]):
 
     bytes_total: size of all files on disk, compressed as they are; None when one of them is stdin
     or a pipe. bytes_read: how many of these have been read. documents_expected: how many documents
-    there will be if the rest is like what was read; None while nothing tells. For a progress bar.
+    there will be if the rest is like what was read; None while unknown. For a progress bar.
     """
 
     def __init__(self, documents: Generator[Document], progress: _Progress) -> None:
@@ -81,9 +81,9 @@ def read_corpora(
 ) -> CorpusReader:
     """Documents of the given corpora (INTERFACE, "Corpus in"), one after another.
 
-    Paths are looked at before anything is read: a missing file or an unknown ending is told at
-    once, not after hours. A document without an id gets `<file stem>:<line>`; where the same stem
-    is given more than once, the path as given stands for the stem.
+    Paths are looked at before anything is read: a missing file or an unknown ending is an
+    error at once, not after hours. A document without an id gets `<file stem>:<line>`; where the
+    same stem is given more than once, the path as given replaces the stem.
 
     id_field, text_field: the fields to take instead of `id` (or `_id`) and `text`.
     on_bad: "error" raises on the first line that cannot be used; "skip" calls
@@ -139,7 +139,7 @@ def default_index_name(paths: Sequence[str | Path]) -> str:
         raise MisuseError("a corpus from stdin has no name; give the index one with --index DIR")
     name = first.resolve().name if first.is_dir() else split_name(first)[0]
     if not name:
-        raise MisuseError(f"{first} gives no name for an index; give one with --index DIR")
+        raise MisuseError(f"{first} does not name an index; give one with --index DIR")
     return name
 
 
@@ -176,10 +176,10 @@ class _Progress:
         self._finished += file.size or 0
 
 
-def _locate(given: str | Path) -> _File:
-    if str(given) == "-":
+def _locate(name: str | Path) -> _File:
+    if str(name) == "-":
         return _File("-", "stdin", ".jsonl", None)
-    path = Path(given)
+    path = Path(name)
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -192,7 +192,7 @@ def _locate(given: str | Path) -> _File:
             if inner.is_file():
                 return _File(str(inner), "corpus", ".jsonl", inner.stat().st_size)
         raise CorpusError(
-            f"{path}: a folder without corpus.jsonl, so no BEIR data set; name the files in it"
+            f"{path}: a folder without corpus.jsonl, so not a BEIR data set; name the files in it"
         )
     stem, kind, _ = split_name(path)
     if kind not in READERS:

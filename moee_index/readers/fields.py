@@ -1,6 +1,6 @@
 """What may be an id, a text and a title, whichever file it comes from.
 
-Raises ValueError with a reason that fits behind `file:line: `; where the value stands is left to
+Raises ValueError with a reason that fits after `file:line: `; where the value is is left to
 the callers.
 """
 
@@ -26,7 +26,7 @@ def text_of(value: object, name: str) -> str:
 
 
 def title_of(value: object, *, numbers: bool = False) -> str:
-    """A title, empty where there is none. numbers: a number is one too."""
+    """A title, empty if there is none. numbers: a number is allowed too."""
     if value is None:
         return ""
     if numbers and isinstance(value, int | float) and not isinstance(value, bool):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from moee_index.errors import CorpusError
+from moee_index.errors import CorpusError, counted
 from moee_index.readers.lines import (
     MAX_LINE,
     BadLineError,
@@ -64,7 +64,7 @@ Records = Iterator[Record | BadLineError]
 
 
 def _read_jsonl(source: ByteSource, name: str, columns: Columns) -> Records:
-    """One JSON object a line; blank lines are none."""
+    """One JSON object a line; blank lines are skipped."""
     lines = Lines(source.stream, name)
     while True:
         try:
@@ -99,7 +99,7 @@ def _read_text(source: ByteSource, name: str, columns: Columns) -> Records:
 
 
 class _Kept(Iterator[str]):
-    """Lines, and what the record at hand was made of."""
+    """Lines, and those that make up the current record."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -150,7 +150,7 @@ def _read_csv(source: ByteSource, name: str, columns: Columns) -> Records:
             header = _header(row, where, columns, delimiter)
             continue
         if len(row) != len(header):
-            reason = f"{len(row)} fields where the header has {len(header)}"
+            reason = f"{counted(len(row), 'field')}, but the header has {len(header)}"
             yield BadLineError(where, kept.text, reason)
             continue
         yield Record(dict(zip(header, row, strict=True)), first, where, kept.text)
@@ -165,7 +165,7 @@ def _header(row: list[str], where: str, columns: Columns, delimiter: str) -> lis
 
 
 def _require(names: Sequence[str], where: str, columns: Columns) -> None:
-    """A table must have the columns that are asked for; told once, before any row."""
+    """Raises CorpusError unless the table has the columns asked for; before any row."""
     for kind, name in (("text", columns.text or "text"), ("id", columns.id)):
         if name is not None and name not in names:
             there = ", ".join(map(repr, names))
@@ -190,10 +190,10 @@ def _read_parquet(source: ByteSource, name: str, columns: Columns) -> Records:
 def _read_rows(
     source: ByteSource, name: str, check: Callable[[list[str]], None]
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(row number from 1, its fields); instead of the fields a reason where they are no text.
+    """(row number from 1, its fields); or a reason instead of the fields where they are not text.
 
     check: called with the column names before the first row.
-    Raises CorpusError when the file is no Parquet file or is damaged.
+    Raises CorpusError when the file is not a Parquet file or is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

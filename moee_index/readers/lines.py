@@ -1,6 +1,6 @@
 """Files of lines, plain or compressed: bytes in, numbered lines of text out.
 
-Handles gzip, zstd, UTF-8 and line ends, and tells how far through a file it is. What a line means
+Handles gzip, zstd, UTF-8 and line ends, and reports how far through a file it is. What a line means
 is left to the readers beside this one.
 """
 
@@ -79,7 +79,7 @@ class ByteSource:
 def open_bytes(path: str | Path, stdin: IO[bytes] | None = None) -> Iterator[ByteSource]:
     """Open a file for reading, decompressed by its ending; `-` is stdin, which stays open.
 
-    Raises CorpusError when there is no such file or it cannot be opened.
+    Raises CorpusError when the file does not exist or cannot be opened.
     """
     if str(path) == "-":
         source = stdin if stdin is not None else _stdin()
@@ -101,7 +101,7 @@ def open_bytes(path: str | Path, stdin: IO[bytes] | None = None) -> Iterator[Byt
 
 
 def _stdin() -> IO[bytes]:
-    """A reader of its own over stdin: a process cannot end while a thread waits in sys.stdin's."""
+    """A separate reader over stdin: a process cannot end while a thread waits in sys.stdin's."""
     try:
         number = sys.stdin.fileno()
     except (OSError, ValueError):
@@ -169,14 +169,14 @@ def fail_reading(where: str, error: Exception) -> NoReturn:
         raise CorpusError(
             f"{where}: compressed data ends here, the file was cut off; fetch or write it again"
         ) from None
-    raise CorpusError(f"{where}: cannot be read on ({error}); is the file damaged?") from None
+    raise CorpusError(f"{where}: cannot be read further ({error}); is the file damaged?") from None
 
 
 class Lines(Iterator[str]):
     """Lines of a byte stream as text; `number` is the number of the last one, from 1.
 
     Only LF ends a line (a CR before it belongs to the end); every other character that Unicode
-    counts as a line separator stays where it is. A byte order mark at the start is dropped.
+    counts as a line separator stays in the line. A byte order mark at the start is dropped.
 
     A line that is not UTF-8 or longer than MAX_LINE raises BadLineError, and the next call goes on
     behind it; truncated or damaged compressed data raises CorpusError.
@@ -239,8 +239,8 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-# JSON knows no NaN and no Infinity, Python's reader does: they become null, so that everything
-# that was read can be written again.
+# JSON has no NaN and no Infinity, but Python's reader takes them: they become null, so that
+# everything that was read can be written again.
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 
@@ -264,12 +264,12 @@ def parse_object(line: str) -> dict[str, Any]:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             half = ord(error.object[error.start])
-            raise ValueError(f"half a surrogate pair (\\u{half:04x}), which is no text") from None
+            raise ValueError(f"half a surrogate pair (\\u{half:04x}), which is not text") from None
     return value
 
 
 def json_kind(value: object) -> str:
-    """What a JSON value is, in words for a message."""
+    """The kind of a JSON value, for a message."""
     if value is None:
         return "null"
     if isinstance(value, bool):

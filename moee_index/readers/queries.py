@@ -1,6 +1,6 @@
-"""Queries: a file of them, or the words of a command line, in; Query values out.
+"""Queries: a file, or the texts of a command line, in; Query values out.
 
-Unlike a corpus a file of queries has no line to spare: what cannot be used ends the reading.
+Unlike in a corpus, no line may be skipped: the first that cannot be used is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_texts(texts: Sequence[str], queries: str | None) -> tuple[list[str], li
         return [str(number) for number in range(1, len(texts) + 1)], list(texts)
     read = list(read_queries(queries))
     if not read:
-        raise MisuseError(f"{queries} holds no text to embed")
+        raise MisuseError(f"{queries} holds no texts to embed")
     return [query.id for query in read], [query.text for query in read]
 
 
@@ -31,12 +31,12 @@ def read_queries(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterato
     """Queries of a file, each as soon as its line is read, so that stdin answers as it comes.
 
     JSON lines with `text` and `id` or `_id` (BEIR's queries.jsonl, or the folder that holds it),
-    `id<TAB>text` lines, or one query a line. Which of the three is told by the ending .jsonl
+    `id<TAB>text` lines, or one query a line. Which of the three follows from the ending .jsonl
     or .tsv, else by the first line: a JSON object, a line with a tab, or neither.
 
-    A query without text is an error, a blank line too (in JSON lines blank lines are none): a
+    A query without text is an error, and so is a blank line (ignored in JSON lines): a
     query dropped in silence would spoil what is measured with the answers. An id that comes twice
-    is an error, for no answer could be told from the other.
+    is an error, because their answers could not be told apart.
 
     Raises CorpusError naming file and line.
     """
@@ -91,7 +91,7 @@ def _checked(line: str, form: str, lines: Lines) -> Query:
         key, tab, text = line.partition("\t")
         if not tab:
             raise ValueError(
-                "no tab, while the lines before have one; write id<TAB>text in every line"
+                "no tab, but the lines before have one; write id<TAB>text in every line"
             )
     text = text_of(text, "text")
     key = id_of(key, "the query's id")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from moee_index.errors import CorpusError
+from moee_index.errors import CorpusError, counted
 from moee_index.readers.lines import BadLineError, Lines, open_bytes, parse_object, split_name
 
 TAG = "moee-index"
@@ -47,7 +47,7 @@ def run_line(query_id: str, document_id: str, rank: int, score: float, tag: str 
 
 
 def read_run(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterator[RunLine]:
-    """The lines of a TREC run in their order; blank lines are none. `-` is stdin.
+    """The lines of a TREC run in their order; blank lines are skipped. `-` is stdin.
 
     Raises CorpusError naming file and line.
     """
@@ -61,8 +61,8 @@ def read_run(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterator[Ru
                 raise BadLineError(
                     lines.source,
                     line,
-                    f"{len(columns)} columns where a TREC run has 6: query Q0 document rank score "
-                    "tag",
+                    f"{counted(len(columns), 'column')} where a TREC run has 6: query Q0 document "
+                    "rank score tag",
                 )
             query_id, _, document_id, rank, score, tag = columns
             try:
@@ -71,7 +71,7 @@ def read_run(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterator[Ru
                 parsed = None
             if parsed is None or not math.isfinite(parsed.score):
                 raise BadLineError(
-                    lines.source, line, f"rank {rank!r} or score {score!r} is no finite number"
+                    lines.source, line, f"rank {rank!r} or score {score!r} is not a finite number"
                 )
             yield parsed
 
@@ -81,7 +81,7 @@ def read_run_lists(
 ) -> Iterator[tuple[str, list[RunLine]]]:
     """(query id, its lines in their order) for each query of a run, one query at a time.
 
-    Raises CorpusError, besides read_run's, when a query's lines do not stand together or when one
+    Raises CorpusError, besides read_run's, when a query's lines are not adjacent or when one
     names a document twice.
     """
     done: set[str] = set()
@@ -118,8 +118,8 @@ def run_scores(path: str | Path, *, stdin: IO[bytes] | None = None) -> Run:
 def read_qrels(path: str | Path, *, stdin: IO[bytes] | None = None) -> Qrels:
     """Relevance judgements: {query id: {document id: relevance}}.
 
-    Three forms, told by the lines: BEIR's `query-id<TAB>corpus-id<TAB>score` with or without its
-    header, TREC's four columns `query 0 document relevance`, and JSON lines with `query-id`,
+    Three forms, recognized by the lines: BEIR's `query-id<TAB>corpus-id<TAB>score` with or without
+    its header, TREC's four columns `query 0 document relevance`, and JSON lines with `query-id`,
     `corpus-id`, `score` (MTEB's on the hub).
 
     Raises CorpusError naming file and line; also when a pair is judged twice, differently.
@@ -157,7 +157,7 @@ def _name(path: str | Path) -> str:
 
 
 def _is_header(line: str) -> bool:
-    """Three words of which the last is no number: query-id, corpus-id, score."""
+    """Three words of which the last is not a number: query-id, corpus-id, score."""
     columns = line.split()
     return len(columns) == 3 and not columns[2].lstrip("-").isdigit()
 
@@ -169,8 +169,8 @@ def _judgement(line: str) -> tuple[str, str, int]:
         del columns[1]
     if len(columns) != 3:
         raise ValueError(
-            f"{len(columns)} columns where qrels have 3 (query-id, corpus-id, score) or 4 "
-            "(query, 0, document, relevance)"
+            f"{counted(len(columns), 'column')} where qrels have 3 (query-id, corpus-id, score) "
+            "or 4 (query, 0, document, relevance)"
         )
     return columns[0], columns[1], _relevance(columns[2])
 
@@ -189,5 +189,5 @@ def _relevance(value: object) -> int:
     except ValueError:
         number = math.nan
     if not number.is_integer():
-        raise ValueError(f"relevance {value!r} is no whole number")
+        raise ValueError(f"relevance {value!r} is not a whole number")
     return int(number)

@@ -26,8 +26,10 @@ def row_correlations(x: Rows, y: Rows) -> Float64Array:
     first, second = _centered_ranks(x), _centered_ranks(y)
     above = (first * second).sum(axis=-1)
     below = np.sqrt(np.square(first).sum(axis=-1) * np.square(second).sum(axis=-1))
-    found: Float64Array = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
-    return found
+    correlations: Float64Array = np.divide(
+        above, below, out=np.full_like(above, np.nan), where=below > 0
+    )
+    return correlations
 
 
 def spearman(x: Rows, y: Rows, *, constant: float = 0.0) -> float:
@@ -35,8 +37,8 @@ def spearman(x: Rows, y: Rows, *, constant: float = 0.0) -> float:
 
     constant: the value where one of them is constant, for it orders nothing.
     """
-    found = float(row_correlations(x[None], y[None])[0])
-    return constant if np.isnan(found) else found
+    correlation = float(row_correlations(x[None], y[None])[0])
+    return constant if np.isnan(correlation) else correlation
 
 
 def rank_correlations(lists: Sequence[Rows]) -> Float64Array:
@@ -45,8 +47,8 @@ def rank_correlations(lists: Sequence[Rows]) -> Float64Array:
     ranks = _centered_ranks(np.stack(lists))
     lengths = np.sqrt(np.square(ranks).sum(axis=1))
     ranks /= np.where(lengths > 0, lengths, np.nan)[:, None]
-    found: Float64Array = np.clip(ranks @ ranks.T, -1.0, 1.0)
-    return found
+    correlations: Float64Array = np.clip(ranks @ ranks.T, -1.0, 1.0)
+    return correlations
 
 
 def _centered_ranks(values: Rows) -> Float64Array:

@@ -4,7 +4,7 @@ Works on an opened `Index` by its public methods. Choosing without labels is in 
 choice is saved by `index.save_alpha`.
 
 α maximises nDCG@10 on one half of the queries; the other half, which had no part in the choice,
-tells what that is worth.
+measures what it is worth.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class Tuning:
 
     def as_json(self) -> dict[str, Any]:
         """The fields of `tune --json` but for `index` and `saved`."""
-        found = asdict(self)
-        del found["pairs"]
-        return found
+        fields = asdict(self)
+        del fields["pairs"]
+        return fields
 
 
 def best(curve: Sequence[Point]) -> Point:
@@ -114,7 +114,7 @@ def best(curve: Sequence[Point]) -> Point:
 
 @dataclass(frozen=True)
 class Trial:
-    """Judged queries in two halves: one to choose α on, one to tell what the choice is worth."""
+    """Judged queries in two halves: one to choose α on, one to measure the choice."""
 
     choosing: tuple[Query, ...]
     held_out: tuple[Query, ...]
@@ -137,7 +137,7 @@ class Trial:
 
         They are put in the order of sha256 of their ids and cut in the middle, the odd one for
         choosing: the halves depend neither on the order of a file nor on a generator of random
-        numbers. notify is told what is left out, and which judgements cannot be met.
+        numbers. notify: what is left out, and which judgements cannot be met.
 
         Raises MisuseError for an index of under 3 documents, CorpusError where fewer than 2
         queries can be used or no relevant document is in the index.
@@ -194,13 +194,13 @@ def _check_documents(index: Index, qrels: Mapping[str, Mapping[str, int]], tell:
         there.update(index.documents(block))
     if not relevant & there:
         raise CorpusError(
-            f"none of the {len(relevant)} relevant documents of the qrels is in {index.directory}; "
+            f"none of the {len(relevant)} relevant documents in the qrels is in {index.directory}; "
             "do they belong to this corpus?"
         )
     if missing := len(judged - there):
         tell(
             f"qrels: {missing} of {len(judged)} judged documents are not in the index "
-            f"({len(relevant - there)} of {len(relevant)} relevant ones); they count as not found"
+            f"({len(relevant - there)} of {len(relevant)} relevant ones); they count as misses"
         )
 
 
@@ -218,10 +218,10 @@ def tune_with_labels(
     embedded once. nDCG is trec_eval's, as of the run of `query --trec -k 10 --alpha α`.
 
     Among equal values the α nearest to 1.0 is taken, the default of the paper's code and of this
-    program: what the queries do not tell apart is no reason to leave it. (Not the one nearest to
-    the index's own: then what was saved before would decide.) Of two as near, the smaller.
+    program: what the queries do not distinguish is no reason to leave it. (Not the one nearest to
+    the index's α: then what was saved before would decide.) Of two equally near ones the smaller.
 
-    notify is told when the gain on the other half is within noise.
+    notify: whether the gain on the other half is within noise.
     """
     meter = _Meter(index, encoder, trial, progress)
     measured = meter.measure(trial.choosing, [("sum", alpha) for alpha in ALPHAS])
@@ -279,7 +279,7 @@ class _Meter:
 
     def measure(self, queries: Sequence[Query], settings: Sequence[Setting]) -> Float64Array:
         """nDCG@10 of each query under each setting, float64 [queries, settings]."""
-        found = np.empty((len(queries), len(settings)))
+        values = np.empty((len(queries), len(settings)))
         row = 0
         for block in blocks(queries, BLOCK):
             embeddings = self._encoder.encode([query.text for query in block], query=True)
@@ -287,15 +287,15 @@ class _Meter:
                 answers = self._index.search_embeddings(
                     embeddings, DEPTH, method=method, alpha=alpha
                 )
-                for place, (query, hits) in enumerate(zip(block, answers, strict=True)):
+                for offset, (query, hits) in enumerate(zip(block, answers, strict=True)):
                     scores = {hit.id: hit.score for hit in hits}
                     value = query_ndcg(self._qrels[query.id], scores, DEPTH)
-                    found[row + place, column] = value
+                    values[row + offset, column] = value
             row += len(block)
             self._done += len(block)
             if self._progress is not None:
                 self._progress("searching", self._done, self._total)
-        return found
+        return values
 
 
 def bootstrap_interval(values: Float64Array) -> tuple[float, float]:
@@ -315,10 +315,11 @@ def check_size(index: Index) -> None:
     """Raises MisuseError for an index of under 3 documents."""
     if len(index) < 3:
         raise MisuseError(
-            f"{index.directory} holds {len(index)} documents; an α can be chosen from 3 on"
+            f"{index.directory} holds {counted(len(index), 'document')}; at least 3 are needed to "
+            "choose an α"
         )
 
 
 def digest(identifier: str) -> bytes:
-    """What ids are ordered by where the order must tell nothing and be the same everywhere."""
+    """Hash that orders ids without bias and identically on every machine."""
     return hashlib.sha256(identifier.encode()).digest()

@@ -55,6 +55,6 @@ def _mean(qrels: Qrels, run: Run, measure: str, complete: bool) -> float:
         raise MisuseError(f"a relevance of {highest} is above {_MOST_RELEVANT}; use smaller grades")
     # A query without judgements or answers scores 0; the library leaves out the former.
     scores = {query: {d: float(s) for d, s in run.get(query, {}).items()} for query in queries}
-    found = pytrec_eval.RelevanceEvaluator(judged, {measure}).evaluate(scores)
+    results = pytrec_eval.RelevanceEvaluator(judged, {measure}).evaluate(scores)
     name = measure.replace(".", "_")
-    return math.fsum(values[name] for values in found.values()) / len(queries)
+    return math.fsum(values[name] for values in results.values()) / len(queries)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moee_index.errors import MisuseError
+from moee_index.errors import MisuseError, counted
 from moee_index.fusion import Float64Array, UnitVectors, unit_vectors
 from moee_index.tune.correlation import spearman
 from moee_index.tune.labelled import (
@@ -75,8 +75,8 @@ def tune_without_labels(index: Index, *, notify: Notify | None = None) -> Tuning
     if _rises_then_falls([point.value for point in curve]):
         _refine_best(curve, objective)
     else:
-        tell("the curve is not smooth enough to search between its points: the best point is taken")
-    tell("no label was seen: this α balances HS and RW, whichever is the better")
+        tell("the curve is not smooth enough to search between its points; the best point is used")
+    tell("without labels: this α balances HS and RW, whichever is better")
     return Tuning(
         best(curve).alpha, index.alpha, "spearman", tuple(curve), None, 0, documents, len(hs)
     )
@@ -85,12 +85,12 @@ def tune_without_labels(index: Index, *, notify: Notify | None = None) -> Tuning
 def _check_sample(
     index: Index, documents: int, hs: Float64Array, rw: Float64Array, tell: Notify
 ) -> None:
-    """Raises MisuseError where a part's similarities are all equal; tells of a small sample."""
+    """Raises MisuseError where a part's similarities are all equal; warns of a small sample."""
     for part, values in (("HS", hs), ("RW", rw)):
         if np.ptp(values) <= EQUAL:
             raise MisuseError(
-                f"the {part} similarities of {len(values)} pairs of documents of "
-                f"{index.directory} are all equal: no α can be chosen by them; give --qrels and "
+                f"the {part} similarities of {counted(len(values), 'pair')} of documents of "
+                f"{index.directory} are all equal: they say nothing about α; give --qrels and "
                 "--queries, or set --alpha by hand"
             )
     if documents < FEW:
@@ -128,16 +128,16 @@ def sample_pairs(index: Index) -> tuple[int, Float64Array, Float64Array]:
     smallest = heapq.nsmallest(SAMPLE, ((digest(name), name) for name in index.ids()))
     names = [name for _, name in smallest]
     units = unit_vectors(index.vectors(names), index.standardizer)
-    found: list[tuple[Float64Array, Float64Array]] = []
+    similarities: list[tuple[Float64Array, Float64Array]] = []
     held = 0
     for step in range(1, len(names) // 2 + 1):
         # Half the circle away, pairs meet from both sides.
         count = len(names) // 2 if 2 * step == len(names) else len(names)
         if held + count > PAIRS:
             break
-        found.append(_along(units, step, count))
+        similarities.append(_along(units, step, count))
         held += count
-    hs, rw = (np.clip(np.concatenate(part), -1.0, 1.0) for part in zip(*found, strict=True))
+    hs, rw = (np.clip(np.concatenate(part), -1.0, 1.0) for part in zip(*similarities, strict=True))
     return len(names), hs, rw
 
 

@@ -126,7 +126,7 @@ def test_delete(index: Path, tmp_path: Path) -> None:
     assert f"no document {ids[0]!r}; nothing was deleted" in told
     assert "--missing-ok" in told
     result = run("delete", index, ids[2], ids[0], "--missing-ok")
-    assert result.stdout.startswith(f"{index}: 1 deleted, 77 documents in 1 segment(s)")
+    assert result.stdout.startswith(f"{index}: 1 deleted, 77 documents in 1 segment,")
     result = run("delete", index, ids[0], "--missing-ok")
     assert result.stdout == f"{index}: nothing to do, 77 documents\n"
     assert json.loads(run("delete", index, ids[0], "--missing-ok", "--json").stdout)["unchanged"]
@@ -154,7 +154,7 @@ def test_ids_that_hold_what_ends_lines_elsewhere(index: Path, tmp_path: Path) ->
     [
         ([], None, 2, "give the ids"),
         (["a", "--ids", "-"], "b", 2, "give the ids"),
-        (["--ids", "-"], "\n\n", 1, "holds no id"),
+        (["--ids", "-"], "\n\n", 1, "holds no ids"),
         (["--ids", "-"], b"\xff\xfe", 1, "not UTF-8"),
         (["--ids", "nowhere"], None, 1, "nowhere: cannot be read"),
         (["--ids", "."], None, 1, "cannot be read"),
@@ -178,7 +178,7 @@ def test_reindex_and_compact(index: Path) -> None:
     gone = [one for one in ids if one not in {hit["id"] for hit in before}][:20]
     run("delete", index, *gone)
     result = run("compact", index)
-    assert result.stdout.startswith(f"{index}: compacted, 60 documents in 1 segment(s), ")
+    assert result.stdout.startswith(f"{index}: compacted, 60 documents in 1 segment, ")
     report = json.loads(run("info", index, "--json").stdout)
     assert report["documents"] == 60
     after = json.loads(run("-q", "query", "music", "--index", index, "--json").stdout)["hits"]
@@ -186,12 +186,12 @@ def test_reindex_and_compact(index: Path) -> None:
     # 60 documents are too few to fit on unless it is asked for.
     result = run("reindex", index)
     assert f"{index}: standardize none, index type flat, 60 documents" in result.stdout
-    assert "standardize none: 60 rows are too few" in result.stderr
+    assert "standardize none: too few rows to fit on (60," in result.stderr
     result = run("reindex", index, "--standardize", "both", "--index-type", "HNSW16", "--json")
     report = json.loads(result.stdout)
     assert list(report) == CHANGE_FIELDS
     assert (report["standardize"], report["index_type"]) == ("both", "HNSW16")
-    assert "index type HNSW16: as asked; approximate" in result.stderr
+    assert "index type HNSW16: as requested; approximate" in result.stderr
     assert run("-q", "reindex", index, "--index-type", "flat").stderr == ""
     run("verify", index, "--full")
     told = one_line_error(run("reindex", index, "--index-type", "nonsense", status=2))
@@ -231,7 +231,7 @@ def test_locked_and_wrong_indexes(index: Path, tmp_path: Path, arguments: list[s
     assert f"another process is writing to {index}; wait" in told
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    for name, reason in (("nowhere", "no such directory"), ("empty", "is no index"),
+    for name, reason in (("nowhere", "no such directory"), ("empty", "is not an index"),
                          ("file", "file")):  # fmt: skip
         told = one_line_error(run(*(one.format(name) for one in arguments), status=1))
         assert name in told and reason in told
@@ -252,4 +252,4 @@ def test_add_to_locked_and_damaged_indexes(index: Path, tmp_path: Path) -> None:
     told = one_line_error(run("-q", "add", index, new, status=1))
     assert "hs.f32" in told
     (tmp_path / "empty").mkdir()
-    assert "is no index" in one_line_error(run("-q", "add", "empty", new, status=1))
+    assert "is not an index" in one_line_error(run("-q", "add", "empty", new, status=1))

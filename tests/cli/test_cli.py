@@ -78,7 +78,7 @@ def test_build_prints_what_interface_says(corpus: Path) -> None:
     for choice in ("model olmoe", "standardize both", "index type flat"):
         assert result.stderr.count(choice) == 1
     again = run("build", corpus, "--model", MODEL)
-    assert "nothing changed" in again.stdout
+    assert "nothing has changed" in again.stdout
     assert run("-q", "build", corpus, "--model", MODEL).stderr == ""
 
 
@@ -401,7 +401,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_so(tmp_path: Path) -> None:
     assert not (index / "manifest.json").exists()
     resumed = run("build", corpus, "--index", index, "--model", MODEL)
     assert "embedded 1100 (1024 of them before an interruption)" in resumed.stdout
-    assert "going on with an interrupted build" in resumed.stderr
+    assert "resuming an interrupted build" in resumed.stderr
 
 
 @pytest.mark.parametrize(

@@ -216,4 +216,4 @@ def test_choices_are_told_with_their_reason() -> None:
     told: list[str] = []
     Encoder.load(PARITY / "olmoe", bits=32, device="cpu", notify=told.append)
     assert "32 bits were asked for" in told[-1]
-    assert "as asked" in told[-1]
+    assert "as requested" in told[-1]

@@ -339,7 +339,7 @@ def test_an_interrupted_add_goes_on(index: Path) -> None:
         (unfinished,) = (f for f in segment_folders(index) if (f / BUILDING).exists())
     told: list[str] = []
     report = add(index, new, whole, update=True, notify=told.append)
-    assert any("going on with an interrupted add" in message for message in told)
+    assert any("resuming an interrupted add" in message for message in told)
     assert (report.added, report.updated) == (99, 1)
     alone = FakeEncoder()
     build_index(index.parent / "alone", new, alone, window=WINDOW)
@@ -406,9 +406,9 @@ def test_an_interrupted_add_whose_documents_came_another_way(index: Path) -> Non
 def test_an_interrupted_build_is_no_add(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         build_index(tmp_path / "i", fake_documents(100), interrupt_at(8), window=WINDOW)
-    with pytest.raises(NotAnIndexError, match="not finished"):
+    with pytest.raises(NotAnIndexError, match="an unfinished build"):
         add(tmp_path / "i", new_documents(5))
-    with pytest.raises(NotAnIndexError, match="not finished"):
+    with pytest.raises(NotAnIndexError, match="an unfinished build"):
         delete_documents(tmp_path / "i", ["d1"])
     assert build_index(tmp_path / "i", fake_documents(100), FakeEncoder(), window=WINDOW).resumed
 

@@ -377,7 +377,7 @@ def test_an_index_that_was_not_to_be_standardised(tmp_path: Path) -> None:
     build_index(tmp_path / "i", fake_documents(80), FakeEncoder(), standardize="none")
     with Index.open(tmp_path / "i") as index:
         found = measure_drift(index.snapshot)
-    assert (found.refit, found.reason) == (False, "nothing is standardised, as asked")
+    assert (found.refit, found.reason) == (False, "nothing is standardised, as requested")
 
 
 def test_a_standardizer_without_its_rows_is_read(tmp_path: Path) -> None:

@@ -160,10 +160,10 @@ def test_flipped_bytes_in_the_manifest(copy: Path) -> None:
 def test_manifests_of_all_kinds(copy: Path) -> None:
     path = copy / MANIFEST
     for content, told in (
-        (b"", "no JSON"),
-        (b"\xff\xfe", "no JSON"),
-        (b"[]", "no JSON object"),
-        (b"[" * 100_000, "no JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"[" * 100_000, "not JSON"),
         (b'{"format": "moee-index", "version": 1}', "an earlier moee-index.*--overwrite"),
         (b'{"format": "moee-index", "version": 3}', "later moee-index.*upgrade"),
         (b'{"format": "moee-index", "version": "x"}', "version is 'x'"),
@@ -226,7 +226,7 @@ def test_faiss_files_swapped(copy: Path) -> None:
 def test_directories_that_are_no_index(tmp_path: Path) -> None:
     for path, told in (
         (tmp_path / "nowhere", "no such directory"),
-        (tmp_path, "is no index"),
+        (tmp_path, "is not an index"),
     ):
         for action in (Index.open, verify_index):
             with pytest.raises(NotAnIndexError, match=told):

@@ -301,8 +301,8 @@ def test_csv_field_of_ten_megabytes(write: Write) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (b"1", "1 fields where the header has 2"),
-        (b"1,a,b", "3 fields where the header has 2"),
+        (b"1", "1 field, but the header has 2"),
+        (b"1,a,b", "3 fields, but the header has 2"),
         (b'1,"a" b', "broken row"),
         (b",a", "the id is empty"),
         (b"1,caf\xe9", "not UTF-8"),
@@ -453,7 +453,7 @@ def test_truncated_compression_is_an_error_even_when_skipping(write: Write, endi
 def test_damaged_compression(tmp_path: Path, write: Write, ending: str) -> None:
     path = tmp_path / f"a.jsonl{ending}"
     path.write_bytes(b"no compression at all")
-    with pytest.raises(CorpusError, match="cannot be read on"):
+    with pytest.raises(CorpusError, match="cannot be read further"):
         list(read_corpora([path]))
     path = write(f"b.jsonl{ending}", os.urandom(9000).hex())
     data = bytearray(path.read_bytes())

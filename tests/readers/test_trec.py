@@ -76,7 +76,7 @@ def test_reading_a_run(tmp_path: Path) -> None:
     [
         ("q Q0 d 1 1.0\n", ":1: 5 columns where a TREC run has 6"),
         ("q Q0 d 1 1.0 tag more\n", ":1: 7 columns"),
-        ("q Q0 d first 1.0 tag\n", ":1: rank 'first' or score '1.0' is no finite number"),
+        ("q Q0 d first 1.0 tag\n", ":1: rank 'first' or score '1.0' is not a finite number"),
         ("q Q0 d 1 nan tag\n", ":1: rank '1' or score 'nan'"),
         ("q Q0 d 1 1 t\nq Q0 d 2 1 t\n", ":2: document 'd' twice for query 'q'"),
         ("q Q0 d 1 1 t\nr Q0 d 1 1 t\nq Q0 e 2 1 t\n", ":3: query 'q' again"),
@@ -119,8 +119,8 @@ def test_trec_qrels_with_blanks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("qrels", "1 0 a\n1 0 a yes\n", ":2: relevance 'yes' is no whole number"),
-        ("qrels", "1 0 a 0.5\n", ":1: relevance '0.5' is no whole number"),
+        ("qrels", "1 0 a\n1 0 a yes\n", ":2: relevance 'yes' is not a whole number"),
+        ("qrels", "1 0 a 0.5\n", ":1: relevance '0.5' is not a whole number"),
         ("qrels", "1 0\n", ":1: 2 columns where qrels have 3"),
         ("qrels", "1 0 a 1\n1 0 a 2\n", ":2: document 'a' of query '1' is judged 2, and 1 before"),
         ("q.jsonl", '{"query-id": "1", "score": 1}\n', ":1: no field 'corpus-id'"),

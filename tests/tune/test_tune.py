@@ -472,9 +472,9 @@ def test_the_command_without_judgements(
     assert (found["alpha"], found["objective"]) == (expected.alpha, "spearman")
     assert (found["held_out"], found["queries"], found["saved"]) == (None, 0, True)
     assert found["documents"] == 100
-    assert "no label was seen" in result.stderr
+    assert "without labels: this α" in result.stderr
     table = run(case.directory).stdout
-    assert "no label seen" in table and "4950 pairs of 100 documents" in table
+    assert "without labels: Spearman" in table and "4950 pairs of 100 documents" in table
     assert f"keeps {expected.alpha:g}" in table
 
 

@@ -30,9 +30,9 @@ A list or an object equals no value; `contains` does not look into lists inside 
 document that holds U+0000 is only compared whole with certainty: by order and by `contains` some
 versions of SQLite see it up to there.
 
-A dot goes into an object: `author.name`. A name with a dot in it, a blank, or a keyword stands in
-backticks: `` `author.name` ``. `id` and `text` are the document's own wherever its metadata has no
-field of that name; its title is in the metadata.
+A dot goes into an object: `author.name`. A name with a dot in it, a blank, or a keyword is written
+in backticks: `` `author.name` ``. `id` and `text` are the document's own wherever its metadata has
+no field of that name; its title is in the metadata.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ SQL is made of the tree elsewhere; which fields an index has is not asked here.
     value     = text | number | "true" | "false" | "null"
     field     = name { "." name }
 
-Keywords are case-insensitive. A number is written as in JSON. A text stands in double or single
+Keywords are case-insensitive. A number is written as in JSON. A text is written in double or single
 quotes; in it the quote itself is written twice or after a backslash, and JSON's escapes hold:
 \\" \\' \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX. A name is made of letters of any script, digits, `_`
-and, inside, `-`; it begins with a letter or `_`. Any other name stands in backticks, where only
+and, inside, `-`; it begins with a letter or `_`. Any other name is written in backticks, where only
 the backtick itself is special: it is written twice. Names are compared by code point, with their
 case.
 """

@@ -73,7 +73,7 @@ def shown(name: str) -> str:
 
 
 class Tokens:
-    """The words of a filter one by one, so that the first mistake is the one that is told."""
+    """The tokens of a filter one by one, so that the first mistake is the one reported."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -101,7 +101,7 @@ class Tokens:
         if first in "“”‘’«»„":
             fail(text, start + 1, "quotes are \" or ', not typographic ones")
         if first in "&|!":
-            fail(text, start + 1, f"{first!r} is no operator: write and, or, not, !=")
+            fail(text, start + 1, f"{first!r} is not an operator; write and, or, not, !=")
         fail(
             text,
             start + 1,
@@ -164,14 +164,14 @@ class Tokens:
         try:  # two \u escapes may be the halves of one character
             content = content.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         except UnicodeDecodeError:
-            fail(text, start + 1, "half a surrogate pair is no text")
+            fail(text, start + 1, "half a surrogate pair is not text")
         if "\0" in content:
             # SQLite's JSON ends a text, and a name, at U+0000 in some versions.
             fail(text, start + 1, "neither a text nor a name can hold U+0000")
         return content
 
     def _escape(self, at: int) -> tuple[str, int]:
-        """The character that an escape at `at` stands for, and where the text goes on."""
+        """The character that an escape at `at` means, and where the text continues."""
         letter = self.text[at + 1 : at + 2]
         if letter in _ESCAPES:
             return _ESCAPES[letter], at + 2
@@ -186,21 +186,21 @@ class Tokens:
 
     def _number(self) -> Token:
         text, start = self.text, self._at
-        found = _NUMBER.match(text, start)
-        after = text[found.end() : found.end() + 1] if found else ""
-        if found is None or (after and (continues_name(after) or after in "-.+")):
+        match = _NUMBER.match(text, start)
+        after = text[match.end() : match.end() + 1] if match else ""
+        if match is None or (after and (continues_name(after) or after in "-.+")):
             fail(
                 text,
                 start + 1,
                 "this is not a number as JSON writes it; put text, dates too, into quotes",
             )
-        self._at = found.end()
-        written = found[0]
+        self._at = match.end()
+        written = match[0]
         number: int | float
         try:
             if len(written) > _MAX_DIGITS:
                 raise OverflowError
-            number = float(written) if found[1] or found[2] else int(written)
+            number = float(written) if match[1] or match[2] else int(written)
             if not math.isfinite(float(number)):
                 raise OverflowError
         except OverflowError:

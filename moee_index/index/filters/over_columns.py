@@ -21,7 +21,7 @@ from moee_index.index.store.fields import LINE, cell, element
 # A field's path → SQL that names its column, NOWHERE if no document has the field, None if it
 # cannot be asked for.
 Column = Callable[[tuple[str, ...]], str | None]
-# No cell that is no list has a line end, and a list always has one.
+# Only lists have line ends in their cells, and every list has one.
 _LEAST_TEXT, _LEAST_BLOB = Piece("''"), Piece("x''")
 
 
@@ -30,46 +30,48 @@ def to_sql(tree: Node, column: Column) -> tuple[str, list[Any]] | None:
 
     None where a field cannot be asked for here.
     """
-    places: dict[tuple[str, ...], Piece] = {}
+    cells: dict[tuple[str, ...], Piece] = {}
     for test in tests_of(tree):
         sql = column(test.field.path)
         if sql is None:
             return None
-        places[test.field.path] = Piece(sql)
-    return whole(tree, lambda test: _holds(test, places[test.field.path]))
+        cells[test.field.path] = Piece(sql)
+    return whole(tree, lambda test: _holds(test, cells[test.field.path]))
 
 
-def _holds(test: Test, place: Piece) -> Piece:
-    there = write("{} IS NOT NULL", place)
+def _holds(test: Test, cell_sql: Piece) -> Piece:
+    is_there = write("{} IS NOT NULL", cell_sql)
     if test.operator == "exists":
-        return there
+        return is_there
     if test.operator == "=":
-        return one_of(place, _cells(test.values))
+        return one_of(cell_sql, _cells(test.values))
     if test.operator == "!=":
-        return write("{} NOT IN ({})", place, joined(", ", _cells(test.values)))
+        return write("{} NOT IN ({})", cell_sql, joined(", ", _cells(test.values)))
     if test.operator == "contains":
-        return _contains(place, test.values[0])
+        return _contains(cell_sql, test.values[0])
     if test.operator == "not contains":
-        return write("({} AND ({}) IS NOT TRUE)", there, _contains(place, test.values[0]))
+        return write("({} AND ({}) IS NOT TRUE)", is_there, _contains(cell_sql, test.values[0]))
     value = test.values[0]
-    compared = write(f"{{}} {test.operator} {{}}", place, _parameter(cell(value.content)))
+    compared = write(f"{{}} {test.operator} {{}}", cell_sql, _parameter(cell(value.content)))
     rising = test.operator in (">", ">=")
     if value.kind == "number":
-        # Texts and blobs stand above all numbers.
-        return write("({} AND {} < {})", compared, place, _LEAST_TEXT) if rising else compared
+        # Texts and blobs sort above all numbers.
+        return write("({} AND {} < {})", compared, cell_sql, _LEAST_TEXT) if rising else compared
     if rising:
-        return write("({} AND {} < {})", compared, place, _LEAST_BLOB)
-    return write("({} AND {} >= {})", compared, place, _LEAST_TEXT)
+        return write("({} AND {} < {})", compared, cell_sql, _LEAST_BLOB)
+    return write("({} AND {} >= {})", compared, cell_sql, _LEAST_TEXT)
 
 
-def _contains(place: Piece, value: Value) -> Piece:
+def _contains(cell_sql: Piece, value: Value) -> Piece:
     """A text has it as a part; a list has it as an element."""
     line = _parameter(f"{LINE}{element(value.content)}{LINE}".encode())
-    among = write("instr({}, {}) > 0", place, line)
+    among = write("instr({}, {}) > 0", cell_sql, line)
     if value.kind != "text":
-        return write("CASE typeof({}) WHEN 'blob' THEN {} END", place, among)
-    part = write("instr({}, {}) > 0", place, _parameter(value.content))
-    return write("CASE typeof({}) WHEN 'text' THEN {} WHEN 'blob' THEN {} END", place, part, among)
+        return write("CASE typeof({}) WHEN 'blob' THEN {} END", cell_sql, among)
+    part = write("instr({}, {}) > 0", cell_sql, _parameter(value.content))
+    return write(
+        "CASE typeof({}) WHEN 'text' THEN {} WHEN 'blob' THEN {} END", cell_sql, part, among
+    )
 
 
 def _cells(values: Iterable[Value]) -> list[Piece]:

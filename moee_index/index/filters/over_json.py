@@ -9,7 +9,7 @@ documents, five fields): one look into the JSON 1.0; a second look at the same d
 because SQLite keeps the parsed text; `json_each` 0.7 more; a search for a part of the metadata's
 text 0.4 to 0.6. Hence text, true, false and null are compared as JSON text (`->`), which is value
 and type in one look; numbers are compared first and their type is asked of those that agree; and
-`contains` first asks whether the words stand anywhere in the metadata.
+`contains` first asks whether the words occur anywhere in the metadata.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ COLUMNS: Mapping[tuple[str, ...], str] = {("id",): "id", ("text",): "text"}
 
 
 @dataclass(frozen=True)
-class _Place:
+class _FieldSql:
     """Where a value is: expressions for it, its type as json_type names it, its elements.
 
     json: the value's own JSON text; None where SQLite does not give it. within: JSON text that
-    holds the value's JSON text somewhere; None where there is none.
+    contains the value's JSON text; None if there is none.
     """
 
     kind: Piece
@@ -55,40 +55,40 @@ def _test(test: Test) -> Piece:
     path = test.field.path
     if all(name and '"' not in name for name in path):
         label = Piece("?", ("$" + "".join(f".{_json(name)}" for name in path),))
-        place = _Place(
+        field = _FieldSql(
             kind=write("json_type(metadata, {})", label),
             value=write("(metadata ->> {})", label),
             elements=write("json_each(metadata, {})", label),
             json=write("(metadata -> {})", label),
             within=Piece("metadata"),
         )
-        found = _holds(test, place)
+        holds = _holds(test, field)
         if ends_names_at_nul():
             nul = Piece("?", (r"\u0000",))
-            found = write(
-                "CASE WHEN instr(metadata, {}) THEN {} ELSE {} END", nul, _holds_oddly(test), found
+            holds = write(
+                "CASE WHEN instr(metadata, {}) THEN {} ELSE {} END", nul, _holds_oddly(test), holds
             )
     else:
-        found = _holds_oddly(test)
+        holds = _holds_oddly(test)
     column = COLUMNS.get(path)
     if column is None:
-        return found
-    beside = _Place(Piece("'text'"), Piece(column), Piece("json_each('[]')"))
+        return holds
+    beside = _FieldSql(Piece("'text'"), Piece(column), Piece("json_each('[]')"))
     return write(
         "CASE WHEN json_type(metadata, {}) IS NULL THEN {} ELSE {} END",
         Piece("?", (f"$.{_json(path[0])}",)),
         _holds(test, beside),
-        found,
+        holds,
     )
 
 
 @cache
 def ends_names_at_nul() -> bool:
-    """Whether the SQLite at hand takes a field `x\\0…` for `x` in a path: 3.53 does, 3.40 not.
+    """Whether the installed SQLite takes a field `x\\0…` for `x` in a path: 3.53 does, 3.40 not.
     Documents with a NUL somewhere are then asked name by name."""
     with closing(sqlite3.connect(":memory:")) as memory:
-        asked = memory.execute("SELECT json_type(?, '$.x')", (r'{"x\u0000": 1}',)).fetchone()
-    return bool(asked != (None,))
+        answer = memory.execute("SELECT json_type(?, '$.x')", (r'{"x\u0000": 1}',)).fetchone()
+    return bool(answer != (None,))
 
 
 def _holds_oddly(test: Test) -> Piece:
@@ -108,74 +108,76 @@ def _holds_oddly(test: Test) -> Piece:
     )
 
 
-def _node(alias: str) -> _Place:
+def _node(alias: str) -> _FieldSql:
     """The value of a row of json_each."""
-    return _Place(
+    return _FieldSql(
         Piece(f"{alias}.type"), Piece(f"{alias}.value"), Piece(f"json_each({alias}.value)")
     )
 
 
-def _holds(test: Test, place: _Place) -> Piece:
+def _holds(test: Test, field: _FieldSql) -> Piece:
     if test.operator == "exists":
-        return _there(place)
+        return _there(field)
     if test.operator == "=":
-        return _equal(place, test.values)
+        return _equal(field, test.values)
     if test.operator == "contains":
-        return _contains(place, test.values[0])
+        return _contains(field, test.values[0])
     if test.operator == "!=":
-        if place.json is not None and all(value.kind != "number" for value in test.values):
-            return write("{} NOT IN ({})", place.json, joined(", ", _as_json(test.values)))
-        return write("({} AND ({}) IS NOT TRUE)", _there(place), _equal(place, test.values))
+        if field.json is not None and all(value.kind != "number" for value in test.values):
+            return write("{} NOT IN ({})", field.json, joined(", ", _as_json(test.values)))
+        return write("({} AND ({}) IS NOT TRUE)", _there(field), _equal(field, test.values))
     if test.operator == "not contains":
-        return write("({} AND ({}) IS NOT TRUE)", _there(place), _contains(place, test.values[0]))
+        return write("({} AND ({}) IS NOT TRUE)", _there(field), _contains(field, test.values[0]))
     value = test.values[0]
     return write(
         f"({{}} {test.operator} {{}} AND {{}} {_kinds_of(value)})",
-        place.value,
+        field.value,
         _literal(value),
-        place.kind,
+        field.kind,
     )
 
 
-def _there(place: _Place) -> Piece:
-    return write("{} IS NOT NULL", place.kind)
+def _there(field: _FieldSql) -> Piece:
+    return write("{} IS NOT NULL", field.kind)
 
 
-def _equal(place: _Place, values: Sequence[Value]) -> Piece:
+def _equal(field: _FieldSql, values: Sequence[Value]) -> Piece:
     """The value is one of these, of the same type: 1 is neither true nor "1"."""
     numbers = [value for value in values if value.kind == "number"]
     texts = [value for value in values if value.kind == "text"]
     words = [value for value in values if value.kind in ("boolean", "null")]
     ways = []
-    if place.json is not None:
+    if field.json is not None:
         if texts or words:
-            ways.append(one_of(place.json, _as_json(texts + words)))
+            ways.append(one_of(field.json, _as_json(texts + words)))
     else:
         if texts:
-            is_text = write("{} = 'text'", place.kind)
-            among = one_of(place.value, [_literal(value) for value in texts])
+            is_text = write("{} = 'text'", field.kind)
+            among = one_of(field.value, [_literal(value) for value in texts])
             ways.append(write("({} AND {})", is_text, among))
         if words:
-            ways.append(one_of(place.kind, _as_json(words)))  # json_type names them as JSON does
+            ways.append(one_of(field.kind, _as_json(words)))  # json_type names them as JSON does
     if numbers:
-        among = one_of(place.value, [_literal(value) for value in numbers])
-        ways.append(write(f"({{}} AND {{}} {_kinds_of(numbers[0])})", among, place.kind))
+        among = one_of(field.value, [_literal(value) for value in numbers])
+        ways.append(write(f"({{}} AND {{}} {_kinds_of(numbers[0])})", among, field.kind))
     return ways[0] if len(ways) == 1 else write("({})", joined(" OR ", ways))
 
 
-def _contains(place: _Place, value: Value) -> Piece:
+def _contains(field: _FieldSql, value: Value) -> Piece:
     """A text has it as a part; a list has it as an element."""
     element = _equal(_node("element"), [value])
-    among = write("EXISTS (SELECT 1 FROM {} AS element WHERE {})", place.elements, element)
+    among = write("EXISTS (SELECT 1 FROM {} AS element WHERE {})", field.elements, element)
     if value.kind != "text":
-        return write("CASE {} WHEN 'array' THEN {} END", place.kind, among)
-    part = write("instr({}, {}) > 0", place.value, _literal(value))
-    found = write("CASE {} WHEN 'text' THEN {} WHEN 'array' THEN {} END", place.kind, part, among)
-    if place.within is None:
-        return found
+        return write("CASE {} WHEN 'array' THEN {} END", field.kind, among)
+    part = write("instr({}, {}) > 0", field.value, _literal(value))
+    contained = write(
+        "CASE {} WHEN 'text' THEN {} WHEN 'array' THEN {} END", field.kind, part, among
+    )
+    if field.within is None:
+        return contained
     # JSON escapes one character after the other, so a part stays a part when it is written so.
     inside = Piece("?", (_json(value.content)[1:-1],))
-    return write("(instr({}, {}) > 0 AND {})", place.within, inside, found)
+    return write("(instr({}, {}) > 0 AND {})", field.within, inside, contained)
 
 
 def _as_json(values: Iterable[Value]) -> list[Piece]:

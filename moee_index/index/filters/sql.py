@@ -27,7 +27,7 @@ def write(template: str, *pieces: Piece) -> Piece:
     """The template with the pieces in its braces, their parameters in the same order."""
     return Piece(
         template.format(*(piece.sql for piece in pieces)),
-        tuple(one for piece in pieces for one in piece.parameters),
+        tuple(parameter for piece in pieces for parameter in piece.parameters),
     )
 
 
@@ -47,8 +47,8 @@ def whole(tree: Node, test: Callable[[Test], Piece]) -> tuple[str, list[Any]]:
     test: writes one test, which is true where it holds and false or NULL where it does not.
     """
     normal = _normal(tree, negated=False)
-    found = write("({}) IS TRUE", _expression(normal, test, reorder=_depth(normal) > _DEEP))
-    return found.sql, list(found.parameters)
+    expression = write("({}) IS TRUE", _expression(normal, test, reorder=_depth(normal) > _DEEP))
+    return expression.sql, list(expression.parameters)
 
 
 def _normal(tree: Node, negated: bool) -> Node:
@@ -73,7 +73,7 @@ def _depth(tree: Node) -> int:
 
 
 def _expression(tree: Node, test: Callable[[Test], Piece], reorder: bool) -> Piece:
-    # NULL stands for false inside: `IS NOT TRUE` and the outermost `IS TRUE` settle it.
+    # NULL means false inside: `IS NOT TRUE` and the outermost `IS TRUE` settle it.
     if isinstance(tree, Test):
         return test(tree)
     if isinstance(tree, Not):

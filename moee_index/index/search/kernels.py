@@ -90,7 +90,7 @@ class Scanner:
         queries, width = len(parts[0][1]), len(rows) + _PAD
         if room is None:
             room = self.room(len(parts), queries, len(rows))
-        found = [held[: queries * width].reshape(queries, width)[:, : len(rows)] for held in room]
+        results = [held[: queries * width].reshape(queries, width)[:, : len(rows)] for held in room]
         if roughly:
             scan: Scan = rough.multiply
         elif queries > _SCANNER_QUERIES or not _scanner_works():
@@ -98,7 +98,7 @@ class Scanner:
         else:
             scan = _scan_each
         jobs: list[Job] = []
-        for (codes, vectors), out in zip(parts, found, strict=True):
+        for (codes, vectors), out in zip(parts, results, strict=True):
             for start in range(0, len(rows), _JOB_ROWS):
                 some = slice(start, start + _JOB_ROWS)
                 jobs.append((scan, codes, rows[some], vectors, out[:, some]))
@@ -108,7 +108,7 @@ class Scanner:
         else:
             for future in [self._workers().submit(_run, job) for job in jobs]:
                 future.result()
-        return found
+        return results
 
     @staticmethod
     def room(parts: int, queries: int, rows: int) -> list[FloatArray]:
@@ -182,26 +182,26 @@ def _scanner(dim: int) -> Any:
         known = _of_thread.scanners = {}
     if dim not in known:
         faiss = load_faiss()
-        quantiser = faiss.ScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16)
-        scanner = quantiser.select_InvertedListScanner(
+        quantizer = faiss.ScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16)
+        scanner = quantizer.select_InvertedListScanner(
             faiss.METRIC_INNER_PRODUCT, None, True, None, False
         )
-        known[dim] = (quantiser, scanner)
+        known[dim] = (quantizer, scanner)
     return known[dim][1]
 
 
 @functools.cache
 def _scanner_works() -> bool:
-    """Whether this faiss has the scanner as it is used here, which is no documented interface;
+    """Whether this faiss has the scanner as it is used here, which is not a documented interface;
     without it one query is answered as many are."""
     codes = np.eye(3, 8, dtype=np.float16)
     query = np.arange(1, 9, dtype=np.float32)
-    found = np.zeros(3, dtype=np.float32)
+    similarities = np.zeros(3, dtype=np.float32)
     try:
-        _scan(codes, query, found)
+        _scan(codes, query, similarities)
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return False
-    return bool((found == query[:3]).all())
+    return bool((similarities == query[:3]).all())
 
 
 def _multiply(codes: Codes, queries: FloatArray, out: FloatArray) -> None:

@@ -30,7 +30,7 @@ from moee_index.fusion import (
 )
 from moee_index.index.search.shortlist import NOT_FINITE, FlatScan, SearchRequest, parts_that_count
 from moee_index.index.store.checksums import CheckedCodes, CheckedFile
-from moee_index.index.store.faiss_files import FLAT, codes_of, neighbours
+from moee_index.index.store.faiss_files import FLAT, codes_of, neighbors
 from moee_index.index.store.rows import RowReader
 from moee_index.types import Pair
 
@@ -104,23 +104,23 @@ class PairSearcher:
         left out. allowed: bool [n], the rows to search among; None is all."""
         rows = None if allowed is None or allowed.all() else np.flatnonzero(allowed)
         k = min(k, len(self._raw) if rows is None else len(rows))
-        found: list[Ranking] = []
+        rankings: list[Ranking] = []
         for start in range(0, len(queries), _QUERIES):
             some = queries[start : start + _QUERIES]
             if rows is not None and len(rows) * len(some) <= _FEW_ROWS:
-                found.extend(
+                rankings.extend(
                     self._rescored(some[i : i + 1], rows, k, method, alpha, True)
                     for i in range(len(some))
                 )
             elif self._scan is not None:
                 request = SearchRequest(some, k, method, alpha, min_score, rows)
-                found.extend(self._exact(self._scan, request))
+                rankings.extend(self._exact(self._scan, request))
             else:
-                found.extend(
+                rankings.extend(
                     self._approximate(some[i : i + 1], k, method, alpha, rows)
                     for i in range(len(some))
                 )
-        return [_cut(ranking, min_score) for ranking in found]
+        return [_cut(ranking, min_score) for ranking in rankings]
 
     def _exact(self, scan: FlatScan, request: SearchRequest) -> Iterator[Ranking]:
         for number, rows in enumerate(scan.candidates(request)):
@@ -173,10 +173,10 @@ class PairSearcher:
         limit = min(count, _MAX_DEPTH * depth)
         while depth < count:
             lists = [
-                neighbours(self._pair[part], query.parts[part][0].astype(np.float32), depth)
+                neighbors(self._pair[part], query.parts[part][0].astype(np.float32), depth)
                 for part in parts
             ]
-            rows = np.unique(np.concatenate([found for found, _ in lists]))
+            rows = np.unique(np.concatenate([neighbor_rows for neighbor_rows, _ in lists]))
             rows = rows[mask[rows]]
             whole = len(rows) == len(everything)
             ranking = self._rescored(query, rows, k, method, alpha, whole)
@@ -198,13 +198,13 @@ class PairSearcher:
 def joined(parts: Sequence[Ranking], begins: Sequence[int], k: int) -> Ranking:
     """One ranking of the best k over several segments, whose rows begin at `begins`.
 
-    Equal scores stand in the order of the segments and of their rows.
+    Equal scores are in the order of the segments and of their rows.
     """
     if len(parts) == 1 and begins[0] == 0:
         return parts[0]
     rows = [part.rows + begin for part, begin in zip(parts, begins, strict=True)]
     scores = Scores.joined([part.scores for part in parts])
-    # Each part is sorted, and ties within it stand in order: a stable sort keeps them so.
+    # Each part is sorted, with ties in order: a stable sort keeps them so.
     best = np.argsort(-scores.score, kind="stable")[:k]
     numbers = np.concatenate(rows)[best] if rows else np.empty(0, dtype=np.int64)
     return Ranking(numbers, scores[best], all(part.exact for part in parts))

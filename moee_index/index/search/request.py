@@ -1,4 +1,4 @@
-"""What is asked of a search, judged once; the index it is asked of adds only its default α."""
+"""A search request, checked once; the index only adds its default α."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _FIRST_ROWS = 4096
 _DESIGN_MARGIN = 1e-4
 # Rounding of float32 products and sums, of norms, of the query.
 _ARITHMETIC = 1e-5
-# Gathering a row costs as much as scanning some four that stand in order.
+# Gathering a row costs as much as scanning about four in sequence.
 _GATHER = 4
 # Rows that a rough look may leave for a query: this share of all, which cost about as much to
 # look at again as all of them exactly, and no more than so many; and at least so many times k.
@@ -44,8 +44,8 @@ _PREFILTER_SHARE = 20
 _PREFILTER_MOST = 1 << 14
 _PREFILTER_PER_K = 8
 NOT_FINITE = (
-    "the index holds values that are not finite, so a file of it is damaged; moee-index verify "
-    "--full names the file"
+    "the index holds values that are not finite, so one of its files is damaged; moee-index "
+    "verify --full names it"
 )
 Bounds = npt.NDArray[np.float64]
 
@@ -77,7 +77,7 @@ class SearchRequest:
 
     def margins(self, error_bounds: Sequence[Bounds]) -> Bounds:
         """For each query how far below the k-th scanned score a document of the true top k can
-        stand, where each part's similarities are off by at most its error bound."""
+        be, where each part's similarities are off by at most its error bound."""
         weight = (1.0 if self.alpha is None else self.alpha) if self.method == "sum" else 0.0
         if len(error_bounds) == 1:
             combined_bound = error_bounds[0]
@@ -172,11 +172,11 @@ class FlatScan:
         largest = [np.zeros(len(queries)) for _ in vectors]
         cuts = [TopKCut(request.k, request.min_score, max_candidates) for _ in queries]
         for block in self._blocks_of_similarities(request, vectors, roughly=True):
-            for place, values in enumerate(block.similarities):
+            for part, values in enumerate(block.similarities):
                 extent = np.maximum(values.max(axis=1), -values.min(axis=1))
                 if not np.isfinite(extent).all():
                     raise IndexDamagedError(NOT_FINITE)
-                largest[place] = np.maximum(largest[place], extent)
+                largest[part] = np.maximum(largest[part], extent)
             error_bounds = [
                 bound + prefilter.ROUNDING * most
                 for bound, most in zip(bf16_bounds, largest, strict=True)
@@ -184,23 +184,31 @@ class FlatScan:
             self._cut(request, queries, cuts, request.margins(error_bounds), block)
             if all(cut.overflowed for cut in cuts):
                 break
-        candidates = {}
         margins = request.margins(fp32_bounds)
-        for place, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
-            if cut.overflowed:
-                continue
-            rows = cut.rows()
-            if len(rows) > request.k:
-                own = slice(place, place + 1)
-                exact_similarities = self._similarities(
-                    request, [values[own] for values in vectors], rows
+        candidates = {}
+        for i, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
+            if not cut.overflowed:
+                vector = [values[i : i + 1] for values in vectors]
+                candidates[query] = self._rescanned(
+                    request, query, vector, cut.rows(), margins[i : i + 1]
                 )
-                rescanned = TopKCut(request.k, request.min_score)
-                block = Block(rows, None, exact_similarities)
-                self._cut(request, [query], [rescanned], margins[own], block)
-                rows = rescanned.rows()
-            candidates[query] = rows
         return candidates
+
+    def _rescanned(
+        self,
+        request: SearchRequest,
+        query: int,
+        vector: Sequence[FloatArray],
+        rows: RowNumbers,
+        margin: Bounds,
+    ) -> RowNumbers:
+        """What a look at the exact similarities leaves of a query's candidates."""
+        if len(rows) <= request.k:
+            return rows
+        cut = TopKCut(request.k, request.min_score)
+        block = Block(rows, None, self._similarities(request, vector, rows))
+        self._cut(request, [query], [cut], margin, block)
+        return cut.rows()
 
     def _vectors(self, request: SearchRequest, queries: Sequence[int]) -> list[FloatArray]:
         return [
@@ -271,11 +279,11 @@ class FlatScan:
         norms = (
             self._norms[rows.start : rows.stop] if isinstance(rows, range) else self._norms[rows]
         )
-        for place, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
+        for position, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
             if not cut.overflowed:
-                similarities = [values[place] for values in block.similarities]
+                similarities = [values[position] for values in block.similarities]
                 scores = request.fused(query, similarities, norms)
-                cut.add(scores, rows, block.selected, float(margins[place]))
+                cut.add(scores, rows, block.selected, float(margins[position]))
 
 
 class TopKCut:
@@ -302,7 +310,7 @@ class TopKCut:
         margin: float,
     ) -> None:
         """Scores of a block's rows; selected: the places that count, None where all do; margin: how
-        far below the k-th of these scores and those before a row of the true top k can stand.
+        far below the k-th of these scores and those before a row of the true top k can be.
 
         A margin may be larger than those before it, as errors are that grow with the scores.
         """
@@ -314,18 +322,18 @@ class TopKCut:
             raise IndexDamagedError(NOT_FINITE)
         if highest < self.threshold - margin:
             return
-        found = np.flatnonzero(scores >= self.threshold - margin)
-        self._scores.append(scores[found])
-        places = found if selected is None else selected[found]
-        self._rows.append(places + rows.start if isinstance(rows, range) else rows[places])
-        self._held += len(found)
+        above = np.flatnonzero(scores >= self.threshold - margin)
+        self._scores.append(scores[above])
+        positions = above if selected is None else selected[above]
+        self._rows.append(positions + rows.start if isinstance(rows, range) else rows[positions])
+        self._held += len(above)
         if self._held > self._k:
             self._prune(margin)
 
     def _prune(self, margin: float) -> None:
         scores, rows = np.concatenate(self._scores), np.concatenate(self._rows)
-        place = len(scores) - self._k
-        self.threshold = max(self.threshold, float(np.partition(scores, place)[place]))
+        position = len(scores) - self._k
+        self.threshold = max(self.threshold, float(np.partition(scores, position)[position]))
         kept = scores >= self.threshold - margin
         self._scores, self._rows = [scores[kept]], [rows[kept]]
         self._held = len(self._scores[0])

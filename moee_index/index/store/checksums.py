@@ -39,7 +39,7 @@ def row_crcs(rows: npt.NDArray[Any]) -> Crcs:
 class CheckedFile:
     """A file whose pieces are checked as they are asked for, each once in the life of this object.
 
-    Reading it again through a memory map of its own costs no memory: the pages are those that
+    Reading it again through a separate memory map costs no memory: the pages are those that
     FAISS maps. Threads may call `check` at the same time.
     """
 
@@ -120,6 +120,6 @@ def check_rows(path: Path, rows: npt.NDArray[Any], crcs: Crcs) -> None:
 
 def _wrong_crc(path: Path) -> IndexDamagedError:
     return IndexDamagedError(
-        f"{path} is altered (a checksum does not agree); restore it, or build again with "
-        "--overwrite; moee-index verify --full looks at everything"
+        f"{path} is altered (a checksum does not match); restore it, or build again with "
+        "--overwrite; moee-index verify --full checks everything"
     )

@@ -59,7 +59,7 @@ class StoredDocument:
 
 
 class CheckedDatabase:
-    """A finished SQLite file of a segment, opened read-only and checked before it is believed.
+    """A finished SQLite file of a segment, opened read-only and checked before it is trusted.
 
     Used from any thread, and a context manager.
 
@@ -117,7 +117,7 @@ class CheckedDatabase:
                 self._checked = True
 
     def problems(self) -> list[str]:
-        """What SQLite's own check says is wrong; empty if nothing is."""
+        """Problems that SQLite's own check finds."""
         return [str(row[0]) for row in self._rows("PRAGMA integrity_check(5)") if row[0] != "ok"]
 
 
@@ -148,34 +148,34 @@ class DocumentReader(CheckedDatabase):
                 )
             )
         documents = self.get(sorted(set(numbers.values())))
-        found: dict[int, StoredDocument] = {}
+        by_row: dict[int, StoredDocument] = {}
         for row in rows:
             document = documents.get(numbers.get(row, -1))
             if document is None or row not in document.rows:
                 raise IndexDamagedError(f"{self._path} lacks row {row}; {HINT}")
-            found[row] = document
-        return found
+            by_row[row] = document
+        return by_row
 
     def get(self, numbers: Sequence[int]) -> dict[int, StoredDocument]:
         """Number → document, checked."""
-        found: dict[int, StoredDocument] = {}
+        documents: dict[int, StoredDocument] = {}
         for part in _parts(numbers):
-            found.update(
+            documents.update(
                 self._read(f"number IN ({_marks(part)})", part, ordered=False),
             )
         for number in numbers:
-            if number not in found:
+            if number not in documents:
                 raise IndexDamagedError(f"{self._path} lacks document {number}; {HINT}")
-        return found
+        return documents
 
     def in_order(self, first: int = 0) -> Iterator[StoredDocument]:
         """All documents from number `first` on."""
         for start in range(first, self.documents, _AT_A_TIME):
             stop = min(start + _AT_A_TIME, self.documents)
-            found = self._read("number >= ? AND number < ?", (start, stop), ordered=True)
-            if len(found) != stop - start:
+            documents = self._read("number >= ? AND number < ?", (start, stop), ordered=True)
+            if len(documents) != stop - start:
                 raise IndexDamagedError(f"{self._path} lacks documents from {start}; {HINT}")
-            yield from found.values()
+            yield from documents.values()
 
     def described(self) -> Iterator[tuple[str, int, str]]:
         """Of each document in order: id, number of its passages, metadata as JSON text."""
@@ -195,7 +195,7 @@ class DocumentReader(CheckedDatabase):
             f"FROM documents WHERE {where}{order}",
             values,
         )
-        found: dict[int, StoredDocument] = {}
+        documents: dict[int, StoredDocument] = {}
         for number, identifier, title, text, metadata, source, first, count, checksum in rows:
             spans = self._rows(
                 "SELECT start, stop FROM passages WHERE row >= ? AND row < ? ORDER BY row",
@@ -203,8 +203,8 @@ class DocumentReader(CheckedDatabase):
             )
             with self._damaged():
                 if document_checksum(identifier, title, text, metadata, spans) != checksum:
-                    raise ValueError(f"document {number} does not agree with its checksum")
-                found[number] = StoredDocument(
+                    raise ValueError(f"document {number} does not match its checksum")
+                documents[number] = StoredDocument(
                     number,
                     identifier,
                     title,
@@ -214,18 +214,18 @@ class DocumentReader(CheckedDatabase):
                     first,
                     tuple(spans),
                 )
-        return found
+        return documents
 
     def numbers_of(self, ids: Sequence[str]) -> dict[str, int]:
         """Documents by id; ids that are not there are left out, once the file is checked."""
-        found: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         for part in _parts(ids):
-            found.update(
+            numbers.update(
                 self._rows(f"SELECT id, number FROM documents WHERE id IN ({_marks(part)})", part)  # noqa: S608
             )
-        if len(found) < len(set(ids)):
+        if len(numbers) < len(set(ids)):
             self.check()
-        return found
+        return numbers
 
     def truncated(self, rows: range) -> list[bool]:
         """For each of some rows whether something was cut off."""
@@ -233,20 +233,20 @@ class DocumentReader(CheckedDatabase):
         return [bool(row[0]) for row in self._rows(sql, (rows.start, rows.stop))]
 
     def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
-        """For each row whether its document fulfils a SQL condition (`filters.over_json`)."""
+        """For each row whether its document meets a SQL condition (`filters.over_json`)."""
         self.check()
         sql = f"SELECT first, count FROM documents WHERE {condition}"  # noqa: S608
-        found = np.array(self._rows(sql, values), dtype=np.int64).reshape(-1, 2)
+        matches = np.array(self._rows(sql, values), dtype=np.int64).reshape(-1, 2)
         # +1 where a document's rows begin, -1 behind them: the running sum is 1 within.
         steps = np.zeros(self.rows + 1, dtype=np.int8)
-        np.add.at(steps, found[:, 0], 1)
-        np.add.at(steps, found.sum(axis=1), -1)
+        np.add.at(steps, matches[:, 0], 1)
+        np.add.at(steps, matches.sum(axis=1), -1)
         matching: npt.NDArray[np.bool_] = np.cumsum(steps[:-1], dtype=np.int8) > 0
         return matching
 
     def problems(self) -> list[str]:
-        """What SQLite's own check and the numbers say is wrong; empty if nothing is."""
-        found = super().problems()
+        """Problems that SQLite's own check and the numbers show."""
+        problems = super().problems()
         for table, key, held in (
             ("documents", "number", self.documents),
             ("passages", "row", self.rows),
@@ -254,8 +254,8 @@ class DocumentReader(CheckedDatabase):
             sql = f"SELECT min({key}), max({key}), count(*) FROM {table}"  # noqa: S608
             low, high, count = self._rows(sql)[0]
             if held and (low, high, count) != (0, held - 1, held):
-                found.append(f"{table} run from {low} to {high}, but there are {count}")
-        return found
+                problems.append(f"{table} run from {low} to {high}, but there are {count}")
+        return problems
 
 
 def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:

@@ -4,7 +4,7 @@
     passages    row → document, characters of its text, hash of what was embedded
     windows, batches   what is planned together, and which batches are embedded
 
-A document that is not split has one passage, all of its text. Metadata stands before the text, so
+A document that is not split has one passage, all of its text. Metadata comes before the text, so
 that a filter need not read through long texts.
 
 SQL is always parameterised. A row number is all that joins a passage to its vectors. The rollback
@@ -65,7 +65,7 @@ CREATE TABLE IF NOT EXISTS batches (
     PRIMARY KEY (window, batch)
 ) WITHOUT ROWID;
 """
-# SQLite's own limit on variables in one statement was 999 for long.
+# SQLite's limit on variables in one statement used to be 999.
 VARIABLES = 900
 # Content hashes come in no order: the pages of their index are wanted again and again.
 _CACHE_KIB = 64 << 10
@@ -94,8 +94,8 @@ class PreparedDocument:
                 text.encode()
         except UnicodeEncodeError:
             raise CorpusError(
-                f"{where}document {document.id!r} holds half a surrogate pair, which no UTF-8 "
-                "text can; mend it or skip it with --on-bad skip"
+                f"{where}document {document.id!r} holds half a surrogate pair, which UTF-8 "
+                "cannot; mend it or skip it with --on-bad skip"
             ) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise CorpusError(
@@ -124,13 +124,13 @@ class PreparedDocument:
 def document_checksum(
     identifier: str, title: str, text: str, metadata: str, spans: Iterable[Span]
 ) -> int:
-    """CRC-32 of everything that an answer tells about a document."""
-    found = zlib.crc32(json.dumps([list(span) for span in spans]).encode())
+    """CRC-32 of everything about a document that an answer contains."""
+    crc = zlib.crc32(json.dumps([list(span) for span in spans]).encode())
     for part in (identifier, title, text, metadata):
         # Lengths keep the parts apart: "ab", "c" is not "a", "bc".
         content = part.encode()
-        found = zlib.crc32(content, zlib.crc32(len(content).to_bytes(8, "little"), found))
-    return found
+        crc = zlib.crc32(content, zlib.crc32(len(content).to_bytes(8, "little"), crc))
+    return crc
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class DocumentStore:
 
     @property
     def truncated(self) -> int:
-        """Documents of which something was cut."""
+        """Documents that were truncated."""
         sql = "SELECT count(DISTINCT document) FROM passages WHERE truncated"
         return int(self._rows(sql)[0][0])
 
@@ -219,7 +219,7 @@ class DocumentStore:
         return Window(number, first_row, rows, first_document, documents, plan, tokens, bool(done))
 
     def source_of(self, identifier: str, before: int) -> str | None:
-        """Where an id of a document below `before` came from; None if there is no such id."""
+        """Where an id of a document below `before` came from; None if it is not there."""
         found = self._rows(
             "SELECT source FROM documents WHERE id = ? AND number < ?", (identifier, before)
         )
@@ -329,7 +329,7 @@ class DocumentStore:
     ) -> dict[bytes, tuple[int, bool]]:
         """For contents stored at rows below `before`: the first such row, and if it was cut."""
         wanted = list(hashes)
-        found: dict[bytes, tuple[int, bool]] = {}
+        rows: dict[bytes, tuple[int, bool]] = {}
         for start in range(0, len(wanted), VARIABLES):
             part = wanted[start : start + VARIABLES]
             marks = ",".join("?" * len(part))
@@ -338,8 +338,8 @@ class DocumentStore:
                 f"WHERE content_hash IN ({marks}) AND row < ? GROUP BY content_hash",
                 (*part, before),
             ):
-                found[content] = (row, bool(cut))
-        return found
+                rows[content] = (row, bool(cut))
+        return rows
 
     def finish(self) -> None:
         """Leave one file that opens read-only, with no journal beside it."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from moee_index.atomic import replacing, storage_errors
 from moee_index.backends import load_faiss
 from moee_index.dependencies import lacking
-from moee_index.errors import IndexDamagedError, MisuseError, StorageError
+from moee_index.errors import IndexDamagedError, MisuseError, StorageError, counted
 from moee_index.index.store.checksums import Codes
 from moee_index.types import FloatArray, Pair
 
@@ -41,18 +41,18 @@ _TABLE_BYTES = 2 << 30
 _MIN_NPROBE = 8
 
 
-def check_index_type(asked: str, dims: Pair[int]) -> tuple[str, str]:
-    """The index type to build, and the reason in words.
+def check_index_type(requested: str, dims: Pair[int]) -> tuple[str, str]:
+    """The index type to build, and the reason.
 
     Raises MisuseError for a factory string that FAISS refuses at these dimensions.
     """
-    if asked == "auto":
-        return FLAT, "every document is compared, so answers are exact; others must be asked for"
-    if asked == FLAT:
-        return FLAT, "as asked"
+    if requested == "auto":
+        return FLAT, "every document is compared, so answers are exact; other types only on request"
+    if requested == FLAT:
+        return FLAT, "as requested"
     for part, dim in dims:
-        _made(asked, part, dim)
-    return asked, "as asked; approximate: documents may be missed"
+        _made(requested, part, dim)
+    return requested, "as requested; approximate: documents may be missed"
 
 
 def _made(factory: str, part: str, dim: int) -> Any:
@@ -69,7 +69,7 @@ def _made(factory: str, part: str, dim: int) -> Any:
         raise MisuseError(f"{where}; give flat or a type such as HNSW32 or IVF256,Flat")
     if inverted:
         inverted.cp.seed = _SEED
-        # FAISS warns on stderr for small corpora, once a sub-quantiser; it trains all the same.
+        # FAISS warns on stderr for small corpora, once a sub-quantizer; it trains all the same.
         inverted.cp.min_points_per_centroid = 1
     return index
 
@@ -97,22 +97,24 @@ def _header(rows: int, dim: int) -> bytes:
     """What FAISS writes before the codes; checked against FAISS itself on one row."""
     faiss = load_faiss()
 
-    def serialised(count: int) -> bytes:
-        quantiser = faiss.ScalarQuantizer.QT_fp16
-        index = faiss.IndexScalarQuantizer(dim, quantiser, faiss.METRIC_INNER_PRODUCT)
+    def serialized(count: int) -> bytes:
+        quantizer = faiss.ScalarQuantizer.QT_fp16
+        index = faiss.IndexScalarQuantizer(dim, quantizer, faiss.METRIC_INNER_PRODUCT)
         if count:
             index.add(np.zeros((count, dim), dtype=np.float32))
         return bytes(faiss.serialize_index(index).tobytes())
 
     def with_counts(count: int) -> bytes:
         # fourcc, int32 d, then int64 ntotal; at the end the uint64 length of the codes.
-        empty = serialised(0)
+        empty = serialized(0)
         return b"".join((empty[:8], count.to_bytes(8, "little"), empty[16:-8])) + (
             count * dim * 2
         ).to_bytes(8, "little")
 
-    if with_counts(1) + bytes(2 * dim) != serialised(1):
-        raise lacking("faiss-cpu", "writes flat indexes in another layout than is known here")
+    if with_counts(1) + bytes(2 * dim) != serialized(1):
+        raise lacking(
+            "faiss-cpu", "writes flat indexes in a layout that this version does not know"
+        )
     return with_counts(rows)
 
 
@@ -134,15 +136,16 @@ def write_factory(path: Path, factory: str, part: str, blocks: Blocks, rows: int
             index.add(block)
     except RuntimeError as error:
         raise MisuseError(
-            f"index type {factory!r} cannot be built for {part.upper()} from {rows} documents "
-            f"({_short(error)}); what is embedded is kept: build again with --overwrite and "
-            "--index-type flat, or moee-index reindex --index-type flat an index that is there"
+            f"index type {factory!r} cannot be built for {part.upper()} from "
+            f"{counted(rows, 'document')} ({_short(error)}); what is embedded is kept: build "
+            "again with --overwrite and --index-type flat, or moee-index reindex --index-type "
+            "flat an index that is there"
         ) from None
     finally:
         faiss.omp_set_num_threads(threads)
     with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
         try:
-            # Through a file of ours: what FAISS's own meets as it closes, as a full disk, it only
+            # Through our own file: an error as FAISS's own closes, such as a full disk, it only
             # prints, and leaves the file cut off.
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:
@@ -188,7 +191,7 @@ def open_part(path: Path, index_type: str, rows: int, dim: int) -> Any:
             f"{path} holds {index.ntotal} vectors of {index.d}, not {rows} of {dim}; {hint}"
         )
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise IndexDamagedError(f"{path} does not compare by inner product; {hint}")
+        raise IndexDamagedError(f"{path} does not use the inner product; {hint}")
     if index_type == FLAT:
         if (
             not isinstance(index, faiss.IndexScalarQuantizer)
@@ -212,17 +215,17 @@ def codes_of(index: Any) -> Codes:
     return codes
 
 
-def neighbours(
+def neighbors(
     index: Neighbours, query: FloatArray, depth: int
 ) -> tuple[npt.NDArray[np.int64], float]:
     """Rows nearest to one unit vector [d] by an approximate index, and the last one's similarity.
 
-    A list shorter than `depth` stands for all that the index would ever find.
+    A list shorter than `depth` is all that the index would ever find.
     """
     similarities, rows = index.search(query[None, :], depth)
-    found = rows[0] >= 0
-    last = float(similarities[0][found][-1]) if found.any() else 0.0
-    return rows[0][found].astype(np.int64), last
+    filled = rows[0] >= 0
+    last = float(similarities[0][filled][-1]) if filled.any() else 0.0
+    return rows[0][filled].astype(np.int64), last
 
 
 def _inverted_lists(index: Any) -> Any:

@@ -15,7 +15,7 @@ documents.sqlite.
 | text | TEXT |
 | null, true, false | a blob of one letter: n, t, f |
 | object | the blob o |
-| list | a blob of lines: each element that is no list or object, as JSON, between line ends |
+| list | a blob of lines: each element that is not a list or object, as JSON, between line ends |
 
 JSON escapes line ends, so that an element of a list is found with its line ends around it by one
 search for bytes. SQL is always parameterised. Questions about cells are filters/over_columns's.
@@ -40,12 +40,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.atomic import replacing, storage_errors
+from moee_index.errors import counted
 from moee_index.index.store.document_reader import CheckedDatabase, DocumentReader
 from moee_index.index.store.field_names import dotted
 from moee_index.index.store.layout import DOCUMENTS, FIELDS
 from moee_index.types import Progress, ignore
 
-# Beyond so many names nobody can be told which there are; a filter is then not checked.
+# With more names than this they cannot be listed, and filters are not checked.
 MOST_FIELDS = 2000
 # A row's header has a byte for each.
 MOST_COLUMNS = 64
@@ -77,7 +78,7 @@ def write_fields(folder: Path, report: Progress) -> None:
         replacing(path) as temporary,
         storage_errors(path),
     ):
-        # Left by a writer that was killed: a new file is to be begun.
+        # Left by a writer that was killed: start a new file.
         temporary.unlink(missing_ok=True)
         with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
             # The file is synced as a whole and renamed, or removed: no journal could add to that.
@@ -90,13 +91,13 @@ def fill(
     connection: sqlite3.Connection, described: Described, total: int, report: Progress
 ) -> None:
     """The tables, in an empty database. described is called twice."""
-    found = _Found()
+    fields = _Found()
     for done, (_, _, metadata) in enumerate(described()):
-        found.see(metadata)
+        fields.see(metadata)
         if done % _REPORT_EVERY == 0:
             report("fields", done, total)
-    columns = found.columns()
-    names = "".join(f", {_column(place)}" for place in columns.values())
+    columns = fields.columns()
+    names = "".join(f", {_column(position)}" for position in columns.values())
     passages: list[int] = []
 
     def rows() -> Iterator[list[Cell]]:
@@ -118,11 +119,11 @@ def fill(
     connection.executemany(f"INSERT INTO documents VALUES ({marks})", rows())  # noqa: S608
     connection.executemany(
         "INSERT INTO fields VALUES (?, ?, ?)",
-        [(name, kind, columns.get(name)) for name, kind in sorted(found.kinds)],
+        [(name, kind, columns.get(name)) for name, kind in sorted(fields.kinds)],
     )
     split = any(count != 1 for count in passages)
     counts = np.array(passages, dtype="<u4").tobytes() if split else None
-    complete = len(found.kinds) < MOST_FIELDS
+    complete = len(fields.kinds) < MOST_FIELDS
     connection.execute("INSERT INTO about VALUES (?, ?, ?)", (complete, len(passages), counts))
     connection.execute("COMMIT")
     report("fields", total, total)
@@ -148,7 +149,7 @@ class _Found:
             self._documents[name] += 1
             found = cell(value)
             if isinstance(found, str | bytes):
-                # Characters are as good as bytes to tell short from long.
+                # Characters do as well as bytes to tell short from long.
                 self._bytes[name] += len(found)
 
     def columns(self) -> dict[str, int]:
@@ -223,7 +224,7 @@ class FieldReader(CheckedDatabase):
         return column or NOWHERE
 
     def matching(self, condition: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
-        """For each row of the segment whether its document fulfils a SQL condition, which is 0 or 1
+        """For each row of the segment whether its document meets a SQL condition, which is 0 or 1
         for every document. As many threads share the documents as there are connections."""
         listed = self._listed
         # One text of all answers: a row for each document would take Python longer than the scan.
@@ -236,17 +237,17 @@ class FieldReader(CheckedDatabase):
         ends = np.linspace(0, listed.documents, len(self._connections) + 1).astype(int).tolist()
 
         def answer(connection: sqlite3.Connection, start: int, stop: int) -> str:
-            found = connection.execute(sql, (*values, start, stop)).fetchone()[0]
-            return found or ""
+            matching = connection.execute(sql, (*values, start, stop)).fetchone()[0]
+            return matching or ""
 
         with self._lock, self._damaged():
             # sqlite3 lets go of the GIL while it looks for a row.
             with ThreadPoolExecutor(len(self._connections)) as pool:
                 answers = "".join(pool.map(answer, self._connections, ends[:-1], ends[1:]))
-            found = np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")
-            if len(found) != listed.documents:
-                raise ValueError(f"{len(found)} of {listed.documents} documents")
-            return found if listed.passages is None else np.repeat(found, listed.passages)
+            matching = np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")
+            if len(matching) != listed.documents:
+                raise ValueError(f"{len(matching)} of " + counted(listed.documents, "document"))
+            return matching if listed.passages is None else np.repeat(matching, listed.passages)
 
     def follows_from(self, documents: DocumentReader) -> bool:
         """Whether it is what the segment's documents give, row by row."""
@@ -266,7 +267,7 @@ class FieldReader(CheckedDatabase):
 def values_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every field of one document, nested objects' too: its dotted name and its value.
 
-    metadata: as json.loads gives it. A name that is not plain stands in backticks, as in a filter.
+    metadata: as json.loads gives it. Names that are not plain are in backticks, as in a filter.
     """
     waiting: list[tuple[str, Mapping[str, Any]]] = [("", metadata)]
     while waiting:
@@ -292,11 +293,11 @@ def kind_of(value: Any) -> str:
         return "list"
     if isinstance(value, Mapping):
         return "object"
-    raise TypeError(f"{type(value).__name__} is no kind of value that JSON has")
+    raise TypeError(f"{type(value).__name__} is not a kind of value that JSON has")
 
 
 def cell(value: Any) -> Cell:
-    """What stands in a field's column for a value as json.loads gives it."""
+    """The cell of a field's column for a value as json.loads gives it."""
     if value is None or isinstance(value, bool):
         return _WORDS[value]
     if isinstance(value, int | float):
@@ -305,8 +306,8 @@ def cell(value: Any) -> Cell:
         return value
     if isinstance(value, Mapping):
         return _OBJECT
-    plain = (one for one in value if not isinstance(one, Mapping | list | tuple))
-    return "".join([LINE, *(element(one) + LINE for one in plain)]).encode()
+    plain = (item for item in value if not isinstance(item, Mapping | list | tuple))
+    return "".join([LINE, *(element(item) + LINE for item in plain)]).encode()
 
 
 def element(value: Any) -> str:

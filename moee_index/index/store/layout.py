@@ -9,7 +9,7 @@
         hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
                                         what follows from the rows under one standardizer
         deleted-0003.bits               which rows do not count any more
-        building.json                   only while a segment is not finished: what it was begun with
+        building.json                   only while a segment is unfinished: its settings
 
 A file that a manifest names is never written to again. Each version of an index has a number of
 its own, the manifest's `revision`, and what is new in it carries that number in its name; so a
@@ -75,12 +75,12 @@ def standardizer_files(directory: Path) -> list[Path]:
 def _numbered(directory: Path, pattern: re.Pattern[str]) -> list[Path]:
     if not directory.is_dir():
         return []
-    found = [
+    matches = [
         (int(match[1]), path)
         for path in directory.iterdir()
         if (match := pattern.fullmatch(path.name))
     ]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(matches)]
 
 
 def next_revision(directory: Path, published: int) -> int:

@@ -1,5 +1,5 @@
-"""The manifest of an index, whose presence means complete, and what an unfinished segment was begun
-with.
+"""The manifest of an index, whose presence means complete, and the settings of an unfinished
+segment.
 
 File names are given by layout.py; what the files hold is left to the modules beside this one.
 """
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from moee_index.atomic import json_bytes, sha256_file, write_file
-from moee_index.errors import IndexDamagedError, NotAnIndexError
+from moee_index.errors import IndexDamagedError, NotAnIndexError, counted
 from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
@@ -40,7 +40,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Building:
-    """What an unfinished segment was begun with, and what a resumed build must agree to.
+    """The settings of an unfinished segment, which a resumed build must share.
 
     batch_tokens and window decide which texts share a batch: a resumed build keeps them.
     chunk: how long documents are split ("200:40"), None where they are not. purpose: whether a new
@@ -62,7 +62,7 @@ class Building:
 
     @classmethod
     def read(cls, folder: Path) -> Building | None:
-        """None where the folder is no unfinished segment. Raises IndexDamagedError."""
+        """None if the folder is not an unfinished segment. Raises IndexDamagedError."""
         path = folder / BUILDING
         try:
             content = _object(path)
@@ -86,7 +86,7 @@ class FileEntry:
 class Segment:
     """Documents that were embedded together, and what was made of their rows.
 
-    rows: passages, one a document where nothing is split; they stand in the order of the index.
+    rows: passages, one a document where nothing is split; in the order of the index.
     documents, rows: deleted ones included. index_type: "flat" or a FAISS factory string.
     codes_error: the longest difference between a unit vector and its stored codes, which bounds
     what a scan can be wrong by (None for approximate types). derived: the revision in the
@@ -110,18 +110,18 @@ class Segment:
 
     def names(self, store: str) -> list[str]:
         """Its files, without the folder."""
-        found = [DOCUMENTS, FIELDS, *(raw_name(part, store) for _, part in PARTS), ROW_CHECKS]
+        names = [DOCUMENTS, FIELDS, *(raw_name(part, store) for _, part in PARTS), ROW_CHECKS]
         for _, part in PARTS:
-            found += [codes_name(part, self.derived), code_checks_name(part, self.derived)]
-        found.append(norms_name(self.derived))
+            names += [codes_name(part, self.derived), code_checks_name(part, self.derived)]
+        names.append(norms_name(self.derived))
         if self.deleted is not None:
-            found.append(deleted_name(self.deleted))
-        return found
+            names.append(deleted_name(self.deleted))
+        return names
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a reader has to know before it opens a file of a finished index.
+    """Everything that a reader needs before it opens a file of a finished index.
 
     revision: counts the versions of this index. standardizer: the revision in its file's name.
     index_type: what was asked for; a segment added later is flat until `compact`. counts:
@@ -151,12 +151,12 @@ class Manifest:
     @property
     def documents(self) -> int:
         """Documents that count."""
-        return sum(one.documents - one.deleted_documents for one in self.segments)
+        return sum(segment.documents - segment.deleted_documents for segment in self.segments)
 
     @property
     def rows(self) -> int:
         """Rows that count: passages, one a document where nothing is split."""
-        return sum(one.live_rows for one in self.segments)
+        return sum(segment.live_rows for segment in self.segments)
 
     @property
     def size(self) -> int:
@@ -174,7 +174,7 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """Raises NotAnIndexError where there is none, IndexDamagedError where it is altered."""
+        """Raises NotAnIndexError if there is none, IndexDamagedError if it was altered."""
         path = directory / MANIFEST
         try:
             content = _object(path)
@@ -188,13 +188,13 @@ class Manifest:
         expected = content.pop("sha256", None)
         if expected != _checksum(content):
             raise IndexDamagedError(
-                f"{path} is damaged (its checksum does not agree); build the index again with "
+                f"{path} is damaged (its checksum does not match); build the index again with "
                 "--overwrite"
             )
         with _damaged(path):
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
-            named["segments"] = tuple(_segment(one) for one in named["segments"])
+            named["segments"] = tuple(_segment(entry) for entry in named["segments"])
             named["index_type"] = Pair(**named["index_type"])
             named["spec"] = EncoderSpec.from_stored(named["spec"])
             manifest = cls(**named)
@@ -219,8 +219,8 @@ class Manifest:
             ) from error
         if size != self.files[relative].size:
             raise IndexDamagedError(
-                f"{path} has {size} bytes instead of {self.files[relative].size}; restore it or "
-                "build again with --overwrite"
+                f"{path} has {counted(size, 'byte')} instead of {self.files[relative].size}; "
+                "restore it or build again with --overwrite"
             )
         return path
 
@@ -231,7 +231,9 @@ class Manifest:
         and made where they are new. Reads new files for their checksums."""
         standardizer = self.standardizer if standardizer is None else standardizer
         names = [standardizer_name(standardizer)]
-        names += [f"{one.name}/{name}" for one in segments for name in one.names(self.store)]
+        names += [
+            f"{segment.name}/{name}" for segment in segments for name in segment.names(self.store)
+        ]
         entries = {name: self.files.get(name) or file_entry(directory / name) for name in names}
         return replace(self, segments=tuple(segments), standardizer=standardizer, files=entries)
 
@@ -255,10 +257,8 @@ def _missing(directory: Path) -> str:
     if not directory.exists():
         return f"{directory}: no such directory; make an index there with moee-index build"
     if any((path / BUILDING).exists() for path in segment_folders(directory)):
-        return (
-            f"{directory} holds a build that is not finished; start the same build again to go on"
-        )
-    return f"{directory} is no index (it has no {MANIFEST}); make one with moee-index build"
+        return f"{directory} holds an unfinished build; start the same build again to resume it"
+    return f"{directory} is not an index (it has no {MANIFEST}); make one with moee-index build"
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -270,10 +270,10 @@ def _object(path: Path) -> dict[str, Any]:
         raise IndexDamagedError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise IndexDamagedError(
-            f"{path} is damaged (it holds no JSON: {error}); build again with --overwrite"
+            f"{path} is damaged (it is not JSON: {error}); build again with --overwrite"
         ) from error
     if not isinstance(content, dict):
-        raise IndexDamagedError(f"{path} is damaged (it holds no JSON object)")
+        raise IndexDamagedError(f"{path} is damaged (it is not a JSON object)")
     return content
 
 
@@ -304,10 +304,10 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def _check_values(manifest: Manifest) -> None:
-    """What the rest of the program counts on; a checksum alone does not promise it."""
+    """Check what the rest of the program relies on; a checksum alone does not guarantee it."""
     spec = manifest.spec
-    if not all(type(one) is int and one > 0 for one in (spec.hs_dim, spec.rw_dim)):
-        raise ValueError("a dimension is no whole number above 0")
+    if not all(type(segment) is int and segment > 0 for segment in (spec.hs_dim, spec.rw_dim)):
+        raise ValueError("a dimension is not a whole number above 0")
     if manifest.store not in STORES:
         raise ValueError(f"store is {manifest.store!r}")
     if not isinstance(manifest.alpha, int | float):
@@ -316,26 +316,32 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError(f"index_type is {manifest.index_type!r}")
     for name in manifest.files:
         _check_relative(name)
-    for one in manifest.segments:
-        if not SEGMENT.fullmatch(one.name):
-            raise ValueError(f"segment {one.name!r}")
-        counts = [one.documents, one.rows, one.deleted_documents, one.deleted_rows]
+    for segment in manifest.segments:
+        if not SEGMENT.fullmatch(segment.name):
+            raise ValueError(f"segment {segment.name!r}")
+        counts = [segment.documents, segment.rows, segment.deleted_documents, segment.deleted_rows]
         if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError(f"a count of {one.name} is no whole number")
-        if (one.deleted is None) != (one.deleted_rows == 0):
-            raise ValueError(f"deleted rows of {one.name} are named nowhere")
-        if one.deleted_rows > one.rows or one.deleted_documents > one.documents or not one.rows:
-            raise ValueError(f"the counts of {one.name} contradict each other")
-        if not all(isinstance(kind, str) for _, kind in one.index_type):
-            raise ValueError(f"index_type is {one.index_type!r}")
-        if not all(isinstance(error, float) for _, error in one.codes_error or ()):
-            raise ValueError(f"codes_error is {one.codes_error!r}")
+            raise ValueError(f"a count of {segment.name} is not a whole number")
+        if (segment.deleted is None) != (segment.deleted_rows == 0):
+            raise ValueError(
+                f"{segment.name} has deleted rows but does not name them, or the reverse"
+            )
+        if (
+            segment.deleted_rows > segment.rows
+            or segment.deleted_documents > segment.documents
+            or not segment.rows
+        ):
+            raise ValueError(f"the counts of {segment.name} contradict each other")
+        if not all(isinstance(kind, str) for _, kind in segment.index_type):
+            raise ValueError(f"index_type is {segment.index_type!r}")
+        if not all(isinstance(error, float) for _, error in segment.codes_error or ()):
+            raise ValueError(f"codes_error is {segment.codes_error!r}")
 
 
 def _check_relative(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise ValueError(f"{name!r} leads out of the index")
+        raise ValueError(f"{name!r} is outside the index")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """A new version of an index: one writer, everything written before the manifest, leftovers gone.
 
-What a version holds is for others to say.
+What a version holds is left to others.
 """
 
 from __future__ import annotations

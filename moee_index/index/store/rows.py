@@ -1,6 +1,6 @@
 """Raw rows on disk: plain little-endian matrices, written at their places, read as memory maps.
 
-Each row has a CRC-32. Where rows come from and what becomes of them is for others to say.
+Each row has a CRC-32. Where rows come from and what becomes of them is left to others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.atomic import storage_errors
-from moee_index.errors import IndexDamagedError, ModelError, StorageError
+from moee_index.errors import IndexDamagedError, ModelError, StorageError, counted
 from moee_index.index.store.checksums import check_rows
 from moee_index.index.store.layout import ROW_CHECKS, STORES, raw_name
 from moee_index.types import PARTS, Embeddings, Pair, Part, columns
@@ -43,17 +43,17 @@ class _File:
     row_bytes: int
 
     def write_at(self, row: int, content: bytes | memoryview) -> None:
-        view, place = memoryview(content), row * self.row_bytes
+        view, offset = memoryview(content), row * self.row_bytes
         while view:
-            written = os.pwrite(self.handle, view, place)
-            view, place = view[written:], place + written
+            written = os.pwrite(self.handle, view, offset)
+            view, offset = view[written:], offset + written
 
 
 class RowWriter:
     """Writes both parts' raw rows at their places, and their checksums. A context manager.
 
-    Rows of a kill's victim may be there half written: what counts as written is for the documents
-    store to say, after `sync`. Raises StorageError.
+    After a crash some rows may be half written; only rows that the document store lists as done,
+    after `sync`, are valid. Raises StorageError.
     """
 
     def __init__(self, folder: Path, store: str, dims: Pair[int]) -> None:
@@ -75,8 +75,8 @@ class RowWriter:
     def write(self, rows: Sequence[int], embeddings: Embeddings) -> None:
         """Row i of `embeddings` to place rows[i]. Raises ModelError where float16 overflows."""
         stored = PARTS.map(lambda part: self._as_stored(part, embeddings[part]))
-        for place, row in enumerate(rows):
-            hs, rw = stored.hs[place].tobytes(), stored.rw[place].tobytes()
+        for i, row in enumerate(rows):
+            hs, rw = stored.hs[i].tobytes(), stored.rw[i].tobytes()
             crcs = np.array([zlib.crc32(hs), zlib.crc32(rw)], dtype="<u4").tobytes()
             for file, content in zip(self._files, (hs, rw, crcs), strict=True):
                 with storage_errors(file.path):
@@ -185,7 +185,7 @@ class LiveRows:
 
     def __getitem__(self, rows: slice) -> RawArray:
         start, stop, _ = rows.indices(len(self))
-        found: list[RawArray] = []
+        parts: list[RawArray] = []
         for end, (raw, live) in zip(self._ends, self._segments, strict=True):
             begin = end - (len(raw) if live is None else len(live))
             low, high = max(start, begin) - begin, min(stop, end) - begin
@@ -194,8 +194,8 @@ class LiveRows:
             within = slice(low, high) if live is None else live[low:high]
             taken = raw.parts[self._part][within]
             check_rows(raw.paths[self._part], taken, columns(raw.crc)[self._part][within])
-            found.append(taken)
-        return np.concatenate(found) if found else np.empty((0, self.shape[1]), dtype=np.float32)
+            parts.append(taken)
+        return np.concatenate(parts) if parts else np.empty((0, self.shape[1]), dtype=np.float32)
 
 
 def map_rows(
@@ -210,8 +210,8 @@ def map_rows(
         size = path.stat().st_size
         if size != expected:
             raise IndexDamagedError(
-                f"{path} has {size} bytes, {rows} rows of {columns} take {expected}; restore it "
-                "or build again with --overwrite"
+                f"{path} has {counted(size, 'byte')}, but {counted(rows, 'row')} of {columns} "
+                f"take {expected}; restore it or build again with --overwrite"
             )
         return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(rows, columns))
     except OSError as error:

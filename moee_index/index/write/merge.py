@@ -1,4 +1,4 @@
-"""Several segments written as one, without what was deleted, and when that is worth while.
+"""Merge several segments into one, without what was deleted; and when that is worthwhile.
 
 Documents and raw rows are copied as they are.
 """
@@ -36,7 +36,9 @@ def merged(
     dims = manifest.spec.dims
     with storage_errors(folder):
         folder.mkdir()
-    total = sum(one.entry.documents - one.entry.deleted_documents for one in segments)
+    total = sum(
+        document.entry.documents - document.entry.deleted_documents for document in segments
+    )
     documents = rows = 0
     with (
         DocumentStore(folder / DOCUMENTS) as store,
@@ -45,11 +47,17 @@ def merged(
         for segment in segments:
             segment.documents.check()
             for some in _blocks(segment.live_documents()):
-                taken = np.concatenate([np.arange(one.rows.start, one.rows.stop) for one in some])
+                taken = np.concatenate(
+                    [np.arange(document.rows.start, document.rows.stop) for document in some]
+                )
                 store.append(
                     rows,
-                    [one.prepared() for one in some],
-                    [cut for one in some for cut in segment.documents.truncated(one.rows)],
+                    [document.prepared() for document in some],
+                    [
+                        cut
+                        for document in some
+                        for cut in segment.documents.truncated(document.rows)
+                    ],
                 )
                 writer.append(rows, segment.raw.stored(taken))
                 documents, rows = documents + len(some), rows + len(taken)
@@ -75,7 +83,7 @@ def _blocks(documents: Iterator[StoredDocument]) -> Iterator[list[StoredDocument
 
 
 def tail_to_merge(sizes: Sequence[int]) -> int | None:
-    """Where the longest run of segments at the end begins that is worth joining; None if none is.
+    """Where the longest run of segments at the end that is worth merging begins; None if none is.
 
     sizes: rows of each segment. A run is worth it from four segments on when none holds over half
     of its rows: so there are never many segments, and a row is copied a number of times that grows

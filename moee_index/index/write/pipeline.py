@@ -8,7 +8,7 @@ Computing stays where the model was loaded: an OpenMP runtime that sees a second
 the same cores lets them sleep between its many small regions, and computes half as fast.
 
 The order makes a kill harmless: a window's documents are committed before any of its rows, a
-batch's rows are synced before it is marked done. Which window comes next is for the caller to say.
+batch's rows are synced before it is marked done. The caller decides which window comes next.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Work:
 
     window: Window
     documents: Sequence[PreparedDocument]
-    own: Sequence[int]
+    new: Sequence[int]
     copies: Sequence[tuple[int, int]]
     plan: EncodingPlan
     done: frozenset[int]
@@ -84,14 +84,14 @@ class SegmentEmbedder:
         self._planned: queue.Queue[_Work | Batch | None] = queue.Queue(_AHEAD)
         self._computed: queue.Queue[Any] = queue.Queue(_UNWRITTEN)
         self._failure: BaseException | None = None
-        # No window is planned any more; no row can be written any more.
+        # Stop planning windows; writing has failed.
         self._stop = threading.Event()
         self._broken = threading.Event()
 
     def run(self, windows: Iterable[tuple[int, Batch, Window | None]]) -> None:
         """Bring the vectors of windows to disk: (number, documents, what is committed of it).
 
-        `windows` is gone through in a thread of its own. What an earlier run did is kept. Passages
+        `windows` is iterated in a separate thread. What an earlier run did is kept. Passages
         that an earlier window holds are copied from there; equal ones within a window are the
         plan's to find. Where `windows` raises, what came before is embedded first; however the
         run ends, everything that was computed is on disk.
@@ -139,34 +139,34 @@ class SegmentEmbedder:
 
     def _plan(self, number: int, batch: Batch, committed: Window | None) -> _Work:
         contents = [text for prepared in batch.documents for text in prepared.contents]
-        hashes = [found for prepared in batch.documents for found in prepared.hashes]
+        hashes = [content_hash for prepared in batch.documents for content_hash in prepared.hashes]
         known = self._store.rows_of_contents(set(hashes), batch.first_row)
-        own = [place for place, content in enumerate(hashes) if content not in known]
-        plan = self._encoder.plan([contents[place] for place in own])
+        new = [position for position, content in enumerate(hashes) if content not in known]
+        plan = self._encoder.plan([contents[position] for position in new])
         truncated = [known[content][1] if content in known else False for content in hashes]
-        for place, cut in zip(own, plan.truncated, strict=True):
-            truncated[place] = bool(cut)
+        for position, cut in zip(new, plan.truncated, strict=True):
+            truncated[position] = bool(cut)
         window = Window(
             number,
             batch.first_row,
             len(contents),
             batch.first_document,
             len(batch.documents),
-            _digest(plan, len(own)),
+            _digest(plan, len(new)),
             plan.tokens,
         )
         if committed is None:
             self._store.add_window(window, batch.documents, truncated)
         elif committed != window:
-            self._notify(f"window {number + 1}: batches are planned anew, so it is embedded again")
+            self._notify(f"window {number + 1}: its batches have changed, so it is embedded again")
             self._store.replan(window)
         return _Work(
             window,
             batch.documents,
-            own,
+            new,
             [
-                (known[content][0], batch.first_row + place)
-                for place, content in enumerate(hashes)
+                (known[content][0], batch.first_row + position)
+                for position, content in enumerate(hashes)
                 if content in known
             ],
             plan,
@@ -187,9 +187,9 @@ class SegmentEmbedder:
                     continue
                 with self._counts.timed("compute"):
                     embeddings = work.plan.encode(batch)
-                filled = [work.own[position] for position in positions]
+                filled = [work.new[position] for position in positions]
                 self._check(embeddings, work, filled)
-                rows = [work.window.first_row + place for place in filled]
+                rows = [work.window.first_row + position for position in filled]
                 self._put(self._computed, _Computed(work, batch, rows, embeddings), self._broken)
             self._put(self._computed, work, self._broken)
 
@@ -252,16 +252,16 @@ class SegmentEmbedder:
             self._rows.copy(source, target)
         self._commit(window, written)
         self._store.window_done(window.number)
-        counts, own = self._counts, len(work.own)
+        counts, own = self._counts, len(work.new)
         counts.texts += embedded + len(work.copies)
         counts.resumed += own - embedded
         counts.tokens += window.tokens * embedded / max(own, 1)
         self._progress("embedding", window.first_document + window.documents, self._total)
 
     def _moved(self, work: _Work, embedded: int) -> None:
-        """A window of a large model takes minutes: tell about parts of it."""
+        """A window of a large model takes minutes: report parts of it."""
         before = sum(len(work.plan.batches[batch]) for batch in work.done)
-        share = (before + embedded) / max(len(work.own), 1)
+        share = (before + embedded) / max(len(work.new), 1)
         done = work.window.first_document + int(share * work.window.documents)
         self._progress("embedding", done, self._total)
 
@@ -290,10 +290,10 @@ class _Stopped(Exception):
     """The other side of a queue has ended."""
 
 
-def _document_at(documents: Sequence[PreparedDocument], place: int) -> PreparedDocument:
+def _document_at(documents: Sequence[PreparedDocument], position: int) -> PreparedDocument:
     """The document that a window's place-th passage belongs to."""
     ends = np.cumsum([len(prepared.spans) for prepared in documents])
-    return documents[int(np.searchsorted(ends, place, side="right"))]
+    return documents[int(np.searchsorted(ends, position, side="right"))]
 
 
 def _digest(plan: EncodingPlan, texts: int) -> str:

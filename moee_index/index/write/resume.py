@@ -26,19 +26,19 @@ DERIVED = ("standardize", "index_type")
 _AT_A_TIME = 1024
 
 
-def option_differences(recorded: Building, asked: Building) -> list[tuple[str, object, object]]:
+def option_differences(recorded: Building, requested: Building) -> list[tuple[str, object, object]]:
     """(name, recorded, asked) of everything that differs and decides what an index holds."""
-    ours, theirs = asked.spec.identity(), recorded.spec.identity()
-    found = [(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]]
+    ours, theirs = requested.spec.identity(), recorded.spec.identity()
+    differences = [(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]]
     for name in ("store", "chunk", *DERIVED):
-        before, now = getattr(recorded, name), getattr(asked, name)
+        before, now = getattr(recorded, name), getattr(requested, name)
         if before != now:
-            found.append((name, before, now))
-    return found
+            differences.append((name, before, now))
+    return differences
 
 
 def told(differences: Sequence[tuple[str, object, object]], spec: EncoderSpec) -> str:
-    """The differences in words, both values of each."""
+    """The differences as text, with both values of each."""
     words = []
     for name, before, now in differences:
         if name == "fingerprint":
@@ -51,19 +51,19 @@ def told(differences: Sequence[tuple[str, object, object]], spec: EncoderSpec) -
     return ", ".join(words)
 
 
-def check_spec(recorded: EncoderSpec, given: EncoderSpec, directory: Path) -> None:
+def check_spec(recorded: EncoderSpec, requested: EncoderSpec, directory: Path) -> None:
     """Raises FingerprintMismatchError naming each field that differs, and both values."""
-    ours, theirs = given.identity(), recorded.identity()
-    found = [(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]]
-    if found:
+    ours, theirs = requested.identity(), recorded.identity()
+    differences = [(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]]
+    if differences:
         raise FingerprintMismatchError(
-            f"{directory} was built with {told(found, recorded)}; use the model and options it "
-            "was built with, or build another index"
+            f"{directory} was built with {told(differences, recorded)}; use the model and options "
+            "it was built with, or build another index"
         )
 
 
 def document_difference(
-    stored: StoredDocument | None, prepared: PreparedDocument, place: int = 0
+    stored: StoredDocument | None, prepared: PreparedDocument, position: int = 0
 ) -> str | None:
     """The first difference between a stored document and a new one, as text; None if they are
     equal. place: of the document, from 0."""
@@ -72,7 +72,7 @@ def document_difference(
     if stored is None:
         return f"{where}document {read.id!r} is new"
     if stored.id != read.id:
-        return f"{where}document {place + 1} is {read.id!r}, where {stored.id!r} was before"
+        return f"{where}document {position + 1} is {read.id!r}, where {stored.id!r} was before"
     if (stored.title, stored.text) != (read.title, read.text):
         return f"{where}document {read.id!r} has different text"
     # As text: to Python 1, 1.0 and True are the same, to a filter they are not.
@@ -88,7 +88,7 @@ def _as_text(metadata: dict[str, Any]) -> str:
 def window_difference(
     first: int, stored: Sequence[Stored], documents: Sequence[PreparedDocument]
 ) -> str | None:
-    """The first of some consecutive documents that is not as stored, in words; None if all are.
+    """The first difference of some consecutive documents from those stored, as text, or None.
 
     first: place of the first; stored: of a segment in progress, from there on. Either may be
     shorter.
@@ -111,7 +111,7 @@ def window_difference(
 def compare_finished(
     directory: Path,
     manifest: Manifest,
-    asked: Building,
+    requested: Building,
     documents: Documents,
     counts: Counts,
     skip_bad: bool,
@@ -121,17 +121,17 @@ def compare_finished(
         "build elsewhere, add what is new with moee-index add, or give --overwrite (the old index "
         "answers until the new is whole)"
     )
-    given = None if asked.standardize == "auto" else asked.standardize
-    asked = replace(asked, standardize=choose_standardize(manifest.rows, given)[0])
+    standardize = None if requested.standardize == "auto" else requested.standardize
+    requested = replace(requested, standardize=choose_standardize(manifest.rows, standardize)[0])
     recorded = replace(
-        asked,
+        requested,
         spec=manifest.spec,
         standardize=manifest.standardize,
         index_type=manifest.index_type.hs,
         store=manifest.store,
         chunk=manifest.chunk,
     )
-    different = option_differences(recorded, asked)
+    different = option_differences(recorded, requested)
     if different:
         raise IndexChangedError(
             f"{directory} was built with {told(different, manifest.spec)}; {hint}"
@@ -162,8 +162,8 @@ def _first_difference(
             counts,
             skip_bad=skip_bad,
         ):
-            for place, prepared in enumerate(window.documents, window.first_document):
-                difference = document_difference(next(stored, None), prepared, place)
+            for position, prepared in enumerate(window.documents, window.first_document):
+                difference = document_difference(next(stored, None), prepared, position)
                 if difference is not None:
                     return difference
                 if skip_bad:

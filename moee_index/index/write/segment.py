@@ -72,7 +72,7 @@ class SegmentWriting:
     """One run of writing a segment.
 
     wanted: what the segment is begun with. changing: whether documents and options may differ from
-    those an interrupted run; what differs is then embedded again, and told. take: which
+    those an interrupted run; what differs is then embedded again, with a note. take: which
     documents are taken. empty_is_error: whether there must be something to index.
     """
 
@@ -104,7 +104,7 @@ class SegmentWriting:
         ):
             self.worth_keeping = len(store) > 0
             if self.worth_keeping:
-                self.notify(f"going on with an interrupted {building.purpose}")
+                self.notify(f"resuming an interrupted {building.purpose}")
             documents, count = self._embed_all(store, rows, rejects, building)
             truncated = store.truncated
             rows.finish(count)
@@ -125,21 +125,21 @@ class SegmentWriting:
     def _begin(self, manifest: Manifest | None) -> tuple[Path, Building]:
         """The segment to write to: an interrupted run's or a new one."""
         listed = {entry.name for entry in manifest.segments} if manifest else set()
-        found: tuple[Path, Building] | None = None
+        resumable: tuple[Path, Building] | None = None
         for folder in reversed(segment_folders(self.directory)):
             if folder.name in listed or not (folder / BUILDING).exists():
                 continue
-            building = self._resumable(folder) if found is None else None
+            building = self._resumable(folder) if resumable is None else None
             if building is None:
                 remove_segment(folder)
             else:
-                found = folder, building
-        if found is not None:
+                resumable = folder, building
+        if resumable is not None:
             self.worth_keeping = True
-            self._take_over(found[1])
-            if found[1] != self.wanted:
-                self.wanted.write(found[0])
-            return found[0], self.wanted
+            self._take_over(resumable[1])
+            if resumable[1] != self.wanted:
+                self.wanted.write(resumable[0])
+            return resumable[0], self.wanted
         published = manifest.revision if manifest else 0
         folder = self.directory / segment_name(next_revision(self.directory, published))
         with storage_errors(folder):
@@ -150,7 +150,7 @@ class SegmentWriting:
         return folder, self.wanted
 
     def _resumable(self, folder: Path) -> Building | None:
-        """What an interrupted run was begun with, if this one can go on with it.
+        """The settings of an interrupted run, if this one can resume it.
 
         None where it cannot and need not. Raises IndexChangedError, IndexDamagedError.
         """
@@ -160,12 +160,12 @@ class SegmentWriting:
                 return None
             different = option_differences(building, self.wanted)
             if self.changing:
-                different = [found for found in different if found[0] not in DERIVED]
+                different = [difference for difference in different if difference[0] not in DERIVED]
             if different:
                 raise IndexChangedError(
                     f"the interrupted build in {self.directory} was begun with "
-                    f"{told(different, building.spec)}; give the first options again to go on, or "
-                    "--overwrite to begin anew"
+                    f"{told(different, building.spec)}; give the same options to resume it, or "
+                    "--overwrite to start over"
                 )
             with (
                 DocumentStore(folder / DOCUMENTS) as store,
@@ -173,13 +173,13 @@ class SegmentWriting:
             ):
                 if not rows.holds(store.embedded):
                     raise IndexDamagedError(
-                        f"{folder} lacks vectors that were written; give --overwrite to begin anew"
+                        f"{folder} lacks vectors that were written; give --overwrite to start over"
                     )
             return building
         except (IndexChangedError, IndexDamagedError) as error:
             if not self.changing:
                 raise
-            self.notify(f"beginning anew: {error}")
+            self.notify(f"starting over: {error}")
             return None
 
     def _take_over(self, building: Building) -> None:
@@ -248,9 +248,10 @@ class SegmentWriting:
         if not self.changing:
             raise IndexChangedError(
                 f"the corpus is not the one that the interrupted build in {self.directory} began "
-                f"with: {difference}; give the same corpus to go on, or --overwrite to build anew"
+                f"with: {difference}; give the same corpus to resume it, or --overwrite to start "
+                "over"
             )
-        self.notify(f"embedding again from a changed document on: {difference}")
+        self.notify(f"embedding again from the first changed document on: {difference}")
 
 
 def check_progress(progress: Progress | None) -> Progress:

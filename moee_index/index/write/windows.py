@@ -25,7 +25,7 @@ _SPLIT_AT_A_TIME = 64
 
 def whole(documents: Sequence[PreparedDocument]) -> Iterable[PreparedDocument]:
     """One passage a document: all of its text."""
-    return [one.split([(0, len(one.document.text))]) for one in documents]
+    return [prepared.split([(0, len(prepared.document.text))]) for prepared in documents]
 
 
 def passages_of(encoder: TextEncoder, chunk: str | None) -> Split:
@@ -35,9 +35,11 @@ def passages_of(encoder: TextEncoder, chunk: str | None) -> Split:
     chunking = Chunking.parse(chunk)
 
     def split(documents: Sequence[PreparedDocument]) -> Iterable[PreparedDocument]:
-        texts = [(one.document.title, one.document.text) for one in documents]
+        texts = [(prepared.document.title, prepared.document.text) for prepared in documents]
         spans = encoder.passages(texts, chunking) if texts else []
-        return [one.split(found) for one, found in zip(documents, spans, strict=True)]
+        return [
+            prepared.split(passages) for prepared, passages in zip(documents, spans, strict=True)
+        ]
 
     return split
 
@@ -69,7 +71,7 @@ class Counts:
 
 
 class Rejects:
-    """rejected.jsonl of one run, begun anew each time, because a corpus is read anew each time.
+    """rejected.jsonl of one run, rewritten each time, because a corpus is read again each time.
 
     Called with source, line and reason of each line that cannot be used. With no path they are
     only counted.
@@ -194,7 +196,7 @@ class _Gathered:
 
 
 def duplicate(document: Document, earlier: str) -> str:
-    """What is wrong with a document whose id stood at `earlier` before, in words."""
+    """The message for a document whose id was used at `earlier`."""
     here, there = document.source or "here", earlier or "an earlier document"
     return (
         f"{here}: id {document.id!r} was already used ({there}); give each document an id of its "

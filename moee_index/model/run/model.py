@@ -70,7 +70,7 @@ def choose_device(asked: str) -> Choice:
     device = torch.device(asked)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"--device {asked}: torch finds no CUDA device; take --device cpu")
-    return Choice(device, "as asked")
+    return Choice(device, "as requested")
 
 
 def choose_compute(bits: int, device: torch.device) -> Choice:
