@@ -1,4 +1,4 @@
-"""Writing so that a crash leaves either the old file or the new one, and one writer at a time.
+"""Write so that a crash leaves either the old file or the new one, with one writer at a time.
 
 All temporary names, renames and locks of the program are made here; what the files hold is left
 to their writers.
@@ -169,13 +169,13 @@ def save_file(path: Path, content: bytes, message: str) -> Path:
 
 
 def begin_directory(directory: Path) -> Path:
-    """An empty directory beside `directory`, to be filled and then given its name."""
+    """An empty directory beside `directory`, to be filled and then renamed."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
 
 
 def finish_directory(temporary: Path, directory: Path) -> None:
-    """Give a directory of files its name. Raises OSError where that is taken."""
+    """Rename a filled directory. Raises OSError if the name is taken."""
     temporary.chmod(0o755)
     for file in temporary.iterdir():
         file.chmod(0o644)
@@ -240,7 +240,7 @@ class WriterLock:
         return os.path.samestat(named, os.fstat(handle))
 
     def remove(self) -> None:
-        """Take the lock file away; only for a directory that is to vanish."""
+        """Remove the lock file; only for a directory that is being removed."""
         self._path.unlink(missing_ok=True)
 
     def __exit__(

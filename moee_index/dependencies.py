@@ -1,8 +1,8 @@
-"""The libraries underneath: with which releases this version was tested, and what to say where an
-installed one is not as it is used here.
+"""The libraries underneath: the releases that this version was tested with, and the error for an
+installed one that does not work here.
 
-What has another way goes that way where it is used; what has none ends here, in a message that
-names a release known to work. Imports no library by itself.
+Callers with a fallback use it; those without end here, in a message that names a release known
+to work. Imports no library by itself.
 """
 
 from __future__ import annotations

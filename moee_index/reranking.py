@@ -1,7 +1,7 @@
 """Reranking: order given texts for a query, with or without an index.
 
 Vectors are standardized by the frozen standardizer where there is an index, else by one fitted over
-the candidates of the query at hand (DESIGN, maths 5). Files are read by `readers`.
+the candidates of the current query (DESIGN, maths 5). Files are read by `readers`.
 
 Scores are those of fusion.score: float64 arithmetic, rounded once, whatever the number of
 candidates; equal scores stay in candidate order.

@@ -1,7 +1,7 @@
-"""What the rooms hand to each other: documents and queries, passages, Embeddings, hits, and the
-protocols by which a lower room is given what a higher one does.
+"""What the packages hand to each other: documents and queries, passages, Embeddings, hits, and the
+protocols through which a lower package uses a higher one.
 
-No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/encoder.py) fulfils
+No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/encoder.py) implements
 `TextEncoder`.
 """
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "embed": "print or save the vectors themselves",
     "info": "what an index holds, or what this program finds on this machine",
     "add": "add documents to an index",
-    "delete": "take documents out of an index",
+    "delete": "delete documents from an index",
     "reindex": "rebuild standardizer and FAISS files, without the model",
     "compact": "rewrite an index without what was deleted",
     "export": "vectors and documents as Parquet, JSON lines or npy",

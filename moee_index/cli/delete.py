@@ -1,4 +1,4 @@
-"""`moee-index delete`: take documents out of an index."""
+"""`moee-index delete`: delete documents from an index."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Plan:
 class Encoder:
     """Embeds texts with a Mixture-of-Experts model: HS and RW of one forward pass each.
 
-    Make one with `Encoder.load`. Fulfils `TextEncoder`.
+    Make one with `Encoder.load`. Implements `TextEncoder`.
     """
 
     def __init__(

@@ -107,14 +107,12 @@ def add_documents(
     content replaces it with `update` and is an error without (with on_bad="skip" it is left out).
     The other arguments are those of `build_index`.
 
-    Raises NotAnIndexError, FingerprintMismatchError (another model or other options than the index
-    has), CorpusError, IndexLockedError, StorageError, ModelError. What was embedded stays, and the
-    same command resumes from there.
+    Raises NotAnIndexError, FingerprintMismatchError (another model or options than the index's),
+    CorpusError, IndexLockedError, StorageError, ModelError; the same call then resumes.
     """
     if on_bad not in ("error", "skip"):
         raise MisuseError(f"on_bad is {on_bad!r}; it is error or skip")
     directory = Path(directory)
-    report, tell = check_progress(progress), check_notify(notify)
     with changing(directory) as (manifest, segments):
         check_spec(manifest.spec, encoder.spec, directory)
         known = _Known(segments, update, Counts())
@@ -126,8 +124,8 @@ def add_documents(
             skip_bad=on_bad == "skip",
             changing=True,
             total=total,
-            progress=report,
-            notify=tell,
+            progress=check_progress(progress),
+            notify=check_notify(notify),
             take=known.take,
             counts=known.counts,
         )

@@ -77,7 +77,7 @@ def changing(directory: Path) -> Iterator[tuple[Manifest, list[OpenSegment]]]:
 def delete_documents(
     directory: str | Path, ids: Sequence[str], *, missing_ok: bool = False
 ) -> ChangeReport:
-    """Take documents out of an index. Their rows stay on disk until `compact_index`.
+    """Delete documents from an index. Their rows stay on disk until `compact_index`.
 
     Raises MisuseError naming an id that is not there, unless `missing_ok`; nothing is then
     deleted. Raises what `changing` raises.
@@ -223,7 +223,7 @@ def publish_segments(
     standardizer: int | None = None,
     notify: Notify | None = None,
 ) -> Manifest:
-    """Make a version of these segments the one that is opened; the caller holds the lock."""
+    """Publish a version with these segments; the caller holds the lock."""
     with storage_errors(directory):
         after = replace(
             manifest, revision=revision, changed=now(), program=program()

@@ -1,6 +1,4 @@
-"""What a build would cost, without building: every text tokenized, a sample embedded. Writes
-nothing.
-"""
+"""What a build would cost: every text is tokenized and a sample embedded. Writes nothing."""
 
 from __future__ import annotations
 

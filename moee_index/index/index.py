@@ -119,7 +119,7 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Let go of files and threads; the index cannot be searched any more."""
+        """Close files and threads; the index can no longer be searched."""
         for searcher in self._searchers:
             searcher.close()
         self.snapshot.close()

@@ -135,7 +135,7 @@ Match = tuple[int, StoredDocument]
 
 
 def readers_for(documents: int) -> int:
-    """How many threads evaluate a filter over so many documents."""
+    """How many threads evaluate a filter over this many documents."""
     return min(_MOST_READERS, os.cpu_count() or 1) if documents >= _MANY else 1
 
 

@@ -67,7 +67,7 @@ class Snapshot:
         self._selector = Selector(self._segments)
 
     def close(self) -> None:
-        """Let go of files; nothing can be read any more."""
+        """Close files; nothing can be read any more."""
         for segment in self._segments:
             segment.close()
 

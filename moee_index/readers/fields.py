@@ -1,4 +1,4 @@
-"""What may be an id, a text and a title, whichever file it comes from.
+"""What may be an id, a text or a title, whichever file it comes from.
 
 Raises ValueError with a reason that fits after `file:line: `; where the value is is left to
 the callers.

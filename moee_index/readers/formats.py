@@ -1,7 +1,7 @@
-"""Records: the files of a corpus, whatever their form, as one stream of named fields.
+"""Records: the files of a corpus, in whatever format, as one stream of named fields.
 
 JSONL, CSV and TSV, Parquet and plain text. Which field is the text and which the id is left to
-corpus.py. Values out of Parquet can be held by JSON: times become ISO 8601 text, decimals floats,
+corpus.py. Values from Parquet become JSON values: times become ISO 8601 text, decimals floats,
 bytes text (base64 where they are not UTF-8).
 """
 

@@ -1,4 +1,4 @@
-"""TREC's two file forms: runs (what a search found) and qrels (what is relevant).
+"""TREC's two file formats: runs (what a search found) and qrels (what is relevant).
 
 Errors name file and line. The measures are in `tune.metrics`.
 """

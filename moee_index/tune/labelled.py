@@ -1,10 +1,10 @@
-"""Choosing α, the weight of RW in `sum`, for one index by judged queries.
+"""Choose α, the weight of RW in `sum`, for one index by judged queries.
 
 Works on an opened `Index` by its public methods. Choosing without labels is in `unlabelled`; the
 choice is saved by `index.save_alpha`.
 
 α maximises nDCG@10 on one half of the queries; the other half, which had no part in the choice,
-measures what it is worth.
+measures the gain.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Choosing α, the weight of RW in `sum`, for one index without any label.
+"""Choose α, the weight of RW in `sum`, for one index without labels.
 
 Works on an opened `Index` by its public methods. The α it gives balances HS and RW; it cannot tell
 which of them is better.
 
 Source: the camera-ready of Li & Zhou, ICLR 2025, where α is to maximise the Spearman correlation
-of the fused similarity with its components; the authors' code lacks it.
+of the fused similarity with its components; the authors' code does not have it.
 """
 
 from __future__ import annotations

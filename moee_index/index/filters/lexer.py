@@ -1,7 +1,6 @@
-"""The words of a filter one by one, and its errors, each with its position.
+"""The tokens of a filter, and its errors, each with its position.
 
-How texts, numbers, names and operators are written is said in `grammar`, which also checks their
-order.
+`grammar` describes how texts, numbers, names and operators are written, and checks their order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a filter's tree to one SQL expression, whatever the tests themselves look like in SQL.
+"""From a filter's tree to one SQL expression, however the single tests are written.
 
 Handles `and`, `or`, `not` and the limits of SQLite's parser. Text from a filter never becomes part
 of the SQL: it is always a parameter. Where values are stored is left to `over_columns` and

@@ -65,8 +65,8 @@ class Scanner:
             self._pool = None
 
     def rough_pays(self, queries: int) -> bool:
-        """Whether a rough look at all codes for so many queries, and a second one at some, is
-        faster than exact similarities of all."""
+        """Whether a rough pass over all codes, then an exact one over some, is faster for this many
+        queries than an exact pass over all."""
         if queries < _ROUGH_QUERIES:
             return False
         # Where the jobs will run, each in one thread.
@@ -124,7 +124,7 @@ class Scanner:
 
 
 def _alone() -> None:
-    """Make what this thread asks of OpenMP run in this thread: the jobs share out the cores.
+    """Run this thread's OpenMP work in this thread alone: the jobs already share the cores.
 
     The number of threads is each thread's own in OpenMP. `torch.set_num_threads` would set MKL's
     for all threads as well, so FAISS, which shares torch's OpenMP, is asked.
@@ -152,7 +152,7 @@ def _scan_each(codes: Codes, queries: FloatArray, out: FloatArray) -> None:
 
 
 def _scan(codes: Codes, query: FloatArray, out: FloatArray) -> None:
-    """One query [d] over codes [m, d] by FAISS's scanner, which lets go of the GIL."""
+    """One query [d] over codes [m, d] by FAISS's scanner, which releases the GIL."""
     faiss = load_faiss()
     query = np.ascontiguousarray(query, dtype=np.float32)
     scanner = _scanner(codes.shape[1])

@@ -1,4 +1,4 @@
-"""A first look at codes: similarities in bfloat16, and how far at most they are off.
+"""A first pass over codes: similarities in bfloat16, with a bound on their error.
 
 Multiplies float16 codes with queries in bfloat16, which processors with such instructions (AVX-512
 BF16, AMX, ARMv8.6) do at twice the rate of float32, and bounds what the rounding can cost. What

@@ -1,4 +1,4 @@
-"""Which rows of a flat pair can be among the best k: a complete scan of its codes.
+"""Which rows of a flat pair can be among the best k, by a complete scan of its codes.
 
 Scores codes, with bounds for every error of a scan. Scoring the candidates from raw rows is left to
 pair.py. Inside, what differs by part is a plain list with an entry for each part that counts.
@@ -6,9 +6,9 @@ pair.py. Inside, what differs by part is a plain list with an entry for each par
 Each part's similarities are off by no more than the longest difference between a unit vector and
 its float16 codes, which the manifest keeps, and by rounding. So a row whose score is more than
 twice that below the k-th cannot be among the best k, and all others are left (at least those
-within 1e-4·(1+α), DESIGN, maths 4). Where a processor is faster in bfloat16, many queries look
-at all rows roughly first, under bounds that are as strict (prefilter.py), and then at the
-candidates.
+within 1e-4·(1+α), DESIGN, maths 4). Where a processor is faster in bfloat16, many queries first
+scan all rows roughly, under bounds that are as strict (prefilter.py), and then the candidates
+exactly.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class FlatScan:
     def _prefilter_bf16(
         self, request: SearchRequest, queries: Sequence[int], max_candidates: int
     ) -> dict[int, RowNumbers]:
-        """As `candidates`, for those queries that a rough look leaves no more than so many rows."""
+        """As `candidates`, for the queries of which a rough pass leaves at most so many rows."""
         vectors = self._vectors(request, queries)
         fp32_bounds = self._fp32_bounds(request, len(queries))
         bf16_bounds = [
@@ -202,7 +202,7 @@ class FlatScan:
         rows: RowNumbers,
         margin: Bounds,
     ) -> RowNumbers:
-        """What a look at the exact similarities leaves of a query's candidates."""
+        """A query's candidates that remain by their exact similarities."""
         if len(rows) <= request.k:
             return rows
         cut = TopKCut(request.k, request.min_score)
@@ -274,7 +274,7 @@ class FlatScan:
         margins: Bounds,
         block: Block,
     ) -> None:
-        """Show a block to the cuts of some queries."""
+        """Add a block to the cuts of some queries."""
         rows = block.rows
         norms = (
             self._norms[rows.start : rows.stop] if isinstance(rows, range) else self._norms[rows]

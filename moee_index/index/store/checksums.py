@@ -76,7 +76,7 @@ class CheckedFile:
         return len(self._bytes)
 
     def _check(self, piece: int) -> None:
-        # zlib lets go of the GIL.
+        # zlib releases the GIL.
         if zlib.crc32(self._bytes[piece * PIECE : (piece + 1) * PIECE].data) != self._crcs[piece]:
             raise _wrong_crc(self._path)
         self._done[piece] = True

@@ -1,9 +1,9 @@
-"""The pair of FAISS indexes, one file a part: written, opened, trusted only as far as they were
-checked. Unit vectors in, codes or neighbor lists out.
+"""The pair of FAISS indexes, one file a part: written, opened, and trusted only where checked.
 
-`flat` means float16 codes that are scanned completely, so its answers are exact after rescoring;
-it is what `auto` chooses at every size, because an index that misses documents has to be asked for.
-Any other type is a FAISS factory string, and approximate.
+Unit vectors in, codes or neighbor lists out. `flat` means float16 codes that are scanned
+completely, so its answers are exact after rescoring; it is what `auto` chooses at every size,
+because an index that may miss documents is built only on request. Any other type is a FAISS factory
+string, and approximate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a metadata field's name is written, in fields.sqlite and in filters alike."""
+"""How a metadata field's name is written, in fields.sqlite and in filters."""
 
 from __future__ import annotations
 

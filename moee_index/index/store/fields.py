@@ -1,12 +1,12 @@
-"""The metadata of a segment's documents once more, a column for each field, to filter by.
+"""The metadata of a segment's documents again, with a column for each field, for filters.
 
     documents   number → id, and a cell for each field with a column
     fields      which fields there are, the kinds of their values, their columns
     about       whether all fields are listed; passages of each document where any has several
 
-Written when a segment is finished, and follows from its documents alone. Fields that many documents
-have come first; long texts, and what is beyond the most columns, can only be asked of the JSON in
-documents.sqlite.
+Written when a segment is finished, from its documents alone. Fields that many documents
+have come first; long texts, and what is beyond the most columns, can only be looked up in the JSON
+of documents.sqlite.
 
 | value of the field | its cell |
 |---|---|
@@ -241,7 +241,7 @@ class FieldReader(CheckedDatabase):
             return matching or ""
 
         with self._lock, self._damaged():
-            # sqlite3 lets go of the GIL while it looks for a row.
+            # sqlite3 releases the GIL while it looks for a row.
             with ThreadPoolExecutor(len(self._connections)) as pool:
                 answers = "".join(pool.map(answer, self._connections, ends[:-1], ends[1:]))
             matching = np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")

@@ -1,6 +1,6 @@
-"""From raw rows to what follows from them: standardizer, norms, FAISS files and their checksums.
+"""Derive from raw rows: standardizer, norms, FAISS files and their checksums.
 
-A build, an added segment and a reindex all come here; how the rows came to be does not matter.
+A build, an added segment and a reindex all use this, wherever the rows come from.
 """
 
 from __future__ import annotations

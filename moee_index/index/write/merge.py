@@ -36,9 +36,7 @@ def merged(
     dims = manifest.spec.dims
     with storage_errors(folder):
         folder.mkdir()
-    total = sum(
-        document.entry.documents - document.entry.deleted_documents for document in segments
-    )
+    total = sum(each.entry.documents - each.entry.deleted_documents for each in segments)
     documents = rows = 0
     with (
         DocumentStore(folder / DOCUMENTS) as store,
@@ -53,11 +51,7 @@ def merged(
                 store.append(
                     rows,
                     [document.prepared() for document in some],
-                    [
-                        cut
-                        for document in some
-                        for cut in segment.documents.truncated(document.rows)
-                    ],
+                    [cut for each in some for cut in segment.documents.truncated(each.rows)],
                 )
                 writer.append(rows, segment.raw.stored(taken))
                 documents, rows = documents + len(some), rows + len(taken)

@@ -1,4 +1,4 @@
-"""Windows of documents to rows on disk: read, planned, embedded and written at the same time.
+"""Windows of documents to rows on disk: reading, planning, embedding and writing overlap.
 
     one thread    reads a window ahead, splits, tokenises, plans, commits its documents
     this thread   computes batches
@@ -89,7 +89,7 @@ class SegmentEmbedder:
         self._broken = threading.Event()
 
     def run(self, windows: Iterable[tuple[int, Batch, Window | None]]) -> None:
-        """Bring the vectors of windows to disk: (number, documents, what is committed of it).
+        """Embed windows and write their rows: (number, documents, the committed window if any).
 
         `windows` is iterated in a separate thread. What an earlier run did is kept. Passages
         that an earlier window holds are copied from there; equal ones within a window are the

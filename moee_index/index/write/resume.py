@@ -1,4 +1,4 @@
-"""Whether a build that is started again is still the same build: options by name, documents by
+"""Whether a restarted build is still the same build: options are compared by name, documents by
 id, text and metadata, never by position alone.
 """
 

@@ -71,9 +71,9 @@ class _Reached:
 class SegmentWriting:
     """One run of writing a segment.
 
-    wanted: what the segment is begun with. changing: whether documents and options may differ from
-    those an interrupted run; what differs is then embedded again, with a note. take: which
-    documents are taken. empty_is_error: whether there must be something to index.
+    wanted: the settings of the segment. changing: whether documents and options may differ from
+    those of an interrupted run; what differs is then embedded again, with a note. take: which
+    documents are taken.
     """
 
     directory: Path
@@ -93,7 +93,7 @@ class SegmentWriting:
     def run(self, manifest: Manifest | None) -> Written:
         """Embed everything that is not embedded yet.
 
-        manifest: of the index that is there. rows is 0 where there was nothing to take.
+        manifest: of the index that is there. rows is 0 if nothing was taken.
         """
         self.folder, building = self._begin(manifest)
         rejects = Rejects(self.folder / REJECTED, self.counts)
@@ -116,7 +116,7 @@ class SegmentWriting:
         return Written(self.folder, building, revision, documents, count, truncated)
 
     def give_up(self) -> None:
-        """Remove a segment that holds nothing worth going on with."""
+        """Remove a segment that holds nothing worth resuming."""
         if not self.worth_keeping and self.folder is not None:
             remove_segment(self.folder)
 
@@ -183,7 +183,7 @@ class SegmentWriting:
             return None
 
     def _take_over(self, building: Building) -> None:
-        """Keep what decides the batches of an interrupted run."""
+        """Keep the settings that determine the batches of an interrupted run."""
         if building.batch_tokens != self.encoder.batch_tokens:
             self.encoder = self.encoder.with_batch_tokens(building.batch_tokens)
             self.notify(f"batch tokens {building.batch_tokens}: the interrupted run's")

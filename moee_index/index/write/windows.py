@@ -121,7 +121,7 @@ def windows(
     split: Split = whole,
     wanted: Wanted = lambda prepared: True,
 ) -> Iterator[Batch]:
-    """Windows of documents that can be indexed, each of at least `size` passages but the last.
+    """Windows of indexable documents, each of at least `size` passages except the last.
 
     A window ends with a document, so what it holds depends on the documents alone. Empty texts are
     skipped and counted; `wanted` says which of the others are taken. Raises CorpusError for a
