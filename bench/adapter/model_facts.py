@@ -23,14 +23,13 @@ def count_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises ModelError where transformers knows no such architecture.
     """
     from moee_index.model.arch.build import build_empty
-    from moee_index.model.arch.routing import find_routers
-    from moee_index.model.arch.select import expert_stacks
 
-    model = build_empty(checkpoint)
+    plan = build_empty(checkpoint)
+    model = plan.model
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
-    chosen = _chosen(model, find_routers(model))
-    stacks = expert_stacks(model)
+    chosen = _chosen(model, plan.routers)
+    stacks = plan.expert_stacks
     active: int | None = None
     if chosen is not None and stacks:
         idle = 0
