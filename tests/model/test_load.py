@@ -377,7 +377,7 @@ def test_a_dense_model_is_refused(copy_checkpoint: Callable[..., Path]) -> None:
     [
         ("no/such-model", "offline"),
         ("neither a path nor an id", "neither a directory nor a hub id"),
-        (str(PARITY), "no checkpoint"),
+        (str(PARITY), "not a checkpoint"),
         (str(PARITY / "texts.json"), "is a file"),
     ],
 )

@@ -260,7 +260,7 @@ def test_a_cached_form_whose_experts_lie_otherwise_is_made_anew(
     (entry / "moee_index.json").write_text(json.dumps(said))
     told: list[str] = []
     found = Encoder.load(gpt_oss, notify=told.append).encode(TEXTS).hs
-    assert any("of an earlier version" in line for line in told)
+    assert any("from an earlier version" in line for line in told)
     np.testing.assert_array_equal(found, wanted)
     assert json.loads((entry / "moee_index.json").read_text())["quantization"]["turned"] is True
 
@@ -512,11 +512,14 @@ def test_every_method_of_transformers_is_read_or_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"quantization_config": {"bits": 4}}, "names no 'quant_method'"),
+        ({"quantization_config": {"bits": 4}}, "has no 'quant_method'"),
         ({"quantization_config": "gptq"}, "must be an object"),
         ({"compression_config": {"format": "int-quantized"}}, "compressed-tensors"),
         ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "AWQ"),
-        ({"quantization_config": {"quant_method": "mxfp4"}}, "as gpt-oss has it, not for 'olmoe'"),
+        (
+            {"quantization_config": {"quant_method": "mxfp4"}},
+            "supported for gpt-oss, not for 'olmoe'",
+        ),
         ({"quantization_config": {**FP8, "weight_block_size": [128, 0]}}, "two positive numbers"),
         ({"quantization_config": {**FP8, "expert_dtype": "fp4"}}, "experts come in 'fp4'"),
     ],
@@ -590,7 +593,11 @@ STATE = torch.tensor(list(b'{"blocksize": 64}'), dtype=torch.uint8)
         ("fp8", with_another(Q + "weight_scale_inv", torch.ones(1, 1).int()), "stored as I32"),
         ("fp8", with_another(Q + "weight_scale_inv", torch.full((1, 1), torch.inf)), "not finite"),
         ("fp8", with_another("model.extra.weight", torch.ones(1)), "unexpected"),
-        ("fp8-tensor", with_another(Q + "weight_scale", torch.ones(3)), "a scale for all"),
+        (
+            "fp8-tensor",
+            with_another(Q + "weight_scale", torch.ones(3)),
+            "one scale, or one for each row",
+        ),
         ("nf4", without(Q + "weight.absmax"), r"q_proj\.weight\.absmax is missing"),
         ("nf4", without(Q + "weight.quant_state.bitsandbytes__nf4"), "__nf4 is missing"),
         ("nf4", with_another(Q + "weight.absmax", torch.ones(3)), "64 values are needed"),

@@ -110,10 +110,10 @@ def _block(codes: Header, scale: Header, source: SourceFormat) -> tuple[int, int
         return 1, cols
     fits = len(grid) == 2 and 0 not in grid and rows % grid[0] == 0 and cols % grid[1] == 0
     if source.settings.get("weight_block_size") is not None or not fits:
-        expected = (
-            f"blocks of {block[0]} x {block[1]}" if block else "one scale, or one for each row"
-        )
-        raise misfit(codes, scale.key, scale.shape, f"config.json has {expected}")
+        why = "without blocks there is one scale, or one for each row"
+        if block:
+            why = f"config.json gives blocks of {block[0]} x {block[1]}"
+        raise misfit(codes, scale.key, scale.shape, why)
     return rows // grid[0], cols // grid[1]
 
 

@@ -25,7 +25,7 @@ _RECORD = "packed.json"
 
 
 class Cache:
-    """One cache directory. `tell` gets a line for what is cached, is damaged, or cannot be cached."""
+    """One cache directory. `tell` gets a line for what is kept, damaged, or cannot be kept."""
 
     def __init__(self, tell: Notify, directory: Path | None = None) -> None:
         self.directory = directory or cache_directory()
@@ -34,8 +34,8 @@ class Cache:
     def four_bit(
         self, checkpoint: Checkpoint, storage: Storage, *, turned: bool = False
     ) -> Checkpoint | None:
-        """The intact 4-bit checkpoint made from this one, or None. turned: whether its matrices must
-        be turned (`four_bit.turns`)."""
+        """The intact 4-bit checkpoint made from this one, or None. turned: whether its matrices
+        must be turned (`four_bit.turns`)."""
         entry = self._entry(checkpoint, storage)
         if not entry.is_dir():
             return None
@@ -116,7 +116,8 @@ class Cache:
                 shutil.rmtree(self.directory / name)
             except OSError as error:
                 raise StorageError(
-                    f"{self.directory / name} cannot be removed: {error.strerror}; remove it by hand"
+                    f"{self.directory / name} cannot be removed: {error.strerror}; "
+                    "remove it by hand"
                 ) from error
             freed += size
         return freed
@@ -126,7 +127,7 @@ class Cache:
         return self.directory / (checkpoint.fingerprint[:32] + kind + ("-packed" if packed else ""))
 
     def _remove_damaged(self, entry: Path, error: Exception) -> None:
-        self._tell(f"a damaged cache entry is made again: {error}")
+        self._tell(f"a damaged cache entry is made anew: {error}")
         shutil.rmtree(entry, ignore_errors=True)
 
 
