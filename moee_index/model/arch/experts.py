@@ -81,8 +81,8 @@ def experts_forward(
     """Routed experts of one layer: hidden_states [tokens, d] -> [tokens, d].
 
     For each chunk of hit experts the 4-bit weights are dequantised into a reused workspace and
-    multiplied with the tokens routed there; packed weights are multiplied as they are. Sums are in
-    float32, in the order of the experts, so that a token's result does not depend on its neighbors
+    multiplied with the tokens routed there; packed weights are multiplied as they are. Sums run in
+    float32 in the order of the experts, so a token's result does not depend on its neighbours
     beyond the rounding of the products.
     """
     tokens: Tokens | None = getattr(self, "moee_tokens", None)
@@ -213,9 +213,9 @@ def _groups(experts: Any, name: str, hit: torch.Tensor) -> Sequence[torch.Tensor
 
 
 def _products(experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype) -> list[Product]:
-    """For each expert of a chunk a function that multiplies rows with its weights.
+    """For each expert of a chunk what multiplies rows with its weights, however these are kept.
 
-    Valid until the next call for the same projection.
+    Valid until the same projection of another chunk is asked for.
     """
     held = getattr(experts, name)
     if isinstance(held, PackedStack):

@@ -60,7 +60,7 @@ def find_routers(model: Any) -> list[Router]:
 
 
 def _specs(recorded: Any, index: int) -> list[Any]:
-    """What a class records under one name, as recorders. index: of the output if a class is bare."""
+    """What a class records under one name, as recorders. index: the output of a class alone."""
     OutputRecorder = internal(
         "transformers", "transformers.utils.output_capturing", "OutputRecorder"
     )
