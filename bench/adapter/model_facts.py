@@ -29,14 +29,12 @@ def count_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
     chosen = _chosen(model, plan.routers)
-    stacks = plan.expert_stacks
     active: int | None = None
-    if chosen is not None and stacks:
+    if chosen is not None and plan.expert_stacks:
         idle = 0
-        for _, module, attribute in stacks:
-            stack = getattr(module, attribute)
-            experts = stack.shape[0]
-            idle += stack.numel() // experts * max(experts - chosen, 0)
+        for stack in plan.expert_stacks:
+            experts = stack.value.shape[0]
+            idle += stack.value.numel() // experts * max(experts - chosen, 0)
         active = total - embedding - idle
     return {
         "parameters": total,

@@ -31,17 +31,17 @@ def install_four_bits(plan: ModelPlan, checkpoint: Checkpoint, double_quant: boo
         _install_stack(matrix, checkpoint, double_quant, turned)
     for matrix in plan.own_matrices:
         _install_stack(matrix, checkpoint, double_quant).read_by_owner = True
-    for name, linear, _ in plan.linears:
-        rows, cols = linear.weight.shape
-        _check_blocks(name, rows, cols, checkpoint)
-        replacement = NF4Linear(
+    for matrix in plan.linears:
+        rows, cols = matrix.value.shape
+        _check_blocks(matrix.name, rows, cols, checkpoint)
+        linear = NF4Linear(
             rows,
             cols,
-            bias=linear.bias is not None,
+            bias=matrix.module.bias is not None,
             double_quant=double_quant,
             workspace=workspace,
         )
-        plan.model.set_submodule(name.rpartition(".")[0], replacement)
+        plan.model.set_submodule(matrix.name.rpartition(".")[0], linear)
 
 
 def turns(checkpoint: Checkpoint) -> bool:
@@ -59,7 +59,7 @@ def _install_stack(
     matrix: Matrix, checkpoint: Checkpoint, double_quant: bool, turned: bool = False
 ) -> NF4Stack:
     """Replace a parameter of two or three dimensions by an empty stack."""
-    shape = getattr(matrix.module, matrix.attribute).shape
+    shape = matrix.value.shape
     rows, cols = reversed(shape[-2:]) if turned else shape[-2:]
     _check_blocks(matrix.name, rows, cols, checkpoint)
     count = shape[0] if len(shape) == 3 else 1
@@ -99,11 +99,11 @@ def left_in_16_bits(plan: ModelPlan) -> list[Matrix]:
 def assert_four_bits(left: list[Matrix]) -> None:
     """Raise ModelError if an expert, dense MLP or attention matrix is among those that are left in
     16 or 32 bits."""
-    for name, module, attribute in left:
-        value = getattr(module, attribute)
+    for matrix in left:
+        module, value = matrix.module, matrix.value
         if holds_experts(module) or isinstance(module, nn.Linear) or value.dim() > 2:
             raise ModelError(
-                f"{name} {list(value.shape)} was left in {value.dtype}: "
+                f"{matrix.name} {list(value.shape)} was left in {value.dtype}: "
                 "not a 4-bit model; this is a bug, please report it, or take --bits 16"
             )
 
@@ -111,9 +111,9 @@ def assert_four_bits(left: list[Matrix]) -> None:
 def told_in_16_bits(left: list[Matrix]) -> str | None:
     """One line that names the matrices left in 16 bits; None if there are none."""
     sizes: dict[str, int] = {}
-    for name, module, attribute in left:
-        kind = re.sub(r"\d+", "*", name)
-        sizes[kind] = sizes.get(kind, 0) + getattr(module, attribute).nbytes
+    for matrix in left:
+        kind = re.sub(r"\d+", "*", matrix.name)
+        sizes[kind] = sizes.get(kind, 0) + matrix.value.nbytes
     if not sizes:
         return None
     parts = (f"{kind} ({size / 1e6:.1f} MB)" for kind, size in sorted(sizes.items()))

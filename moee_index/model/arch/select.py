@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from moee_index.model.arch.conventions import (
@@ -24,7 +25,7 @@ from moee_index.model.arch.conventions import (
 from moee_index.model.arch.routing import Router, find_routers, routing_modules
 from moee_index.model.checkpoint.keys import Naming
 
-# Modules whose parameters stay in 16 bits.
+# Classes whose parameters stay in 16 bits.
 STAYS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -34,6 +35,11 @@ class Matrix(NamedTuple):
     name: str
     module: nn.Module
     attribute: str
+
+    @property
+    def value(self) -> torch.Tensor:
+        tensor: torch.Tensor = getattr(self.module, self.attribute)
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ class ModelPlan:
     naming: Naming
     routers: tuple[Router, ...]
     routing: frozenset[nn.Module]
-    experts: tuple[nn.Module, ...]
-    skipping: tuple[nn.Module, ...]
+    experts: tuple[Any, ...]
+    skipping: tuple[Any, ...]
     expert_stacks: tuple[Matrix, ...]
     linears: tuple[Matrix, ...]
     own_matrices: tuple[Matrix, ...]
