@@ -231,7 +231,7 @@ def test_an_error_of_the_hub_that_says_nothing_is_told_by_its_class(
         raise ConnectionError
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(ModelError, match=r"cannot be had: ConnectionError$"):
+    with pytest.raises(ModelError, match=r"could be fetched: ConnectionError$"):
         find_checkpoint("someone/olmoe")
 
 

@@ -28,8 +28,7 @@ from fakes import checkpoints as architectures
 from fakes.checkpoints import DEEPSEEK, VOCABULARY
 from moee_index.errors import ModelError
 from moee_index.model.arch.build import has_sigmoid_scores
-from moee_index.model.arch.four_bit import assert_four_bits
-from moee_index.model.arch.select import left_in_16_bits
+from moee_index.model.arch.four_bit import assert_four_bits, left_in_16_bits
 from moee_index.model.arch.tested import architecture_table, installed_packages
 from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
 from moee_index.model.nf4.stack import stacks
@@ -43,10 +42,10 @@ TABLE = ROOT / "moee_index" / "model" / "arch" / "tested.json"
 
 # What is no model for this program, and what it is told.
 REFUSED = {
-    "diffusion_gemma": "no causal decoder",
+    "diffusion_gemma": "not a causal decoder",
     "doge": "not one row a token",
     "nllb-moe": "an encoder with a decoder",
-    "openai_privacy_filter": "no causal decoder",
+    "openai_privacy_filter": "not a causal decoder",
     "switch_transformers": "an encoder with a decoder",
 }
 
@@ -146,7 +145,7 @@ def in_4_bits(own: Made) -> dict[str, float]:
     """The same in 4 bits, against transformers' own forward with rounded weights. `own.model` has
     them from then on."""
     model = load(own.checkpoint, 4)
-    assert_four_bits(model.model)
+    assert_four_bits(left_in_16_bits(model.plan))
     alone = one_by_one(model)
     batch = max(apart(model.embed(TEXTS), alone))
     return {EXACT: max(apart(alone, with_rounded_weights(own, model))), "a batch": batch}
@@ -218,7 +217,7 @@ def _features(model: RunningModel, checkpoint: Checkpoint) -> dict[str, Any]:
     """Whether a model's routers score by sigmoid, whether a prompt's beginning is computed once,
     what of its matrices stays in 16 bits."""
     model.embed(BEGUN)
-    left = {re.sub(r"^layers\.\d+\.", "", one.name) for one in left_in_16_bits(model.model)}
+    left = {re.sub(r"^layers\.\d+\.", "", one.name) for one in left_in_16_bits(model.plan)}
     return {
         "sigmoid": has_sigmoid_scores(checkpoint),
         "shared": model._shared is not None,

@@ -23,21 +23,18 @@ def count_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises ModelError where transformers knows no such architecture.
     """
     from moee_index.model.arch.build import build_empty
-    from moee_index.model.arch.routing import find_routers
-    from moee_index.model.arch.select import expert_stacks
 
-    model = build_empty(checkpoint)
+    plan = build_empty(checkpoint)
+    model = plan.model
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
-    chosen = _chosen(model, find_routers(model))
-    stacks = expert_stacks(model)
+    chosen = _chosen(model, plan.routers)
     active: int | None = None
-    if chosen is not None and stacks:
+    if chosen is not None and plan.expert_stacks:
         idle = 0
-        for _, module, attribute in stacks:
-            stack = getattr(module, attribute)
-            experts = stack.shape[0]
-            idle += stack.numel() // experts * max(experts - chosen, 0)
+        for stack in plan.expert_stacks:
+            experts = stack.value.shape[0]
+            idle += stack.value.numel() // experts * max(experts - chosen, 0)
         active = total - embedding - idle
     return {
         "parameters": total,

@@ -21,7 +21,6 @@ import torch
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import ModelError, StorageError
 from moee_index.fusion import RowNumbers
-from moee_index.model.arch.routing import find_routers
 from moee_index.model.run.model import RunningModel, TokenizedText
 from moee_index.types import Embeddings, FloatArray, Progress, ignore
 
@@ -67,7 +66,7 @@ class LayerCapture:
     def __init__(self, running: RunningModel) -> None:
         self._running = running
         self._layers = list(_decoder_layers(running.model))
-        self._routers = find_routers(running.model)
+        self._routers = running.plan.routers
         self._handles: list[Any] = []
         self._last = torch.empty(0)
         self._mean = torch.empty(0)

@@ -1,4 +1,4 @@
-"""How a model's weights are kept and computed with: dtypes and devices, each with its reason."""
+"""How a model's weights are stored and computed with: dtypes and devices, each with a reason."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 
-# (done, total) while a model is loaded, in bytes.
-
 
 @dataclass(frozen=True)
 class Storage:
-    """How weights are kept and computed with."""
+    """How weights are stored and computed with."""
 
     bits: int
     double_quant: bool
@@ -27,7 +25,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Choice:
-    """A value chosen for the user, with the reason that is told once."""
+    """A value chosen for the user, with the reason, which is logged once."""
 
     value: Any
     reason: str

@@ -215,5 +215,5 @@ def test_queries_have_their_own_prompt() -> None:
 def test_choices_are_told_with_their_reason() -> None:
     told: list[str] = []
     Encoder.load(PARITY / "olmoe", bits=32, device="cpu", notify=told.append)
-    assert "32 bits were asked for" in told[-1]
+    assert "32 bits were requested" in told[-1]
     assert "as requested" in told[-1]

@@ -53,14 +53,14 @@ def test_deepseek_v1_runs_without_remote_code_and_with_every_tensor() -> None:
     from moee_index.model.load.plan import plan_sources
 
     checkpoint = find_checkpoint(PARITY / "deepseek")
-    model = build_empty(checkpoint)
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    model_plan = build_empty(checkpoint)
+    shapes = {name: tuple(value.shape) for name, value in model_plan.model.state_dict().items()}
     with ExitStack() as files:
         readers = {
             file: files.enter_context(safe_open(file, framework="pt"))
             for file in checkpoint.weights
         }
-        plan = plan_sources(checkpoint, model, shapes, readers)
-    assert set(plan) == set(shapes)
-    experts = [source for name, one in plan.items() if ".experts." in name for source in one]
+        sources = plan_sources(checkpoint, model_plan, shapes, readers)
+    assert set(sources) == set(shapes)
+    experts = [one for name, made in sources.items() if ".experts." in name for one in made]
     assert len(experts) == 3 * 3 * 8  # three MoE layers, gate, up and down, eight experts

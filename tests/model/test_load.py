@@ -18,8 +18,7 @@ from moee_index.backends import import_bitsandbytes
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError, ModelError, StorageError
 from moee_index.model.arch.build import build_empty
-from moee_index.model.arch.four_bit import assert_four_bits
-from moee_index.model.arch.routing import find_routers
+from moee_index.model.arch.four_bit import assert_four_bits, left_in_16_bits
 from moee_index.model.checkpoint.find import find_checkpoint
 from moee_index.model.load.quantize import quantize_checkpoint
 from moee_index.model.nf4.quantize import BLOCK
@@ -74,7 +73,7 @@ def test_a_stack_holds_each_matrix_as_if_alone(double_quant: bool, rows: int, co
 def test_four_bits_are_four_bits(kind: str, double_quant: bool) -> None:
     encoder = Encoder.load(PARITY / kind, bits=4, double_quant=double_quant)
     model = encoder.running.model
-    assert_four_bits(model)
+    assert_four_bits(left_in_16_bits(encoder.running.plan))
     in_four_bits = {name for name, _ in stacks(model)}
     weights = sum(stack.n * stack.size for _, stack in stacks(model))
     held = encoder.running.bytes()
@@ -90,7 +89,7 @@ def test_four_bits_are_four_bits(kind: str, double_quant: bool) -> None:
         assert any(shared[kind] in name for name in in_four_bits)
     if kind == "deepseek":
         assert "layers.0.mlp.down_proj.weight" in in_four_bits
-    for router in find_routers(model):
+    for router in encoder.running.plan.routers:
         assert router.module.weight.is_floating_point()
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16
     if kind == "qwen2_moe":
@@ -98,19 +97,19 @@ def test_four_bits_are_four_bits(kind: str, double_quant: bool) -> None:
 
 
 def test_what_is_left_in_16_bits_is_found_in_whatever_form() -> None:
-    model = Encoder.load(PARITY / "olmoe", bits=4).running.model
-    experts = model.layers[1].mlp.experts
+    plan = Encoder.load(PARITY / "olmoe", bits=4).running.plan
+    experts = plan.model.layers[1].mlp.experts
     stack = experts.down_proj
     del experts._modules["down_proj"]
     experts.down_proj = torch.nn.Parameter(torch.zeros(8, 64, 48, dtype=torch.bfloat16))
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.experts\.down_proj .* was left in"):
-        assert_four_bits(model)
+        assert_four_bits(left_in_16_bits(plan))
     del experts.down_proj
     experts.down_proj = stack
-    assert_four_bits(model)
+    assert_four_bits(left_in_16_bits(plan))
     experts.register_buffer("fused", torch.zeros(8, 64, 48))
     with pytest.raises(ModelError, match="fused"):
-        assert_four_bits(model)
+        assert_four_bits(left_in_16_bits(plan))
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -217,7 +216,7 @@ def test_a_packed_model_counts_as_four_bits_and_agrees(
     assert packed.running.layout.value == "packed"
     assert any(isinstance(module, PackedStack) for module in packed.running.model.modules())
     assert not list(stacks(packed.running.model))
-    assert_four_bits(packed.running.model)
+    assert_four_bits(left_in_16_bits(packed.running.plan))
     held = packed.running.bytes()
     assert held["4-bit"] > 0
     assert held["16-bit"] == standard.running.bytes()["16-bit"]
@@ -378,7 +377,7 @@ def test_a_dense_model_is_refused(copy_checkpoint: Callable[..., Path]) -> None:
     [
         ("no/such-model", "offline"),
         ("neither a path nor an id", "neither a directory nor a hub id"),
-        (str(PARITY), "no checkpoint"),
+        (str(PARITY), "not a checkpoint"),
         (str(PARITY / "texts.json"), "is a file"),
     ],
 )
@@ -452,5 +451,5 @@ def test_the_fingerprint_follows_the_content_not_the_path(
 
 
 def test_no_weight_of_a_model_is_loaded_to_refuse_it() -> None:
-    model = build_empty(find_checkpoint(PARITY / "olmoe"))
+    model = build_empty(find_checkpoint(PARITY / "olmoe")).model
     assert all(parameter.is_meta for parameter in model.parameters())

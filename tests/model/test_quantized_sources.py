@@ -27,7 +27,7 @@ from moee_index.model.checkpoint import bitsandbytes as from_bitsandbytes
 from moee_index.model.checkpoint import fp8 as from_fp8
 from moee_index.model.checkpoint import mxfp4 as from_mxfp4
 from moee_index.model.checkpoint.find import find_checkpoint
-from moee_index.model.checkpoint.tensors import Readers, dense, read_headers
+from moee_index.model.checkpoint.tensors import Format, Readers, dense, fold, read_headers
 from moee_index.model.load import load as loading
 from moee_index.model.load.quantize import quantize_checkpoint
 from moee_index.model.nf4.packed import fast_kernel
@@ -260,7 +260,7 @@ def test_a_cached_form_whose_experts_lie_otherwise_is_made_anew(
     (entry / "moee_index.json").write_text(json.dumps(said))
     told: list[str] = []
     found = Encoder.load(gpt_oss, notify=told.append).encode(TEXTS).hs
-    assert any("of an earlier version" in line for line in told)
+    assert any("from an earlier version" in line for line in told)
     np.testing.assert_array_equal(found, wanted)
     assert json.loads((entry / "moee_index.json").read_text())["quantization"]["turned"] is True
 
@@ -312,12 +312,12 @@ def test_scales_of_fp8_come_in_many_forms(scale: str, tmp_path: Path) -> None:
         name = name if scale == "BF16" else "x.scale"
         spread = kept.float().repeat_interleave(32, dim=0).repeat_interleave(32, dim=1)
         wanted = codes.float() * spread
-    found = folded(tmp_path, {"x.weight": codes, name: kept}, said, from_fp8.fold)
+    found = folded(tmp_path, {"x.weight": codes, name: kept}, said, from_fp8.FORMAT)
     assert torch.equal(found["x.weight"], wanted)
 
 
 def folded(
-    folder: Path, tensors: dict[str, torch.Tensor], said: dict[str, Any], fold: Any
+    folder: Path, tensors: dict[str, torch.Tensor], said: dict[str, Any], form: Format
 ) -> dict[str, torch.Tensor]:
     """The weights that a format's module makes of some tensors."""
     from moee_index.model.checkpoint.quant_config import source_format
@@ -326,8 +326,9 @@ def folded(
     save_file(tensors, file)
     with safe_open(file, framework="pt") as reader:
         readers: Readers = {file: reader}
-        came = source_format({"quantization_config": said, "model_type": "gpt_oss"}, folder)
-        stored = fold(read_headers(readers), readers, came)
+        source = source_format({"quantization_config": said, "model_type": "gpt_oss"}, folder)
+        assert source is not None
+        stored = fold(read_headers(readers), readers, source, form)
         return {name: dense(one.whole(readers)) for name, one in stored.items()}
 
 
@@ -335,9 +336,9 @@ def test_every_scale_of_mxfp4_is_exact_and_255_is_no_number(tmp_path: Path) -> N
     scales = torch.arange(256, dtype=torch.uint8).view(1, 256, 1)
     blocks = torch.arange(16, dtype=torch.uint8) * 17  # both codes of a byte: every code twice
     blocks = blocks.expand(1, 256, 1, 16).contiguous()
-    found = folded(tmp_path, {"x_blocks": blocks, "x_scales": scales}, MXFP4, from_mxfp4.fold)["x"][
-        0
-    ]
+    found = folded(tmp_path, {"x_blocks": blocks, "x_scales": scales}, MXFP4, from_mxfp4.FORMAT)[
+        "x"
+    ][0]
     values = np.array(quantised.E2M1 + [-value for value in quantised.E2M1]).repeat(2)
     wanted = values[:, None] * 2.0 ** (np.arange(255) - 127.0)
     inside = np.abs(wanted) < 2.0**128
@@ -511,11 +512,14 @@ def test_every_method_of_transformers_is_read_or_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"quantization_config": {"bits": 4}}, "names no 'quant_method'"),
+        ({"quantization_config": {"bits": 4}}, "has no 'quant_method'"),
         ({"quantization_config": "gptq"}, "must be an object"),
         ({"compression_config": {"format": "int-quantized"}}, "compressed-tensors"),
         ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "AWQ"),
-        ({"quantization_config": {"quant_method": "mxfp4"}}, "as gpt-oss has it, not for 'olmoe'"),
+        (
+            {"quantization_config": {"quant_method": "mxfp4"}},
+            "supported for gpt-oss, not for 'olmoe'",
+        ),
         ({"quantization_config": {**FP8, "weight_block_size": [128, 0]}}, "two positive numbers"),
         ({"quantization_config": {**FP8, "expert_dtype": "fp4"}}, "experts come in 'fp4'"),
     ],
@@ -589,7 +593,11 @@ STATE = torch.tensor(list(b'{"blocksize": 64}'), dtype=torch.uint8)
         ("fp8", with_another(Q + "weight_scale_inv", torch.ones(1, 1).int()), "stored as I32"),
         ("fp8", with_another(Q + "weight_scale_inv", torch.full((1, 1), torch.inf)), "not finite"),
         ("fp8", with_another("model.extra.weight", torch.ones(1)), "unexpected"),
-        ("fp8-tensor", with_another(Q + "weight_scale", torch.ones(3)), "a scale for all"),
+        (
+            "fp8-tensor",
+            with_another(Q + "weight_scale", torch.ones(3)),
+            "one scale, or one for each row",
+        ),
         ("nf4", without(Q + "weight.absmax"), r"q_proj\.weight\.absmax is missing"),
         ("nf4", without(Q + "weight.quant_state.bitsandbytes__nf4"), "__nf4 is missing"),
         ("nf4", with_another(Q + "weight.absmax", torch.ones(3)), "64 values are needed"),
@@ -628,7 +636,7 @@ def test_damaged_mxfp4_is_an_error_by_name(
     tensors, _ = quantised.mxfp4("x", torch.randn(1, 64, 4))
     change(tensors)
     with pytest.raises(ModelError, match=said):
-        folded(tmp_path, tensors, MXFP4, from_mxfp4.fold)
+        folded(tmp_path, tensors, MXFP4, from_mxfp4.FORMAT)
 
 
 def test_folders_of_a_hub_repository_stay_there() -> None:

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from moee_index.model.arch.experts import lies_transposed
-from moee_index.model.arch.routing import find_routers
 from moee_index.model.nf4.packed import PackedLinear, PackedStack
 from moee_index.model.nf4.stack import NF4Linear, NF4Stack
 from moee_index.model.run.model import RunningModel, TokenizedText
@@ -165,7 +164,7 @@ def count_operations(running: RunningModel, texts: Sequence[TokenizedText]) -> W
     length = len(texts[0].ids)
     tokens = len(texts) * length
     pairs = len(texts) * length * (length + 1) / 2
-    routers = [router.module for router in find_routers(running.model)]
+    routers = [router.module for router in running.plan.routers]
     top_k = experts_of(running).top_k
     layers = [_Layer(layer, routers, top_k) for layer in running.model.layers]
     with _watched([hook for layer in layers for hook in layer.hooks]):

@@ -1,7 +1,7 @@
-"""From a config to an empty model: which class it is, where the text model lies in it.
+"""From a config to an empty model and its plan: which class it is, where the text model is in it.
 
-The classes are transformers'; DeepSeekMoE v1, which has none there, is put into another's. The
-model is built on the meta device: no weight exists yet.
+The classes are transformers'; DeepSeekMoE v1, which has none there, runs in another's. The model is
+built on the meta device: no weight exists yet.
 """
 
 from __future__ import annotations
@@ -15,19 +15,28 @@ import torch
 from moee_index.dependencies import internal
 from moee_index.errors import MisuseError, ModelError, first_line
 from moee_index.model.arch import experts
-from moee_index.model.arch.routing import find_routers, scores_by_sigmoid
+from moee_index.model.arch.conventions import (
+    SCORING_FUNCTION,
+    has_head,
+    is_attention,
+    is_headless_class,
+    modeling_module,
+    scores_by_sigmoid,
+)
+from moee_index.model.arch.routing import find_routers
+from moee_index.model.arch.select import ModelPlan, plan_model
 from moee_index.model.checkpoint.find import Checkpoint
-from moee_index.model.checkpoint.keys import keep_naming
+from moee_index.model.checkpoint.keys import naming_of
 
 RW_KINDS = ("auto", "softmax", "sigmoid", "logits")
 
 
-def build_empty(checkpoint: Checkpoint) -> Any:
-    """The base model (no language-model head) of a checkpoint, on the meta device; of a multi-modal
-    one the text model alone.
+def build_empty(checkpoint: Checkpoint) -> ModelPlan:
+    """The plan of a checkpoint's base model (no language-model head), which is on the meta device;
+    of a multi-modal checkpoint only the text model is built.
 
-    Raises ModelError where transformers knows no such architecture, where it has no routers, or
-    where it is no causal decoder.
+    Raises ModelError if transformers does not have the architecture, if it has no routers, or if it
+    is not a causal decoder.
     """
     from transformers import logging as transformers_logging
 
@@ -40,54 +49,60 @@ def build_empty(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.name} ({config.model_type}) is an encoder with a decoder; give --model a "
             "decoder such as OLMoE, whose last token has seen the whole text"
         )
-    whole_class = _whole_class(config, checkpoint)
-    if whole_class is None:
+    full_class = _full_class(config, checkpoint)
+    if full_class is None:
         model = _on_meta(_base_class(text, checkpoint), text)
-        keep_naming(model)
+        naming = naming_of(model)
     else:
-        whole = _on_meta(whole_class, config)
-        inner, model = _text_part(whole, text, checkpoint)
-        _check_causal(whole, text, checkpoint)
-        keep_naming(model, whole, inner)
+        full = _on_meta(full_class, config)
+        inner, model = _text_part(full, text, checkpoint)
+        _check_causal(full, text, checkpoint)
+        naming = naming_of(full, inner)
     model.eval()
     _choose_implementations(model)
-    _materialise_buffers(model, checkpoint)
-    if not find_routers(model):
+    _materialize_buffers(model, checkpoint)
+    plan = plan_model(model, naming)
+    if not plan.routers:
         raise ModelError(
             f"{checkpoint.name} ({checkpoint.config.get('model_type')}) is a dense model: it has "
             "no router and so no routing weights; give --model a Mixture-of-Experts model"
         )
     _check_causal(model, text, checkpoint)
-    return model
+    return plan
 
 
-def rw_kind(asked: str, checkpoint: Checkpoint) -> str:
-    """The kind of RW behind `auto`: softmax for DeepSeek v1, logits for all others, as the
-    paper's code has it (the paper itself, section 3.1, says softmax).
+def rw_kind(requested: str, checkpoint: Checkpoint, plan: ModelPlan | None = None) -> str:
+    """The kind of RW behind `auto`: softmax for DeepSeek v1, logits for all others, as in the
+    paper's code (the paper itself, section 3.1, says softmax).
 
-    All kinds are of a router's scores for all experts, before any bias that corrects its choice,
-    and before the choice. `sigmoid` is for routers that score so.
+    Every kind is made of a router's scores for all experts, before any bias that corrects its
+    choice, and before the choice. `sigmoid` is for routers that score by sigmoid. plan: of the
+    checkpoint's model, if there is one already.
     """
-    if asked not in RW_KINDS:
-        raise MisuseError(f"--rw {asked!r} is unknown; known: {', '.join(RW_KINDS)}")
-    if asked == "auto":
+    if requested not in RW_KINDS:
+        raise MisuseError(f"--rw {requested!r} is unknown; known: {', '.join(RW_KINDS)}")
+    if requested == "auto":
         return "softmax" if checkpoint.config.get("model_type") == "deepseek" else "logits"
-    if asked == "sigmoid" and not has_sigmoid_scores(checkpoint):
+    if requested == "sigmoid" and not has_sigmoid_scores(checkpoint, plan):
         raise MisuseError(
             f"--rw sigmoid: the router of {checkpoint.name} does not score by sigmoid; "
             "take softmax or logits"
         )
-    return asked
+    return requested
 
 
-def has_sigmoid_scores(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's router scores by sigmoid, as its text model's config says, or where it
-    does not, its router's class."""
+def has_sigmoid_scores(checkpoint: Checkpoint, plan: ModelPlan | None = None) -> bool:
+    """Whether a checkpoint's router scores by sigmoid: its text model's config says so or, if that
+    is silent, its router's class."""
     text = _config_of(checkpoint).get_text_config(decoder=True)
-    for name in ("scoring_func", "score_function"):
-        if (said := getattr(text, name, None)) is not None:
-            return bool(said == "sigmoid")
-    return scores_by_sigmoid(build_empty(checkpoint))
+    for name in SCORING_FUNCTION:
+        if (function := getattr(text, name, None)) is not None:
+            return bool(function == "sigmoid")
+    plan = plan or build_empty(checkpoint)
+    return any(
+        scores_by_sigmoid(router.module, plan.model.get_submodule(router.name.rpartition(".")[0]))
+        for router in plan.routers
+    )
 
 
 def _config_of(checkpoint: Checkpoint) -> Any:
@@ -112,25 +127,25 @@ def _config_of(checkpoint: Checkpoint) -> Any:
 
 
 def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
-    """DeepSeekMoE-16B's config (`model_type: deepseek`), which transformers has no class for.
+    """DeepSeekMoE-16B's config (`model_type: deepseek`), for which transformers has no class.
 
     The text part of deepseek_ocr2 is the same network: multi-head attention, softmax-greedy
-    routing without renormalisation, shared experts, dense first layers.
+    routing without renormalization, shared experts, dense first layers.
     """
-    given = checkpoint.config
+    config = checkpoint.config
     config_class = internal(
         "transformers",
         "transformers.models.deepseek_ocr2.configuration_deepseek_ocr2",
         "DeepseekOcr2TextConfig",
     )
-    for key, must in (("norm_topk_prob", False), ("scoring_func", "softmax")):
-        if given.get(key, must) != must:
+    for key, required in (("norm_topk_prob", False), ("scoring_func", "softmax")):
+        if config.get(key, required) != required:
             raise ModelError(
-                f"{checkpoint.path / 'config.json'}: {key}={given[key]!r} is not DeepSeekMoE v1"
+                f"{checkpoint.path / 'config.json'}: {key}={config[key]!r} is not DeepSeekMoE v1"
             )
-    layers = given["num_hidden_layers"]
-    first, every = given.get("first_k_dense_replace", 0), given.get("moe_layer_freq", 1)
-    kept = (
+    layers = config["num_hidden_layers"]
+    first, every = config.get("first_k_dense_replace", 0), config.get("moe_layer_freq", 1)
+    keys = (
         "vocab_size",
         "hidden_size",
         "intermediate_size",
@@ -149,13 +164,13 @@ def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
         "eos_token_id",
         "pad_token_id",
     )
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": given.get("rope_theta", 10000.0)}
-    if given.get("rope_scaling"):
-        rope |= given["rope_scaling"]
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0)}
+    if config.get("rope_scaling"):
+        rope |= config["rope_scaling"]
     return config_class(
-        **{key: given[key] for key in kept if key in given},
+        **{key: config[key] for key in keys if key in config},
         topk_method="greedy",
-        routed_scaling_factor=given.get("routed_scaling_factor", 1.0),
+        routed_scaling_factor=config.get("routed_scaling_factor", 1.0),
         rope_parameters=rope,
         mlp_layer_types=[
             "sparse" if layer >= first and layer % every == 0 else "dense"
@@ -170,71 +185,67 @@ def _on_meta(model_class: Any, config: Any) -> Any:
 
 
 def _base_class(config: Any, checkpoint: Checkpoint) -> Any:
-    """The class of a text model without head: registered, or of its config's package."""
+    """The class of a text model without a head: registered, or of its config's package."""
     from transformers import AutoModel
 
     try:
-        found = AutoModel._model_mapping[type(config)]
+        return _first(AutoModel._model_mapping[type(config)])
     except KeyError:
-        found = _unregistered_class(config, checkpoint)
-    return found[0] if isinstance(found, (list, tuple)) else found
+        return _unregistered_class(config, checkpoint)
 
 
 def _unregistered_class(config: Any, checkpoint: Checkpoint) -> Any:
-    """The class for a text config that is only known as a part of another."""
-    name = type(config).__module__.replace(".configuration_", ".modeling_")
-    for _, found in inspect.getmembers(importlib.import_module(name), inspect.isclass):
-        if (
-            getattr(found, "config_class", None) is type(config)
-            and found.__name__.endswith("Model")
-            and not found.__name__.endswith("PreTrainedModel")
+    """The class for a text config that is only registered as a part of another."""
+    module = importlib.import_module(modeling_module(config))
+    for _, candidate in inspect.getmembers(module, inspect.isclass):
+        if getattr(candidate, "config_class", None) is type(config) and is_headless_class(
+            candidate
         ):
-            return found
+            return candidate
     raise ModelError(f"{checkpoint.name}: transformers has no text model for {config.model_type!r}")
 
 
-def _whole_class(config: Any, checkpoint: Checkpoint) -> Any:
-    """The class with head, or of several parts, that checkpoints of a config are saved from and
-    named after; None where transformers has none."""
+def _full_class(config: Any, checkpoint: Checkpoint) -> Any:
+    """The class with a head, or of several components, that checkpoints of a config are saved from
+    and named after; None if transformers does not have it."""
     import transformers
 
-    said = [
-        getattr(transformers, name, None) for name in checkpoint.config.get("architectures") or []
-    ]
-    for found in said:
-        if getattr(found, "config_class", None) is type(config) and found is not None:
-            return found
+    for name in checkpoint.config.get("architectures") or []:
+        named = getattr(transformers, name, None)
+        if named is not None and getattr(named, "config_class", None) is type(config):
+            return named
     for auto in (transformers.AutoModelForMultimodalLM, transformers.AutoModelForCausalLM):
         if type(config) in auto._model_mapping:
-            found = auto._model_mapping[type(config)]
-            return found[0] if isinstance(found, (list, tuple)) else found
+            return _first(auto._model_mapping[type(config)])
     return None
 
 
-def _text_part(whole: Any, text: Any, checkpoint: Checkpoint) -> tuple[str, Any]:
-    """Where the text model without head lies in a whole one, and the model itself."""
+def _first(classes: Any) -> Any:
+    """The main class of a mapping's entry, which may name several."""
+    return classes[0] if isinstance(classes, (list, tuple)) else classes
+
+
+def _text_part(full: Any, text: Any, checkpoint: Checkpoint) -> tuple[str, Any]:
+    """(name, module) of the text model without a head in a full model."""
     from transformers import PreTrainedModel
 
-    found = [
+    candidates = [
         (name, module)
-        for name, module in whole.named_modules()
+        for name, module in full.named_modules()
         if isinstance(module, PreTrainedModel)
         and type(module.config) is type(text)
         and module.base_model is module
     ]
-    if found:
-        # Some classes with a head take themselves for their own base.
-        return min(
-            found, key=lambda one: (not find_routers(one[1]), "For" in type(one[1]).__name__)
-        )
+    if candidates:
+        return min(candidates, key=lambda part: (not find_routers(part[1]), has_head(part[1])))
     raise ModelError(
-        f"{checkpoint.name} ({whole.config.model_type}): no text model is found in it; give "
-        "--model a text model"
+        f"{checkpoint.name} ({full.config.model_type}): it has no text model; give --model a text "
+        "model"
     )
 
 
 def _choose_implementations(model: Any) -> None:
-    """Our experts, and torch's attention where a model's class knows it (it knows no sinks)."""
+    """Our experts, and torch's attention if a model's class supports it (it has no sinks)."""
     attention = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
     for module in model.modules():
         config = getattr(module, "config", None)
@@ -243,20 +254,20 @@ def _choose_implementations(model: Any) -> None:
             config._experts_implementation = experts.IMPLEMENTATION
 
 
-def _materialise_buffers(model: Any, checkpoint: Checkpoint) -> None:
-    """Compute the buffers that are not part of a checkpoint (rotary frequencies) for real."""
+def _materialize_buffers(model: Any, checkpoint: Checkpoint) -> None:
+    """Compute the buffers that are not part of a checkpoint (rotary frequencies)."""
     for name, module in model.named_modules():
-        lost = {
+        absent = {
             key: buffer
             for key, buffer in module.named_buffers(recurse=False)
             if buffer.is_meta and key in module._non_persistent_buffers_set
         }
-        for key, buffer in lost.items():
+        for key, buffer in absent.items():
             unset = torch.nan if buffer.is_floating_point() else 0
             module._buffers[key] = torch.full_like(buffer, unset, device="cpu")
-        if lost:
+        if absent:
             model._init_weights(module)
-        for key in lost:
+        for key in absent:
             if bool(module._buffers[key].isnan().any()):
                 raise ModelError(
                     f"{checkpoint.name}: transformers does not say how {name}.{key} is computed, "
@@ -265,15 +276,15 @@ def _materialise_buffers(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def _check_causal(model: Any, text: Any, checkpoint: Checkpoint) -> None:
-    """Raise ModelError where an attention of the text model, or of another made of the same config
-    (the decoder of a diffusion model), looks both ways."""
+    """Raise ModelError if an attention of the text model, or of another with the same config (the
+    decoder of a diffusion model), attends in both directions."""
     for name, module in model.named_modules():
         if (
-            type(module).__name__.endswith("Attention")
+            is_attention(module)
             and type(getattr(module, "config", text)) is type(text)
             and not getattr(module, "is_causal", True)
         ):
             raise ModelError(
-                f"{checkpoint.name} ({model.config.model_type}) is no causal decoder: {name} looks "
-                "both ways; give --model a decoder, whose last token has seen the whole text"
+                f"{checkpoint.name} ({model.config.model_type}) is not a causal decoder: {name} "
+                "looks both ways; give --model a decoder, whose last token has seen the whole text"
             )

@@ -1,7 +1,7 @@
-"""The forward of all routed experts of a layer, in 4 bits or dense, registered with transformers.
+"""The forward of a layer's routed experts, in 4 bits or dense, registered with transformers.
 
-Works through the experts interface of transformers (its layout flags `has_gate`, `has_bias`,
-`is_transposed`, `has_post_expert_norm` and a class's own `_apply_gate`); no architecture is named.
+It uses transformers' experts interface (the layout flags `has_gate`, `has_bias`, `is_transposed`,
+`has_post_expert_norm` and a class's own `_apply_gate`); no architecture is named.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GROUPED_WEIGHTS = 2**30
 # Public in torch's later releases.
 _grouped_mm = getattr(nn.functional, "grouped_mm", None) or torch._grouped_mm
 
-# Rows whose weighted sum is taken at once; in float32 they stay in a core's second cache.
+# Rows that are weighted and summed at once; in float32 they stay in a core's second cache.
 ADDED_ROWS = 128
 
 
@@ -40,10 +40,10 @@ ADDED_ROWS = 128
 class Tokens:
     """Which flattened positions [batch * length] of the running batch a layer's experts compute.
 
-    `rows` is int64, ascending, or None for all. Padding then never reaches an expert; neither do,
-    in the last layer, tokens whose state nobody reads. What is left out comes out as zeros.
+    `rows` is int64, ascending, or None for all. Padding then never reaches an expert; in the last
+    layer, neither do tokens whose state is not read. The output of skipped positions is zero.
     lengths: of the texts of a padded batch, else None. count: positions of the batch, padding
-    included; experts that are given another number of rows compute them all.
+    included; experts that get another number of rows compute them all.
     """
 
     rows: torch.Tensor | None = None
@@ -55,8 +55,8 @@ class Tokens:
 class Routed:
     """Pairs of a token and one of its experts, in the order of the experts.
 
-    token: its row of the states, int64 [pairs]. order: the pair's place token by token, int64
-    [pairs]. share: its routing weight, float32 [pairs, 1]. counts: pairs of each expert.
+    token: row of the states, int64 [pairs]. order: position of the pair if pairs were ordered by
+    token, int64 [pairs]. share: routing weight, float32 [pairs, 1]. counts: pairs of each expert.
     """
 
     token: torch.Tensor
@@ -129,18 +129,18 @@ def experts_forward(
 
 
 def grouped(device: torch.device) -> bool:
-    """Whether experts are multiplied all at once there, not one after the other."""
+    """Whether a device multiplies experts all at once, not one after the other."""
     return device.type == "cuda"
 
 
 def _grouped_forward(
     experts: Any, states: torch.Tensor, routed: Routed, up_name: str
 ) -> torch.Tensor:
-    """The same on a GPU: as many experts as fit the workspace are dequantised at once, and one
-    grouped product runs over the tokens routed to them, which lie in the experts' order.
+    """The same on a GPU: as many experts as fit in the workspace are dequantised at once, and one
+    grouped product runs over the tokens routed to them, in the order of the experts.
 
-    Each product is written to its own place and a token's are summed in the order of its choices:
-    no atomic additions, so the same batch gives the same bytes.
+    Each product has a row of its own, and a token's are summed in the order of its choices: without
+    atomic additions the same batch gives the same bytes.
     """
     products = torch.empty(
         (len(routed.token), states.shape[-1]), dtype=states.dtype, device=states.device
@@ -176,7 +176,7 @@ def _grouped_forward(
 def _grouped_product(
     experts: Any, name: str, group: torch.Tensor, states: torch.Tensor, ends: torch.Tensor
 ) -> torch.Tensor:
-    """states [tokens, in] times each its expert's matrix: [tokens, out]."""
+    """states [tokens, in], each times its expert's matrix: [tokens, out]."""
     held = getattr(experts, name)
     if isinstance(held, NF4Stack):
         weights = held.dequantize(group, states.dtype, experts.moee_workspaces[name])
@@ -201,7 +201,7 @@ def _gathered(experts: Any, states: torch.Tensor, tokens: torch.Tensor) -> torch
 
 
 def _padded(tokens: torch.Tensor) -> torch.Tensor:
-    """Token numbers, the first one repeated up to a row count that comes again and again."""
+    """Token numbers, padded with the first one to one of a few row counts."""
     missing = rounded_rows(len(tokens)) - len(tokens)
     return torch.cat((tokens, tokens[:1].expand(missing))) if missing else tokens
 
@@ -230,7 +230,7 @@ def _products(experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype) 
 
 
 def lies_transposed(experts: Any, held: Any) -> bool:
-    """Whether matrices are [in, out], as some classes have them, and not [out, in]."""
+    """Whether matrices are [in, out], as in some classes, and not [out, in]."""
     turned = isinstance(held, PackedStack) or getattr(held, "turned", False)
     return bool(experts.is_transposed) and not turned
 

@@ -1,4 +1,4 @@
-"""What of a model is in 4 bits: put there before loading, proven after it, counted.
+"""Put a model's 4-bit modules in place before loading, and prove and count them after it.
 
 Reads no file.
 """
@@ -11,15 +11,8 @@ from typing import Any
 from torch import nn
 
 from moee_index.errors import ModelError
-from moee_index.model.arch.routing import find_routers
-from moee_index.model.arch.select import (
-    Matrix,
-    expert_stacks,
-    left_in_16_bits,
-    own_matrices,
-    quantisable_linears,
-    uses_interface,
-)
+from moee_index.model.arch.conventions import holds_experts
+from moee_index.model.arch.select import STAYS, Matrix, ModelPlan
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.quant_config import BITSANDBYTES
 from moee_index.model.nf4.packed import PackedStack
@@ -27,38 +20,35 @@ from moee_index.model.nf4.quantize import BLOCK
 from moee_index.model.nf4.stack import NF4Linear, NF4Stack, Workspace, stacks
 
 
-def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) -> None:
-    """Replace what is for 4 bits by empty modules; all projections share a workspace.
+def install_four_bits(plan: ModelPlan, checkpoint: Checkpoint, double_quant: bool) -> None:
+    """Replace what becomes 4-bit by empty modules; all projections share a workspace.
 
-    Raises ModelError naming a matrix that cannot be had in 4 bits.
+    Raises ModelError naming a matrix that cannot be quantized to 4 bits.
     """
     workspace = Workspace()
-    own = own_matrices(model)
-    linears = quantisable_linears(model, find_routers(model))
-    for name, module, attribute in expert_stacks(model):
-        turned = bool(getattr(module, "is_transposed", False)) and turns(checkpoint)
-        _install_stack(Matrix(name, module, attribute), checkpoint, double_quant, turned)
-    for matrix in own:
+    for matrix in plan.expert_stacks:
+        turned = bool(getattr(matrix.module, "is_transposed", False)) and turns(checkpoint)
+        _install_stack(matrix, checkpoint, double_quant, turned)
+    for matrix in plan.own_matrices:
         _install_stack(matrix, checkpoint, double_quant).read_by_owner = True
-    for name, linear in linears:
-        rows, cols = linear.weight.shape
-        _check_blocks(f"{name}.weight", rows, cols, checkpoint)
-        model.set_submodule(
-            name,
-            NF4Linear(
-                rows,
-                cols,
-                bias=linear.bias is not None,
-                double_quant=double_quant,
-                workspace=workspace,
-            ),
+    for matrix in plan.linears:
+        rows, cols = matrix.value.shape
+        _check_blocks(matrix.name, rows, cols, checkpoint)
+        linear = NF4Linear(
+            rows,
+            cols,
+            bias=matrix.module.bias is not None,
+            double_quant=double_quant,
+            workspace=workspace,
         )
+        plan.model.set_submodule(matrix.name.rpartition(".")[0], linear)
 
 
 def turns(checkpoint: Checkpoint) -> bool:
     """Whether matrices that a class keeps as [in, out] are quantised as [out, in].
 
-    Not where they come in NF4 already, to be taken as they are; a 4-bit checkpoint says it.
+    Not if they come in NF4 already, since those codes are taken as they are. A 4-bit checkpoint
+    records it.
     """
     if checkpoint.quantization is not None:
         return bool(checkpoint.quantization.get("turned"))
@@ -68,8 +58,8 @@ def turns(checkpoint: Checkpoint) -> bool:
 def _install_stack(
     matrix: Matrix, checkpoint: Checkpoint, double_quant: bool, turned: bool = False
 ) -> NF4Stack:
-    """An empty stack in the place of a parameter of two or three dimensions."""
-    shape = getattr(matrix.module, matrix.attribute).shape
+    """Replace a parameter of two or three dimensions by an empty stack."""
+    shape = matrix.value.shape
     rows, cols = reversed(shape[-2:]) if turned else shape[-2:]
     _check_blocks(matrix.name, rows, cols, checkpoint)
     count = shape[0] if len(shape) == 3 else 1
@@ -83,31 +73,47 @@ def _install_stack(
 def _check_blocks(name: str, rows: int, cols: int, checkpoint: Checkpoint) -> None:
     if rows * cols % BLOCK:
         raise ModelError(
-            f"{checkpoint.name}: {name} is {rows} x {cols}, no multiple of {BLOCK} weights, and "
-            "cannot be had in 4 bits; take --bits 16"
+            f"{checkpoint.name}: {name} is {rows} x {cols}, not a multiple of {BLOCK} weights, and "
+            "cannot be quantised to 4 bits; take --bits 16"
         )
 
 
-def assert_four_bits(model: Any) -> None:
-    """Raise ModelError if any expert, dense MLP or attention matrix is left in 16 or 32 bits,
-    in whatever form it is kept (parameter, buffer, fused or not)."""
-    for name, module, attribute in left_in_16_bits(model):
-        value = getattr(module, attribute)
-        expert = uses_interface(module) or "Expert" in type(module).__name__
-        if expert or isinstance(module, nn.Linear) or value.dim() > 2:
+def left_in_16_bits(plan: ModelPlan) -> list[Matrix]:
+    """Matrices of a 4-bit model that are neither in 4 bits nor among what stays by design, in
+    whatever form they are kept (parameter, buffer, fused or not)."""
+    left = []
+    for name, module in plan.model.named_modules():
+        if module in plan.routing or isinstance(module, (*STAYS, NF4Stack, PackedStack)):
+            continue
+        tensors = list(module.named_parameters(recurse=False))
+        if holds_experts(module):
+            tensors += module.named_buffers(recurse=False)
+        for attribute, value in tensors:
+            if not value.is_floating_point() or value.dim() < 2:
+                continue
+            if min(value.shape[-2:]) > 1 and not attribute.endswith("bias"):
+                left.append(Matrix(f"{name}.{attribute}".lstrip("."), module, attribute))
+    return left
+
+
+def assert_four_bits(left: list[Matrix]) -> None:
+    """Raise ModelError if an expert, dense MLP or attention matrix is among those that are left in
+    16 or 32 bits."""
+    for matrix in left:
+        module, value = matrix.module, matrix.value
+        if holds_experts(module) or isinstance(module, nn.Linear) or value.dim() > 2:
             raise ModelError(
-                f"{name} {list(value.shape)} was left in {value.dtype}: "
+                f"{matrix.name} {list(value.shape)} was left in {value.dtype}: "
                 "not a 4-bit model; this is a bug, please report it, or take --bits 16"
             )
 
 
-def told_in_16_bits(model: Any) -> str | None:
-    """What of a 4-bit model is kept in 16 bits beside embeddings, norms, routers, biases and
-    convolutions, in one line by name; None where nothing is."""
+def told_in_16_bits(left: list[Matrix]) -> str | None:
+    """One line that names the matrices left in 16 bits; None if there are none."""
     sizes: dict[str, int] = {}
-    for name, module, attribute in left_in_16_bits(model):
-        kind = re.sub(r"\d+", "*", name)
-        sizes[kind] = sizes.get(kind, 0) + getattr(module, attribute).nbytes
+    for matrix in left:
+        kind = re.sub(r"\d+", "*", matrix.name)
+        sizes[kind] = sizes.get(kind, 0) + matrix.value.nbytes
     if not sizes:
         return None
     parts = (f"{kind} ({size / 1e6:.1f} MB)" for kind, size in sorted(sizes.items()))

@@ -1,101 +1,143 @@
-"""Which matrices of a model become 4-bit, and which stay in 16 bits by design.
+"""Which module of a model is what: its routers, its experts, and the matrices that become 4-bit.
 
 In 4 bits: attention projections, dense and shared MLPs, routed experts, whatever class keeps them.
 In 16 bits: embeddings, norms, routers, gates with one output, biases, convolutions and the state of
-state spaces. Modules are judged by what they are, not by name.
+state spaces. Modules are judged by what they are; where only a name tells, `conventions` is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
-from moee_index.model.arch.routing import Router, find_routers, routing_linears
+from moee_index.model.arch.conventions import (
+    decoder_layers,
+    holds_experts,
+    is_attention,
+    is_norm,
+    mixes_tokens,
+    uses_interface,
+)
+from moee_index.model.arch.routing import Router, find_routers, routing_modules
+from moee_index.model.checkpoint.keys import Naming
+
+# Classes whose parameters stay in 16 bits.
+STAYS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Matrix(NamedTuple):
-    """A parameter of `module`. name: with its path."""
+    """A tensor of `module`. name: with its path."""
 
     name: str
     module: nn.Module
     attribute: str
 
+    @property
+    def value(self) -> torch.Tensor:
+        tensor: torch.Tensor = getattr(self.module, self.attribute)
+        return tensor
 
-def uses_interface(module: nn.Module) -> bool:
-    """Whether a module's forward is that of transformers' experts interface, hence ours."""
-    return hasattr(module, "has_gate") and hasattr(module, "num_experts")
 
+@dataclass(frozen=True)
+class ModelPlan:
+    """What the modules of a model are, found once, before anything of it becomes 4-bit.
 
-def quantisable_linears(model: Any, routers: list[Router]) -> list[tuple[str, nn.Linear]]:
-    """Attention projections, dense and shared MLPs: what multiplies with `nn.Linear`.
+    routers: in layer order. routing: the modules that score experts; they stay in 16 bits. experts:
+    modules of the experts interface, whose forward is ours. skipping: those among them that may
+    skip tokens which are not pooled.
 
-    Routers and gates with a single output (shared-expert gates) stay in 16 bits.
+    expert_stacks: fused 3-D parameters of `experts`. linears: weights of `nn.Linear`. own_matrices:
+    what a module's own forward multiplies with, be it a subclass of `nn.Linear` or experts, fused
+    in three dimensions or in two, that do not use the experts interface.
+
+    norms, attentions: what can run block by block.
     """
-    routing = routing_linears(routers)
-    return [
+
+    model: Any
+    naming: Naming
+    routers: tuple[Router, ...]
+    routing: frozenset[nn.Module]
+    experts: tuple[Any, ...]
+    skipping: tuple[Any, ...]
+    expert_stacks: tuple[Matrix, ...]
+    linears: tuple[Matrix, ...]
+    own_matrices: tuple[Matrix, ...]
+    norms: tuple[nn.Module, ...]
+    attentions: tuple[nn.Module, ...]
+
+
+def plan_model(model: Any, naming: Naming) -> ModelPlan:
+    """The plan of an empty model. naming: how its checkpoint is named."""
+    routers = find_routers(model)
+    routing = routing_modules(routers)
+    recorded = {router.module for router in routers}
+    modules = list(model.named_modules())
+    experts = [(name, module) for name, module in modules if uses_interface(module)]
+    others = [
         (name, module)
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear and module.out_features > 1 and module not in routing
+        for name, module in modules
+        if module not in routing and not uses_interface(module)
     ]
-
-
-def expert_stacks(model: Any) -> list[tuple[str, nn.Module, str]]:
-    """(parameter name, experts module, attribute) of each fused 3-D expert parameter of the
-    experts interface."""
-    return [
-        (f"{name}.{attribute}", module, attribute)
-        for name, module in model.named_modules()
-        if uses_interface(module)
-        for attribute, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3
-    ]
-
-
-def own_matrices(model: Any) -> list[Matrix]:
-    """Matrices that their module's own forward multiplies with: subclasses of `nn.Linear`, and
-    experts, fused in three dimensions or in two, that do not use the experts interface."""
-    routing = routing_linears(find_routers(model))
-    found = []
-    for name, module in model.named_modules():
-        if module in routing or uses_interface(module) or type(module) is nn.Linear:
-            continue
-        linear = isinstance(module, nn.Linear)
-        fused = 2 if "Expert" in type(module).__name__ else 3
-        for attribute, parameter in module.named_parameters(recurse=False):
-            if linear:
-                fits = attribute == "weight" and parameter.shape[0] > 1
-            else:
-                fits = parameter.dim() >= fused and not _stays(module)
-            if fits and parameter.dim() in (2, 3) and min(parameter.shape[-2:]) > 1:
-                found.append(Matrix(f"{name}.{attribute}".lstrip("."), module, attribute))
-    return found
-
-
-def left_in_16_bits(model: Any) -> list[Matrix]:
-    """Matrices of a 4-bit model that are neither in 4 bits nor among what stays by design."""
-    routing = routing_linears(find_routers(model))
-    found = []
-    for name, module in model.named_modules():
-        if module in routing or _stays(module):
-            continue
-        kept = list(module.named_parameters(recurse=False))
-        if uses_interface(module) or "Expert" in type(module).__name__:
-            kept += module.named_buffers(recurse=False)
-        for attribute, value in kept:
-            if not value.is_floating_point() or value.dim() < 2:
-                continue
-            if min(value.shape[-2:]) > 1 and not attribute.endswith("bias"):
-                found.append(Matrix(f"{name}.{attribute}".lstrip("."), module, attribute))
-    return found
-
-
-def _stays(module: nn.Module) -> bool:
-    """Whether a module's parameters stay in 16 bits: embeddings and convolutions."""
-    from moee_index.model.nf4.packed import PackedStack
-    from moee_index.model.nf4.stack import NF4Stack
-
-    return isinstance(
-        module,
-        nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d | NF4Stack | PackedStack,
+    return ModelPlan(
+        model=model,
+        naming=naming,
+        routers=tuple(routers),
+        routing=frozenset(routing),
+        experts=tuple(module for _, module in experts),
+        skipping=_skipping(model),
+        expert_stacks=_matrices(experts, lambda _module, _name, value: value.dim() == 3),
+        linears=_matrices(others, _is_linear_weight),
+        own_matrices=_matrices(others, _is_own_matrix),
+        norms=tuple(module for _, module in modules if is_norm(module)),
+        attentions=tuple(
+            module
+            for _, module in modules
+            if is_attention(module) and recorded.isdisjoint(module.modules())
+        ),
     )
+
+
+def _matrices(
+    modules: Iterable[tuple[str, nn.Module]], wanted: Callable[[nn.Module, str, nn.Parameter], bool]
+) -> tuple[Matrix, ...]:
+    return tuple(
+        Matrix(f"{name}.{attribute}".lstrip("."), module, attribute)
+        for name, module in modules
+        for attribute, parameter in module.named_parameters(recurse=False)
+        if wanted(module, attribute, parameter)
+    )
+
+
+def _is_linear_weight(module: nn.Module, attribute: str, parameter: nn.Parameter) -> bool:
+    """Gates with a single output (shared-expert gates) stay in 16 bits."""
+    return type(module) is nn.Linear and attribute == "weight" and parameter.shape[0] > 1
+
+
+def _is_own_matrix(module: nn.Module, attribute: str, parameter: nn.Parameter) -> bool:
+    if type(module) is nn.Linear or parameter.dim() not in (2, 3) or min(parameter.shape[-2:]) < 2:
+        return False
+    if isinstance(module, nn.Linear):
+        return attribute == "weight"
+    fused = parameter.dim() == 3 or holds_experts(module)
+    return fused and not isinstance(module, STAYS)
+
+
+def _skipping(model: Any) -> tuple[nn.Module, ...]:
+    """Experts of the last layer, if its one attention precedes them. Only then does nobody read
+    what they make of tokens that are not pooled."""
+    layers = decoder_layers(model)
+    mixers: list[str] = []
+    experts: list[nn.Module] = []
+    for name, module in layers[-1].named_modules() if layers else ():
+        if uses_interface(module):
+            if not mixers:
+                return ()
+            experts.append(module)
+        inside = any(name.startswith(f"{mixer}.") for mixer in mixers)
+        if name and not inside and mixes_tokens(module):
+            mixers.append(name)
+    return tuple(experts) if len(mixers) == 1 else ()

@@ -8,29 +8,26 @@ holds is read from its sources, without importing a model.
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# How a modeling file of transformers shows that its models record routers, or have experts behind
-# the experts interface.
-_ROUTES = re.compile(rb'"router_logits":\s|def _apply_gate\b|@use_experts_implementation')
+from moee_index.model.arch.conventions import routes_in_source
 
 
 @cache
 def architecture_table() -> dict[str, Any]:
-    """The table: `transformers`, the version it was measured with, and `architectures`, by package
-    of transformers.models what was measured of its kinds of checkpoints."""
+    """The table: `transformers`, the version it was measured with, and `architectures`, for each
+    package of transformers.models what was measured of its kinds of checkpoints."""
     text = files("moee_index.model.arch").joinpath("tested.json").read_text(encoding="utf-8")
     table: dict[str, Any] = json.loads(text)
     return table
 
 
 def is_tested(model: Any) -> bool:
-    """Whether a model's class is of a package of the table."""
+    """Whether a model's class is from a package in the table."""
     return type(model).__module__.split(".")[-2] in architecture_table()["architectures"]
 
 
@@ -42,13 +39,14 @@ def installed_packages() -> list[str]:
         {
             file.parent.name
             for file in root.glob("*/modeling_*.py")
-            if file.parent.name != "auto" and _ROUTES.search(file.read_bytes())
+            if file.parent.name != "auto" and routes_in_source(file.read_bytes())
         }
     )
 
 
 def untested_packages() -> list[str]:
-    """Those that are not in the table: newer than it, as a rule. They may well work."""
+    """Installed packages that are not in the table, usually because they are newer. They may well
+    work."""
     return [
         name for name in installed_packages() if name not in architecture_table()["architectures"]
     ]

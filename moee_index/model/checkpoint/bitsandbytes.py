@@ -1,13 +1,13 @@
 """bitsandbytes' checkpoints: NF4 and FP4 with statistics beside them, and LLM.int8.
 
-4 bits: `X` holds the codes, two a byte, flat over the row-major tensor; `X.absmax`, `X.quant_map`
-and the JSON in `X.quant_state.bitsandbytes__nf4` (shape, block) undo them, with double quantisation
-also `X.nested_absmax` and `X.nested_quant_map` (QLoRA, Dettmers et al. 2023, 3). X is the weight of
-a linear layer or a fused stack of experts. 8 bits: `X.weight` int8 [rows, cols] with `X.SCB`
-[rows], the rows' largest values (LLM.int8, Dettmers et al. 2022).
+4 bits: `X` holds the codes, two a byte, flat over the row-major tensor. To dequantise them takes
+`X.absmax`, `X.quant_map`, the JSON in `X.quant_state.bitsandbytes__nf4` (shape, block) and, under
+double quantisation, `X.nested_absmax` and `X.nested_quant_map` (QLoRA, Dettmers et al. 2023, 3). X
+is the weight of a linear layer or a fused stack of experts. 8 bits: `X.weight` int8 [rows, cols]
+with `X.SCB` [rows], the rows' largest values (LLM.int8, Dettmers et al. 2022).
 
-NF4 in blocks of 64 is our own format, and its codes are handed on as they are. One matrix is held
-at a time.
+NF4 in blocks of 64 is our own format, so its codes are kept as they are. One matrix is in memory at
+a time.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ from moee_index.errors import ModelError
 from moee_index.model.checkpoint.quant_config import ADVICE, SourceFormat
 from moee_index.model.checkpoint.tensors import (
     FLOATS,
+    Format,
     Header,
     Headers,
     Readers,
     Stored,
+    companion,
     misfit,
     missing,
-    plain,
     read_member,
 )
 from moee_index.model.nf4.quantize import BLOCK
 from moee_index.model.nf4.stack import NESTED_BLOCK, Nested, Quantized, dynamic_map
 
-_STATES = {"nf4": ".quant_state.bitsandbytes__nf4", "fp4": ".quant_state.bitsandbytes__fp4"}
+_STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 
 
 @dataclass(frozen=True)
 class FourBitMatrix:
     """packed: uint8 [ceil(rows * cols / 2)]. absmax: float32, one a block. table: float32 [16].
-    nested: absmax as it lay on disk, where it was quantised too and is this matrix's alone."""
+    nested: absmax as on disk, if it was quantised too and no other matrix shares its blocks."""
 
     shape: tuple[int, ...]
     packed: torch.Tensor
@@ -93,52 +94,40 @@ class EightBitMatrix:
         return functional.int8_vectorwise_dequant(self.codes, self.largest)  # type: ignore[no-any-return]
 
 
-def fold(headers: Headers, readers: Readers, came: SourceFormat) -> dict[str, Stored]:
-    """The tensors of a checkpoint by the names the model knows them by, from the headers and the
-    quantisation states (some hundred bytes a tensor).
+def _join(
+    header: Header, headers: Headers, readers: Readers, _source: SourceFormat
+) -> Stored | None:
+    """A state is read for it, some hundred bytes a tensor."""
+    for suffix in _STATES:
+        if header.key + suffix in headers:
+            return _four_bit(header, headers, readers, headers[header.key + suffix])
+    if header.dtype == "I8":
+        return _eight_bit(header, headers, readers)
+    if f"{header.key}.absmax" in headers:
+        raise missing(header, header.key + _STATES[0])
+    return None
 
-    Raises ModelError where a statistic is missing or does not fit.
-    """
-    folded: dict[str, Stored] = {}
-    used: set[str] = set()
-    for key, header in headers.items():
-        made = None
-        for kind, suffix in _STATES.items():
-            if key + suffix in headers:
-                made = _four_bit(header, headers, readers, kind)
-        if made is None and header.dtype == "I8":
-            made = _eight_bit(header, headers, readers)
-        if made is None and f"{key}.absmax" in headers:
-            raise missing(header, key + _STATES["nf4"])
-        if made is not None:
-            folded[key] = made
-            used.update(member.key for member in made.members[1:])
-    return {
-        key: folded.get(key) or plain(header) for key, header in headers.items() if key not in used
-    }
+
+FORMAT = Format(_join)
 
 
 @dataclass(frozen=True)
 class _State:
-    """What undoes one tensor's codes. nested: of double quantisation, (block, offset)."""
+    """What dequantises one tensor's codes. nested: (block, offset) of double quantisation."""
 
     shape: tuple[int, ...]
     block: int
     nested: tuple[int, float] | None
 
 
-def _four_bit(codes: Header, headers: Headers, readers: Readers, kind: str) -> Stored:
+def _four_bit(codes: Header, headers: Headers, readers: Readers, written: Header) -> Stored:
+    """written: the header of the quantization state."""
     key = codes.key
-    written = headers[key + _STATES[kind]]
     state = _state(written, readers)
     names = ["absmax", "quant_map"]
     if state.nested is not None:
         names += ["nested_absmax", "nested_quant_map"]
-    members = {}
-    for name in names:
-        if f"{key}.{name}" not in headers:
-            raise missing(codes, f"{key}.{name}")
-        members[name] = headers[f"{key}.{name}"]
+    members = {name: companion(codes, headers, f"{key}.{name}") for name in names}
     size = math.prod(state.shape)
     if codes.bytes != math.ceil(size / 2):
         raise misfit(written, key, codes.shape, f"{size} weights are {math.ceil(size / 2)} bytes")
@@ -149,10 +138,10 @@ def _four_bit(codes: Header, headers: Headers, readers: Readers, kind: str) -> S
     for name, member in members.items():
         if math.prod(member.shape) != counts[name]:
             raise misfit(codes, member.key, member.shape, f"{counts[name]} values are needed")
-        wanted = "U8" if name == "absmax" and state.nested is not None else "F32"
-        if member.dtype != wanted:
+        dtype = "U8" if name == "absmax" and state.nested is not None else "F32"
+        if member.dtype != dtype:
             raise ModelError(
-                f"{member.file}: {member.key} is {member.dtype}, not {wanted}; {ADVICE}"
+                f"{member.file}: {member.key} is {member.dtype}, not {dtype}; {ADVICE}"
             )
     if len(state.shape) > 2 and math.prod(state.shape[1:]) % (2 * state.block):
         raise ModelError(
@@ -166,16 +155,16 @@ def _four_bit(codes: Header, headers: Headers, readers: Readers, kind: str) -> S
 def _state(written: Header, readers: Readers) -> _State:
     text = bytes(read_member(written, readers, None).reshape(-1).view(torch.uint8).tolist())
     try:
-        said: dict[str, Any] = json.loads(text)
-        shape = tuple(int(extent) for extent in said["shape"])
-        block = int(said["blocksize"])
+        fields: dict[str, Any] = json.loads(text)
+        shape = tuple(int(extent) for extent in fields["shape"])
+        block = int(fields["blocksize"])
         nested = None
-        if said.get("nested_blocksize") is not None:
-            nested = (int(said["nested_blocksize"]), float(said["nested_offset"]))
+        if fields.get("nested_blocksize") is not None:
+            nested = (int(fields["nested_blocksize"]), float(fields["nested_offset"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{written.file}: {written.key} cannot be read: {error!r}") from error
     if not 2 <= len(shape) <= 3 or min(shape) < 1 or block < 2 or (nested and nested[0] < 1):
-        raise ModelError(f"{written.file}: {written.key} speaks of {said}; {ADVICE}")
+        raise ModelError(f"{written.file}: {written.key} holds {fields}; {ADVICE}")
     return _State(shape, block, nested)
 
 
@@ -189,48 +178,47 @@ def _read_four_bit(
     """A tensor's codes and statistics, or those of matrix `index` of a stack."""
     table = read_member(members["quant_map"], readers, None)
     shape = state.shape if index is None else state.shape[1:]
-    size, place = math.prod(shape), index or 0
+    size = math.prod(shape)
     blocks = math.ceil(size / state.block)
-    first = place * blocks
+    first = (index or 0) * blocks
     if index is None:
         packed = read_member(codes, readers, None).view(torch.uint8).reshape(-1)
         absmax = read_member(members["absmax"], readers, None).reshape(-1)
     else:
-        packed = _packed_slice(codes, size, place, readers)
+        packed = _packed_slice(codes, size, index, readers)
         absmax = readers[members["absmax"].file].get_slice(members["absmax"].key)
         absmax = absmax[first : first + blocks]
     if state.nested is None:
         return FourBitMatrix(shape, packed, absmax, table, state.block, None)
-    size_of_nested, offset = state.nested
+    nested_block, offset = state.nested
     values = read_member(members["nested_quant_map"], readers, None)
     scale = read_member(members["nested_absmax"], readers, None)
-    own = scale[first // size_of_nested : math.ceil((first + blocks) / size_of_nested)]
-    skipped = first % size_of_nested
-    spread = own.repeat_interleave(size_of_nested)[skipped : skipped + blocks]
-    full = values[absmax.int()].mul_(spread).add_(offset)
+    scale = scale[first // nested_block : math.ceil((first + blocks) / nested_block)]
+    skipped = first % nested_block
+    by_block = scale.repeat_interleave(nested_block)[skipped : skipped + blocks]
+    full = values[absmax.int()].mul_(by_block).add_(offset)
     nested = None
-    ours = size_of_nested == NESTED_BLOCK and torch.equal(values, dynamic_map(values.device))
+    ours = nested_block == NESTED_BLOCK and torch.equal(values, dynamic_map(values.device))
     if ours and skipped == 0 and (index is None or blocks % NESTED_BLOCK == 0):
-        nested = Nested(absmax, own, offset)
+        nested = Nested(absmax, scale, offset)
     return FourBitMatrix(shape, packed, full, table, state.block, nested)
 
 
-def _packed_slice(codes: Header, size: int, place: int, readers: Readers) -> torch.Tensor:
-    """Bytes of one matrix of a fused stack; `bnb_4bit_quant_storage` may keep several as one."""
+def _packed_slice(codes: Header, size: int, index: int, readers: Readers) -> torch.Tensor:
+    """Bytes of one matrix of a fused stack; `bnb_4bit_quant_storage` may keep several as one
+    number."""
     part = readers[codes.file].get_slice(codes.key)
     wide = codes.bytes // math.prod(codes.shape)
     count = size // 2 // wide
     if codes.shape[0] * wide != codes.bytes or size // 2 % wide:
         raise misfit(codes, codes.key, codes.shape, "the codes of a stack are one column")
-    own: torch.Tensor = part[place * count : (place + 1) * count]
-    return own.contiguous().view(torch.uint8).reshape(-1)
+    packed: torch.Tensor = part[index * count : (index + 1) * count]
+    return packed.contiguous().view(torch.uint8).reshape(-1)
 
 
 def _eight_bit(codes: Header, headers: Headers, readers: Readers) -> Stored:
     stem = codes.key.removesuffix("weight")
-    if f"{stem}SCB" not in headers:
-        raise missing(codes, f"{stem}SCB")
-    largest = headers[f"{stem}SCB"]
+    largest = companion(codes, headers, f"{stem}SCB")
     if len(codes.shape) != 2 or math.prod(largest.shape) != codes.shape[0]:
         raise misfit(codes, largest.key, largest.shape, "each row has one")
     if largest.dtype not in FLOATS:

@@ -1,4 +1,4 @@
-"""Where a checkpoint is and what it says of itself: files, config, defaults, fingerprint.
+"""Find a checkpoint and describe it: files, config, defaults, fingerprint.
 
 Reads safetensors headers but no weights, builds no model, and imports nothing heavy.
 """
@@ -21,7 +21,7 @@ DEFAULTS_FILE = "moee_index.json"
 FORMAT = 1
 EDGE = 64 * 1024
 
-# What a checkpoint may say of itself in `moee_index.json`, beside its quantisation.
+# The options a checkpoint may set in `moee_index.json`, beside its quantization.
 DEFAULT_KEYS = tuple(
     name.replace("_", "-")
     for name in EncoderOptions.names("prompt", "query_prompt", "pooling")
@@ -44,10 +44,10 @@ _HUB_FOLDERS = ["*/*"]  # where repositories keep other forms of the same weight
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint directory that has been looked at, not loaded.
+    """A checkpoint directory that has been inspected, not loaded.
 
-    `quantization` is for ours in 4 bits: `double_quant` and the fingerprint of the checkpoint that
-    was quantised. `source` is for those that others quantised. Both None: 16 or 32 bits.
+    `quantization` describes our own 4 bits: `double_quant` and the fingerprint of the checkpoint
+    that was quantised. `source` describes quantization by others. Both None: 16 or 32 bits.
     """
 
     name: str
@@ -99,14 +99,14 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Find a checkpoint: the bundled `tiny` (None), a directory, or a hub id.
 
-    Raises ModelError where there is none, or where it holds no safetensors or no config.
+    Raises ModelError if there is none, or if it has no safetensors or no config.
     """
     if model is None or str(model) == BUNDLED:
         return open_checkpoint(bundled_path(), name=BUNDLED)
     path = Path(model).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise MisuseError(f"--revision {revision} means nothing for the directory {path}")
+            raise MisuseError(f"--revision {revision} has no meaning for the directory {path}")
         return open_checkpoint(path, name=path.resolve().name)
     if path.exists():
         raise ModelError(f"{path} is a file; --model takes a checkpoint directory or a hub id")
@@ -116,21 +116,21 @@ def find_checkpoint(
 def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Checkpoint:
     """Read the JSON files of a checkpoint directory and list its weight files.
 
-    Raises ModelError where it is incomplete, or quantised in a way that is not read.
+    Raises ModelError if it is incomplete, or quantised in a way that is not supported.
     """
     config = _read_json(path / "config.json", required=True)
-    said = _read_json(path / DEFAULTS_FILE, required=False)
-    unknown = sorted(set(said) - set(DEFAULT_KEYS) - {"format", "quantization"})
+    record = _read_json(path / DEFAULTS_FILE, required=False)
+    unknown = sorted(set(record) - set(DEFAULT_KEYS) - {"format", "quantization"})
     if unknown:
         raise ModelError(
             f"{path / DEFAULTS_FILE}: unknown key {unknown[0]!r}; known: {', '.join(DEFAULT_KEYS)}"
         )
-    if said.get("format", FORMAT) != FORMAT:
+    if record.get("format", FORMAT) != FORMAT:
         raise ModelError(
-            f"{path / DEFAULTS_FILE} has format {said['format']}, this version reads {FORMAT}: "
+            f"{path / DEFAULTS_FILE} has format {record['format']}, this version reads {FORMAT}: "
             "update moee-index or quantise the model again"
         )
-    quantization = said.get("quantization")
+    quantization = record.get("quantization")
     if quantization is not None and not isinstance(quantization, dict):
         raise ModelError(f"{path / DEFAULTS_FILE}: 'quantization' must be an object")
     return Checkpoint(
@@ -138,10 +138,10 @@ def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Ch
         path=path,
         revision=revision,
         config=config,
-        defaults={key: said[key] for key in DEFAULT_KEYS if key in said},
+        defaults={key: record[key] for key in DEFAULT_KEYS if key in record},
         quantization=quantization,
         weights=_weight_files(path),
-        # Ours keep the config.json of what they were made from, and its word on quantisation.
+        # Ours keep the original's config.json, which may describe how the original was quantised.
         source=source_format(config, path) if quantization is None else None,
     )
 
@@ -154,12 +154,12 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             raise ModelError(f"{index}: no 'weight_map'; the checkpoint is incomplete")
         names = sorted(set(weight_map.values()))
         if bad := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
-            raise ModelError(f"{index}: {bad[0]!r} is no file name")
+            raise ModelError(f"{index}: {bad[0]!r} is not a file name")
     else:
         names = sorted(file.name for file in path.glob("*.safetensors"))
     if not names:
         raise ModelError(
-            f"{path} holds no .safetensors file; convert the checkpoint to safetensors first "
+            f"{path} has no .safetensors file; convert the checkpoint to safetensors first "
             "(pickled weights are never read)"
         )
     for name in names:
@@ -173,12 +173,12 @@ def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if required:
-            raise ModelError(f"{path} does not exist; {path.parent} is no checkpoint") from None
+            raise ModelError(f"{path} does not exist; {path.parent} is not a checkpoint") from None
         return {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object")
+        raise ModelError(f"{path} does not hold a JSON object")
     return content
 
 
@@ -189,7 +189,7 @@ def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoin
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     offline = offline or is_offline_mode() or bool(os.environ.get("HF_HUB_OFFLINE"))
-    advice = f"no directory {repository!r}, and the hub's model of that name cannot be had"
+    failure = f"there is no directory {repository!r}, and no model of that name could be fetched"
     try:
         folder = snapshot_download(
             repository,
@@ -204,8 +204,8 @@ def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoin
         ) from None
     except LocalEntryNotFoundError as error:
         why = "offline, and it is not in the hub's cache" if offline else first_line(error)
-        raise ModelError(f"{advice}: {why}") from error
+        raise ModelError(f"{failure}: {why}") from error
     except Exception as error:  # the hub client raises its own, httpx's and OS errors
-        raise ModelError(f"{advice}: {first_line(error)}") from error
+        raise ModelError(f"{failure}: {first_line(error)}") from error
     path = Path(folder)
     return open_checkpoint(path, name=repository, revision=path.name)

@@ -2,12 +2,12 @@
 
 `X.weight` [rows, cols] in float8, beside it `X.weight_scale_inv` [ceil(rows / a), ceil(cols / b)]
 for blocks of a x b (config.json's `weight_block_size`, 128 x 128; DeepSeek-V3 technical report,
-3.3.2), ragged at the edges; a weight is its code times the scale, whatever "inv" says. Where there
-are no blocks there is one scale for a tensor or for each row. Fused experts [n, rows, cols] have a
-grid each. MXFP8 has blocks of 1 x 32 and exponents biased by 127 for scales.
+3.3.2), ragged at the edges; a weight is its code times the scale, despite the "inv". Without blocks
+there is one scale for a tensor or for each row. Each matrix of fused experts [n, rows, cols] has a
+grid of its own. MXFP8 has blocks of 1 x 32, and its scales are exponents biased by 127.
 
-Scales of activations are left where they are: activations are not quantized here. One matrix is
-held at a time.
+Scales of activations are not read: activations are not quantized here. One matrix is in memory at a
+time.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 from moee_index.errors import ModelError
 from moee_index.model.checkpoint.quant_config import ADVICE, SourceFormat
 from moee_index.model.checkpoint.tensors import (
+    Format,
     Header,
     Headers,
     Readers,
     Stored,
+    companion,
     misfit,
-    missing,
-    plain,
     read_member,
 )
 
@@ -59,33 +59,21 @@ class FP8Matrix:
             blocks = values.view(len(scales), high, scales.shape[1], wide)
             blocks.mul_(scales[:, None, :, None])
             return values
-        for number, own in enumerate(scales):  # ragged at the edges
+        for number, row_scales in enumerate(scales):  # ragged at the edges
             rows = values[number * high : (number + 1) * high]
-            rows.mul_(own.repeat_interleave(wide)[: values.shape[1]])
+            rows.mul_(row_scales.repeat_interleave(wide)[: values.shape[1]])
         return values
 
 
-def fold(headers: Headers, readers: Readers, came: SourceFormat) -> dict[str, Stored]:
-    """The tensors of a checkpoint by the names the model knows them by, from the headers alone.
+def _join(
+    header: Header, headers: Headers, _readers: Readers, source: SourceFormat
+) -> Stored | None:
+    if header.dtype not in _CODES:
+        return None
+    return _matrix(header, companion(header, headers, *_scale_names(header.key)), source)
 
-    Raises ModelError where a scale is missing or does not fit.
-    """
-    folded: dict[str, Stored] = {}
-    used: set[str] = set()
-    for key, header in headers.items():
-        if header.dtype not in _CODES or key.endswith(_UNUSED):
-            continue
-        names = _scale_names(key)
-        scale = next((headers[name] for name in names if name in headers), None)
-        if scale is None:
-            raise missing(header, names[0])
-        folded[key] = _matrix(header, scale, came)
-        used.add(scale.key)
-    return {
-        key: folded.get(key) or plain(header)
-        for key, header in headers.items()
-        if key not in used and not key.endswith(_UNUSED)
-    }
+
+FORMAT = Format(_join, _UNUSED)
 
 
 def _scale_names(key: str) -> list[str]:
@@ -94,36 +82,38 @@ def _scale_names(key: str) -> list[str]:
     return [f"{key}_scale_inv", f"{key}_scale", f"{stem}.scale", f"{stem}.qscale_weight"]
 
 
-def _matrix(codes: Header, scale: Header, came: SourceFormat) -> Stored:
+def _matrix(codes: Header, scale: Header, source: SourceFormat) -> Stored:
     if scale.dtype not in _SCALES:
         raise ModelError(
-            f"{scale.file}: {scale.key} is stored as {scale.dtype}, which no scale is; {ADVICE}"
+            f"{scale.file}: {scale.key} is stored as {scale.dtype}, not a type for scales; {ADVICE}"
         )
     if not 2 <= len(codes.shape) <= 3 or 0 in codes.shape:
         raise ModelError(
-            f"{codes.file}: {codes.key} {list(codes.shape)} is no FP8 matrix; {ADVICE}"
+            f"{codes.file}: {codes.key} {list(codes.shape)} is not an FP8 matrix; {ADVICE}"
         )
-    block = _block(codes, scale, came)
+    block = _block(codes, scale, source)
     return Stored(codes.key, codes.shape, (codes, scale), partial(_read, codes, scale, block))
 
 
-def _block(codes: Header, scale: Header, came: SourceFormat) -> tuple[int, int]:
+def _block(codes: Header, scale: Header, source: SourceFormat) -> tuple[int, int]:
     """Rows and columns that share a scale."""
     *stack, rows, cols = codes.shape
     grid = scale.shape[len(stack) :]
     if scale.shape[: len(stack)] != tuple(stack):
         raise misfit(codes, scale.key, scale.shape, "each matrix of a stack has its own scales")
-    said = came.said.get("weight_block_size", (128, 128))
-    if said is not None and grid == (math.ceil(rows / said[0]), math.ceil(cols / said[1])):
-        return said[0], said[1]
+    block = source.settings.get("weight_block_size", (128, 128))
+    if block is not None and grid == (math.ceil(rows / block[0]), math.ceil(cols / block[1])):
+        return block[0], block[1]
     if grid in ((), (1,)):
         return rows, cols
     if grid == (rows,):
         return 1, cols
     fits = len(grid) == 2 and 0 not in grid and rows % grid[0] == 0 and cols % grid[1] == 0
-    if came.said.get("weight_block_size") is not None or not fits:
-        wanted = f"blocks of {said[0]} x {said[1]}" if said else "a scale for all, or for each row"
-        raise misfit(codes, scale.key, scale.shape, f"config.json speaks of {wanted}")
+    if source.settings.get("weight_block_size") is not None or not fits:
+        why = "without blocks there is one scale, or one for each row"
+        if block:
+            why = f"config.json gives blocks of {block[0]} x {block[1]}"
+        raise misfit(codes, scale.key, scale.shape, why)
     return rows // grid[0], cols // grid[1]
 
 
@@ -141,7 +131,7 @@ def _read(
 
 
 def _numbers(scales: torch.Tensor) -> torch.Tensor:
-    """float32, also of bare exponents."""
+    """float32 scales, also from bare exponents."""
     if scales.dtype == torch.uint8:
         scales = scales.contiguous().view(torch.float8_e8m0fnu)
     return scales.float()

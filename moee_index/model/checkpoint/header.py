@@ -1,4 +1,4 @@
-"""The header of a safetensors file, written. Numbers are left to those who have them."""
+"""Make the header of a safetensors file; tensors are written by the callers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The header is filled up to a multiple of this, so that tensors begin aligned.
+# The header is padded to a multiple of this, so that tensors begin aligned.
 _ALIGN = 8
 
 

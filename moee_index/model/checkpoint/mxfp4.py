@@ -2,8 +2,8 @@
 
 `X_blocks` uint8 [experts, out, groups, 16] holds two e2m1 codes a byte, the first one low;
 `X_scales` uint8 [experts, out, groups] holds exponents, biased by 127 (OCP Microscaling Formats
-v1.0). The model's own tensor X is [experts, in, out], so a matrix is turned over on the way. One
-expert is held at a time.
+v1.0). The model's tensor X is [experts, in, out], so matrices are transposed on the way. One expert
+is in memory at a time.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 
 from moee_index.model.checkpoint.quant_config import SourceFormat
 from moee_index.model.checkpoint.tensors import (
+    Format,
     Header,
     Headers,
     Readers,
     Stored,
+    companion,
     misfit,
-    missing,
-    plain,
     read_member,
 )
 
@@ -44,8 +44,8 @@ class MXFP4Matrix:
         return self.blocks.nbytes + self.scales.nbytes
 
     def dense(self) -> torch.Tensor:
-        """bfloat16 [in, out]: exact, for e2m1 has one bit of mantissa and the scale has none. A
-        scale of 255 stands for NaN."""
+        """bfloat16 [in, out]: exact, since e2m1 has one bit of mantissa and the scale has none. A
+        scale of 255 is NaN."""
         rows, groups, _ = self.blocks.shape
         pairs = _pairs().index_select(0, self.blocks.reshape(-1).int())
         values = pairs.view(torch.bfloat16).view(rows, groups, 2 * _GROUP)
@@ -53,23 +53,18 @@ class MXFP4Matrix:
         return values.mul_(scales[..., None]).view(rows, -1).T
 
 
-def fold(headers: Headers, readers: Readers, came: SourceFormat) -> dict[str, Stored]:
-    """The tensors of a checkpoint by the names the model knows them by, from the headers alone.
+def _join(
+    header: Header, headers: Headers, _readers: Readers, _source: SourceFormat
+) -> Stored | None:
+    stem = header.key.removesuffix(_BLOCKS).removesuffix(_SCALES)
+    if header.dtype == "U8" and header.key.endswith(_SCALES):
+        companion(header, headers, stem + _BLOCKS)
+    if header.dtype != "U8" or not header.key.endswith(_BLOCKS):
+        return None
+    return _stack(stem, header, companion(header, headers, stem + _SCALES))
 
-    Raises ModelError where a part is missing or does not fit.
-    """
-    found: dict[str, Stored] = {}
-    for key, header in headers.items():
-        stem = key.removesuffix(_BLOCKS).removesuffix(_SCALES)
-        if key == stem or header.dtype != "U8":
-            found[key] = plain(header)
-            continue
-        if stem + _BLOCKS not in headers or stem + _SCALES not in headers:
-            other = stem + (_SCALES if key.endswith(_BLOCKS) else _BLOCKS)
-            raise missing(header, other)
-        if key.endswith(_BLOCKS):
-            found[stem] = _stack(stem, header, headers[stem + _SCALES])
-    return found
+
+FORMAT = Format(_join)
 
 
 def _stack(name: str, blocks: Header, scales: Header) -> Stored:

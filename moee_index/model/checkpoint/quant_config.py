@@ -1,7 +1,7 @@
-"""How a checkpoint's weights come, by its config.json alone: plain, quantised, or not to be read.
+"""How a checkpoint is quantized, according to its config.json.
 
-Quantization methods that are not read here are refused by name before a weight file is opened.
-Imports nothing heavy.
+Methods that are not supported are refused by name before a weight file is opened. Imports nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from moee_index.errors import ModelError
 
 MXFP4, FP8, BITSANDBYTES = "mxfp4", "fp8", "bitsandbytes"
 
-# `quant_method` of what is read. MXFP8 is FP8 with blocks of 1 x 32 and scales that are exponents.
+# The supported `quant_method`s. MXFP8 is FP8 with blocks of 1 x 32 and scales that are exponents.
 _READ = {"mxfp4": MXFP4, "fp8": FP8, "mxfp8": FP8, "bitsandbytes": BITSANDBYTES}
 
 _TITLES = {
@@ -45,71 +45,71 @@ _TITLES = {
     "vptq": "VPTQ",
 }
 
-# What to do about a checkpoint that is not read.
+# What to do about a checkpoint that is not supported.
 ADVICE = (
     "give --model the original checkpoint it was made from, which is quantised while it is "
-    "loaded (read are 16 and 32 bits, FP8, MXFP4 and bitsandbytes)"
+    "loaded (supported are 16 and 32 bits, FP8, MXFP4 and bitsandbytes)"
 )
 
 
 @dataclass(frozen=True)
 class SourceFormat:
-    """The quantisation a checkpoint came with. kind: how it is read. said: config.json's own
-    words on it."""
+    """The quantization of a checkpoint by others. kind: how it is read. settings: config.json's
+    `quantization_config`."""
 
     kind: str
     title: str
-    said: dict[str, Any]
+    settings: dict[str, Any]
 
     def told(self, name: str, bits: int) -> str:
-        """One line on what becomes of the weights of checkpoint `name`."""
+        """One line on how the weights of checkpoint `name` are converted."""
         if bits != 4:
             what = f"its weights are dequantised to {bits} bits"
         elif self.kind == BITSANDBYTES:
             what = "NF4 codes in blocks of 64 are taken as they are, the rest is quantised to NF4"
         else:
             what = "its weights are requantised to NF4"
-        static = self.said.get("activation_scheme") == "static"
-        more = "; its activation scales are not used, for activations are not quantised here"
+        static = self.settings.get("activation_scheme") == "static"
+        more = "; its activation scales are not used, because activations are not quantised here"
         return f"{name} comes in {self.title}: {what}{more if static else ''}"
 
 
 def source_format(config: dict[str, Any], path: Path) -> SourceFormat | None:
-    """The quantisation that config.json speaks of, None where it speaks of none.
+    """The quantization in config.json; None if there is none.
 
-    Raises ModelError naming the method where it is not read, or is contradictory.
+    Raises ModelError naming the method if it is not supported or contradictory.
     """
-    said = _quantization_config(config)
-    if said is None:
+    settings = _quantization_config(config)
+    if settings is None:
         return None
-    where = path / "config.json"
-    if not isinstance(said, dict):
-        raise ModelError(f"{where}: 'quantization_config' must be an object")
-    eight, four = bool(said.get("load_in_8bit")), bool(said.get("load_in_4bit"))
-    method = BITSANDBYTES if eight or four else said.get("quant_method")
+    config_file = path / "config.json"
+    if not isinstance(settings, dict):
+        raise ModelError(f"{config_file}: 'quantization_config' must be an object")
+    eight, four = bool(settings.get("load_in_8bit")), bool(settings.get("load_in_4bit"))
+    method = BITSANDBYTES if eight or four else settings.get("quant_method")
     if not isinstance(method, str):
-        raise ModelError(f"{where}: 'quantization_config' names no 'quant_method'; {ADVICE}")
+        raise ModelError(f"{config_file}: 'quantization_config' has no 'quant_method'; {ADVICE}")
     if method not in _READ:
         known = _TITLES.get(method.lower().replace("_", "-"), _TITLES.get(method.lower()))
         title = f"{known} (quant_method {method!r})" if known else f"quant_method {method!r}"
-        raise ModelError(f"{path}: its weights come in {title}, which is not read here; {ADVICE}")
+        raise ModelError(f"{path}: its weights come in {title}, which is not supported; {ADVICE}")
     kind = _READ[method]
     if kind == MXFP4:
-        # Two layouts of a square matrix look alike; gpt-oss's is the one that is known.
+        # Two layouts of a square matrix look alike; gpt-oss's is the one that is supported.
         model_type = (config.get("text_config") or config).get("model_type")
         if model_type != "gpt_oss":
             raise ModelError(
-                f"{path}: MXFP4 is read as gpt-oss has it, not for {model_type!r}; {ADVICE}"
+                f"{path}: MXFP4 is supported for gpt-oss, not for {model_type!r}; {ADVICE}"
             )
     if kind == FP8:
-        _check_block(said, where)
-        if said.get("expert_dtype", "fp8") != "fp8":
+        _check_block(settings, config_file)
+        if settings.get("expert_dtype", "fp8") != "fp8":
             raise ModelError(
-                f"{path}: its experts come in {said['expert_dtype']!r} beside FP8, which is not "
-                f"read here; {ADVICE}"
+                f"{path}: its experts come in {settings['expert_dtype']!r} beside FP8, which is "
+                f"not supported; {ADVICE}"
             )
     title = "bitsandbytes' 8 bits" if eight else "bitsandbytes' 4 bits"
-    return SourceFormat(kind, _TITLES.get(method, title), said)
+    return SourceFormat(kind, _TITLES.get(method, title), settings)
 
 
 def _quantization_config(config: dict[str, Any]) -> Any:
@@ -117,16 +117,15 @@ def _quantization_config(config: dict[str, Any]) -> Any:
     for holder in (config, inner if isinstance(inner, dict) else {}):
         # `compression_config` is compressed-tensors' older name for it
         for key in ("quantization_config", "compression_config"):
-            if holder.get(key) is not None:
-                found = holder[key]
-                if key == "compression_config" and isinstance(found, dict):
-                    return {"quant_method": "compressed-tensors", **found}
-                return found
+            if (settings := holder.get(key)) is not None:
+                if key == "compression_config" and isinstance(settings, dict):
+                    return {"quant_method": "compressed-tensors", **settings}
+                return settings
     return None
 
 
-def _check_block(said: dict[str, Any], where: Path) -> None:
-    block = said.get("weight_block_size")
+def _check_block(settings: dict[str, Any], config_file: Path) -> None:
+    block = settings.get("weight_block_size")
     if block is None:
         return
     if (
@@ -134,4 +133,6 @@ def _check_block(said: dict[str, Any], where: Path) -> None:
         or len(block) != 2
         or not all(isinstance(extent, int) and extent > 0 for extent in block)
     ):
-        raise ModelError(f"{where}: 'weight_block_size' must be two positive numbers, not {block}")
+        raise ModelError(
+            f"{config_file}: 'weight_block_size' must be two positive numbers, not {block}"
+        )

@@ -1,7 +1,8 @@
-"""Tensors on disk as a model knows them: a plain one, or codes with the statistics that undo them.
+"""Tensors on disk as a model has them: plain ones, and codes joined with the statistics that
+dequantise them.
 
-A tensor is read whole, or one matrix of a stack at a time. Formats of quantization are in the
-modules beside this one.
+A tensor is read whole, or one matrix of a stack at a time. Quantization formats are in the modules
+beside this one.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from moee_index.errors import ModelError
-from moee_index.model.checkpoint.quant_config import ADVICE
+from moee_index.model.checkpoint.quant_config import ADVICE, SourceFormat
 
 # File -> an open safetensors reader.
 Readers = Mapping[Path, Any]
 
-# safetensors' names of the types that are weights as they stand.
+# safetensors' names of the types that are weights without more.
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 _BITS = {
@@ -33,7 +34,7 @@ _BITS = {
 
 
 class Header(NamedTuple):
-    """One tensor of one file, as its header has it. dtype: safetensors' name of it."""
+    """The header of one tensor in one file. dtype: safetensors' name for it."""
 
     file: Path
     key: str
@@ -49,13 +50,13 @@ Headers = dict[str, Header]
 
 
 class Coded(Protocol):
-    """A matrix [rows, cols] as it was read, still quantised. nbytes: of what was read for it."""
+    """A matrix [rows, cols] as read, still quantised. nbytes: of what was read for it."""
 
     @property
     def nbytes(self) -> int: ...
 
     def dense(self) -> torch.Tensor:
-        """Its weights, bfloat16 or float32, whichever holds them without rounding."""
+        """The weights, in bfloat16 or float32, whichever holds them without rounding."""
         ...
 
 
@@ -63,16 +64,16 @@ Part = torch.Tensor | Coded
 
 
 def dense(part: Part) -> torch.Tensor:
-    """The weights of a part, dequantised where it is not plain."""
+    """The weights of a part, dequantised if necessary."""
     return part if isinstance(part, torch.Tensor) else part.dense()
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor under the name a model knows it by, however many tensors on disk make it.
+    """A tensor under the name a model has for it, however many tensors on disk make it.
 
-    members: all of them. read: gives matrix `index` of a stack, or for None the whole of a tensor
-    that is no stack; nothing is dequantised yet.
+    members: all of them. read: gives matrix `index` of a stack or, for None, the whole of a tensor
+    that is not a stack; nothing is dequantised yet.
     """
 
     key: str
@@ -96,25 +97,65 @@ class Stored:
 
 
 def read_headers(readers: Readers) -> Headers:
-    """Every tensor of the files, by name. Raises ModelError where two have the same name, or one
-    has a type that is not known here."""
-    found: Headers = {}
+    """Every tensor of the files, by name. Raises ModelError if two have the same name or one has an
+    unknown type."""
+    headers: Headers = {}
     for file, reader in readers.items():
-        for key in reader.keys():  # noqa: SIM118 - a safetensors reader is no mapping
+        for key in reader.keys():  # noqa: SIM118 - a safetensors reader is not a mapping
             part = reader.get_slice(key)
             header = Header(file, key, tuple(part.get_shape()), str(part.get_dtype()))
             if header.dtype not in _BITS:
                 raise ModelError(
                     f"{file}: {key} is stored as {header.dtype}, which is not read; {ADVICE}"
                 )
-            if key in found:
-                raise ModelError(f"{key} is on disk twice: in {found[key].file} and in {file}")
-            found[key] = header
-    return found
+            if key in headers:
+                raise ModelError(f"{key} is on disk twice: in {headers[key].file} and in {file}")
+            headers[key] = header
+    return headers
+
+
+class Format(NamedTuple):
+    """How a quantization keeps its tensors on disk.
+
+    join: the tensor that a header's codes make with their companions (scales and other statistics);
+    None if the header does not belong to codes. unused: endings of names that are not read.
+    """
+
+    join: Callable[[Header, Headers, Readers, SourceFormat], Stored | None]
+    unused: tuple[str, ...] = ()
+
+
+def fold(
+    headers: Headers, readers: Readers, source: SourceFormat, form: Format
+) -> dict[str, Stored]:
+    """The tensors of a checkpoint under the names the model has for them, in the order of the
+    files: codes joined with their companions, all others plain.
+
+    Raises ModelError if a companion is missing or does not fit.
+    """
+    joined = {
+        key: form.join(header, headers, readers, source)
+        for key, header in headers.items()
+        if not key.endswith(form.unused)
+    }
+    members = {member.key for stored in joined.values() if stored for member in stored.members}
+    return {
+        stored.key if stored else key: stored or plain(headers[key])
+        for key, stored in joined.items()
+        if stored or key not in members
+    }
+
+
+def companion(codes: Header, headers: Headers, *names: str) -> Header:
+    """The first of some tensors that exists; ModelError naming the first if there is none."""
+    for name in names:
+        if name in headers:
+            return headers[name]
+    raise missing(codes, names[0])
 
 
 def plain(header: Header) -> Stored:
-    """A tensor that is what it is."""
+    """An unquantised tensor."""
     return Stored(header.key, header.shape, (header,), partial(read_member, header))
 
 

@@ -25,7 +25,7 @@ _RECORD = "packed.json"
 
 
 class Cache:
-    """One cache directory. `tell` gets a line for what is kept, found damaged, or cannot be."""
+    """One cache directory. `tell` gets a line for what is kept, damaged, or cannot be kept."""
 
     def __init__(self, tell: Notify, directory: Path | None = None) -> None:
         self.directory = directory or cache_directory()
@@ -34,18 +34,18 @@ class Cache:
     def four_bit(
         self, checkpoint: Checkpoint, storage: Storage, *, turned: bool = False
     ) -> Checkpoint | None:
-        """The sound 4-bit checkpoint made from this one, or None. turned: whether it has to have
-        matrices turned (`four_bits.turns`)."""
+        """The intact 4-bit checkpoint made from this one, or None. turned: whether its matrices
+        must be turned (`four_bit.turns`)."""
         entry = self._entry(checkpoint, storage)
         if not entry.is_dir():
             return None
         try:
-            found = open_checkpoint(entry, name=checkpoint.name, revision=checkpoint.revision)
-            said = found.quantization or {}
-            check_digest(entry / WEIGHTS_FILE, said.get("bytes"), said.get("digest"))
-            if turned and not turns(found):
-                raise ModelError(f"{entry} is of an earlier version")
-            return found
+            cached = open_checkpoint(entry, name=checkpoint.name, revision=checkpoint.revision)
+            record = cached.quantization or {}
+            check_digest(entry / WEIGHTS_FILE, record.get("bytes"), record.get("digest"))
+            if turned and not turns(cached):
+                raise ModelError(f"{entry} is from an earlier version")
+            return cached
         except (ModelError, OSError) as error:
             self._remove_damaged(entry, error)
             return None
@@ -116,7 +116,8 @@ class Cache:
                 shutil.rmtree(self.directory / name)
             except OSError as error:
                 raise StorageError(
-                    f"{self.directory / name} cannot be removed: {error.strerror}; do it by hand"
+                    f"{self.directory / name} cannot be removed: {error.strerror}; "
+                    "remove it by hand"
                 ) from error
             freed += size
         return freed
@@ -138,5 +139,5 @@ def cache_directory() -> Path:
     """`MOEE_INDEX_CACHE`, else the platform's cache directory."""
     from platformdirs import user_cache_path
 
-    named = os.environ.get("MOEE_INDEX_CACHE")
-    return Path(named).expanduser() if named else user_cache_path("moee-index")
+    directory = os.environ.get("MOEE_INDEX_CACHE")
+    return Path(directory).expanduser() if directory else user_cache_path("moee-index")

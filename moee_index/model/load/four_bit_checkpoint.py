@@ -1,8 +1,8 @@
-"""The 4-bit checkpoint: plain safetensors in bitsandbytes' standard layout, written and opened.
+"""Write and open 4-bit checkpoints: plain safetensors in bitsandbytes' standard layout.
 
 A stack named `layers.0.mlp.experts.gate_up_proj` is on disk as `….packed`, `….absmax` and, with
 double quantisation, `….absmax_scale` and `….absmax_offset`; everything else keeps its name in the
-base model, in 16 bits. `moee_index.json` says how it was quantised and from what. Opening maps
+base model, in 16 bits. `moee_index.json` records how it was quantised and from what. Opening maps
 the file: no weight is copied.
 """
 
@@ -38,13 +38,13 @@ _COPIED = (
 def publish_four_bit(
     draft: Draft, checkpoint: Checkpoint, *, double_quant: bool, turned: bool
 ) -> None:
-    """Make a draft that holds all weights a checkpoint that `--model DIRECTORY` opens at once.
+    """Turn a draft with all its weights into a checkpoint that `--model DIRECTORY` opens at once.
 
-    turned: what `four_bits.turns` said of it. Raises StorageError where that cannot be written.
+    turned: the answer of `four_bit.turns`. Raises StorageError if it cannot be written.
     """
-    said: dict[str, Any] = dict(checkpoint.defaults)
-    said["format"] = FORMAT
-    said["quantization"] = {
+    record: dict[str, Any] = dict(checkpoint.defaults)
+    record["format"] = FORMAT
+    record["quantization"] = {
         "type": "nf4",
         "block": 64,
         "double_quant": double_quant,
@@ -53,12 +53,13 @@ def publish_four_bit(
         "source_fingerprint": checkpoint.fingerprint,
         **draft.checksum(),
     }
-    beside = [checkpoint.path / name for name in _COPIED]
-    draft.publish(DEFAULTS_FILE, said, [file for file in beside if file.is_file()])
+    files = [checkpoint.path / name for name in _COPIED]
+    draft.publish(DEFAULTS_FILE, record, [file for file in files if file.is_file()])
 
 
 def tensor_specs(model: Any, kept: torch.dtype) -> Specs:
-    """What a 4-bit model, empty or loaded, is on disk: stacks in their layout, the rest `kept`."""
+    """The tensors on disk of a 4-bit model, empty or loaded: stacks in their layout, the rest as
+    `kept`."""
     specs: Specs = {
         f"{name}.{part}": spec
         for name, stack in stacks(model)
@@ -70,8 +71,8 @@ def tensor_specs(model: Any, kept: torch.dtype) -> Specs:
 
 
 def dense_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """Everything of a 4-bit model's checkpoint that is not in 4 bits, by name."""
-    return {**dict(model.named_parameters()), **dict(_own_buffers(model))}
+    """Everything in a 4-bit model's checkpoint that is not in 4 bits, by name."""
+    return {**dict(model.named_parameters()), **dict(_dense_buffers(model))}
 
 
 def fill_from_four_bit(
@@ -84,13 +85,13 @@ def fill_from_four_bit(
 ) -> None:
     """Fill a model from a 4-bit checkpoint: mapped as it is, or dequantised for 16 and 32 bits.
 
-    checked: its checksum was compared already.
+    checked: its checksum has been verified already.
 
     Raises ModelError naming what is missing, unexpected, misshapen or damaged.
     """
-    said = checkpoint.quantization
-    assert said is not None
-    double_quant = bool(said.get("double_quant"))
+    record = checkpoint.quantization
+    assert record is not None
+    double_quant = bool(record.get("double_quant"))
     if storage.bits == 4 and storage.double_quant != double_quant:
         raise ModelError(
             f"{checkpoint.path} was quantised with{'' if double_quant else 'out'} double "
@@ -98,7 +99,7 @@ def fill_from_four_bit(
         )
     file = checkpoint.path / WEIGHTS_FILE
     if not checked:
-        check_digest(file, said.get("bytes"), said.get("digest"))
+        check_digest(file, record.get("bytes"), record.get("digest"))
     if storage.bits == 4:
         fill_mapped(model, file, storage)
         return
@@ -106,8 +107,8 @@ def fill_from_four_bit(
         for name, shape in shapes.items():
             module, attribute = owner(model, name)
             if tensors.has(f"{name}.packed"):
-                turned = bool(getattr(module, "is_transposed", False) and said.get("turned"))
-                dense = _dequantised(name, shape, tensors, storage, double_quant, turned)
+                turned = bool(getattr(module, "is_transposed", False) and record.get("turned"))
+                dense = _dequantized(name, shape, tensors, storage, double_quant, turned)
                 assign(module, attribute, dense)
             else:
                 dtype = dense_dtype(model, name, getattr(module, attribute), storage.kept)
@@ -120,16 +121,16 @@ def fill_mapped(model: Any, file: Path, storage: Storage) -> None:
         for name, module in model.named_modules():
             if isinstance(module, NF4Stack | PackedStack):
                 for part, (shape, dtype) in module.shapes().items():
-                    found = tensors.take(f"{name}.{part}", shape, storage, exactly=dtype)
-                    setattr(module, part, found)
+                    tensor = tensors.take(f"{name}.{part}", shape, storage, exactly=dtype)
+                    setattr(module, part, tensor)
         for name, value in dense_tensors(model).items():
             dtype = dense_dtype(model, name, value, storage.kept)
-            found = tensors.take(name, tuple(value.shape), storage, dtype)
-            assign(*owner(model, name), found)
+            tensor = tensors.take(name, tuple(value.shape), storage, dtype)
+            assign(*owner(model, name), tensor)
 
 
 class _Tensors:
-    """The tensors of one file, each to be taken once. Leaving it raises if one is left over."""
+    """The tensors of one file, each to be taken once. Raises on exit if one was not taken."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -156,7 +157,7 @@ class _Tensors:
         dtype: torch.dtype | None = None,
         exactly: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """The tensor on the right device, cast to `dtype`, or refused unless it is `exactly`."""
+        """The tensor on the right device, cast to `dtype`; ModelError unless it is `exactly`."""
         if name not in self._left:
             raise ModelError(f"{self._file}: tensor {name!r} is missing; copy the file again")
         self._left.discard(name)
@@ -167,7 +168,7 @@ class _Tensors:
         return tensor.to(storage.device, dtype if tensor.is_floating_point() else None)
 
 
-def _dequantised(
+def _dequantized(
     name: str,
     shape: tuple[int, ...],
     tensors: _Tensors,
@@ -179,8 +180,8 @@ def _dequantised(
     if turned:
         rows, cols = cols, rows
     stack = NF4Stack(count, rows, cols, double_quant=double_quant)
-    for part, (wanted, dtype) in stack.shapes().items():
-        setattr(stack, part, tensors.take(f"{name}.{part}", wanted, storage, exactly=dtype))
+    for part, (part_shape, dtype) in stack.shapes().items():
+        setattr(stack, part, tensors.take(f"{name}.{part}", part_shape, storage, exactly=dtype))
     whole = torch.empty((count, rows, cols), dtype=storage.kept, device=storage.device)
     for index in range(count):
         absmax = stack.full_absmax(torch.tensor([index]))
@@ -190,8 +191,8 @@ def _dequantised(
     return whole if len(shape) == 3 else whole[0]
 
 
-def _own_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Buffers that belong to the checkpoint, those of 4-bit stacks left out."""
+def _dense_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Buffers that belong to the checkpoint, except those of 4-bit stacks."""
     persistent = set(model.state_dict())
     return [
         (name, buffer)

@@ -1,4 +1,4 @@
-"""From a checkpoint to a running model, by the quickest way there is to its 4-bit form.
+"""Fill an empty model by the quickest way to its 4-bit form.
 
 A 4-bit checkpoint or a cached form is memory-mapped; a 16-bit one is streamed and quantised, into
 the cache where one is kept.
@@ -6,7 +6,6 @@ the cache where one is kept.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +15,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from moee_index.errors import ModelError
-from moee_index.model.arch.build import build_empty
 from moee_index.model.arch.experts import Tokens
-from moee_index.model.arch.four_bit import assert_four_bits, install_four_bits, weights_in_four_bits
-from moee_index.model.arch.select import uses_interface
+from moee_index.model.arch.four_bit import (
+    assert_four_bits,
+    install_four_bits,
+    left_in_16_bits,
+    weights_in_four_bits,
+)
+from moee_index.model.arch.select import Matrix, ModelPlan
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.four_bit_checkpoint import (
@@ -40,22 +43,23 @@ PACKED = "packed"
 # Models with fewer 4-bit weights load and multiply fast enough without cached or packed forms.
 LARGE = 2**28
 
-
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode, its 4-bit layout, and what tells its experts which tokens count:
-    all real ones, but in the last layer only those whose states are read."""
+    """What loading settled: the 4-bit layout, the matrices of a 4-bit model that are left in 16
+    bits, and which tokens experts compute: all real ones, but in the last layer only those whose
+    states are read."""
 
-    model: Any
     layout: Choice
+    left: list[Matrix]
     real_tokens: Tokens
     last_layer_tokens: Tokens
 
 
 def load_model(
+    plan: ModelPlan,
     checkpoint: Checkpoint,
     storage: Storage,
     *,
@@ -63,14 +67,15 @@ def load_model(
     cache: Cache | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Load a checkpoint as a base model.
+    """Fill an empty model (`build_empty`) from its checkpoint and ready it for inference.
 
     few_texts: texts will come a few at a time, see `choose_layout`. cache: where 4-bit forms of
-    large models are kept and looked for.
+    large models are kept and looked up.
 
     Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged.
     """
-    model, shapes = empty_model(checkpoint, storage)
+    model = plan.model
+    shapes = prepare(plan, checkpoint, storage)
     layout = choose_layout(model, few_texts, storage)
     large = weights_in_four_bits(model) >= LARGE
     kept = cache if large and storage.bits == 4 else None
@@ -81,7 +86,7 @@ def load_model(
                 pack_model(model)
                 fill_mapped(model, packed, storage)
             else:
-                _fill_standard(model, checkpoint, storage, shapes, kept, progress)
+                _fill_standard(plan, checkpoint, storage, shapes, kept, progress)
                 if layout.value == PACKED:
                     _pack(model, checkpoint, storage, kept)
     except SafetensorError as error:
@@ -89,35 +94,32 @@ def load_model(
             f"{checkpoint.path}: a weight file is damaged ({error}); copy it again"
         ) from error
     _finish(model, storage)
-    if storage.bits == 4:
-        assert_four_bits(model)
+    left = left_in_16_bits(plan) if storage.bits == 4 else []
+    assert_four_bits(left)
     real, last = Tokens(), Tokens()
-    last_layer = set(last_mixed_before_experts(model))
     workspaces: dict[str, Workspace] = defaultdict(Workspace)
-    for module in model.modules():
-        if uses_interface(module):
-            module.moee_tokens = last if module in last_layer else real
-            module.moee_workspaces = workspaces
-    return Loaded(model, layout, real, last)
+    for module in plan.experts:
+        module.moee_tokens = last if module in plan.skipping else real
+        module.moee_workspaces = workspaces
+    return Loaded(layout, left, real, last)
 
 
-def empty_model(checkpoint: Checkpoint, storage: Storage) -> tuple[Any, Shapes]:
-    """A model without weights, ready for `storage`, and its tensors' shapes as the checkpoint has
-    them. Raises ModelError where the architecture cannot be had so."""
-    model = build_empty(checkpoint)
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+def prepare(plan: ModelPlan, checkpoint: Checkpoint, storage: Storage) -> Shapes:
+    """Ready an empty model for `storage`. Returns its tensors' shapes as the checkpoint has them.
+    Raises ModelError if the model cannot be stored so."""
+    shapes = {name: tuple(value.shape) for name, value in plan.model.state_dict().items()}
     if storage.bits == 4:
-        install_four_bits(model, checkpoint, storage.double_quant)
-    return model, shapes
+        install_four_bits(plan, checkpoint, storage.double_quant)
+    return shapes
 
 
 def choose_layout(model: Any, few_texts: bool, storage: Storage) -> Choice:
-    """How 4-bit weights lie in memory: `packed` for a few texts at a time, else `standard`.
+    """The layout of 4-bit weights in memory: `packed` for a few texts at a time, else `standard`.
 
-    Packed products round absmax to bfloat16, so small models, which gain little, stay as they are.
+    Packed products round absmax to bfloat16, so small models, which gain little, stay standard.
     """
     if storage.bits != 4:
-        return Choice("dense", f"{storage.bits} bits were asked for")
+        return Choice("dense", f"{storage.bits} bits were requested")
     if not few_texts:
         return Choice("standard", "whole batches are dequantised once and multiplied")
     if weights_in_four_bits(model) < LARGE:
@@ -131,15 +133,16 @@ def choose_layout(model: Any, few_texts: bool, storage: Storage) -> Choice:
 
 
 def _fill_standard(
-    model: Any,
+    plan: ModelPlan,
     checkpoint: Checkpoint,
     storage: Storage,
     shapes: Shapes,
     cache: Cache | None,
     progress: Progress | None,
 ) -> None:
-    """Fill a model in the standard layout from what is quickest: a 4-bit checkpoint, the cached
+    """Fill a model in the standard layout from the quickest source: a 4-bit checkpoint, the cached
     one, or the 16-bit checkpoint itself, whose 4-bit form is then kept."""
+    model = plan.model
     if checkpoint.quantization is not None:
         fill_from_four_bit(model, checkpoint, storage, shapes)
         return
@@ -150,18 +153,18 @@ def _fill_standard(
         return
     draft = cache.draft(checkpoint, storage, tensor_specs(model, storage.kept)) if cache else None
     if cache is None or draft is None:
-        fill_from_sources(model, checkpoint, storage, shapes, progress=progress)
+        fill_from_sources(plan, checkpoint, storage, shapes, progress=progress)
         return
     with draft:
         on_cpu = replace(storage, device=torch.device("cpu"))
-        fill_from_sources(model, checkpoint, on_cpu, shapes, home=draft.tensors, progress=progress)
+        fill_from_sources(plan, checkpoint, on_cpu, shapes, home=draft.tensors, progress=progress)
         cache.publish(draft, checkpoint, storage)
-        # As the next start will have it: mapped for reading, and on the device.
+        # As in the next start: mapped for reading, and on the device.
         fill_mapped(model, draft.file, storage)
 
 
 def _pack(model: Any, checkpoint: Checkpoint, storage: Storage, cache: Cache | None) -> None:
-    """Pack a standard model, into the cache where one is kept."""
+    """Pack a standard model, into the cache if there is one."""
     dense = dense_tensors(model)
     specs = {name: (tuple(value.shape), value.dtype) for name, value in dense.items()}
     specs.update(packed_specs(model))
@@ -177,35 +180,13 @@ def _pack(model: Any, checkpoint: Checkpoint, storage: Storage, cache: Cache | N
         fill_mapped(model, draft.file, storage)
 
 
-def last_mixed_before_experts(model: Any) -> list[Any]:
-    """The last layer's modules, where tokens meet for the last time in its one attention, before
-    its experts: only then is what its experts make of a token that nobody pools of no use."""
-    layers = getattr(model, "layers", None)
-    if not layers:
-        return []
-    mixing = re.compile("Attention|MLA|Conv|Mamba|DeltaNet|Mixer|Recurrent")
-    outermost: list[str] = []
-    experts: list[int] = []
-    order: dict[str, int] = {}
-    for place, (name, module) in enumerate(layers[-1].named_modules()):
-        order[name] = place
-        if uses_interface(module):
-            experts.append(place)
-        within = any(name.startswith(f"{other}.") for other in outermost)
-        if name and not within and mixing.search(type(module).__name__):
-            outermost.append(name)
-    if len(outermost) != 1 or not all(order[outermost[0]] < place for place in experts):
-        return []
-    return list(layers[-1].modules())
-
-
 def _finish(model: Any, storage: Storage) -> None:
-    """Give everything its compute dtype; nothing may be left on the meta device."""
+    """Cast everything to its compute dtype; nothing may be left on the meta device."""
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if value is not None and value.is_meta:
-            raise ModelError(f"{name} was not loaded: the checkpoint lacks it")
+            raise ModelError(f"{name} was not loaded: it is not in the checkpoint")
     embedding = model.get_input_embeddings()
-    plain = type(embedding) is nn.Embedding  # others go on computing with what they looked up
+    plain = type(embedding) is nn.Embedding  # others compute with what they looked up
     for name, module in model.named_modules():
         if isinstance(module, NF4Stack | PackedStack):
             module.dtype = storage.compute

@@ -1,10 +1,9 @@
-"""A checkpoint into a model, slice by slice, quantised as it comes.
+"""Stream a checkpoint into a model slice by slice, quantising on the way.
 
-The plan is made from the files' headers alone (which tensor goes where), so that missing,
-unexpected or misshapen tensors are errors by name before a weight is read. Then every slice is read
-from the memory-mapped file, quantised or cast, laid where it belongs and forgotten: no bf16 layer
-ever sits in memory. What comes quantised is dequantised here, one slice at a time, unless it is in
-our own format already.
+Which tensor goes where is decided from the files' headers alone, so that missing, unexpected or
+misshapen tensors are errors by name before a weight is read. Then every slice is read from the
+memory-mapped file, quantised or cast, stored and dropped: no bf16 layer is ever in memory. Weights
+that come quantised are dequantised here, one slice at a time, unless they are in our own format.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from moee_index.errors import ModelError
+from moee_index.model.arch.select import ModelPlan
 from moee_index.model.checkpoint.bitsandbytes import FourBitMatrix
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.tensors import Part, Readers, dense
@@ -38,7 +38,7 @@ Home = Mapping[str, torch.Tensor]
 
 
 def fill_from_sources(
-    model: Any,
+    plan: ModelPlan,
     checkpoint: Checkpoint,
     storage: Storage,
     shapes: dict[str, tuple[int, ...]],
@@ -48,8 +48,8 @@ def fill_from_sources(
 ) -> None:
     """Fill an empty model from a checkpoint that is not in our own 4 bits.
 
-    shapes: of the model before anything of it became 4-bit. home: tensors by their names on disk
-    that shall hold the weights (a draft's, mapped); without it they get memory of their own.
+    shapes: of the model's tensors before anything became 4-bit. home: tensors, by name on disk, to
+    store the weights in (a draft's, mapped); without it they get memory of their own.
 
     Raises ModelError naming the tensor that is missing, unexpected, misshapen or not finite.
     """
@@ -59,29 +59,29 @@ def fill_from_sources(
             file: files.enter_context(safe_open(file, framework="pt"))
             for file in checkpoint.weights
         }
-        plan = plan_sources(checkpoint, model, shapes, readers)
-        total = sum(source.bytes for sources in plan.values() for source in sources)
-        for target, piece, quantized in _quantized_ahead(plan, shapes, readers, model, storage):
-            _put(model, target, shapes[target], piece, quantized, storage, checkpoint, home)
+        sources = plan_sources(checkpoint, plan, shapes, readers)
+        total = sum(source.bytes for parts in sources.values() for source in parts)
+        for target, piece, quantized in _quantized_ahead(sources, shapes, readers, plan, storage):
+            _put(plan.model, target, shapes[target], piece, quantized, storage, checkpoint, home)
             done += piece.part.nbytes
             if progress is not None:
                 progress("loading", min(done, total), total)
 
 
 def _quantized_ahead(
-    plan: dict[str, list[Source]],
+    sources: dict[str, list[Source]],
     shapes: dict[str, tuple[int, ...]],
     readers: Readers,
-    model: Any,
+    plan: ModelPlan,
     storage: Storage,
 ) -> Iterator[tuple[str, Piece, Quantized | None]]:
-    """All pieces of a plan in order, those for 4 bits quantised by a few threads, no further
-    ahead than a slice or two each."""
+    """All pieces in order; those for 4 bits are quantised by a few threads, at most a slice or two
+    ahead each."""
     waiting: deque[tuple[str, Piece, Future[Quantized] | None]] = deque()
     with ThreadPoolExecutor(_QUANTIZERS) as pool:
-        for target, sources in plan.items():
-            for piece in pieces(target, shapes[target], sources, readers, model):
-                stack = four_bit_home(model, target)
+        for target, parts in sources.items():
+            for piece in pieces(target, shapes[target], parts, readers, plan):
+                stack = four_bit_home(plan.model, target)
                 job = None if stack is None else pool.submit(_quantized, piece.part, stack, storage)
                 waiting.append((target, piece, job))
                 if len(waiting) > 2 * _QUANTIZERS:
@@ -115,7 +115,7 @@ def _put(
     checkpoint: Checkpoint,
     home: Home | None,
 ) -> None:
-    """Lay one piece where it belongs: into a 4-bit stack, or cast into a dense tensor."""
+    """Store one piece in its target: in a 4-bit stack, or cast in a dense tensor."""
     if quantized is not None:
         _check_finite(quantized.absmax, target, checkpoint)
         stack = four_bit_home(model, target)
@@ -127,18 +127,18 @@ def _put(
     part = dense(piece.part)
     _check_finite(part, target, checkpoint)
     module, attribute = owner(model, target)
-    held = getattr(module, attribute)
-    if held.is_meta:
+    tensor = getattr(module, attribute)
+    if tensor.is_meta:
         if home is not None:
-            held = home[target]
+            tensor = home[target]
         else:
-            dtype = dense_dtype(model, target, held, storage.kept)
-            held = torch.empty(shape, dtype=dtype, device=storage.device)
-        assign(module, attribute, held)
+            dtype = dense_dtype(model, target, tensor, storage.kept)
+            tensor = torch.empty(shape, dtype=dtype, device=storage.device)
+        assign(module, attribute, tensor)
     if len(shape) < 3:
-        held.data.copy_(part)
+        tensor.data.copy_(part)
     else:
-        held.data[piece.matrix, piece.row : piece.row + len(part)] = part.to(held.device)
+        tensor.data[piece.matrix, piece.row : piece.row + len(part)] = part.to(tensor.device)
 
 
 def _check_finite(part: torch.Tensor, target: str, checkpoint: Checkpoint) -> None:

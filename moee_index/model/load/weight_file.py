@@ -1,8 +1,8 @@
-"""Weight files in the making: safetensors at full size, memory-mapped, filled tensor by tensor.
+"""Write weight files: safetensors at full size, memory-mapped and filled tensor by tensor.
 
-What is written is what the running model uses, so quantising a model takes no more anonymous
-memory than a slice, however large it is. A draft is a directory that appears under its name whole
-or not at all. Which module a tensor belongs to is left to others.
+The running model uses the written file itself, so quantizing a model takes no more anonymous memory
+than a slice, however large it is. A draft is a directory that appears under its name complete or
+not at all. Which module a tensor belongs to is left to the callers.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _NAMES = {
 class Draft:
     """A directory with a weight file, to be filled through `tensors` and then published.
 
-    Use as a context manager: leaving it without `publish` leaves nothing behind. Tensors stay
-    valid for as long as they are held. Raises StorageError where there is no room for all of it.
+    Use as a context manager: without `publish` nothing is left behind. Tensors stay valid as long
+    as they are referenced. Raises StorageError if there is not enough space for all of it.
     """
 
     def __init__(self, directory: Path, specs: Specs) -> None:
@@ -69,20 +69,20 @@ class Draft:
         self._discard()
 
     def checksum(self) -> dict[str, Any]:
-        """What `check_digest` will compare the weights with, once they are all there."""
+        """What `check_digest` compares the weights with, once they are complete."""
         return {"bytes": self.file.stat().st_size, "digest": digest_of(self.file)}
 
-    def publish(self, record: str, said: dict[str, Any], files: Iterable[Path] = ()) -> None:
-        """Copy `files` beside the weights, write `said` as JSON under the name `record`, and give
-        the directory its name.
+    def publish(self, name: str, record: dict[str, Any], files: Iterable[Path] = ()) -> None:
+        """Copy `files` beside the weights, write `record` as JSON under `name`, and give the
+        directory its final name.
 
-        Raises StorageError where the disk is full or another process was faster.
+        Raises StorageError if the disk is full or another process was faster.
         """
         with storage_errors(self.directory, _UNWRITABLE):
             for file in files:
                 shutil.copyfile(file, self._partial / file.name)
-            text = json.dumps(said, indent=1) + "\n"
-            (self._partial / record).write_text(text, encoding="utf-8")
+            text = json.dumps(record, indent=1) + "\n"
+            (self._partial / name).write_text(text, encoding="utf-8")
             finish_directory(self._partial, self.directory)
         self.file = self.directory / WEIGHTS_FILE
 
@@ -93,23 +93,23 @@ class Draft:
 def create_mapped(file: Path, specs: Specs) -> dict[str, torch.Tensor]:
     """Make a safetensors file of zeros and map it: name -> tensor, writable, shared with the file.
 
-    Its room on disk is reserved first, so a full disk is an OSError here and no fault later.
+    Its space on disk is reserved first, so a full disk is an OSError here, not a fault later.
     """
-    # Widest numbers first: each tensor then begins at a multiple of its own width.
+    # Widest numbers first, so that each tensor begins at a multiple of its own width.
     order = sorted(specs, key=lambda name: (-specs[name][1].itemsize, name))
     tensors = {
         name: (_NAMES[dtype], shape, dtype.itemsize)
         for name, (shape, dtype) in ((name, specs[name]) for name in order)
     }
-    header, places = safetensors_header(tensors, {"format": "pt"})
-    size = max((place.stop for place in places.values()), default=len(header))
+    header, offsets = safetensors_header(tensors, {"format": "pt"})
+    size = max((offset.stop for offset in offsets.values()), default=len(header))
     with file.open("xb") as stream:
         _reserve(stream.fileno(), size, file)
         stream.write(header)
     content = torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8)
     return {
-        name: content[place].view(specs[name][1]).view(specs[name][0])
-        for name, place in places.items()
+        name: content[offset].view(specs[name][1]).view(specs[name][0])
+        for name, offset in offsets.items()
     }
 
 
@@ -123,13 +123,13 @@ def _reserve(descriptor: int, size: int, file: Path) -> None:
 
 
 def check_digest(file: Path, size: int | None, digest: str | None) -> None:
-    """Raise ModelError unless a file is, to the byte, what was written."""
+    """Raise ModelError unless every byte of a file is as written."""
     if size is not None and file.stat().st_size != size:
         raise ModelError(
-            f"{file} has {file.stat().st_size} bytes, {size} were written; copy it again"
+            f"{file} has {file.stat().st_size} bytes, but {size} were written; copy it again"
         )
     if digest is not None and digest_of(file) != digest:
-        raise ModelError(f"{file} is damaged: its checksum is another one; copy it again")
+        raise ModelError(f"{file} is damaged: its checksum is different; copy it again")
 
 
 def digest_of(file: Path) -> str:
@@ -145,8 +145,8 @@ def _piece_digest(file: Path, start: int) -> bytes:
     buffer = bytearray(2**20)
     with file.open("rb") as stream:
         stream.seek(start)
-        left = _PIECE
-        while left and (count := stream.readinto(memoryview(buffer)[: min(left, len(buffer))])):
+        rest = _PIECE
+        while rest and (count := stream.readinto(memoryview(buffer)[: min(rest, len(buffer))])):
             digest.update(memoryview(buffer)[:count])
-            left -= count
+            rest -= count
     return digest.digest()

@@ -14,7 +14,7 @@ from moee_index.model.nf4.stack import NF4Stack
 
 
 def four_bit_home(model: Any, target: str) -> NF4Stack | None:
-    """The 4-bit stack that a checkpoint name belongs to, or None if it stays dense."""
+    """The 4-bit stack for a checkpoint name, or None if that tensor stays dense."""
     try:
         found = model.get_submodule(target)
     except AttributeError:
@@ -31,14 +31,14 @@ def owner(model: Any, target: str) -> tuple[nn.Module, str]:
 def under(
     tensors: Mapping[str, torch.Tensor] | None, path: str, names: Iterable[str]
 ) -> dict[str, torch.Tensor] | None:
-    """The tensors named `path.name`, by name; None of None."""
+    """The tensors named `path.name`, by name; None for None."""
     if tensors is None:
         return None
     return {name: tensors[f"{path}.{name}"] for name in names}
 
 
 def assign(module: nn.Module, attribute: str, value: torch.Tensor) -> None:
-    """Put a tensor in the place of a parameter or buffer."""
+    """Replace a parameter or buffer by a tensor."""
     if attribute in module._parameters:
         module._parameters[attribute] = nn.Parameter(value, requires_grad=False)
     else:
@@ -46,8 +46,8 @@ def assign(module: nn.Module, attribute: str, value: torch.Tensor) -> None:
 
 
 def dense_dtype(model: Any, name: str, value: torch.Tensor, kept: torch.dtype) -> torch.dtype:
-    """What a tensor that is not in 4 bits is kept as: `kept`, but float32 where the model's class
-    insists on it (a bias that corrects a router's choice), integers as they are."""
+    """The dtype of a tensor that is not in 4 bits: `kept`, but float32 where the model's class
+    requires it (a bias that corrects a router's choice); integers stay as they are."""
     if not value.is_floating_point():
         return value.dtype
     strict = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
@@ -56,8 +56,8 @@ def dense_dtype(model: Any, name: str, value: torch.Tensor, kept: torch.dtype) -
 
 
 def check_shape(target: str, key: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise ModelError naming the tensor unless its shape is the one config.json asks for."""
+    """Raise ModelError naming the tensor unless its shape is the one config.json requires."""
     if found != wanted:
         raise ModelError(
-            f"{key} has shape {list(found)}, but config.json asks for {list(wanted)} ({target})"
+            f"{key} has shape {list(found)}, but config.json requires {list(wanted)} ({target})"
         )

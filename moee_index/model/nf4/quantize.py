@@ -1,8 +1,8 @@
-"""Weights to NF4 codes on the processor, code for code what bitsandbytes' own operation gives.
+"""Quantize weights to NF4 on the CPU, with exactly the codes of bitsandbytes' own operation.
 
-bitsandbytes finds each code by binary search, whose branches no processor foresees; here a block of
-weights is compared with all fifteen thresholds at once, which is 6 to 8 times as fast. numpy lets
-go of the interpreter's lock in every step, so slices can be quantized side by side.
+bitsandbytes finds each code by binary search, whose branches are unpredictable; here a block of
+weights is compared with all fifteen thresholds at once, which is 6 to 8 times as fast. numpy
+releases the interpreter's lock in every step, so slices can be quantized in parallel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from moee_index.backends import import_bitsandbytes
 
 BLOCK = 64
 
-# Large enough that two threads rarely meet at the lock, small enough to stay in the cache.
+# Large enough that two threads rarely wait for the lock, small enough to stay in the cache.
 _CHUNK = 2**18
 
 Floats = npt.NDArray[np.float32]
@@ -26,14 +26,14 @@ Floats = npt.NDArray[np.float32]
 def quantize_on_cpu(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantise a tensor of a multiple of 64 weights to NF4 (QLoRA, Dettmers et al. 2023, 3).
 
-    Returns (packed uint8 [numel / 2], absmax float32 [numel / 64]) over the row-major weights; a
-    weight that is not finite makes its block's absmax so.
+    Returns (packed uint8 [numel / 2], absmax float32 [numel / 64]) over the row-major weights. The
+    absmax of a block is not finite if one of its weights is not.
     """
     flat = matrix.detach().reshape(-1)
     count = flat.numel()
     packed = np.empty(count // 2, dtype=np.uint8)
     absmax = np.empty(count // BLOCK, dtype=np.float32)
-    # Every step writes into one of these: fresh memory for each would cost as much as the step.
+    # Every step writes into one of these: new memory for each would cost as much as the step.
     room = min(count, _CHUNK)
     values, scaled = np.empty(room, dtype=np.float32), np.empty(room, dtype=np.float32)
     codes, above = np.empty(room, dtype=np.uint8), np.empty(room, dtype=np.bool_)
@@ -67,8 +67,8 @@ def _read(source: Floats, values: Floats, absmax: Floats) -> None:
 
 
 def _read_bfloat16(source: npt.NDArray[np.uint16], values: Floats, absmax: Floats) -> None:
-    """bfloat16, for which numpy has no type, is the upper half of float32; without its sign its
-    bits are ordered as its magnitudes are, and compared in half the bytes."""
+    """bfloat16, for which numpy has no type, is the upper half of float32. Without the sign, its
+    bits sort like its magnitudes, so half the bytes are compared."""
     wide = values.view(np.uint32)
     magnitudes = wide.view(np.uint16)[: len(source)]
     np.bitwise_and(source, 0x7FFF, out=magnitudes)
@@ -79,7 +79,7 @@ def _read_bfloat16(source: npt.NDArray[np.uint16], values: Floats, absmax: Float
 
 
 def _pack(codes: npt.NDArray[np.uint8], packed: npt.NDArray[np.uint8]) -> None:
-    """Two codes to a byte, the first one high."""
+    """Two codes in a byte, the first one high."""
     both = codes.view("<u2")
     np.copyto(packed, both << 4 | both >> 8, casting="unsafe")
 

@@ -22,7 +22,7 @@ from moee_index.model.nf4.tensor_like import TensorLike
 NESTED_BLOCK = 256
 ROW_STEP = 64
 
-# Rows into which weights are split for the threads of the processor's dequantising kernel.
+# Rows into which weights are split for the threads of the CPU's dequantising kernel.
 _SHARED_ROWS = 64
 
 _C_KERNELS = {
@@ -41,8 +41,8 @@ class Nested(NamedTuple):
 
 
 class Quantized(NamedTuple):
-    """Weights in NF4: packed uint8 [numel / 2] and absmax float32 [numel / 64]. nested: what absmax
-    was made from, where a whole matrix came quantised so."""
+    """Weights in NF4: packed uint8 [numel / 2] and absmax float32 [numel / 64]. nested: the source
+    of absmax, if a whole matrix came with double quantisation."""
 
     packed: torch.Tensor
     absmax: torch.Tensor
@@ -69,10 +69,9 @@ def dequantize(
 ) -> torch.Tensor:
     """Dequantise `count` consecutive weights into the flat tensor `out` [count].
 
-    The weights are passed on as rows of whole blocks, whatever the matrix: where the number of
-    columns is no multiple of the block, bitsandbytes 0.50's CPU kernel is wrong (an error of 1.6 on
-    unit Gaussian weights at 64 x 48). Its threads share rows, so there are several where there can
-    be.
+    The weights are passed on as rows of whole blocks, whatever the matrix: if the number of columns
+    is not a multiple of the block, bitsandbytes 0.50's CPU kernel is wrong (an error of 1.6 on unit
+    Gaussian weights at 64 x 48). Its threads share rows, so there are several if possible.
     """
     if out.device.type == "cpu" and count % 2 == 0 and (kernel := _c_kernel(out.dtype)):
         _run_c_kernel(kernel, packed, absmax, count, out)
@@ -97,8 +96,8 @@ def _by_operation(
 
 @cache
 def _c_kernel(dtype: torch.dtype) -> Kernel | None:
-    """bitsandbytes' C function for a type, where there is one that gives what its public operation
-    gives: all pairs of codes, a few blocks of them."""
+    """bitsandbytes' C function for a dtype, or None if there is none or it gives other values than
+    the public operation for all pairs of codes, in a few blocks."""
     name = _C_KERNELS.get(dtype)
     kernel = cpu_kernel(name) if name is not None else None
     if kernel is None:
@@ -129,8 +128,8 @@ def _run_c_kernel(
 class NF4Stack(TensorLike):
     """n matrices [rows, cols] of the same shape in 4 bits: the experts of one projection.
 
-    turned: in their class, and on disk, the matrices lie the other way round, [cols, rows]; here
-    they are as a linear layer has them: blocks run along what is summed over, rows can be packed.
+    turned: the class that owns them has transposed matrices, [cols, rows]; here they are as in a
+    linear layer, so that blocks run along the dimension that is summed over.
     Kept as buffers: `packed` uint8 [n, rows * cols / 2] and either `absmax` float32 [n, blocks],
     or with double quantisation `absmax` uint8 [n, blocks] with `absmax_scale` float32
     [n, ceil(blocks / 256)] and `absmax_offset` float32 [n]. Each matrix has its own statistics, as
@@ -151,7 +150,7 @@ class NF4Stack(TensorLike):
         self.size = rows * cols
         self.read_by_owner = False  # whether the owner's own forward reads it, see `TensorLike`
         if self.size % BLOCK:
-            raise ValueError(f"a {rows} x {cols} matrix is no multiple of {BLOCK} weights")
+            raise ValueError(f"a {rows} x {cols} matrix is not a multiple of {BLOCK} weights")
         self.blocks = self.size // BLOCK
         self._filled: list[torch.Tensor | None] = [None] * n
         for name in self.shapes():
@@ -171,7 +170,7 @@ class NF4Stack(TensorLike):
     def allocate(
         self, device: torch.device | str = "cpu", home: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Make empty buffers, to be filled by `put`, or take those of `home`."""
+        """Make empty buffers, to be filled by `put`, or use those of `home`."""
         for name, (shape, dtype) in self.shapes().items():
             own = home[name] if home else torch.empty(shape, dtype=dtype, device=device)
             setattr(self, name, own)
@@ -198,8 +197,8 @@ class NF4Stack(TensorLike):
         absmax: torch.Tensor,
         nested: Nested | None = None,
     ) -> None:
-        """Lay down what `quantize` made of rows row… of matrix `index`. nested: statistics that
-        came with a whole matrix, to be kept as they are."""
+        """Store the result of `quantize` for rows of matrix `index` from `row` on. nested: the
+        statistics that came with a whole matrix, to be stored as they are."""
         block = row * self.cols // BLOCK
         blocks = slice(block, block + len(absmax))
         self.packed[index, blocks.start * BLOCK // 2 : blocks.stop * BLOCK // 2] = packed
@@ -233,7 +232,7 @@ class NF4Stack(TensorLike):
         self.absmax_offset[index] = offset
 
     def full_absmax(self, index: torch.Tensor) -> torch.Tensor:
-        """float32 [len(index), blocks], the nested statistics undone."""
+        """float32 [len(index), blocks], with double quantisation undone."""
         codes = self.absmax[index]
         if not self.double_quant:
             return codes
@@ -264,7 +263,7 @@ class NF4Stack(TensorLike):
         return self._weights(index, 0, self.rows, dtype)
 
     def part(self, row: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Rows row… of the only matrix, [count, cols]."""
+        """`count` rows of the only matrix from `row` on, [count, cols]."""
         if row * self.cols % BLOCK or count * self.cols % BLOCK:
             return self.matrix(0, dtype)[row : row + count]
         return self._weights(0, row, count, dtype)
@@ -283,7 +282,7 @@ class NF4Stack(TensorLike):
 
 
 class NF4Linear(nn.Module):
-    """`nn.Linear` with its weight in 4 bits; the bias, where there is one, stays as it is."""
+    """`nn.Linear` with its weight in 4 bits; a bias stays as it is."""
 
     weight: NF4Stack
 
@@ -328,7 +327,7 @@ _MAPS: dict[torch.device, torch.Tensor] = {}
 
 
 def dynamic_map(device: torch.device) -> torch.Tensor:
-    """The 256 values of bitsandbytes' dynamic 8-bit type, in which nested absmax are kept."""
+    """The 256 values of bitsandbytes' dynamic 8-bit type, in which nested absmax is stored."""
     if device not in _MAPS:
         functional = import_bitsandbytes().functional
         _MAPS[device] = functional.create_dynamic_map().to(device)
@@ -338,9 +337,9 @@ def dynamic_map(device: torch.device) -> torch.Tensor:
 def rounded_rows(count: int) -> int:
     """The next power of two, above 64 the next multiple of 64.
 
-    For rows of a product on the processor: oneDNN builds and keeps a kernel for every new number
-    of rows. With ever new counts, building costs more than multiplying, and what is kept piles up
-    (130 MB more after every 100 batches).
+    For rows of a product on the CPU: oneDNN builds and keeps a kernel for every new number of rows.
+    If the number changes all the time, building costs more than multiplying, and the kernels pile
+    up (130 MB more after every 100 batches).
     """
     if count <= ROW_STEP:
         return 1 << max(0, count - 1).bit_length()

@@ -1,8 +1,8 @@
-"""A stack of 4-bit matrices in the place of the tensor it was made from.
+"""A stack of 4-bit matrices that stands in for the tensor it was made from.
 
-Where a class multiplies with its weights in its own forward (`F.linear(x, self.weight[expert])`,
-`torch.bmm(x, self.weight)`), it finds a stack instead, which dequantises what is asked for: one
-matrix for an index, one after the other for a batched product, all of it only for what is neither.
+A class that multiplies with its weights in its own forward (`F.linear(x, self.weight[expert])`,
+`torch.bmm(x, self.weight)`) gets a stack instead, which dequantises what is used: one matrix for an
+index, one after the other for a batched product, and all of it only for anything else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BATCHED = (torch.bmm, torch.Tensor.bmm)
 class TensorLike(nn.Module):
     """A module that holds `n` matrices [rows, cols] and can dequantise one.
 
-    flat: it stands for one matrix in two dimensions. dtype: what it dequantises to.
+    flat: it stands in for a tensor of two dimensions. dtype: what it dequantises to.
     """
 
     n: int
@@ -32,11 +32,11 @@ class TensorLike(nn.Module):
         raise NotImplementedError
 
     def part(self, row: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Rows row… of the only matrix [count, cols]."""
+        """`count` rows of the only matrix from `row` on, [count, cols]."""
         return self.matrix(0, dtype)[row : row + count]
 
     def whole(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """All of it, dequantised: [n, rows, cols], or [rows, cols] where flat."""
+        """All of it, dequantised: [n, rows, cols], or [rows, cols] if flat."""
         dtype = dtype or self.dtype
         if self.flat:
             return self.matrix(0, dtype)
@@ -60,7 +60,7 @@ class TensorLike(nn.Module):
         return self.matrix(number, self.dtype)
 
     def view(self, *shape: Any) -> Any:
-        """Another shape; experts side by side in one matrix become a stack, not dequantised yet."""
+        """Another shape. Experts side by side in one matrix become a stack, not dequantised yet."""
         wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         if (
             self.flat
@@ -73,7 +73,7 @@ class TensorLike(nn.Module):
             return _SideBySide(self, wanted[1])
         return self.whole().view(wanted)
 
-    # Methods of a module that mean something else for a tensor.
+    # Methods that a module has too, with another meaning.
     def to(self, *args: Any, **named: Any) -> torch.Tensor:  # type: ignore[override]
         return self.whole().to(*args, **named)
 
@@ -127,8 +127,8 @@ class _SideBySide:
 
 
 def _batched(states: torch.Tensor, weights: TensorLike) -> torch.Tensor:
-    """states [n, tokens, rows] times each matrix: [n, tokens, cols]. A row of zeros, which is how
-    some classes mask what is not routed to an expert, stays one and is not multiplied."""
+    """states [n, tokens, rows] times each matrix: [n, tokens, cols]. Rows of zeros, with which some
+    classes mask tokens that are not routed to an expert, stay zeros and are not multiplied."""
     out = states.new_zeros((*states.shape[:2], weights.cols))
     for index in range(weights.n):
         hit = states[index].any(dim=-1).nonzero()[:, 0]
@@ -142,7 +142,7 @@ def _dense(values: Any, dtype: torch.dtype | None) -> list[Any]:
 
 
 def _number(index: Any) -> int | None:
-    """An index that is one number, or None."""
+    """An index as a number, or None if it is not a single one."""
     if isinstance(index, torch.Tensor):
         return int(index) if index.dim() == 0 and index.dtype != torch.bool else None
     return index if isinstance(index, int) and not isinstance(index, bool) else None

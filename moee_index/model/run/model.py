@@ -1,7 +1,7 @@
 """A loaded model: token ids in, HS and RW out, from one forward pass of the base model.
 
-No language-model head, no list of all layers' states: HS is read from the last hidden state after
-the final norm, RW is caught at the routers by hooks that keep only what the pooling needs (paper,
+There is no language-model head and no list of all layers' states: HS is read from the last hidden
+state after the final norm, RW by hooks on the routers that keep only what the pooling needs (paper,
 section 3; camera-ready 4.1: last token for both).
 """
 
@@ -16,9 +16,9 @@ import torch
 
 from moee_index.backends import has_avx512bf16, limit_kernel_caches, set_threads
 from moee_index.errors import ModelError
-from moee_index.model.arch.build import rw_kind
+from moee_index.model.arch.build import build_empty, rw_kind
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
-from moee_index.model.arch.routing import Router, find_routers, raw_scores
+from moee_index.model.arch.routing import Router, raw_scores
 from moee_index.model.arch.tested import is_tested
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.load.cache import Cache
@@ -43,54 +43,54 @@ class TokenizedText:
     own: tuple[int, int]
 
     def without(self, count: int) -> TokenizedText:
-        """What follows the first `count` tokens."""
+        """The text without its first `count` tokens."""
         return TokenizedText(self.ids[count:], (self.own[0] - count, self.own[1] - count))
 
 
-# Tokens that sharing a prompt's beginning must spare in a batch.
+# A prompt's beginning is shared only if that saves at least this many tokens in a batch.
 _WORTH_SHARING = 256
 
 
 def _shared_tokens(texts: Sequence[TokenizedText]) -> int:
-    """How many tokens all texts begin with that are the prompt's, at least one being left."""
-    most = min(min(text.own[0], len(text.ids) - 1) for text in texts)
+    """The number of prompt tokens with which all texts begin, at most all but one of a text."""
+    limit = min(min(text.own[0], len(text.ids) - 1) for text in texts)
     first = texts[0].ids
-    for count in range(most):
+    for count in range(limit):
         if any(text.ids[count] != first[count] for text in texts):
             return count
-    return most
+    return limit
 
 
-def choose_device(asked: str) -> Choice:
-    """`auto`: the first CUDA device where there is one, else the CPU."""
-    if asked == "auto":
+def choose_device(requested: str) -> Choice:
+    """`auto`: the first CUDA device if there is one, else the CPU."""
+    if requested == "auto":
         if torch.cuda.is_available():
-            return Choice(torch.device("cuda:0"), "a CUDA device is there")
+            return Choice(torch.device("cuda:0"), "there is a CUDA device")
         return Choice(torch.device("cpu"), "no CUDA device")
-    device = torch.device(asked)
+    device = torch.device(requested)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"--device {asked}: torch finds no CUDA device; take --device cpu")
+        raise ModelError(f"--device {requested}: torch finds no CUDA device; take --device cpu")
     return Choice(device, "as requested")
 
 
 def choose_compute(bits: int, device: torch.device) -> Choice:
-    """bfloat16 where the processor multiplies it, float32 elsewhere and for 32 bits."""
+    """bfloat16 if the processor can multiply it, else float32; float32 for 32 bits."""
     if bits == 32:
-        return Choice(torch.float32, "32 bits were asked for")
+        return Choice(torch.float32, "32 bits were requested")
     if device.type == "cuda":
         return Choice(torch.bfloat16, "CUDA device")
     if bits == 16:
-        return Choice(torch.bfloat16, "16 bits were asked for")
+        return Choice(torch.bfloat16, "16 bits were requested")
     if has_avx512bf16():
         return Choice(torch.bfloat16, "the processor has AVX512-BF16")
     return Choice(torch.float32, "the processor has no bfloat16 arithmetic")
 
 
 class RunningModel:
-    """A base model with its routers hooked, ready for batches of token ids.
+    """A base model with hooks on its routers, ready for batches of token ids.
 
-    shares_beginnings: whether a prompt's fixed beginning may be computed once for many texts; who
-    hooks the model to see every token sets it to False.
+    shares_beginnings: whether a prompt's fixed beginning may be computed once for many texts; set
+    it to False if hooks of yours must see every token.
     """
 
     def __init__(
@@ -112,27 +112,27 @@ class RunningModel:
         self._most: int | None = None  # tokens of a batch, padding included, that fit the memory
         self.checkpoint = checkpoint
         self.pooling = pooling
-        self.rw = rw_kind(rw, checkpoint)
         limit_kernel_caches()
         self.threads = set_threads(threads)
         self.device = choose_device(device)
         self.compute = choose_compute(bits, self.device.value)
         storage = Storage(bits, double_quant, self.compute.value, self.device.value)
+        self.plan = build_empty(checkpoint)
+        self.rw = rw_kind(rw, checkpoint, self.plan)
         loaded = load_model(
-            checkpoint, storage, few_texts=few_texts, cache=cache, progress=progress
+            self.plan, checkpoint, storage, few_texts=few_texts, cache=cache, progress=progress
         )
-        self.model, self.layout = loaded.model, loaded.layout
+        self.model, self.layout = self.plan.model, loaded.layout
         self._loaded = loaded
-        routers = find_routers(self.model)
         if self.device.value.type == "cpu":
-            run_in_blocks(self.model, [one.module for one in routers], loaded.real_tokens)
+            run_in_blocks(self.plan, loaded.real_tokens)
         self._routing: list[torch.Tensor] = []
         self._weights = torch.empty(0)
         self._shared: FixedBeginning | None = None
         self.shares_beginnings = not few_texts
-        for router in routers:
+        for router in self.plan.routers:
             self._listen(router)
-        if bits == 4 and (left := told_in_16_bits(self.model)) is not None:
+        if (left := told_in_16_bits(loaded.left)) is not None:
             self._tell(f"{checkpoint.name}: {left}")
         if not is_tested(self.model):
             kind = checkpoint.config.get("model_type")
@@ -140,19 +140,19 @@ class RunningModel:
                 f"{checkpoint.name}: models of type {kind!r} are newer than this moee-index and "
                 "were not tested with it"
             )
-        # One tiny pass tells how wide both are, whatever a config calls its sizes.
-        found = self.embed([TokenizedText((0,), (0, 1))])
-        self.hs_dim, self.rw_dim = found.hs.shape[1], found.rw.shape[1]
+        # One tiny pass shows both widths, whatever a config calls its sizes.
+        sample = self.embed([TokenizedText((0,), (0, 1))])
+        self.hs_dim, self.rw_dim = sample.hs.shape[1], sample.rw.shape[1]
 
     def bytes(self) -> dict[str, int]:
         """Bytes of weights in memory by kind."""
         return bytes_by_kind(self.model)
 
     def embed(self, texts: Sequence[TokenizedText]) -> Embeddings:
-        """HS [n, d] and RW [n, layers * experts] of one batch, float32, in the order given.
+        """HS [n, d] and RW [n, layers * experts] of one batch, float32, in the order of the texts.
 
-        Where a GPU's memory runs out, the batch and all later ones are halved until they fit.
-        Raises ModelError where a single text does not fit, or a value is not finite.
+        If a GPU's memory runs out, this batch and all later ones are halved until they fit. Raises
+        ModelError if a single text does not fit or a value is not finite.
         """
         size = len(texts) * max(len(text.ids) for text in texts)
         if self._most is None or size <= self._most or len(texts) == 1:
@@ -161,12 +161,13 @@ class RunningModel:
             except torch.OutOfMemoryError as error:
                 if len(texts) == 1:
                     raise ModelError(
-                        f"a text of {size} tokens does not fit the memory of {self.device.value}; "
+                        f"a text of {size} tokens does not fit in the memory of "
+                        f"{self.device.value}; "
                         "lower --max-tokens, or take --device cpu"
                     ) from error
                 self._most = size // 2
                 self._tell(
-                    f"the memory of {self.device.value} does not hold a batch of {size} tokens: "
+                    f"a batch of {size} tokens does not fit in the memory of {self.device.value}: "
                     f"batches are halved to {self._most}"
                 )
             torch.cuda.empty_cache()
@@ -213,18 +214,18 @@ class RunningModel:
             hs = self._pool(states)
             rw = torch.cat(self._routing, dim=1)
         self._routing = []
-        found = Embeddings(hs.cpu().numpy(), rw.cpu().numpy())
-        for name, values in (("HS", found.hs), ("RW", found.rw)):
+        embeddings = Embeddings(hs.cpu().numpy(), rw.cpu().numpy())
+        for name, values in (("HS", embeddings.hs), ("RW", embeddings.rw)):
             if not np.isfinite(values).all():
                 raise ModelError(
                     f"{self.checkpoint.name} gave a value that is not finite in {name} (compute "
                     f"dtype {self.compute.value}); take --bits 32 or check the checkpoint"
                 )
-        return found
+        return embeddings
 
     def _beginning(self, texts: Sequence[TokenizedText]) -> FixedBeginning | None:
-        """Keys and values of the prompt's fixed beginning, where these texts are enough to gain by
-        it. A function of the texts alone, so that a batch always gives the same bytes."""
+        """Keys and values of the prompt's fixed beginning, if there are enough texts to gain from
+        it. Depends on the texts alone, so that a batch always gives the same bytes."""
         count = _shared_tokens(texts)
         if not self.shares_beginnings or count < 2 or count * len(texts) < _WORTH_SHARING:
             return None
@@ -248,7 +249,7 @@ class RunningModel:
         return torch.bmm(self._weights[:, None, :], values.float())[:, 0]
 
     def _listen(self, router: Router, checked: bool = False) -> None:
-        """Keep what the pooling needs of a router's scores. checked: they are no probabilities."""
+        """Keep what the pooling needs of a router's scores. checked: they are not probabilities."""
 
         def keep(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             nonlocal checked
@@ -258,7 +259,7 @@ class RunningModel:
                 raise ModelError(
                     f"{self.checkpoint.name}: {type(module).__name__} gives scores of shape "
                     f"{list(logits.shape)} for {batch * length} tokens, not one row a token, so "
-                    "there is no RW of a token; take another model"
+                    "tokens have no RW; take another model"
                 )
             if not checked:
                 checked = True

@@ -1,17 +1,18 @@
 """The fixed beginning of a prompt, computed once: its keys and values serve every text after it.
 
-Exact where every layer is a full causal attention, for nothing there depends on what follows; other
-layers (sliding windows, state spaces, linear attention) carry a state that is not shared here, and
-models with such layers do without.
+Exact where every layer is a full causal attention, since nothing there depends on what follows.
+Other layers (sliding windows, state spaces, linear attention) carry a state that is not shared
+here, so models with such layers compute every prompt in full.
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from moee_index.model.arch.conventions import cache_argument
 
 
 class _FixedLayer(DynamicLayer):  # type: ignore[misc]
@@ -29,7 +30,7 @@ class _FixedLayer(DynamicLayer):  # type: ignore[misc]
 class FixedBeginning(Cache):  # type: ignore[misc]
     """Keys and values of a prompt's fixed beginning in all layers; any batch may follow it.
 
-    tokens: the beginning's ids. argument: the model's name for a cache.
+    tokens: the beginning's ids. argument: the name under which the model takes a cache.
     """
 
     def __init__(self, tokens: tuple[int, ...], filled: DynamicCache, argument: str) -> None:
@@ -44,15 +45,8 @@ class FixedBeginning(Cache):  # type: ignore[misc]
         self.argument = argument
 
 
-def cache_argument(model: Any) -> str | None:
-    """What the model's forward calls keys and values of earlier tokens: `cache` since transformers
-    5.24, `past_key_values` before; None where it takes none."""
-    taken = inspect.signature(model.forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in taken), None)
-
-
 def compute(model: Any, tokens: tuple[int, ...], device: torch.device) -> FixedBeginning | None:
-    """Run the beginning alone through the model; None where that is not exact."""
+    """Run the beginning alone through the model; None if sharing it is not exact."""
     name = cache_argument(model)
     if name is None or getattr(model, "_is_stateful", False):
         return None
