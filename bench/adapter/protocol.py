@@ -22,7 +22,7 @@ from moee_index.types import Progress
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
 
-    from moee_index.bench.vector_cache.table import RowNumbers
+    from moee_index.index.store.rows import RowNumbers
 
 SUFFIX = "+instruction"
 """Stands behind the prompt's name in results of texts with an instruction."""

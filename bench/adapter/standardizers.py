@@ -7,17 +7,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
-
-import numpy as np
 
 from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import reference_texts
 from moee_index.bench.vector_cache.encoder import StoredEncoder
-from moee_index.bench.vector_cache.rows import StoredRows
+from moee_index.bench.vector_cache.rows import TextRows
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
-from moee_index.types import Embeddings, Progress
+from moee_index.index.store.rows import LiveRows
+from moee_index.types import PARTS, Embeddings, Progress
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Fits:
 
     def __init__(self, stored: StoredEncoder) -> None:
         self._stored = stored
-        self._rows: dict[TaskKey, list[StoredRows]] = {}
+        self._rows: dict[TaskKey, list[TextRows]] = {}
         self._calls: dict[TaskKey, list[TaskKey]] = {}
         self._calibrated: Standardizer | None = None
 
@@ -95,7 +95,7 @@ class Fits:
                 return owner
         return owners[(owners.index(last) + 1) % len(owners)] if last in owners else owners[0]
 
-    def _fitted(self, parts: Sequence[StoredRows]) -> Standardizer:
+    def _fitted(self, parts: Sequence[TextRows]) -> Standardizer:
         digest = hashlib.sha256()
         for part in parts:
             digest.update(f"{part.shelf.path} {len(part)}\n".encode())
@@ -106,13 +106,10 @@ class Fits:
         return known[digest.digest()]
 
 
-def _joined(parts: Sequence[StoredRows]) -> Embeddings:
-    shelves = {id(part.shelf): part.shelf for part in parts}
-    if len(shelves) == 1:
-        (shelf,) = shelves.values()
-        return StoredRows(shelf, np.concatenate([part.numbers for part in parts])).lazy
-    # Texts and queries under different prompts, none of them searched: small tasks.
-    taken = [part.take(slice(None)) for part in parts]
-    return Embeddings(
-        np.concatenate([one.hs for one in taken]), np.concatenate([one.rw for one in taken])
+def _joined(parts: Sequence[TextRows]) -> Embeddings:
+    """All rows, read as a standardizer takes them: a corpus need not fit in memory."""
+    segments = [(part.shelf.rows, part.numbers) for part in parts if part.shelf.rows is not None]
+    rows: Any = PARTS.map(
+        lambda part: LiveRows(part, segments, segments[0][0].parts[part].shape[1])
     )
+    return Embeddings(rows.hs, rows.rw)

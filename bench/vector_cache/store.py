@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from moee_index.bench.vector_cache.table import DamagedError, Shelf, disk_errors
-from moee_index.types import Embeddings, EncoderOptions, Notify, ignore
+from moee_index.bench.vector_cache.table import Shelf, disk_errors
+from moee_index.errors import IndexDamagedError
+from moee_index.types import EncoderOptions, Notify, ignore
 
 
 @dataclass(frozen=True)
@@ -65,23 +63,12 @@ class VectorStore:
             path = self.directory / key.name
             try:
                 self._shelves[key] = Shelf(path, key.identity())
-            except DamagedError as error:
+            except IndexDamagedError as error:
                 self._notify(f"damaged vectors are made anew: {error}")
                 with disk_errors(path):
                     shutil.rmtree(path)
                 self._shelves[key] = Shelf(path, key.identity())
         return self._shelves[key]
-
-    def get(self, key: StoreKey, texts: Sequence[str]) -> tuple[Embeddings | None, list[int]]:
-        """(embeddings of all texts in their order, []), or (None, positions that are missing)."""
-        shelf = self.shelf(key)
-        rows = shelf.rows_of(texts)
-        missing = [int(position) for position in np.flatnonzero(rows < 0)]
-        return (None, missing) if missing else (shelf.take(rows), [])
-
-    def put(self, key: StoreKey, texts: Sequence[str], embeddings: Embeddings) -> None:
-        """Keep a batch; on return it is on disk. Raises StorageError, ModelError."""
-        self.shelf(key).put(texts, embeddings)
 
     def close(self) -> None:
         """Let go of all files."""
