@@ -75,6 +75,12 @@ def searches(task: AbsTask) -> bool:
     return isinstance(task, AbsTaskRetrieval)
 
 
+def splits_of(task: AbsTask, subset: str) -> Any:
+    """The splits of a subset, as `AbsTask.evaluate` finds them."""
+    data: Any = task.dataset
+    return data if subset == "default" and subset not in data else data[subset]
+
+
 def clusters_sets(task: AbsTask) -> bool:
     """Whether a task is of mteb's older kind of clustering, each row a set of texts."""
     import mteb.abstasks

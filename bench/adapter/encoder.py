@@ -114,17 +114,6 @@ class MoeeEncoder(MoeeModel):
         fitted = self._standardizer(TaskKey(task_metadata.name, hf_split, hf_subset))
         return self._vectors(texts, role_of(prompt_type) == "query", fitted)
 
-    def vectors(
-        self, task: str, split: str, subset: str, texts: Sequence[str], *, query: bool = False
-    ) -> Array:
-        """The vectors that `encode` gives for texts of a task that was prepared, by its name."""
-        fitted = None
-        if self._needs_fit and not self._unprepared:
-            fitted = self._fits.of(self._fits.owner(TaskKey(task, split, subset), None))
-        elif self._needs_fit:
-            fitted = self._fits.calibrated
-        return self._vectors(texts, query, fitted)
-
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """Cosine of each with each, [n1, n2], in the arrays' own precision."""
         from mteb.similarity_functions import cos_sim

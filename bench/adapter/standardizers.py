@@ -4,11 +4,10 @@ call by call.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import reference_texts
@@ -29,11 +28,6 @@ class TaskKey:
     subset: str
 
 
-# What was fitted for each stored encoder, by the rows it was fitted on: settings are many, fits
-# few.
-_FITTED: WeakKeyDictionary[StoredEncoder, dict[bytes, Standardizer]] = WeakKeyDictionary()
-
-
 class Fits:
     """The standardizers of the tasks that were added. Each is fitted at its first use, on both
     parts, and shared by all settings of a stored encoder; a setting takes the parts it wants."""
@@ -42,7 +36,7 @@ class Fits:
         self._stored = stored
         self._rows: dict[TaskKey, list[TextRows]] = {}
         self._calls: dict[TaskKey, list[TaskKey]] = {}
-        self._calibrated: Standardizer | None = None
+        self._fitted: dict[TaskKey, Standardizer] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,6 +49,7 @@ class Fits:
         self._stored.ensure(heard.documents, progress=progress)
         self._stored.ensure(heard.queries, query=True, progress=progress)
         key = TaskKey(heard.task, heard.split, heard.subset)
+        self._fitted.pop(key, None)
         self._rows[key] = [
             self._stored.rows(texts, query=role == "query") for role, texts in heard.fitted
         ]
@@ -66,14 +61,14 @@ class Fits:
 
     def of(self, key: TaskKey) -> Standardizer:
         """The standardizer of a task that was added."""
-        return self._fitted(self._rows[key])
+        if key not in self._fitted:
+            self._fitted[key] = _fitted(self._rows[key])
+        return self._fitted[key]
 
-    @property
+    @cached_property
     def calibrated(self) -> Standardizer:
         """Fitted on the reference texts."""
-        if self._calibrated is None:
-            self._calibrated = self._fitted([self._stored.rows(reference_texts())])
-        return self._calibrated
+        return _fitted([self._stored.rows(reference_texts())])
 
     def owner(self, call: TaskKey, last: TaskKey | None) -> TaskKey:
         """Which task, split and subset a call of these names belongs to.
@@ -95,21 +90,10 @@ class Fits:
                 return owner
         return owners[(owners.index(last) + 1) % len(owners)] if last in owners else owners[0]
 
-    def _fitted(self, parts: Sequence[TextRows]) -> Standardizer:
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(f"{part.shelf.path} {len(part)}\n".encode())
-            digest.update(part.numbers.tobytes())
-        known = _FITTED.setdefault(self._stored, {})
-        if digest.digest() not in known:
-            known[digest.digest()] = Standardizer.fit(_joined(parts))
-        return known[digest.digest()]
 
-
-def _joined(parts: Sequence[TextRows]) -> Embeddings:
-    """All rows, read as a standardizer takes them: a corpus need not fit in memory."""
+def _fitted(parts: Sequence[TextRows]) -> Standardizer:
+    """Rows are read as they are fitted on: a corpus need not fit in memory."""
     segments = [(part.shelf.rows, part.numbers) for part in parts if part.shelf.rows is not None]
-    rows: Any = PARTS.map(
-        lambda part: LiveRows(part, segments, segments[0][0].parts[part].shape[1])
-    )
-    return Embeddings(rows.hs, rows.rw)
+    dims = segments[0][0].parts.map(lambda rows: rows.shape[1])
+    rows: Any = PARTS.map(lambda part: LiveRows(part, segments, dims[part]))
+    return Standardizer.fit(Embeddings(rows.hs, rows.rw))

@@ -141,12 +141,10 @@ def _text(text: Any) -> str:
 
 def _cluster_sets(task: Any, split: str, subset: str) -> list[Call]:
     """The sets of an old clustering task, which are evaluated one after the other."""
-    data = task.dataset
-    sets = data[split] if subset == "default" and subset not in data else data[subset][split]
     column, labels = task.input_column_name, task.label_column_name
     return [
         Call([_text(text) for text in one[column]], "text", split, subset)
-        for one in sets
+        for one in installed.splits_of(task, subset)[split]
         # A set of one label is scored without being embedded.
         if len(set(one[labels])) > 1
     ]

@@ -112,8 +112,11 @@ class StoredEncoder:
     """Embeds texts from the store, and what is missing there with the model, loaded at need.
 
     Make one with `StoredEncoder.open`. texts_computed, tokens_computed, seconds_computed: what this
-    object had to embed, loading aside.
+    object had to embed, loading aside. instruction: stands before every text, queries included,
+    inside the prompt.
     """
+
+    instruction = ""
 
     def __init__(
         self,
@@ -126,7 +129,6 @@ class StoredEncoder:
         self.identity = identity
         self.checkpoint = checkpoint
         self._loader = load if isinstance(load, Loader) else Loader(load)
-        self._facts: dict[str, Any] | None = None
         self.texts_computed = 0
         self.tokens_computed = 0
         self.seconds_computed = 0.0
@@ -165,6 +167,12 @@ class StoredEncoder:
             query_prompt=name if query_prompt is None else parse_prompt(query_prompt).name,
         )
         return StoredEncoder(self.store, self._loader, identity, self.checkpoint)
+
+    def with_instruction(self, instruction: str) -> StoredEncoder:
+        """The same model and prompt with an instruction before every text."""
+        other = StoredEncoder(self.store, self._loader, self.identity, self.checkpoint)
+        other.instruction = instruction
+        return other
 
     @property
     def loaded(self) -> bool:
@@ -207,6 +215,7 @@ class StoredEncoder:
         Raises ModelError, StorageError.
         """
         shelf = self._shelf(query)
+        texts = self._instructed(texts)
         rows = shelf.rows_of(texts)
         missing = np.flatnonzero(shelf.missing(rows))
         if not len(missing):
@@ -242,8 +251,11 @@ class StoredEncoder:
     def tokens(self, texts: Sequence[str], *, query: bool = False) -> int:
         """Tokens of the distinct ones among texts that are stored, templates included."""
         shelf = self._shelf(query)
-        rows = np.unique(shelf.rows_of(texts))
+        rows = np.unique(shelf.rows_of(self._instructed(texts)))
         return int(shelf.tokens_of(rows[rows >= 0]).sum())
+
+    def _instructed(self, texts: Sequence[str]) -> Sequence[str]:
+        return [self.instruction + text for text in texts] if self.instruction else texts
 
     def _shelf(self, query: bool) -> Shelf:
         return self.store.shelf(self.identity.key(query))
@@ -309,16 +321,14 @@ class StoredEncoder:
         """What is known of the model beside its vectors: `parameters`, `embedding_parameters`,
         `active_parameters` (`model_facts.count_parameters`), and once it has run here
         `memory_bytes`, `device`, `compute`. Counted at the first call, then kept in the store."""
-        if self._facts is None:
-            shelf = self._shelf(False)
-            facts = shelf.facts
-            if "parameters" not in facts and self.checkpoint is not None:
-                from moee_index.bench.adapter.model_facts import count_parameters
+        shelf = self._shelf(False)
+        facts = shelf.facts
+        if "parameters" not in facts and self.checkpoint is not None:
+            from moee_index.bench.adapter.model_facts import count_parameters
 
-                facts |= count_parameters(self.checkpoint)
-                shelf.keep_facts(facts)
-            self._facts = facts
-        return dict(self._facts)
+            facts |= count_parameters(self.checkpoint)
+            shelf.keep_facts(facts)
+        return facts
 
     def _keep_facts(self) -> None:
         """What only a loaded model can tell."""
@@ -332,7 +342,6 @@ class StoredEncoder:
                     "compute": str(running.compute.value).removeprefix("torch."),
                 }
             )
-            self._facts = None
 
 
 def _joined(batches: Sequence[tuple[list[str], Embeddings, list[int], list[bool]]]) -> Any:

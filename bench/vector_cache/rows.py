@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,10 +36,16 @@ class TextRows:
 
 
 class StoredPlan:
-    """`EncodingPlan` over texts that are stored: batches in their order, nothing to compute."""
+    """`EncodingPlan` over texts that are stored: batches in their order, nothing to compute.
 
-    def __init__(self, rows: TextRows) -> None:
+    change: what becomes of the vectors of a batch.
+    """
+
+    def __init__(
+        self, rows: TextRows, change: Callable[[Embeddings], Embeddings] = lambda raw: raw
+    ) -> None:
         self._rows = rows
+        self._change = change
         self.batches: Sequence[Sequence[int]] = [
             range(start, min(start + BLOCK, len(rows))) for start in range(0, len(rows), BLOCK)
         ]
@@ -49,4 +55,4 @@ class StoredPlan:
     def encode(self, batch: int) -> Embeddings:
         """Read one batch; row i belongs to position `batches[batch][i]`."""
         positions = self.batches[batch]
-        return self._rows.take(slice(positions[0], positions[-1] + 1))
+        return self._change(self._rows.take(slice(positions[0], positions[-1] + 1)))

@@ -105,10 +105,14 @@ class Shelf:
                 "INSERT OR IGNORE INTO meta VALUES ('format', ?), ('key', ?)",
                 (str(FORMAT), identity),
             )
-        if self._meta().get("key") == identity and self._meta().get("format") == "1":
+        if self._is(identity, "1"):
             self._take_over()
-        if self._meta() | {"format": str(FORMAT), "key": identity} != self._meta():
+        if not self._is(identity, str(FORMAT)):
             raise self._damaged("it is another model's, or of another version's format")
+
+    def _is(self, identity: str, version: str) -> bool:
+        meta = self._meta()
+        return (meta.get("key"), meta.get("format")) == (identity, version)
 
     def _take_over(self) -> None:
         """Bring vectors of format 1 into this one; what was damaged stays damaged."""

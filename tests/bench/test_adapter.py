@@ -169,7 +169,9 @@ def test_corpus_is_the_evaluated_split_as_given(given: tuple[StoredEncoder, Embe
     task = sts_task([NAMES[i] for i in first], [NAMES[i] for i in second], range(7))
     encoder = MoeeEncoder(stored, Setting("concat"))
     encoder.prepare(task, "test", "default")
-    found = encoder.vectors(task.metadata.name, "test", "default", [NAMES[i] for i in first])
+    texts = [{"text": [NAMES[i] for i in first]}]
+    place = {"hf_split": "test", "hf_subset": "default"}
+    found = encoder.encode(texts, task_metadata=task.metadata, **place)
     rows = [*first, *second]
     joined = np.concatenate([embeddings.hs, embeddings.rw], axis=1).astype(np.float64)
     z = (joined[first] - joined[rows].mean(0)) / joined[rows].std(0, ddof=1)
