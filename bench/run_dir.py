@@ -98,8 +98,8 @@ class Records:
         self.out = out
         self.rows = _read_entries(out / SUMMARY, (*_PLACE, *SETTING, "metric", "score", "sample"))
         self.extras = _read_entries(out / EXTRAS, _EXTRA)
-        self.record = {"runs": []} | _read(out / RECORD, dict)
-        runs = self.record["runs"]
+        self.record = _read(out / RECORD, dict) or {"runs": []}
+        runs = self.record.get("runs")
         if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
             raise _broken(out / RECORD, "no record of runs")
 

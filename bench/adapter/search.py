@@ -18,7 +18,7 @@ from moee_index.bench.adapter.encoder import MoeeEncoder, MoeeModel
 from moee_index.bench.adapter.task_inputs import search_texts
 from moee_index.bench.adapter.vectors import Setting
 from moee_index.bench.vector_cache.encoder import StoredEncoder
-from moee_index.bench.vector_cache.rows import StoredPlan
+from moee_index.bench.vector_cache.store import StoredPlan
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index import Index, build_index

@@ -12,7 +12,7 @@ from typing import Any
 from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import reference_texts
 from moee_index.bench.vector_cache.encoder import StoredEncoder
-from moee_index.bench.vector_cache.rows import TextRows
+from moee_index.bench.vector_cache.store import TextRows
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index.store.rows import LiveRows

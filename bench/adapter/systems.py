@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from moee_index.bench import mteb_internals as installed
 from moee_index.bench.adapter.encoder import MoeeEncoder
@@ -34,31 +34,6 @@ class Column:
 
     fields: Mapping[str, Any]
     setting: Setting | None = None
-
-
-class System(Protocol):
-    """A model under one prompt, or a baseline."""
-
-    @property
-    def columns(self) -> Sequence[Column]:
-        """What it gives scores for."""
-
-    def serves(self, task: AbsTask) -> bool:
-        """Whether it can do tasks of that type."""
-
-    def meta(self, column: Column, task: AbsTask) -> ModelMeta:
-        """Enough of a model's metadata to find its results; nothing is loaded for it."""
-
-    def prepare(self, task: AbsTask, heard: Sequence[TaskTexts]) -> Callable[[Column], Any]:
-        """Make once what its columns share for a task, of each split's and subset's texts. Returns
-        what mteb evaluates for a column: an `EncoderProtocol`, or a `SearchProtocol` for searching
-        tasks."""
-
-    def entry(self) -> dict[str, Any]:
-        """What run.json says of it, with the counts so far."""
-
-    def count(self, task: AbsTask, heard: TaskTexts) -> None:
-        """Take the texts of an evaluated task into the counts."""
 
 
 class MoeeSystem:
@@ -88,14 +63,19 @@ class MoeeSystem:
         ]
 
     def serves(self, task: AbsTask) -> bool:
+        """Whether it can do tasks of that type."""
         return True
 
     def meta(self, column: Column, task: AbsTask) -> ModelMeta:
+        """Enough of a model's metadata to find its results; nothing is loaded for it."""
         assert column.setting is not None
         stored, setting = self._of(task), column.setting
         return installed.model_meta(name_and_experiment(stored, setting, setting.fit))
 
     def prepare(self, task: AbsTask, heard: Sequence[TaskTexts]) -> Callable[[Column], Any]:
+        """Make once what the columns share for a task, of each split's and subset's texts. Returns
+        what mteb evaluates for a column: an `EncoderProtocol`, or a `SearchProtocol` for searching
+        tasks."""
         kind: Any = MoeeSearch if installed.searches(task) else MoeeEncoder
         setting = self.columns[0].setting
         base = kind(self._of(task), setting, notify=self._notify, progress=self._progress)
@@ -110,6 +90,7 @@ class MoeeSystem:
         return self._stored[words]
 
     def entry(self) -> dict[str, Any]:
+        """What run.json says of it, with the counts so far."""
         identity, stored = self._stored[""].identity, self._stored.values()
         return {
             "model": identity.model,
@@ -126,6 +107,7 @@ class MoeeSystem:
         }
 
     def count(self, task: AbsTask, heard: TaskTexts) -> None:
+        """Take the texts of an evaluated task into the counts."""
         stored = self._of(task)
         for query, texts in ((False, heard.documents), (True, heard.queries)):
             keys = {text_hash(f"{query:d}{stored.instruction}{text}"): text for text in texts}
@@ -135,7 +117,7 @@ class MoeeSystem:
 
 
 class OutsideSystem:
-    """A baseline of baselines.py."""
+    """A baseline of baselines.py, with the methods of `MoeeSystem`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -175,6 +157,9 @@ class OutsideSystem:
 
     def count(self, task: AbsTask, heard: TaskTexts) -> None:
         self._texts |= {text_hash(text) for call in heard.calls for text in call.texts}
+
+
+System = MoeeSystem | OutsideSystem
 
 
 def outside_systems(names: Sequence[str]) -> list[OutsideSystem]:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from moee_index.fusion import (
     unit_vectors,
 )
 from moee_index.types import PARTS, Embeddings
+
+if TYPE_CHECKING:
+    import torch
 
 FITS = ("corpus", "calibrated", "batch")
 # The authors' batch size (their README).
@@ -94,6 +97,27 @@ class Setting:
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise MisuseError(f"{name} is {value!r}; it is one of {', '.join(known)}")
+
+
+class Cosine:
+    """Of an `EncoderProtocol`, how vectors are compared: by cosine, in the arrays' own precision.
+    mteb would round a numpy array to float32."""
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Each with each, [n1, n2]."""
+        import torch
+        from mteb.similarity_functions import cos_sim
+
+        return cos_sim(torch.as_tensor(embeddings1), torch.as_tensor(embeddings2))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Pairs, [n]."""
+        import torch
+        from mteb.similarity_functions import pairwise_cos_sim
+
+        left, right = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
+        found: torch.Tensor = pairwise_cos_sim(left, right)  # type: ignore[assignment]
+        return found
 
 
 def method_vectors(

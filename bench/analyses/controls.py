@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from moee_index.bench.analyses import routing
-from moee_index.bench.analyses.layers import POOLINGS, LayerShape, Pooling
+from moee_index.bench.analyses.layers import POOLINGS, LayerShape, LayerVectors, Pooling
 from moee_index.bench.analyses.section import Plot, Section, by_layer, panels
 from moee_index.bench.analyses.similarity import FORMS, Form, cosines, method_scores, spearman
 from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.bench.report.markup import Cell, Table
 from moee_index.bench.report.plots import COLOURS, STYLES, below
-from moee_index.fusion import PartStandardizer, RowNumbers
-from moee_index.types import Embeddings, FloatArray
+from moee_index.fusion import PartStandardizer
 
 # (key, what the tables call it); the paper's four methods first.
 ROWS = (
@@ -34,17 +33,7 @@ ROWS = (
 )
 
 
-class Vectors(Protocol):
-    """What is asked of `layers.LayerVectors`."""
-
-    shape: LayerShape
-
-    def hs(self, pooling: Pooling, layer: int | None = None) -> FloatArray: ...
-    def rw(self, pooling: Pooling) -> FloatArray: ...
-    def embeddings(self, pooling: Pooling, rows: RowNumbers) -> Embeddings: ...
-
-
-def measure(vectors: Vectors, pairs: Pairs, pooling: Pooling) -> dict[Form, dict[str, Any]]:
+def measure(vectors: LayerVectors, pairs: Pairs, pooling: Pooling) -> dict[Form, dict[str, Any]]:
     """STS scores of one task: form → key of ROWS → Spearman × 100; `hs_layers`, a list by decoder
     layer, and `rw_layers`, one by MoE layer.
 
@@ -76,7 +65,7 @@ def measure(vectors: Vectors, pairs: Pairs, pooling: Pooling) -> dict[Form, dict
     return found
 
 
-def analyse(vectors: Vectors, tasks: Sequence[Pairs]) -> Section:
+def analyse(vectors: LayerVectors, tasks: Sequence[Pairs]) -> Section:
     """Every control beside HS, RW, concat and sum, for both poolings and forms."""
     record = [
         {"task": pairs.name, "pooling": pooling, "vectors": form, **scores}

@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.vector_cache.rows import StoredPlan, TextRows
-from moee_index.bench.vector_cache.store import StoreKey, VectorStore
+from moee_index.bench.vector_cache.store import StoredPlan, StoreKey, TextRows, VectorStore
 from moee_index.bench.vector_cache.table import Shelf
 from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import FingerprintMismatchError

@@ -207,7 +207,8 @@ class Shelf:
                     f"{self.rows.altered(wrong[0])} is damaged (row {wrong[0]}); remove "
                     f"{self.path} and run again: its texts are embedded anew"
                 )
-            return self.rows.take(rows)
+            # Checked above, once in a process: settings are many.
+            return Embeddings(*(np.asarray(values[rows]) for _, values in self.rows.parts))
 
     def tokens_of(self, rows: RowNumbers) -> npt.NDArray[np.int64]:
         """Tokens of each row's text, its template included; 0 where the writer did not say."""
