@@ -133,25 +133,24 @@ class MoeeSearch(MoeeModel):
 
 @dataclass
 class _Built:
-    """An index whose document ids are row numbers of a corpus; None where no document has text."""
+    """An index whose document ids are row numbers of a corpus; None where no document has text.
+
+    places: the row of each document, None where it has no text.
+    """
 
     ids: Sequence[str]
     index: Index | None
-    places: dict[str, str] = field(default_factory=dict)
-    empty: set[str] = field(default_factory=set)
+    places: dict[str, str | None] = field(default_factory=dict)
 
     def rows(self, query: str, candidates: Sequence[str]) -> list[str]:
         """Document ids in the index of a query's candidates, those without text left out."""
-        found = []
         for candidate in candidates:
-            if candidate in self.places:
-                found.append(self.places[candidate])
-            elif candidate not in self.empty:
+            if candidate not in self.places:
                 raise MisuseError(
                     f"candidate {candidate!r} of query {query!r} is not in the corpus; is the data "
                     "set whole?"
                 )
-        return found
+        return [row for candidate in candidates if (row := self.places[candidate]) is not None]
 
 
 class _Indexes:
@@ -190,11 +189,9 @@ class _Indexes:
     ) -> _Built:
         built = _Built(ids, None)
         for row, (identifier, text) in enumerate(zip(ids, texts, strict=True)):
-            if text.strip():
-                built.places.setdefault(identifier, str(row))
-            else:
-                built.empty.add(identifier)
-        if not built.places:
+            if built.places.get(identifier) is None:
+                built.places[identifier] = str(row) if text.strip() else None
+        if not any(built.places.values()):
             return built
         if self._directory is None:
             self._directory = tempfile.TemporaryDirectory(prefix="moee-index-bench-")

@@ -105,22 +105,18 @@ class Shelf:
                 "INSERT OR IGNORE INTO meta VALUES ('format', ?), ('key', ?)",
                 (str(FORMAT), identity),
             )
-        if self._is(identity, "1"):
+        expected = {"key": identity, "format": str(FORMAT)}
+        if self._meta().items() >= {**expected, "format": "1"}.items():
             self._take_over()
-        if not self._is(identity, str(FORMAT)):
+        if not self._meta().items() >= expected.items():
             raise self._damaged("it is another model's, or of another version's format")
-
-    def _is(self, identity: str, version: str) -> bool:
-        meta = self._meta()
-        return (meta.get("key"), meta.get("format")) == (identity, version)
 
     def _take_over(self) -> None:
         """Bring vectors of format 1 into this one; what was damaged stays damaged."""
         with self._writing():
             if self._meta()["format"] != "1":
                 return  # Another process was faster.
-            with disk_errors(self.path / TABLE):
-                said = self._connection.execute("SELECT crc FROM texts ORDER BY row").fetchall()
+            said = self._connection.execute("SELECT crc FROM texts ORDER BY row").fetchall()
             if said:
                 self._convert(np.array(said, dtype="<u4")[:, 0], self._read_dims())
             for statement in _FROM_1.strip().splitlines():
@@ -246,11 +242,10 @@ class Shelf:
                 fresh, places = self._places([text_hash(text) for text in texts])
                 if places:
                     self._write(places, embeddings, dims)
-                named = [
-                    (row, digest, int(tokens[places[row]]), bool(truncated[places[row]]))
-                    for digest, row in fresh.items()
-                ]
-                with disk_errors(self.path / TABLE):
+                    named = [
+                        (row, digest, int(tokens[places[row]]), bool(truncated[places[row]]))
+                        for digest, row in fresh.items()
+                    ]
                     self._keep("dims", _widths(dims))
                     self._connection.executemany("INSERT INTO vectors VALUES (?, ?, ?, ?)", named)
             self._refresh()
@@ -279,14 +274,13 @@ class Shelf:
         """SQLite's own lock: one writer, who begins where the last one ended."""
         with disk_errors(self.path / TABLE):
             self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            with disk_errors(self.path / TABLE):
+            try:
+                yield
                 self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
 
     # What the rows are
 

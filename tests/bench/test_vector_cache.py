@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -237,6 +238,21 @@ def test_files_of_an_earlier_version_that_do_not_belong_together_are_made_anew(
     key = identity_of(fake_spec()).key(False)
     assert get(VectorStore(directory, told.append), key, OLD_TEXTS) == (None, [0, 1])
     assert len(told) == 1 and "made anew" in told[0]
+
+
+def test_a_full_disk_leaves_vectors_of_an_earlier_version_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    directory, _ = old_store(tmp_path / "v")
+    identity = identity_of(fake_spec())
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="--vectors"):
+        patch.setattr(os, "pwrite", full)
+        get(VectorStore(directory), identity.key(False), OLD_TEXTS)
+    stored = StoredEncoder(VectorStore(directory), never, identity)
+    assert equal(stored.encode(OLD_TEXTS), logged().vectors(OLD_TEXTS))
 
 
 def test_several_processes_read_vectors_of_an_earlier_version(tmp_path: Path) -> None:
