@@ -219,9 +219,10 @@ class StoredEncoder:
         missing = np.flatnonzero(shelf.missing(rows))
         if not len(missing):
             return rows
-        self._compute(
-            shelf, list(dict.fromkeys(texts[i] for i in missing.tolist())), query, progress
-        )
+        if damaged := int((np.unique(rows[missing]) >= 0).sum()):
+            self.store.notify(f"damaged vectors are made anew: {damaged} in {shelf.path}")
+        distinct = dict.fromkeys(texts[position] for position in missing.tolist())
+        self._compute(shelf, list(distinct), query, progress)
         return shelf.rows_of(texts)
 
     def encode(

@@ -58,7 +58,7 @@ class VectorStore:
 
     def __init__(self, directory: Path, notify: Notify | None = None) -> None:
         self.directory = Path(directory)
-        self._notify = notify or ignore
+        self.notify = notify or ignore
         self._shelves: dict[StoreKey, Shelf] = {}
 
     def shelf(self, key: StoreKey) -> Shelf:
@@ -71,7 +71,7 @@ class VectorStore:
             try:
                 self._shelves[key] = Shelf(path, key.identity())
             except IndexDamagedError as error:
-                self._notify(f"damaged vectors are made anew: {error}")
+                self.notify(f"damaged vectors are made anew: {error}")
                 with disk_errors(path):
                     shutil.rmtree(path)
                 self._shelves[key] = Shelf(path, key.identity())

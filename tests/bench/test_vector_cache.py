@@ -183,11 +183,13 @@ def test_a_damaged_row_is_computed_anew(tmp_path: Path) -> None:
     given = stored.encode(texts)
     stored.store.close()
     log.unlink()
-    alter(stored.store.directory / stored.identity.key(False).name / "hs.f32", 25)
-    again = stored_over(tmp_path / "v", logged(log))
-    assert equal(again.encode(texts), given)
-    assert log.read_text().splitlines() == ["a"]
-    assert again.texts_computed == 1
+    folder = stored.store.directory / stored.identity.key(False).name
+    alter(folder / "hs.f32", 25)
+    again, told = stored_over(tmp_path / "v", logged(log)), []
+    again.store.notify = told.append
+    assert equal(again.encode(["new", *texts, "a"]), logged().vectors(["new", *texts, "a"]))
+    assert told == [f"damaged vectors are made anew: 1 in {folder}"]
+    assert sorted(log.read_text().splitlines()) == ["a", "new"]
     last = StoredEncoder(VectorStore(tmp_path / "v"), never, stored.identity)
     assert equal(last.encode(texts), given)
 
