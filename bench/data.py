@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moee_index.bench.mteb_internals import with_newer
+from moee_index.bench.mteb_internals import splits_of, with_newer
 from moee_index.dependencies import lacking
 from moee_index.errors import CorpusError, LibraryError, MoeeIndexError
 from moee_index.readers.lines import Lines, open_bytes, parse_object
@@ -206,7 +206,7 @@ class DataSets:
             raise DataError(f"{name}: its data hold none of the subsets {', '.join(gone)}")
         task.hf_subsets = there
         for subset in there:
-            splits: Any = dataset if single else dataset[subset]
+            splits = splits_of(task, subset)
             for split in task.eval_splits:
                 if split not in splits:
                     raise DataError(
@@ -278,45 +278,45 @@ def quiet() -> Iterator[None]:
     import datasets
     from tqdm import tqdm
 
-    made, shown = tqdm.__init__, not datasets.are_progress_bars_disabled()
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    tqdm.__init__ = partialmethod(made, disable=True)  # type: ignore[assignment]
-    datasets.disable_progress_bars()
+    with ExitStack() as stack:
+        for name in _TALKATIVE:
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        stack.enter_context(_changed(tqdm, __init__=partialmethod(tqdm.__init__, disable=True)))
+        if not datasets.are_progress_bars_disabled():
+            stack.callback(datasets.enable_progress_bars)
+            datasets.disable_progress_bars()
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _changed(library: Any, **changes: Any) -> Iterator[None]:
+    """Names of a library under other values for a while; those that it lacks are left out."""
+    before = {name: getattr(library, name) for name in changes if hasattr(library, name)}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        for name in before:
+            setattr(library, name, changes[name])
+        yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        tqdm.__init__ = made  # type: ignore[method-assign]
-        if shown:
-            datasets.enable_progress_bars()
+        for name, value in before.items():
+            setattr(library, name, value)
 
 
 @contextmanager
 def _datasets_config(**changes: Any) -> Iterator[None]:
-    """The datasets library under other settings for a while; those that it does not have are left
-    out.
+    """The datasets library under other settings for a while.
 
     Raises LibraryError where it has no cache that can be set: it would serve stale rows.
     """
-    import datasets
+    from datasets import config
 
-    config = datasets.config
-    before = {name: getattr(config, name) for name in changes if hasattr(config, name)}
-    if "HF_DATASETS_CACHE" in changes and "HF_DATASETS_CACHE" not in before:
+    if "HF_DATASETS_CACHE" in changes and not hasattr(config, "HF_DATASETS_CACHE"):
         raise lacking("datasets", "has no config.HF_DATASETS_CACHE")
-    try:
-        for name in before:
-            setattr(config, name, changes[name])
+    with _changed(config, **changes):
         yield
-    finally:
-        for name, value in before.items():
-            setattr(config, name, value)
 
 
 @contextmanager
@@ -327,15 +327,10 @@ def _offline_libraries() -> Iterator[None]:
     """
     from huggingface_hub import constants, is_offline_mode
 
-    before = getattr(constants, "HF_HUB_OFFLINE", False)
-    constants.HF_HUB_OFFLINE = True
-    try:
+    with _changed(constants, HF_HUB_OFFLINE=True), _datasets_config(HF_HUB_OFFLINE=True):
         if not is_offline_mode():
             raise lacking("huggingface-hub", "is not kept offline by constants.HF_HUB_OFFLINE")
-        with _datasets_config(HF_HUB_OFFLINE=True):
-            yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+        yield
 
 
 def sample(task: AbsTask, size: int) -> None:
@@ -345,10 +340,8 @@ def sample(task: AbsTask, size: int) -> None:
     relevant documents and as many others (retrieval). Training splits stay whole. What is measured
     on a sample is no score of the task.
     """
-    dataset: Any = task.dataset
-    single = "default" not in dataset and task.hf_subsets == ["default"]
     for subset in task.hf_subsets:
-        splits = dataset if single else dataset[subset]
+        splits = splits_of(task, subset)
         for split in task.eval_splits:
             draw = np.random.default_rng(_seed(f"{task.metadata.name} {subset} {split}"))
             held = splits[split]

@@ -58,14 +58,6 @@ def create_dataloader() -> Any:
     )
 
 
-def mock_tasks() -> list[AbsTask]:
-    """The tasks that `mteb.mock_run` runs."""
-    found = _find(
-        "ALL_MOCK_TASK_TEST_GRID", "mteb.mocks", lambda: import_module("mteb").mock_run.__module__
-    )
-    return list(found)
-
-
 def _find(name: str, *places: Any) -> Any:
     """The first of these modules of mteb, given by name or by a function, that has the name."""
     for place in places:
@@ -81,6 +73,12 @@ def searches(task: AbsTask) -> bool:
     from mteb.abstasks import AbsTaskRetrieval
 
     return isinstance(task, AbsTaskRetrieval)
+
+
+def splits_of(task: AbsTask, subset: str) -> Any:
+    """The splits of a subset, as `AbsTask.evaluate` finds them."""
+    data: Any = task.dataset
+    return data if subset == "default" and subset not in data else data[subset]
 
 
 def clusters_sets(task: AbsTask) -> bool:

@@ -65,36 +65,26 @@ class BenchOptions:
 
     def settings(self) -> list[Setting]:
         """Every way of making vectors that was asked for, in order."""
-        if self.paper_protocol:
-            return protocol.settings(self.methods, self.alphas)
         return [
-            Setting(method, alpha, self.standardize, self.fit)
+            protocol.setting(method, alpha)
+            if self.paper_protocol
+            else Setting(method, alpha, self.standardize, self.fit)
             for method in self.methods
             for alpha in (self.alphas if method == "sum" else (None,))
         ]
 
     def as_json(self) -> dict[str, Any]:
         """For run.json: what was asked for."""
-        question = self.question
-        return {
-            "tasks": list(question.tasks),
-            "benchmark": question.benchmark,
-            "languages": list(question.languages),
-            "splits": list(question.splits),
-            "data": str(question.data) if question.data is not None else None,
-            "model": {
-                key: str(value) if isinstance(value, Path) else value
-                for key, value in self.model.items()
-                if not callable(value)
-            },
-            "methods": list(self.methods),
-            "prompts": list(self.prompts),
-            "alphas": list(self.alphas),
-            "standardize": self.standardize,
-            "fit": self.fit,
-            "limit": self.limit,
-            "overwrite": self.overwrite,
-            "outside": list(self.outside),
-            "paper_protocol": self.paper_protocol,
-            "instruction": self.paper_protocol and self.instruction,
-        }
+        asked = {**vars(self.question), **vars(self)}
+        asked["instruction"] = self.paper_protocol and self.instruction
+        return {name: _plain(value) for name, value in asked.items() if name not in _UNSAID}
+
+
+# Not what is evaluated, or said by another option.
+_UNSAID = ("question", "out", "vectors", "offline", "debug", "deprecated_summeval")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items() if not callable(each)}
+    return str(value) if isinstance(value, Path) else value

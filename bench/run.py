@@ -10,8 +10,9 @@ Vectors are made in `adapter`, data read in `data`, files written in `run_dir`, 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from moee_index.bench.run_dir import EXTRA_SETTING, Entry, Records, finite, peak
 from moee_index.bench.tasks import Missing, Question, Selection, choose, describe, fresh
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import VectorStore, default_directory
-from moee_index.errors import CorpusError, LibraryError, MoeeIndexError
+from moee_index.errors import CorpusError, LibraryError, MoeeIndexError, first_line
 from moee_index.types import Notify, Progress, ignore
 
 if TYPE_CHECKING:
@@ -79,13 +80,11 @@ def run(
     selection = choose(options.question)
     for note in selection.notes:
         tell(note)
-    for missing in selection.missing:
-        tell(f"{missing.task}: {missing.why}")
+    missing = [f"{one.task}: {one.why}" for one in selection.missing]
+    for line in missing:
+        tell(line)
     if not selection.tasks:
-        raise DataError(
-            "nothing to run: "
-            + "; ".join(f"{missing.task}: {missing.why}" for missing in selection.missing)
-        )
+        raise DataError("nothing to run: " + "; ".join(missing))
     with storage_errors(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
     lock = WriterLock(options.out)
@@ -95,25 +94,21 @@ def run(
     return outcome
 
 
+@dataclass
 class _Run:
     """One run over a locked directory."""
 
-    def __init__(
-        self,
-        options: BenchOptions,
-        selection: Selection,
-        tell: Notify,
-        progress: Progress,
-        embedding: Progress,
-    ) -> None:
+    options: BenchOptions
+    selection: Selection
+    tell: Notify
+    progress: Progress
+    embedding: Progress
+
+    def __post_init__(self) -> None:
         from mteb.cache import ResultCache
 
-        self.options = options
-        self.selection = selection
-        self.tell = tell
-        self.progress = progress
-        self.embedding = embedding
-        self.missing = list(selection.missing)
+        options = self.options
+        self.missing = list(self.selection.missing)
         self.started = now()
         self.evaluated = self.done = 0
         self.records = Records(options.out)
@@ -190,7 +185,8 @@ class _Run:
             try:
                 for note in sets.load(loaded):
                     self._name_missing(task, note)
-                heard = [texts_of(loaded, *place) for place in _places(loaded)]
+                places = product(loaded.eval_splits, loaded.hf_subsets)
+                heard = [texts_of(loaded, split, subset) for split, subset in places]
                 for number, columns in todo:
                     self._evaluate(number, columns, loaded, heard)
             except (DataError, CorpusError, LibraryError) as error:
@@ -201,10 +197,8 @@ class _Run:
                 # One task's evaluator or data must not end the others; it is named and recorded.
                 if self.options.debug:
                     raise
-                self._name_missing(
-                    task,
-                    f"failed ({type(error).__name__}: {_line(error)}){with_newer()}; see --debug",
-                )
+                what = f"{type(error).__name__}: {first_line(error)}"
+                self._name_missing(task, f"failed ({what}){with_newer()}; see --debug")
         self.done = before + self.settings
 
     def _name_missing(self, task: AbsTask, why: str) -> None:
@@ -217,11 +211,9 @@ class _Run:
         started = time.perf_counter()
         system = self.systems[number]
         self.worked.setdefault(number, []).append(task.metadata.name)
-        session = system.begin(task)
-        for one in heard:
-            session.prepare(task, one)
+        model_of = system.prepare(task, heard)
         for column in columns:
-            model = session.model(column)
+            model = model_of(column)
             result = self._mteb(model, task)
             rows = self._rows_of(task, result, column)
             self.records.put(rows, self._extras(task, model, column, result))
@@ -270,7 +262,7 @@ class _Run:
         try:
             result = self.cache.load_task_result(name, meta)
         except (ValueError, KeyError) as error:
-            self.tell(f"{name}: a result that cannot be read is made anew ({_line(error)})")
+            self.tell(f"{name}: a result that cannot be read is made anew ({first_line(error)})")
             path = self.cache.get_task_result_path(name, meta)
             with storage_errors(path):
                 path.unlink(missing_ok=True)
@@ -311,26 +303,16 @@ class _Run:
         """Our second look at the vectors of a setting."""
         if not hasattr(model, "encode"):
             return []
-        found: list[Entry] = []
-        for split in task.eval_splits:
-            for scores in result.scores.get(split, []):
-                subset = scores["hf_subset"]
-
-                def vectors(texts: Sequence[str], place: tuple[str, str] = (split, subset)) -> Any:
-                    return model.encode(
-                        [{"text": list(texts)}],
-                        task_metadata=task.metadata,
-                        hf_split=place[0],
-                        hf_subset=place[1],
-                    )
-
-                for name, value in extras_for(
-                    fresh(task), split, subset, vectors, scores=scores
-                ).items():
-                    setting = {key: column.fields[key] for key in EXTRA_SETTING}
-                    place = {"task": task.metadata.name, "split": split, "subset": subset}
-                    found.append({**place, **setting, "name": name, "value": finite(value)})
-        return found
+        setting = {key: column.fields[key] for key in EXTRA_SETTING}
+        return [
+            {
+                **{"task": task.metadata.name, "split": split, "subset": scores["hf_subset"]},
+                **{**setting, "name": name, "value": finite(value)},
+            }
+            for split in task.eval_splits
+            for scores in result.scores.get(split, [])
+            for name, value in _second_look(task, model, split, scores).items()
+        ]
 
     def _aggregates(self) -> None:
         """Results of mteb's tasks that are means over others, from the results of those."""
@@ -397,15 +379,18 @@ class _Run:
         return write_report([self.options.out], self.options.out, tell=self.tell)
 
 
-def _places(task: AbsTask) -> list[tuple[str, str]]:
-    return [(split, subset) for split in task.eval_splits for subset in task.hf_subsets]
+def _second_look(
+    task: AbsTask, model: Any, split: str, scores: Mapping[str, Any]
+) -> dict[str, float]:
+    subset = scores["hf_subset"]
+
+    def vectors(texts: Sequence[str]) -> Any:
+        place = {"task_metadata": task.metadata, "hf_split": split, "hf_subset": subset}
+        return model.encode([{"text": list(texts)}], **place)
+
+    return extras_for(fresh(task), split, subset, vectors, scores=scores)
 
 
 def _named(prompt: str | None) -> str | None:
     """A prompt's own name, as the paper's tables have it, without our mark of an instruction."""
     return None if prompt is None else prompt.removesuffix(protocol.SUFFIX)
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moee_index.atomic import json_bytes, write_file
 from moee_index.environment import versions
@@ -53,6 +53,7 @@ _MORE_LIBRARIES = (
 )
 
 Entry = dict[str, Any]
+T = TypeVar("T", list[Any], dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,12 @@ class Records:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.rows: list[Entry] = _read_entries(
-            out / SUMMARY, (*_PLACE, *SETTING, "metric", "score", "sample")
-        )
-        self.extras: list[Entry] = _read_entries(out / EXTRAS, _EXTRA)
-        self.record = _read_record(out / RECORD)
+        self.rows = _read_entries(out / SUMMARY, (*_PLACE, *SETTING, "metric", "score", "sample"))
+        self.extras = _read_entries(out / EXTRAS, _EXTRA)
+        self.record = _read(out / RECORD, dict) or {"runs": []}
+        runs = self.record.get("runs")
+        if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+            raise _broken(out / RECORD, "no record of runs")
 
     def check(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Refuse to mix in one directory what its rows could not tell apart.
@@ -141,21 +143,16 @@ class Records:
         Raises StorageError.
         """
         merged = {_key(row): row for row in self.rows}
-        put = []
-        for row in rows:
-            there = merged.get(_key(row))
-            if there is None or there["sample"] or not row["sample"]:
-                merged[_key(row)] = row
-                put.append(row)
+        put = {
+            _key(row): row
+            for row in rows
+            if not row["sample"] or merged.get(_key(row), row)["sample"]
+        }
         if not put:
             return
-        self.rows = list(merged.values())
-        renewed = {tuple(row[name] for name in _EXTRA[:-1]) for row in put}
-        self.extras = [
-            extra
-            for extra in self.extras
-            if tuple(extra[name] for name in _EXTRA[:-1]) not in renewed
-        ]
+        self.rows = [*(merged | put).values()]
+        renewed = {_extra_key(row) for row in put.values()}
+        self.extras = [one for one in self.extras if _extra_key(one) not in renewed]
         self.extras += extras
         write_file(self.out / SUMMARY, json_bytes(self.rows))
         if self.extras or (self.out / EXTRAS).is_file():
@@ -173,7 +170,7 @@ class Records:
         record = {
             "started": started,
             "finished": finished,
-            "versions": all_versions(),
+            "versions": versions(_MORE_LIBRARIES),
             "machine": machine(),
             "options": dict(options),
             "runs": [*self.record["runs"], *map(dict, runs)],
@@ -183,6 +180,10 @@ class Records:
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in (*_PLACE, *SETTING, "metric"))
+
+
+def _extra_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _EXTRA[:-1])
 
 
 def _same(one: float | None, other: float | None) -> bool:
@@ -223,18 +224,18 @@ def _read_run(directory: Path, label: str) -> Run:
         raise MoeeIndexError(
             f"{directory}: no {SUMMARY} in it; run `moee-index bench --out {directory}` first"
         )
-    rows = [_row(path, i, entry) for i, entry in enumerate(_read_list(path), 1)]
+    rows = [_row(path, i, entry) for i, entry in enumerate(_read(path, list), 1)]
     if not rows:
         raise MoeeIndexError(f"{path}: holds no score; run the bench again and see what it says")
-    extras = _read_list(directory / EXTRAS)
+    extras = _read(directory / EXTRAS, list)
     for i, entry in enumerate(extras, 1):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise _broken(directory / EXTRAS, f"entry {i} is no object with a name")
-    return Run(label, _read_object(directory / RECORD), rows, extras)
+    return Run(label, _read(directory / RECORD, dict), rows, extras)
 
 
 def _read_entries(path: Path, needed: Sequence[str]) -> list[Entry]:
-    entries = _read_list(path)
+    entries = _read(path, list)
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
             raise _broken(path, f"entry {number} is no object")
@@ -243,34 +244,12 @@ def _read_entries(path: Path, needed: Sequence[str]) -> list[Entry]:
     return entries
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    record = {"runs": []} if not path.is_file() else _read_object(path)
-    runs = record.get("runs")
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise _broken(path, "no record of runs")
-    return record
-
-
-def _read_list(path: Path) -> list[Any]:
-    value = _read(path, [])
-    if not isinstance(value, list):
-        raise _broken(path, "no JSON list")
-    return value
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    value = _read(path, {})
-    if not isinstance(value, dict):
-        raise _broken(path, "no JSON object")
-    return value
-
-
-def _read(path: Path, absent: Any) -> Any:
+def _read(path: Path, kind: type[T]) -> T:
+    """The list or object in a file, empty where there is no file; NaN becomes None."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text, parse_constant=lambda _: None)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except FileNotFoundError:
-        return absent
+        return kind()
     except json.JSONDecodeError as error:
         raise _broken(path, f"broken JSON ({error.msg} at line {error.lineno})") from None
     except UnicodeDecodeError:
@@ -281,6 +260,9 @@ def _read(path: Path, absent: Any) -> Any:
         raise MoeeIndexError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from None
+    if not isinstance(value, kind):
+        raise _broken(path, f"no JSON {'list' if kind is list else 'object'}")
+    return value
 
 
 def _broken(path: Path, what: str) -> MoeeIndexError:
@@ -292,29 +274,23 @@ def _broken(path: Path, what: str) -> MoeeIndexError:
 
 _TEXTS = ("task", "type", "split", "subset", "model", "method", "metric")
 _MAYBE = ("prompt", "standardize", "fit", "rw", "pooling")
+_NUMBERS = ("alpha", "score", "paper")
 
 
 def _row(path: Path, number: int, entry: Any) -> Row:
     if not isinstance(entry, dict):
         raise _broken(path, f"entry {number} is no object")
-    for name in (*_TEXTS, *_MAYBE):
-        value = entry.get(name)
-        if not isinstance(value, str) and not (value is None and name in _MAYBE):
+    fields: dict[str, Any] = {name: entry.get(name) for name in (*_TEXTS, *_MAYBE, *_NUMBERS)}
+    for name, value in fields.items():
+        if value is None and name not in _TEXTS:
+            continue
+        if name in _NUMBERS:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise _broken(path, f"entry {number}: `{name}` is no number")
+            fields[name] = finite(value)
+        elif not isinstance(value, str):
             raise _broken(path, f"entry {number}: `{name}` is missing or no text")
-    numbers = {}
-    for name in ("alpha", "score", "paper"):
-        value = entry.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise _broken(path, f"entry {number}: `{name}` is no number")
-        numbers[name] = None if value is None or not math.isfinite(value) else float(value)
-    texts = {name: entry.get(name) for name in (*_TEXTS, *_MAYBE)}
-    fields: dict[str, Any] = {**texts, **numbers, "sample": bool(entry.get("sample"))}
-    return Row(**fields)
-
-
-def all_versions() -> dict[str, str]:
-    """`environment.versions` (bitsandbytes included) and the libraries that evaluate."""
-    return versions(_MORE_LIBRARIES)
+    return Row(**fields, sample=bool(entry.get("sample")))
 
 
 def machine() -> dict[str, Any]:

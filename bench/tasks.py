@@ -117,8 +117,7 @@ class Question:
 
 def split_list(text: str, option: str) -> list[str]:
     """The values of a comma list. Raises MisuseError where there is none."""
-    values = [value.strip() for value in text.split(",")]
-    found = list(dict.fromkeys(value for value in values if value))
+    found = list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
     if not found:
         raise MisuseError(f"{option} is empty; give one value or more, separated by commas")
     return found
@@ -152,7 +151,12 @@ def _demanded(question: Question, selection: Selection) -> Iterable[AbsTask]:
     """Instances of the tasks asked for by name, members in the place of aggregates."""
     for asked in question.tasks:
         if asked == "paper":
-            yield from _papers(selection)
+            for name in PAPER:
+                if (task := _of_mteb(name)) is not None:
+                    yield task
+                else:  # The installed mteb no longer has it.
+                    why = str(lacking("mteb", "has no such task"))
+                    selection.missing.append(Missing(name, why))
         elif asked != "all" and asked not in TYPES:
             yield from _members(_by_name(asked), selection)
     if question.benchmark is not None:
@@ -166,16 +170,6 @@ def _demanded(question: Question, selection: Selection) -> Iterable[AbsTask]:
         for task in tasks:
             if task not in other:
                 yield from _members(fresh(task), selection)
-
-
-def _papers(selection: Selection) -> Iterable[AbsTask]:
-    """The paper's tasks; one that the installed mteb no longer has is missing."""
-    for name in PAPER:
-        task = _of_mteb(name)
-        if task is None:
-            selection.missing.append(Missing(name, str(lacking("mteb", "has no such task"))))
-        else:
-            yield task
 
 
 def _of_benchmark(name: str) -> list[AbsTask]:
@@ -246,39 +240,39 @@ def _add(
     task: AbsTask, question: Question, selection: Selection, chosen: dict[str, AbsTask]
 ) -> None:
     """Add a demanded task, or say why it cannot run."""
-    if question.deprecated_summeval and task.metadata.name == DEPRECATED_SUMMEVAL[0]:
-        task = _by_name(DEPRECATED_SUMMEVAL[1])
+    task = _as_asked(task, question)
     name = task.metadata.name
     if name in chosen:
         return
-    if not _narrow(task, question):
-        selection.missing.append(
-            Missing(name, f"has nothing in --languages {','.join(question.languages)}")
-        )
-        return
     try:
+        if not _narrow(task, question):
+            raise DataError(f"has nothing in --languages {','.join(question.languages)}")
         note = localise(task, question.data)
+        chosen[name] = task
     except DataError as error:
-        selection.missing.append(Missing(name, str(error).removeprefix(f"{name}: ")))
-        return
+        note = str(error).removeprefix(f"{name}: ")
     if note:
         selection.missing.append(Missing(name, note))
-    chosen[name] = task
+
+
+def _as_asked(task: AbsTask, question: Question) -> AbsTask:
+    """The task, or mteb's old SummEval in its place."""
+    new, old = DEPRECATED_SUMMEVAL
+    replaced = question.deprecated_summeval and task.metadata.name == new
+    return _by_name(old) if replaced else task
 
 
 def _add_kind(
     kind: str, question: Question, selection: Selection, chosen: dict[str, AbsTask]
 ) -> None:
     """Add what a type or `all` takes in."""
-    found = [
-        task for task in _of_kind(kind, question.data) if _narrow(task, question, english_only=True)
-    ]
+    data = question.data
+    found = [task for task in _of_kind(kind, data) if _narrow(task, question, english_only=True)]
     if not found:
         languages = ",".join(question.languages) or "eng"
         why = f"mteb has no such task in --languages {languages}{with_newer()}"
         selection.missing.append(Missing(kind, why))
         return
-    data = question.data
     if data is not None:
         at_hand = [task for task in found if folder_of(task, data) is not None]
         elsewhere = len(found) - len(at_hand)
@@ -293,9 +287,9 @@ def _add_kind(
             + (f", {elsewhere} have none" if elsewhere else "")
         )
         found = at_hand
-    for task in _without_replaced(found, data):
-        if question.deprecated_summeval and task.metadata.name == DEPRECATED_SUMMEVAL[0]:
-            task = _by_name(DEPRECATED_SUMMEVAL[1])
+    for each in _without_replaced(found, data):
+        task = _as_asked(each, question)
+        if task is not each:
             _narrow(task, question)
         if task.metadata.name not in chosen:
             if note := localise(task, data):
@@ -369,16 +363,16 @@ def _narrow(task: AbsTask, question: Question, *, english_only: bool = False) ->
     if list(question.languages) == ["all"]:
         return True
     wanted = set(question.languages or _ENGLISH)
-    of_subset = task.metadata.hf_subsets_to_langscripts
+    scripts = task.metadata.hf_subsets_to_langscripts
     kept = [
         subset
         for subset in task.hf_subsets
-        if {code.partition("-")[0] for code in of_subset[subset]} <= wanted
+        if {code.partition("-")[0] for code in scripts[subset]} <= wanted
     ]
-    if kept or question.languages or english_only:
-        task.hf_subsets = kept
-        return bool(kept)
-    return True
+    if not kept and not question.languages and not english_only:
+        return True
+    task.hf_subsets = kept
+    return bool(kept)
 
 
 def _check_languages(languages: Sequence[str]) -> None:
@@ -399,11 +393,8 @@ def describe(task: AbsTask, data: Path | None) -> dict[str, Any]:
     folder = folder_of(task, data) if data is not None else None
     rows = rows_of(folder, task) if folder is not None else {}
     samples = {split: rows.get(split, published.get(split)) for split in task.eval_splits}
-    if folder is not None:
-        at_hand = str(folder)
-    elif data is not None:
-        at_hand = "no"
-    else:
+    at_hand = str(folder or "no")
+    if data is None:
         at_hand = "in the hub's cache" if in_hub_cache(task) else "on the hub"
     return {
         "task": task.metadata.name,

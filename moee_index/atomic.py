@@ -38,7 +38,8 @@ def storage_errors(where: Path, message: str | None = None) -> Iterator[None]:
     """Turn errors while writing into one line that says what to do.
 
     message: that line, with `{path}` and `{why}`; None for files of an index.
-    Raises StorageError; a file that SQLite finds altered becomes IndexDamagedError.
+    Raises StorageError; IndexDamagedError for a file that SQLite finds altered, IndexLockedError
+    for one that it finds in use.
     """
     try:
         yield
@@ -50,8 +51,9 @@ def storage_errors(where: Path, message: str | None = None) -> Iterator[None]:
         # The low byte is the kind; texts are for people and may be put another way.
         kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            again = "build the index again with --overwrite"
             raise IndexDamagedError(
-                f"{where} is damaged ({text}); build the index again with --overwrite"
+                f"{where} is damaged ({text}); {again if message is None else 'remove it'}"
             ) from error
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise IndexLockedError(

@@ -14,13 +14,12 @@ import numpy.typing as npt
 from moee_index.bench.adapter.meta import model_meta
 from moee_index.bench.adapter.standardizers import Fits, TaskKey
 from moee_index.bench.adapter.task_inputs import TaskTexts, role_of, texts_in, texts_of
-from moee_index.bench.adapter.vectors import Setting, method_vectors
+from moee_index.bench.adapter.vectors import Cosine, Setting, method_vectors
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.fusion import Standardizer
 from moee_index.types import Notify, Progress, ignore
 
 if TYPE_CHECKING:
-    import torch
     from mteb.abstasks.abstask import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models.model_meta import ModelMeta
@@ -76,7 +75,7 @@ class MoeeModel:
         self._fits.add(heard or texts_of(task, split, subset), self._progress)
 
 
-class MoeeEncoder(MoeeModel):
+class MoeeEncoder(MoeeModel, Cosine):
     """A model under one setting, as mteb evaluates it. Fulfils `EncoderProtocol`.
 
     Before a task is evaluated, `prepare` embeds its texts in full batches and notes what the
@@ -114,50 +113,20 @@ class MoeeEncoder(MoeeModel):
         fitted = self._standardizer(TaskKey(task_metadata.name, hf_split, hf_subset))
         return self._vectors(texts, role_of(prompt_type) == "query", fitted)
 
-    def vectors(
-        self, task: str, split: str, subset: str, texts: Sequence[str], *, query: bool = False
-    ) -> Array:
-        """The vectors that `encode` gives for texts of a task that was prepared, by its name."""
-        fitted = None
-        if self._needs_fit and not self._unprepared:
-            fitted = self._fits.of(self._fits.owner(TaskKey(task, split, subset), None))
-        elif self._needs_fit:
-            fitted = self._fits.calibrated
-        return self._vectors(texts, query, fitted)
-
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Cosine of each with each, [n1, n2], in the arrays' own precision."""
-        from mteb.similarity_functions import cos_sim
-
-        return cos_sim(_tensor(embeddings1), _tensor(embeddings2))
-
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Cosine of pairs, [n], in the arrays' own precision."""
-        from mteb.similarity_functions import pairwise_cos_sim
-
-        found: torch.Tensor = pairwise_cos_sim(_tensor(embeddings1), _tensor(embeddings2))  # type: ignore[assignment]
-        return found
-
-    @property
-    def _needs_fit(self) -> bool:
-        return self.setting.standardize != "none" and self.setting.fit != "batch"
-
     @property
     def _unprepared(self) -> bool:
         return self.setting.fit == "corpus" and not len(self._fits)
 
     def _standardizer(self, call: TaskKey) -> Standardizer | None:
-        if not self._needs_fit:
+        if self.setting.standardize == "none" or self.fit == "batch":
             return None
-        if self.setting.fit == "calibrated":
-            return self._fits.calibrated
-        if self._unprepared:
-            if not self._told:
-                self._told = True
-                self._notify(
-                    "no task was prepared, so vectors are standardised by the reference texts "
-                    "(calibrated), not by the corpus"
-                )
+        if self._unprepared and not self._told:
+            self._told = True
+            self._notify(
+                "no task was prepared, so vectors are standardised by the reference texts "
+                "(calibrated), not by the corpus"
+            )
+        if self.fit == "calibrated":
             return self._fits.calibrated
         owner = self._fits.owner(call, self._last)
         if owner.split == call.split:
@@ -171,10 +140,3 @@ class MoeeEncoder(MoeeModel):
             return np.empty((0, width), dtype=np.float32)
         rows = self.stored.rows(texts, query=query)
         return method_vectors(rows.blocks(), len(texts), self.setting, fitted)
-
-
-def _tensor(array: Any) -> torch.Tensor:
-    """As it is: mteb would round a numpy array to float32."""
-    import torch
-
-    return torch.as_tensor(array)

@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.mteb_internals import clusters_sets
-from moee_index.tune.correlation import row_correlations
+from moee_index.bench.mteb_internals import clusters_sets, splits_of
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -56,20 +55,14 @@ def extras_for(
     from mteb.abstasks import AbsTaskClustering, AbsTaskSTS
 
     if isinstance(task, AbsTaskSTS):
-        return _sts(task, _rows(task, split, subset), vectors)
+        return _sts(task, splits_of(task, subset)[split], vectors)
     if isinstance(task, AbsTaskClustering):
         if scores is not None and "ami" in scores and "v_measure" in scores:
             return {"ami": float(scores["ami"]), "v_measure": float(scores["v_measure"])}
-        return _clustering(task, _rows(task, split, subset), vectors)
+        return _clustering(task, splits_of(task, subset)[split], vectors)
     if clusters_sets(task) and task.metadata.modalities == ["text"]:
-        return _clustering_sets(task, _rows(task, split, subset), vectors)
+        return _clustering_sets(task, splits_of(task, subset)[split], vectors)
     return {}
-
-
-def _rows(task: AbsTask, split: str, subset: str) -> Any:
-    """The rows that mteb evaluates (`AbsTask.evaluate` chooses the same way)."""
-    data: Any = task.dataset
-    return data[split] if subset == "default" and subset not in data else data[subset][split]
 
 
 def _sts(task: Any, rows: Any, vectors: Vectors) -> dict[str, float]:
@@ -109,13 +102,29 @@ def bootstrap_correlations(
     if first.ndim != 1 or first.shape != second.shape or first.size < 2:
         raise ValueError(f"two lists of one length are needed, not {first.shape}, {second.shape}")
     n = len(first)
+    levels = [np.unique(values, return_inverse=True)[1] for values in (first, second)]
     generator = np.random.default_rng(zlib.crc32(seed.encode()))
-    found = []
+    found = np.full(draws, np.nan)
     for start in range(0, draws, _BLOCK):
-        size = min(_BLOCK, draws - start)
-        drawn = generator.integers(0, n, size=(size, n))
-        found.append(row_correlations(first[drawn], second[drawn]))
-    return np.concatenate(found)
+        drawn = generator.integers(0, n, size=(min(_BLOCK, draws - start), n))
+        a, b = (_centered_ranks(level[drawn]) for level in levels)
+        above, *lengths = (np.einsum("dn,dn->d", *pair) for pair in ((a, b), (a, a), (b, b)))
+        below = np.sqrt(lengths[0] * lengths[1])
+        np.divide(above, below, out=found[start : start + _BLOCK], where=below > 0)
+    return found
+
+
+def _centered_ranks(levels: npt.NDArray[np.int64]) -> Floats:
+    """Average ranks within each row less their mean, by counting: a sixth of the time of sorting.
+
+    levels: int [draws, n], the values' places among the distinct ones.
+    """
+    size = int(levels.max()) + 1
+    places = levels + size * np.arange(len(levels))[:, None]
+    counts = np.bincount(places.ravel(), minlength=size * len(levels)).reshape(-1, size)
+    ranks = counts.cumsum(axis=1) - (counts + levels.shape[1]) / 2
+    found: Floats = ranks.ravel()[places]
+    return found
 
 
 def _clustering_sets(task: Any, rows: Any, vectors: Vectors) -> dict[str, float]:

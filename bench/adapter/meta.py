@@ -58,7 +58,20 @@ def experiment(stored: StoredEncoder, setting: Setting, fit: str) -> dict[str, A
         # mteb replaces what no folder name may hold, which would make different templates one.
         if not template.named and found[name] != "{text}":
             found[f"{name}_id"] = hashlib.sha256(found[name].encode()).hexdigest()[:8]
+    if stored.instruction:
+        digest = hashlib.blake2b(stored.instruction.encode(), digest_size=12)
+        found["instruction"] = digest.hexdigest()[:8]
     return found
+
+
+def name_and_experiment(stored: StoredEncoder, setting: Setting, fit: str) -> dict[str, Any]:
+    """What mteb finds a model's results by; nothing is loaded for it."""
+    identity = stored.identity
+    return {
+        "name": model_name(identity.model),
+        "revision": identity.revision or identity.fingerprint,
+        "experiment_kwargs": experiment(stored, setting, fit),
+    }
 
 
 def model_meta(stored: StoredEncoder, setting: Setting, fit: str) -> ModelMeta:
@@ -69,27 +82,19 @@ def model_meta(stored: StoredEncoder, setting: Setting, fit: str) -> ModelMeta:
     template = parse_prompt(identity.prompt)
     memory = facts.get("memory_bytes")
     fields: dict[str, Any] = {
-        "name": name,
-        "revision": identity.revision or identity.fingerprint,
-        "release_date": None,
-        "languages": None,
+        **name_and_experiment(stored, setting, fit),
         "n_parameters": facts.get("parameters"),
         "n_embedding_parameters": facts.get("embedding_parameters"),
         "n_active_parameters_override": facts.get("active_parameters"),
         "memory_usage_mb": None if memory is None else memory / 2**20,
         "max_tokens": identity.max_tokens,
         "embed_dim": setting.dimensions(spec.hs_dim, spec.rw_dim),
-        "license": None,
         "open_weights": True,
-        "public_training_code": None,
-        "public_training_data": None,
         "framework": ["PyTorch", "Transformers", "safetensors"],
         "reference": f"https://huggingface.co/{name}" if identity.revision else None,
         "similarity_fn_name": "cosine",
         "use_instructions": bool(template.before or template.after),
-        "training_datasets": None,
         "modalities": ["text"],
         "model_type": ["dense"],
-        "experiment_kwargs": experiment(stored, setting, fit),
     }
     return installed.model_meta(fields | _KNOWN.get(name, {}))

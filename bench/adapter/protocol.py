@@ -12,17 +12,12 @@ in Clustering and Classification. Nor is the absence of truncation: give --max-t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moee_index.bench.adapter.vectors import Setting
-from moee_index.bench.vector_cache.encoder import StoredEncoder
-from moee_index.types import Progress
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
-
-    from moee_index.bench.vector_cache.table import RowNumbers
 
 SUFFIX = "+instruction"
 """Stands behind the prompt's name in results of texts with an instruction."""
@@ -54,49 +49,17 @@ _INSTRUCTIONS = {
 }
 
 
-def settings(methods: Sequence[str], alphas: Sequence[float]) -> list[Setting]:
-    """The authors' settings: HS alone is raw, all else z-scored by batch."""
-    return [
-        Setting(method, alpha, "none" if method == "hs" else "both", "batch")
-        for method in methods
-        for alpha in (alphas if method == "sum" else (None,))
-    ]
+def setting(method: str, alpha: float | None) -> Setting:
+    """The authors' way: HS alone is raw, all else z-scored by batch."""
+    return Setting(method, alpha, "none" if method == "hs" else "both", "batch")
 
 
 def instruction_of(task: AbsTask) -> str | None:
     """What the authors' code sets before each text of a task, in GritLM's format; None for a task
     that it has no instruction for (it leaves such tasks out).
 
-    Trailing colons, blanks and line ends are trimmed before the format is put around it.
+    Trailing colons, blanks and line ends are trimmed before the format is put around it. The text
+    with its instruction is what the prompt is put around and what its clean-up sees.
     """
     words = _INSTRUCTIONS.get(task.metadata.name)
     return None if words is None else f"<|user|>\n{words.strip(': ')}\n<|embed|>\n"
-
-
-def instructed(stored: StoredEncoder, instruction: str) -> StoredEncoder:
-    """The same encoder with an instruction before every text, queries included.
-
-    The text with its instruction is what the prompt is put around and what its clean-up sees, as
-    in the authors' code.
-    """
-    return _Instructed(stored, instruction)
-
-
-class _Instructed(StoredEncoder):
-    def __init__(self, stored: StoredEncoder, instruction: str) -> None:
-        super().__init__(stored.store, stored._loader, stored.identity, stored.checkpoint)
-        self._instruction = instruction
-
-    def ensure(
-        self,
-        texts: Sequence[str],
-        *,
-        query: bool = False,
-        progress: Progress | None = None,
-    ) -> RowNumbers:
-        return super().ensure(
-            [self._instruction + text for text in texts], query=query, progress=progress
-        )
-
-    def tokens(self, texts: Sequence[str], *, query: bool = False) -> int:
-        return super().tokens([self._instruction + text for text in texts], query=query)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +18,13 @@ from moee_index.bench.adapter.encoder import MoeeEncoder, MoeeModel
 from moee_index.bench.adapter.task_inputs import search_texts
 from moee_index.bench.adapter.vectors import Setting
 from moee_index.bench.vector_cache.encoder import StoredEncoder
+from moee_index.bench.vector_cache.store import StoredPlan
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index import Index, build_index
 from moee_index.readers.trec import RunLine
 from moee_index.reranking import rerank_run
-from moee_index.types import (
-    Chunking,
-    Document,
-    Embeddings,
-    EncoderSpec,
-    EncodingPlan,
-    Span,
-    TextEncoder,
-)
+from moee_index.types import Document, Embeddings, Progress, TextEncoder
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -60,30 +53,16 @@ class MoeeSearch(MoeeModel):
         self._built: _Built | None = None
         self._by_mteb: Any = None
 
-    def index(
-        self,
-        corpus: Any,
-        *,
-        task_metadata: TaskMetadata,
-        hf_split: str,
-        hf_subset: str,
-        **options: Any,
-    ) -> None:
+    def index(self, corpus: Any, *, task_metadata: TaskMetadata, **named: Any) -> None:
         """Build the index of a corpus, unless it is the one that is there."""
         if self.setting.fit == "batch":
             from mteb.models import SearchEncoderWrapper
 
             self._by_mteb = SearchEncoderWrapper(MoeeEncoder(self.stored, self.setting))
-            self._by_mteb.index(
-                corpus,
-                task_metadata=task_metadata,
-                hf_split=hf_split,
-                hf_subset=hf_subset,
-                **options,
-            )
+            self._by_mteb.index(corpus, task_metadata=task_metadata, **named)
             return
         texts = search_texts(corpus, task_metadata, query=False)
-        ids = [str(identifier) for identifier in corpus["id"]]
+        ids = list(map(str, corpus["id"]))
         self._built = self._indexes.of(self.setting, ids, texts, self._encoder())
 
     def search(
@@ -91,74 +70,53 @@ class MoeeSearch(MoeeModel):
         queries: Any,
         *,
         task_metadata: TaskMetadata,
-        hf_split: str,
-        hf_subset: str,
         top_k: int,
         top_ranked: dict[str, list[str]] | None = None,
-        **options: Any,
+        **named: Any,
     ) -> Results:
         """query id → document id → score: the top k of the corpus, or all of a query's candidates.
 
         One document more than asked for is given, because mteb leaves out a document that is the
         query itself. Raises MisuseError for a candidate that is not in the corpus.
         """
-        if self.setting.fit == "batch" and self._by_mteb is not None:
-            found: Results = self._by_mteb.search(
-                queries,
-                task_metadata=task_metadata,
-                hf_split=hf_split,
-                hf_subset=hf_subset,
-                top_k=top_k,
-                top_ranked=top_ranked,
-                **options,
-            )
-            return found
+        if self._by_mteb is not None:
+            named |= {"task_metadata": task_metadata, "top_k": top_k, "top_ranked": top_ranked}
+            by_mteb: Results = self._by_mteb.search(queries, **named)
+            return by_mteb
         if self._built is None:
             raise MisuseError("nothing is indexed; call index() before search()")
         texts = search_texts(queries, task_metadata, query=True)
-        ids = [str(identifier) for identifier in queries["id"]]
+        asked = dict(zip(map(str, queries["id"]), texts, strict=True))
+        if self._built.index is None:
+            return {identifier: {} for identifier in asked}
         if top_ranked is None:
-            return self._search(self._built, ids, texts, top_k + 1)
-        return self._rerank(self._built, ids, texts, top_ranked)
+            return self._search(self._built, self._built.index, asked, top_k + 1)
+        return self._rerank(self._built, self._built.index, asked, top_ranked)
 
-    def _search(self, built: _Built, ids: list[str], texts: list[str], k: int) -> Results:
-        results: Results = {identifier: {} for identifier in ids}
-        if built.index is None:
-            return results
-        encoder = self._encoder()
+    def _search(self, built: _Built, index: Index, asked: dict[str, str], k: int) -> Results:
+        results: Results = {}
+        ids, texts, encoder = list(asked), list(asked.values()), self._encoder()
         method: Any = self.setting.method
         for start in range(0, len(ids), _QUERIES):
             some = slice(start, start + _QUERIES)
-            answers = built.index.search_embeddings(
-                encoder.encode(texts[some], query=True),
-                k,
-                method=method,
-                alpha=self.setting.alpha,
-            )
+            queries = encoder.encode(texts[some], query=True)
+            answers = index.search_embeddings(queries, k, method=method, alpha=self.setting.alpha)
             for identifier, hits in zip(ids[some], answers, strict=True):
                 results[identifier] = {built.ids[int(hit.id)]: hit.score for hit in hits}
         return results
 
     def _rerank(
-        self, built: _Built, ids: list[str], texts: list[str], top_ranked: dict[str, list[str]]
+        self, built: _Built, index: Index, asked: dict[str, str], top_ranked: dict[str, list[str]]
     ) -> Results:
-        results: Results = {identifier: {} for identifier in ids}
-        asked = dict(zip(ids, texts, strict=True))
-        if built.index is None:
-            return results
-
-        def run() -> Iterator[tuple[str, list[RunLine]]]:
-            for query, text in asked.items():
-                candidates = built.rows(query, top_ranked.get(query, []))
-                if candidates and text.strip():
-                    yield (
-                        query,
-                        [RunLine(query, row, rank, 0.0) for rank, row in enumerate(candidates, 1)],
-                    )
-
+        results: Results = {identifier: {} for identifier in asked}
+        run = (
+            (query, [RunLine(query, row, rank, 0.0) for rank, row in enumerate(candidates, 1)])
+            for query, text in asked.items()
+            if (candidates := built.rows(query, top_ranked.get(query, []))) and text.strip()
+        )
         method: Any = self.setting.method
         for ranked in rerank_run(
-            run(), asked, built.index, self._encoder(), method=method, alpha=self.setting.alpha
+            run, asked, index, self._encoder(), method=method, alpha=self.setting.alpha
         ):
             assert ranked.asked.query_id is not None
             results[ranked.asked.query_id] = {
@@ -166,7 +124,7 @@ class MoeeSearch(MoeeModel):
             }
         return results
 
-    def _encoder(self) -> TextEncoder:
+    def _encoder(self) -> StoredEncoder:
         """What the index is built from and queries are embedded with."""
         if self.setting.fit == "calibrated" and self.setting.standardize != "none":
             return _Standardised(self.stored, self.setting.standardizer(self._fits.calibrated))
@@ -175,25 +133,24 @@ class MoeeSearch(MoeeModel):
 
 @dataclass
 class _Built:
-    """An index whose document ids are row numbers of a corpus; None where no document has text."""
+    """An index whose document ids are row numbers of a corpus; None where no document has text.
+
+    places: the row of each document, None where it has no text.
+    """
 
     ids: Sequence[str]
     index: Index | None
-    places: dict[str, str] = field(default_factory=dict)
-    empty: set[str] = field(default_factory=set)
+    places: dict[str, str | None] = field(default_factory=dict)
 
     def rows(self, query: str, candidates: Sequence[str]) -> list[str]:
         """Document ids in the index of a query's candidates, those without text left out."""
-        found = []
         for candidate in candidates:
-            if candidate in self.places:
-                found.append(self.places[candidate])
-            elif candidate not in self.empty:
+            if candidate not in self.places:
                 raise MisuseError(
                     f"candidate {candidate!r} of query {query!r} is not in the corpus; is the data "
                     "set whole?"
                 )
-        return found
+        return [row for candidate in candidates if (row := self.places[candidate]) is not None]
 
 
 class _Indexes:
@@ -232,11 +189,9 @@ class _Indexes:
     ) -> _Built:
         built = _Built(ids, None)
         for row, (identifier, text) in enumerate(zip(ids, texts, strict=True)):
-            if text.strip():
-                built.places.setdefault(identifier, str(row))
-            else:
-                built.empty.add(identifier)
-        if not built.places:
+            if built.places.get(identifier) is None:
+                built.places[identifier] = str(row) if text.strip() else None
+        if not any(built.places.values()):
             return built
         if self._directory is None:
             self._directory = tempfile.TemporaryDirectory(prefix="moee-index-bench-")
@@ -254,43 +209,17 @@ class _Indexes:
         return built
 
 
-class _Standardised:
-    """A `TextEncoder` whose vectors are standardised already, float32."""
+class _Standardised(StoredEncoder):
+    """Its vectors are standardised already, float32."""
 
-    def __init__(self, encoder: TextEncoder, standardizer: Standardizer) -> None:
-        self._encoder = encoder
+    def __init__(self, stored: StoredEncoder, standardizer: Standardizer) -> None:
+        super().__init__(stored.store, stored._loader, stored.identity, stored.checkpoint)
         self._standardizer = standardizer
 
-    @property
-    def spec(self) -> EncoderSpec:
-        return self._encoder.spec
+    def plan(self, texts: Sequence[str], *, query: bool = False) -> StoredPlan:
+        return StoredPlan(self.rows(texts, query=query), self._standardizer.apply)
 
-    @property
-    def batch_tokens(self) -> int:
-        return self._encoder.batch_tokens
-
-    def with_batch_tokens(self, batch_tokens: int) -> _Standardised:
-        return _Standardised(self._encoder.with_batch_tokens(batch_tokens), self._standardizer)
-
-    def plan(self, texts: Sequence[str], *, query: bool = False) -> EncodingPlan:
-        return _StandardisedPlan(self._encoder.plan(texts, query=query), self._standardizer)
-
-    def encode(self, texts: Sequence[str], *, query: bool = False) -> Embeddings:
-        return self._standardizer.apply(self._encoder.encode(texts, query=query))
-
-    def passages(
-        self, documents: Sequence[tuple[str, str]], chunking: Chunking
-    ) -> list[list[Span]]:
-        return self._encoder.passages(documents, chunking)
-
-
-class _StandardisedPlan:
-    def __init__(self, plan: EncodingPlan, standardizer: Standardizer) -> None:
-        self._plan = plan
-        self._standardizer = standardizer
-        self.batches = plan.batches
-        self.tokens = plan.tokens
-        self.truncated = plan.truncated
-
-    def encode(self, batch: int) -> Embeddings:
-        return self._standardizer.apply(self._plan.encode(batch))
+    def encode(
+        self, texts: Sequence[str], *, query: bool = False, progress: Progress | None = None
+    ) -> Embeddings:
+        return self._standardizer.apply(super().encode(texts, query=query, progress=progress))

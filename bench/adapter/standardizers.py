@@ -4,20 +4,19 @@ call by call.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
-
-import numpy as np
+from functools import cached_property
+from typing import Any
 
 from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import reference_texts
 from moee_index.bench.vector_cache.encoder import StoredEncoder
-from moee_index.bench.vector_cache.rows import StoredRows
+from moee_index.bench.vector_cache.store import TextRows
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
-from moee_index.types import Embeddings, Progress
+from moee_index.index.store.rows import LiveRows
+from moee_index.types import PARTS, Embeddings, Progress
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,15 @@ class TaskKey:
     subset: str
 
 
-# What was fitted for each stored encoder, by the rows it was fitted on: settings are many, fits
-# few.
-_FITTED: WeakKeyDictionary[StoredEncoder, dict[bytes, Standardizer]] = WeakKeyDictionary()
-
-
 class Fits:
     """The standardizers of the tasks that were added. Each is fitted at its first use, on both
     parts, and shared by all settings of a stored encoder; a setting takes the parts it wants."""
 
     def __init__(self, stored: StoredEncoder) -> None:
         self._stored = stored
-        self._rows: dict[TaskKey, list[StoredRows]] = {}
+        self._rows: dict[TaskKey, list[TextRows]] = {}
         self._calls: dict[TaskKey, list[TaskKey]] = {}
-        self._calibrated: Standardizer | None = None
+        self._fitted: dict[TaskKey, Standardizer] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,6 +49,7 @@ class Fits:
         self._stored.ensure(heard.documents, progress=progress)
         self._stored.ensure(heard.queries, query=True, progress=progress)
         key = TaskKey(heard.task, heard.split, heard.subset)
+        self._fitted.pop(key, None)
         self._rows[key] = [
             self._stored.rows(texts, query=role == "query") for role, texts in heard.fitted
         ]
@@ -66,14 +61,14 @@ class Fits:
 
     def of(self, key: TaskKey) -> Standardizer:
         """The standardizer of a task that was added."""
-        return self._fitted(self._rows[key])
+        if key not in self._fitted:
+            self._fitted[key] = _fitted(self._rows[key])
+        return self._fitted[key]
 
-    @property
+    @cached_property
     def calibrated(self) -> Standardizer:
         """Fitted on the reference texts."""
-        if self._calibrated is None:
-            self._calibrated = self._fitted([self._stored.rows(reference_texts())])
-        return self._calibrated
+        return _fitted([self._stored.rows(reference_texts())])
 
     def owner(self, call: TaskKey, last: TaskKey | None) -> TaskKey:
         """Which task, split and subset a call of these names belongs to.
@@ -95,24 +90,10 @@ class Fits:
                 return owner
         return owners[(owners.index(last) + 1) % len(owners)] if last in owners else owners[0]
 
-    def _fitted(self, parts: Sequence[StoredRows]) -> Standardizer:
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(f"{part.shelf.path} {len(part)}\n".encode())
-            digest.update(part.numbers.tobytes())
-        known = _FITTED.setdefault(self._stored, {})
-        if digest.digest() not in known:
-            known[digest.digest()] = Standardizer.fit(_joined(parts))
-        return known[digest.digest()]
 
-
-def _joined(parts: Sequence[StoredRows]) -> Embeddings:
-    shelves = {id(part.shelf): part.shelf for part in parts}
-    if len(shelves) == 1:
-        (shelf,) = shelves.values()
-        return StoredRows(shelf, np.concatenate([part.numbers for part in parts])).lazy
-    # Texts and queries under different prompts, none of them searched: small tasks.
-    taken = [part.take(slice(None)) for part in parts]
-    return Embeddings(
-        np.concatenate([one.hs for one in taken]), np.concatenate([one.rw for one in taken])
-    )
+def _fitted(parts: Sequence[TextRows]) -> Standardizer:
+    """Rows are read as they are fitted on: a corpus need not fit in memory."""
+    segments = [(part.shelf.rows, part.numbers) for part in parts if part.shelf.rows is not None]
+    dims = segments[0][0].parts.map(lambda rows: rows.shape[1])
+    rows: Any = PARTS.map(lambda part: LiveRows(part, segments, dims[part]))
+    return Standardizer.fit(Embeddings(rows.hs, rows.rw))

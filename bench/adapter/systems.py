@@ -5,21 +5,22 @@ Our encoders and searchers, the outside baselines, and which task types each of 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from moee_index.bench import mteb_internals as installed
 from moee_index.bench.adapter.encoder import MoeeEncoder
-from moee_index.bench.adapter.meta import experiment, model_name
-from moee_index.bench.adapter.protocol import SUFFIX, instructed, instruction_of
+from moee_index.bench.adapter.meta import name_and_experiment
+from moee_index.bench.adapter.protocol import SUFFIX, instruction_of
 from moee_index.bench.adapter.search import MoeeSearch
 from moee_index.bench.adapter.task_inputs import TaskTexts
 from moee_index.bench.adapter.vectors import Setting
 from moee_index.bench.baselines import MINILM, Bm25, MiniLM, TfIdf
+from moee_index.bench.run_dir import SETTING
 from moee_index.bench.vector_cache.encoder import StoredEncoder
+from moee_index.bench.vector_cache.table import text_hash
 from moee_index.types import Notify, Progress
 
 if TYPE_CHECKING:
@@ -35,39 +36,6 @@ class Column:
     setting: Setting | None = None
 
 
-class Session(Protocol):
-    """A system at work on one task; what its columns share is made once."""
-
-    def prepare(self, task: AbsTask, heard: TaskTexts) -> None:
-        """Before the task is evaluated, for each split and subset; heard: their texts."""
-
-    def model(self, column: Column) -> Any:
-        """What mteb evaluates: an `EncoderProtocol`, or a `SearchProtocol` for searching tasks."""
-
-
-class System(Protocol):
-    """A model under one prompt, or a baseline."""
-
-    @property
-    def columns(self) -> Sequence[Column]:
-        """What it gives scores for."""
-
-    def serves(self, task: AbsTask) -> bool:
-        """Whether it can do tasks of that type."""
-
-    def meta(self, column: Column, task: AbsTask) -> ModelMeta:
-        """Enough of a model's metadata to find its results; nothing is loaded for it."""
-
-    def begin(self, task: AbsTask) -> Session:
-        """Start on a task."""
-
-    def entry(self) -> dict[str, Any]:
-        """What run.json says of it, with the counts so far."""
-
-    def count(self, task: AbsTask, heard: TaskTexts) -> None:
-        """Take the texts of an evaluated task into the counts."""
-
-
 class MoeeSystem:
     """Our model under one prompt. instructions: the authors' before each text, for the tasks that
     they have one for (`--paper-protocol`)."""
@@ -81,61 +49,49 @@ class MoeeSystem:
         notify: Notify | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._stored = stored
         self._instructions = instructions
-        self._instructed: dict[str, StoredEncoder] = {}
+        self._stored = {"": stored}  # by instruction
         self._notify = notify
         self._progress = progress
         self._texts: set[bytes] = set()
         self._tokens = 0
-        identity = stored.identity
-        self.prompt = identity.prompt + (SUFFIX if instructions else "")
+        self.prompt = stored.identity.prompt + (SUFFIX if instructions else "")
+        fields = vars(stored.identity) | {"prompt": self.prompt}
         self.columns = [
-            Column(
-                {
-                    "model": identity.model,
-                    "method": setting.method,
-                    "prompt": self.prompt,
-                    "alpha": setting.alpha,
-                    "standardize": setting.standardize,
-                    "fit": setting.fit,
-                    "rw": identity.rw,
-                    "pooling": identity.pooling,
-                },
-                setting,
-            )
+            Column({name: (fields | vars(setting))[name] for name in SETTING}, setting)
             for setting in settings
         ]
 
     def serves(self, task: AbsTask) -> bool:
+        """Whether it can do tasks of that type."""
         return True
 
     def meta(self, column: Column, task: AbsTask) -> ModelMeta:
+        """Enough of a model's metadata to find its results; nothing is loaded for it."""
         assert column.setting is not None
-        identity, setting = self._stored.identity, column.setting
-        return installed.model_meta(
-            {
-                "name": model_name(identity.model),
-                "revision": identity.revision or identity.fingerprint,
-                "experiment_kwargs": experiment(self._stored, setting, setting.fit)
-                | _marks(self._words(task)),
-            }
-        )
+        stored, setting = self._of(task), column.setting
+        return installed.model_meta(name_and_experiment(stored, setting, setting.fit))
 
-    def begin(self, task: AbsTask) -> Session:
-        words = self._words(task)
-        if words is None:
-            return _Shared(task, self._stored, self.columns, self._notify, self._progress)
-        if words not in self._instructed:
-            self._instructed[words] = instructed(self._stored, words)
-        return _Marked(task, self._instructed[words], words, self._progress)
+    def prepare(self, task: AbsTask, heard: Sequence[TaskTexts]) -> Callable[[Column], Any]:
+        """Make once what the columns share for a task, of each split's and subset's texts. Returns
+        what mteb evaluates for a column: an `EncoderProtocol`, or a `SearchProtocol` for searching
+        tasks."""
+        kind: Any = MoeeSearch if installed.searches(task) else MoeeEncoder
+        setting = self.columns[0].setting
+        base = kind(self._of(task), setting, notify=self._notify, progress=self._progress)
+        for texts in heard:
+            base.prepare(task, texts.split, texts.subset, texts)
+        return lambda column: base.with_setting(column.setting)
 
-    def _words(self, task: AbsTask) -> str | None:
-        return instruction_of(task) if self._instructions else None
+    def _of(self, task: AbsTask) -> StoredEncoder:
+        words = (instruction_of(task) if self._instructions else None) or ""
+        if words not in self._stored:
+            self._stored[words] = self._stored[""].with_instruction(words)
+        return self._stored[words]
 
     def entry(self) -> dict[str, Any]:
-        identity = self._stored.identity
-        stored = [self._stored, *self._instructed.values()]
+        """What run.json says of it, with the counts so far."""
+        identity, stored = self._stored[""].identity, self._stored.values()
         return {
             "model": identity.model,
             "revision": identity.revision,
@@ -147,105 +103,28 @@ class MoeeSystem:
             "texts_computed": sum(one.texts_computed for one in stored),
             "tokens_computed": sum(one.tokens_computed for one in stored),
             "seconds_computed": round(sum(one.seconds_computed for one in stored), 3),
-            "seconds_loading": round(self._stored.seconds_loading, 3),
+            "seconds_loading": round(self._stored[""].seconds_loading, 3),
         }
 
     def count(self, task: AbsTask, heard: TaskTexts) -> None:
-        words = self._words(task)
-        stored = self._instructed.get(words or "", self._stored)
+        """Take the texts of an evaluated task into the counts."""
+        stored = self._of(task)
         for query, texts in ((False, heard.documents), (True, heard.queries)):
-            new = []
-            for text in dict.fromkeys(texts):
-                key = _hash(f"{query:d}{words or ''}{text}")
-                if key not in self._texts:
-                    self._texts.add(key)
-                    new.append(text)
+            keys = {text_hash(f"{query:d}{stored.instruction}{text}"): text for text in texts}
+            new = [text for key, text in keys.items() if key not in self._texts]
+            self._texts |= keys.keys()
             self._tokens += stored.tokens(new, query=query)
 
 
-class _Shared:
-    """Our model on one task: standardizers and indexes are shared by all settings."""
-
-    def __init__(
-        self,
-        task: AbsTask,
-        stored: StoredEncoder,
-        columns: Sequence[Column],
-        notify: Notify | None,
-        progress: Progress | None,
-    ) -> None:
-        setting = columns[0].setting
-        assert setting is not None
-        kind = MoeeSearch if installed.searches(task) else MoeeEncoder
-        self._base: Any = kind(stored, setting, notify=notify, progress=progress)
-
-    def prepare(self, task: AbsTask, heard: TaskTexts) -> None:
-        self._base.prepare(task, heard.split, heard.subset, heard)
-
-    def model(self, column: Column) -> Any:
-        return self._base.with_setting(column.setting)
-
-
-class _Marked:
-    """Our model with an instruction; nothing is fitted under the authors' batches, so nothing is
-    shared but the store."""
-
-    def __init__(
-        self, task: AbsTask, stored: StoredEncoder, words: str, progress: Progress | None
-    ) -> None:
-        self._stored = stored
-        self._words = words
-        self._progress = progress
-        self._kind: Any = _MarkedSearch if installed.searches(task) else _MarkedEncoder
-
-    def prepare(self, task: AbsTask, heard: TaskTexts) -> None:
-        base = MoeeEncoder(self._stored, Setting("rw", fit="batch"), progress=self._progress)
-        base.prepare(task, heard.split, heard.subset, heard)
-
-    def model(self, column: Column) -> Any:
-        model = self._kind(self._stored, column.setting)
-        model.words = self._words
-        return model
-
-
-class _MarkedEncoder(MoeeEncoder):
-    """Says in its metadata which instruction it has: mteb keeps its results apart."""
-
-    words = ""
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        return _with_marks(super().mteb_model_meta, self.words)
-
-
-class _MarkedSearch(MoeeSearch):
-    words = ""
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        return _with_marks(super().mteb_model_meta, self.words)
-
-
-def _marks(words: str | None) -> dict[str, str]:
-    return {} if words is None else {"instruction": _hash(words).hex()[:8]}
-
-
-def _with_marks(meta: ModelMeta, words: str) -> ModelMeta:
-    marked = {**(meta.experiment_kwargs or {}), **_marks(words)}
-    return meta.model_copy(update={"experiment_kwargs": marked})
-
-
 class OutsideSystem:
-    """A baseline of baselines.py."""
+    """A baseline of baselines.py, with the methods of `MoeeSystem`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         of = {"minilm": (MINILM, "dense", "mean"), "bm25": ("bm25", "bm25", None)}
         model, method, pooling = of.get(name, (name, name, None))
-        fields = dict.fromkeys(
-            ("model", "method", "prompt", "alpha", "standardize", "fit", "rw", "pooling")
-        )
-        self.columns = [Column({**fields, "model": model, "method": method, "pooling": pooling})]
+        fields = {"model": model, "method": method, "pooling": pooling}
+        self.columns = [Column(dict.fromkeys(SETTING) | fields)]
         self._texts: set[bytes] = set()
 
     def serves(self, task: AbsTask) -> bool:
@@ -261,15 +140,11 @@ class OutsideSystem:
         meta: ModelMeta = self._model.mteb_model_meta
         return meta
 
-    def begin(self, task: AbsTask) -> Session:
-        return self
-
-    def prepare(self, task: AbsTask, heard: TaskTexts) -> None:
+    def prepare(self, task: AbsTask, heard: Sequence[TaskTexts]) -> Callable[[Column], Any]:
         if isinstance(self._model, TfIdf):
-            self._model.prepare(task, heard)
-
-    def model(self, column: Column) -> Any:
-        return self._model
+            for texts in heard:
+                self._model.prepare(task, texts)
+        return lambda _: self._model
 
     def entry(self) -> dict[str, Any]:
         fields = self.columns[0].fields
@@ -281,7 +156,10 @@ class OutsideSystem:
         }
 
     def count(self, task: AbsTask, heard: TaskTexts) -> None:
-        self._texts |= {_hash(text) for call in heard.calls for text in call.texts}
+        self._texts |= {text_hash(text) for call in heard.calls for text in call.texts}
+
+
+System = MoeeSystem | OutsideSystem
 
 
 def outside_systems(names: Sequence[str]) -> list[OutsideSystem]:
@@ -290,7 +168,3 @@ def outside_systems(names: Sequence[str]) -> list[OutsideSystem]:
         each for name in names for each in ((name, "tfidf") if name == "bm25" else [name])
     ]
     return [OutsideSystem(name) for name in with_tfidf]
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()

@@ -1,9 +1,12 @@
 """Which texts a task will hand to an encoder, learned by asking the task itself.
 
-mteb's evaluators choose, sample and join texts in their own ways, and hand them over in pieces. So
-the task is evaluated on a listener that notes the texts of every call and answers with vectors that
-cannot be read: at the first attempt to use one, everything that comes before the scores was asked
-for, and the evaluation is given up. The task's random generators are put back afterwards.
+mteb's evaluators choose, sample and join texts in their own ways, and hand them over in pieces,
+each of which wants its vectors at once; but a standardizer is fitted on all texts of a split before
+it gives the first vector, and vectors that wait for their first use would have to pass for arrays
+in all of numpy, torch and scikit-learn. So a task is begun twice: first on a listener that notes
+the texts of every call and answers with vectors that cannot be read. At the first attempt to use
+one, everything that comes before the scores was asked for, and the evaluation is given up. The
+task's random generators are put back afterwards.
 """
 
 from __future__ import annotations
@@ -89,15 +92,6 @@ def texts_of(task: AbsTask, split: str, subset: str) -> TaskTexts:
     return TaskTexts(name, split, subset, installed.searches(task), calls)
 
 
-def reseed(task: AbsTask) -> None:
-    """Put a task's random generators where a new task's are.
-
-    mteb draws samples from them while it evaluates, so a task that is evaluated again without this
-    is evaluated on other texts.
-    """
-    vars(task).update(installed.generators(installed.new_task(task)))
-
-
 def texts_in(inputs: Any) -> list[str]:
     """The texts of one of mteb's dataloaders, in order, however it batches them.
 
@@ -106,16 +100,15 @@ def texts_in(inputs: Any) -> list[str]:
     from datasets import Dataset  # type: ignore[import-untyped,unused-ignore]
     from torch.utils.data import SequentialSampler
 
-    data = getattr(inputs, "dataset", None)
-    sampler = getattr(inputs, "sampler", None)
-    if isinstance(data, Dataset) and isinstance(sampler, SequentialSampler):
-        if "text" in data.column_names:
-            return [_text(text) for text in data["text"]]
-        raise MisuseError(f"the inputs hold no text, but {', '.join(data.column_names)}")
+    data: Any = getattr(inputs, "dataset", None)
+    whole = isinstance(data, Dataset) and isinstance(
+        getattr(inputs, "sampler", None), SequentialSampler
+    )
     found: list[str] = []
-    for batch in inputs:
-        if "text" not in batch:
-            raise MisuseError(f"the inputs hold no text, but {', '.join(batch)}")
+    for batch in [data] if whole else inputs:
+        names = data.column_names if whole else batch
+        if "text" not in names:
+            raise MisuseError(f"the inputs hold no text, but {', '.join(names)}")
         found.extend(_text(text) for text in batch["text"])
     return found
 
@@ -148,12 +141,10 @@ def _text(text: Any) -> str:
 
 def _cluster_sets(task: Any, split: str, subset: str) -> list[Call]:
     """The sets of an old clustering task, which are evaluated one after the other."""
-    data = task.dataset
-    sets = data[split] if subset == "default" and subset not in data else data[subset][split]
     column, labels = task.input_column_name, task.label_column_name
     return [
         Call([_text(text) for text in one[column]], "text", split, subset)
-        for one in sets
+        for one in installed.splits_of(task, subset)[split]
         # A set of one label is scored without being embedded.
         if len(set(one[labels])) > 1
     ]
@@ -190,82 +181,55 @@ class _Unreadable:
     def __iter__(self) -> Iterator[_Unreadable]:
         return iter([_Unreadable(0)] * self._count)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _EverythingHeardError
+
+    # Looked up on the class alone.
     def __getitem__(self, _: Any) -> NoReturn:
         raise _EverythingHeardError
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise _EverythingHeardError
 
-    def __getattr__(self, name: str) -> NoReturn:
-        raise _EverythingHeardError
 
-
-class _EncoderListener:
-    """An `EncoderProtocol` that listens."""
+class _Listener:
+    """Notes what it is handed. Of mteb's two protocols each subclass has the methods of one, by
+    which mteb tells them apart."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        return _listener_meta()
+        return installed.model_meta({"name": LISTENER})
 
+    def _hear(self, texts: list[str], role: str, hf_split: str, hf_subset: str) -> None:
+        self.calls.append(Call(texts, role, hf_split, hf_subset))
+
+
+class _EncoderListener(_Listener):
     def encode(
-        self,
-        inputs: Any,
-        *,
-        task_metadata: TaskMetadata,
-        hf_split: str,
-        hf_subset: str,
-        prompt_type: Any = None,
-        **_: Any,
+        self, inputs: Any, *, hf_split: str, hf_subset: str, prompt_type: Any = None, **_: Any
     ) -> Any:
         texts = texts_in(inputs)
-        self.calls.append(Call(texts, role_of(prompt_type), hf_split, hf_subset))
+        self._hear(texts, role_of(prompt_type), hf_split, hf_subset)
         return _Unreadable(len(texts))
 
     def similarity(self, *_: Any) -> NoReturn:
         raise _EverythingHeardError
 
-    def similarity_pairwise(self, *_: Any) -> NoReturn:
-        raise _EverythingHeardError
+    similarity_pairwise = similarity
 
 
-class _SearchListener:
-    """A `SearchProtocol` that listens."""
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        return _listener_meta()
-
+class _SearchListener(_Listener):
     def index(
-        self,
-        corpus: Any,
-        *,
-        task_metadata: TaskMetadata,
-        hf_split: str,
-        hf_subset: str,
-        **_: Any,
+        self, corpus: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **_: Any
     ) -> None:
         texts = search_texts(corpus, task_metadata, query=False)
-        self.calls.append(Call(texts, "document", hf_split, hf_subset))
+        self._hear(texts, "document", hf_split, hf_subset)
 
     def search(
-        self,
-        queries: Any,
-        *,
-        task_metadata: TaskMetadata,
-        hf_split: str,
-        hf_subset: str,
-        **_: Any,
+        self, queries: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **_: Any
     ) -> NoReturn:
-        texts = search_texts(queries, task_metadata, query=True)
-        self.calls.append(Call(texts, "query", hf_split, hf_subset))
+        self._hear(search_texts(queries, task_metadata, query=True), "query", hf_split, hf_subset)
         raise _EverythingHeardError
-
-
-def _listener_meta() -> ModelMeta:
-    return installed.model_meta({"name": LISTENER})

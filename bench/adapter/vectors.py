@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ from moee_index.errors import MisuseError
 from moee_index.fusion import (
     METHODS,
     Float64Array,
-    Method,
     Standardize,
     Standardizer,
     check_alpha,
@@ -34,7 +33,10 @@ from moee_index.fusion import (
     standardise_batch,
     unit_vectors,
 )
-from moee_index.types import Embeddings
+from moee_index.types import PARTS, Embeddings
+
+if TYPE_CHECKING:
+    import torch
 
 FITS = ("corpus", "calibrated", "batch")
 # The authors' batch size (their README).
@@ -97,6 +99,27 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
         raise MisuseError(f"{name} is {value!r}; it is one of {', '.join(known)}")
 
 
+class Cosine:
+    """Of an `EncoderProtocol`, how vectors are compared: by cosine, in the arrays' own precision.
+    mteb would round a numpy array to float32."""
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Each with each, [n1, n2]."""
+        import torch
+        from mteb.similarity_functions import cos_sim
+
+        return cos_sim(torch.as_tensor(embeddings1), torch.as_tensor(embeddings2))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Pairs, [n]."""
+        import torch
+        from mteb.similarity_functions import pairwise_cos_sim
+
+        left, right = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
+        found: torch.Tensor = pairwise_cos_sim(left, right)  # type: ignore[assignment]
+        return found
+
+
 def method_vectors(
     blocks: Blocks, count: int, setting: Setting, fitted: Standardizer | None
 ) -> npt.NDArray[np.floating[Any]]:
@@ -127,29 +150,31 @@ def method_vectors(
 def authors_vectors(blocks: Blocks, count: int, setting: Setting) -> Float64Array:
     """The vectors of the authors' code (their moee.py:230-241), float64 [count, dimensions].
 
-    Batches of 128 texts in their order, however the blocks are cut. `hs`, `rw` and `concat` are
-    z-scored over the batch and not normalised (the authors leave `hs` alone raw: standardize
-    "none" gives that); `sum` is [h ; √α·r] of both z-scored parts at
-    length 1, whose cosine orders as their cos(HS) + α·cos(RW). A part that `standardize` leaves out
-    stays raw.
+    Batches of 128 texts in their order, however the blocks are cut; all are in memory. `hs`, `rw`
+    and `concat` are z-scored over the batch and not normalised (the authors leave `hs` alone raw:
+    standardize "none" gives that); `sum` is [h ; √α·r] of both z-scored parts at length 1, whose
+    cosine orders as their cos(HS) + α·cos(RW). A part that `standardize` leaves out stays raw.
     """
-    method: Method = setting.method  # type: ignore[assignment]
     hs_too = setting.standardize in ("both", "hs")
     rw_too = setting.standardize in ("both", "rw")
-    found: Float64Array | None = None
-    for rows, raw in _authors_batches(blocks):
-        check_finite(raw.hs, "hs", rows.start)
-        check_finite(raw.rw, "rw", rows.start)
+    raws = [raw for _, raw in blocks]
+    if not raws:
+        return np.empty((0, 0))
+    whole = Embeddings(*(np.concatenate([raw[part] for raw in raws]) for _, part in PARTS))
+    found: list[Float64Array] = []
+    for start in range(0, count, AUTHORS_BATCH):
+        rows = slice(start, start + AUTHORS_BATCH)
+        raw = Embeddings(whole.hs[rows], whole.rw[rows])
+        check_finite(raw.hs, "hs", start)
+        check_finite(raw.rw, "rw", start)
         hs = standardise_batch(raw.hs) if hs_too else raw.hs.astype(np.float64)
         rw = standardise_batch(raw.rw) if rw_too else raw.rw.astype(np.float64)
-        if method == "sum":
+        if setting.method == "sum":
             weight = 1.0 if setting.alpha is None else setting.alpha
             hs, rw = _unit(hs), _unit(rw) * math.sqrt(weight)
-        parts = {"hs": [hs], "rw": [rw]}.get(method, [hs, rw])
-        if found is None:
-            found = np.empty((count, sum(part.shape[1] for part in parts)))
-        found[rows] = np.concatenate(parts, axis=1)
-    return np.empty((0, 0)) if found is None else found
+        parts = {"hs": [hs], "rw": [rw]}.get(setting.method, [hs, rw])
+        found.append(np.concatenate(parts, axis=1))
+    return np.concatenate(found)
 
 
 def reference_texts() -> list[str]:
@@ -157,31 +182,6 @@ def reference_texts() -> list[str]:
     of the file names its article)."""
     lines = REFERENCE_TEXTS.read_text(encoding="utf-8").splitlines()
     return [str(json.loads(line)["text"]) for line in lines]
-
-
-def _authors_batches(blocks: Blocks) -> Iterator[tuple[slice, Embeddings]]:
-    """The same rows in batches of 128 from the first one on."""
-    start, held = 0, 0
-    hs: list[npt.NDArray[np.float32]] = []
-    rw: list[npt.NDArray[np.float32]] = []
-    for _, raw in blocks:
-        hs.append(raw.hs)
-        rw.append(raw.rw)
-        held += len(raw)
-        if held < AUTHORS_BATCH:
-            continue
-        joined = Embeddings(np.concatenate(hs), np.concatenate(rw))
-        whole = held - held % AUTHORS_BATCH
-        for first in range(0, whole, AUTHORS_BATCH):
-            rows = slice(first, first + AUTHORS_BATCH)
-            yield (
-                slice(start + first, start + first + AUTHORS_BATCH),
-                Embeddings(joined.hs[rows], joined.rw[rows]),
-            )
-        start, held = start + whole, held - whole
-        hs, rw = [joined.hs[whole:]], [joined.rw[whole:]]
-    if held:
-        yield slice(start, start + held), Embeddings(np.concatenate(hs), np.concatenate(rw))
 
 
 def _unit(rows: Float64Array) -> Float64Array:

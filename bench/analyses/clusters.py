@@ -7,7 +7,7 @@ shuffled clusters agree in (its floor).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.analyses.section import Plot, Section
+from moee_index.bench.analyses.section import Entries, Plot, Section, panels, table, value_at
 from moee_index.bench.analyses.similarity import FORMS, Form
 from moee_index.bench.analyses.task_texts import Labelled, seed_of
 from moee_index.bench.report.markup import Cell, Table
@@ -29,7 +29,6 @@ KS = (3, 10, 30)
 SEEDS = (0, 1, 2)
 # k-means on more texts takes minutes and changes nothing that is visible.
 MOST_TEXTS = 3000
-MEASURES = ("ami", "nmi", "jaccard", "exact")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +113,7 @@ def compare(embeddings: Embeddings, k: int, labels: Labels | None = None) -> dic
 
 def _mean(several: Iterable[dict[str, float]]) -> dict[str, float]:
     found = list(several)
-    return {name: float(np.mean([one[name] for one in found])) for name in MEASURES}
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
 def in_form(embeddings: Embeddings, form: Form) -> Embeddings:
@@ -125,7 +124,7 @@ def in_form(embeddings: Embeddings, form: Form) -> Embeddings:
     return Embeddings(units.hs.astype(np.float32), units.rw.astype(np.float32))
 
 
-def analyse(sets: Iterator[ToCluster] | Iterable[ToCluster]) -> Section:
+def analyse(sets: Iterable[ToCluster]) -> Section:
     """Agreement for each set of texts, form of the vectors and k; sets come one at a time."""
     record: list[dict[str, Any]] = []
     for one in sets:
@@ -153,48 +152,43 @@ def analyse(sets: Iterator[ToCluster] | Iterable[ToCluster]) -> Section:
             "The paper's table 1 prints AMI 0.29, NMI 0.29, Jaccard 0.06, exact 45.54 % and says "
             "neither k nor the texts nor how labels were aligned: no like can be set beside it.",
         ],
-        tables=[_summary(record), _table(record)] if record else [],
+        tables=[
+            _summary(record),
+            table("Set by set", record, _SET | _AGREEMENT | _LABELS),
+        ]
+        if record
+        else [],
         plots=[_plot(record)] if record else [],
         record={"seeds": list(SEEDS), "most_texts": MOST_TEXTS, "rows": record},
     )
 
 
-def _summary(record: list[dict[str, Any]]) -> Table:
+_AGREEMENT = {
+    "AMI": "hs_rw.ami",
+    "NMI": "hs_rw.nmi",
+    "Jaccard": "hs_rw.jaccard",
+    "exact": "hs_rw.exact",
+    "AMI HS–HS": "hs_hs.ami",
+    "AMI RW–RW": "rw_rw.ami",
+    "Jaccard by chance": "chance.jaccard",
+    "exact by chance": "chance.exact",
+}
+_SET = {"texts of": "set", "n": "texts", "vectors": "vectors", "k": "k"}
+_LABELS = {"AMI HS–labels": "hs_labels.ami", "AMI RW–labels": "rw_labels.ami"}
+
+
+def _summary(record: Entries) -> Table:
     """Mean over the sets of a kind."""
     rows: list[list[Cell]] = []
     kinds = dict.fromkeys((one["vectors"], _kind(one)) for one in record)
     for form, kind in sorted(kinds, key=lambda one: (FORMS.index(one[0]), kind_order(one[1]))):
-        chosen_rows = [one for one in record if (one["vectors"], _kind(one)) == (form, kind)]
-        cells: list[Cell] = [form, kind, len(chosen_rows)]
-        for which, measure in _COLUMNS:
-            cells.append(float(np.mean([one[which][measure] for one in chosen_rows])))
-        rows.append(cells)
-    return Table(["vectors", "k", "sets", *_HEAD], rows, "Mean over sets of texts")
+        sets = [one for one in record if (one["vectors"], _kind(one)) == (form, kind)]
+        means = [np.mean([value_at(one, at) for one in sets]) for at in _AGREEMENT.values()]
+        rows.append([form, kind, len(sets), *map(float, means)])
+    return Table(["vectors", "k", "sets", *_AGREEMENT], rows, "Mean over sets of texts")
 
 
-_COLUMNS = (
-    ("hs_rw", "ami"),
-    ("hs_rw", "nmi"),
-    ("hs_rw", "jaccard"),
-    ("hs_rw", "exact"),
-    ("hs_hs", "ami"),
-    ("rw_rw", "ami"),
-    ("chance", "jaccard"),
-    ("chance", "exact"),
-)
-_HEAD = (
-    "AMI",
-    "NMI",
-    "Jaccard",
-    "exact",
-    "AMI HS–HS",
-    "AMI RW–RW",
-    "Jaccard by chance",
-    "exact by chance",
-)
-
-
-def _kind(one: dict[str, Any]) -> str:
+def _kind(one: Mapping[str, Any]) -> str:
     return "labels" if "hs_labels" in one else str(one["k"])
 
 
@@ -203,22 +197,10 @@ def kind_order(kind: str) -> int:
     return int(kind) if kind.isdecimal() else 10**9
 
 
-def _table(record: list[dict[str, Any]]) -> Table:
-    rows: list[list[Cell]] = []
-    for one in record:
-        cells: list[Cell] = [one["set"], one["texts"], one["vectors"], one["k"]]
-        cells += [one[which][measure] for which, measure in _COLUMNS]
-        for which in ("hs_labels", "rw_labels"):
-            cells.append(one[which]["ami"] if which in one else None)
-        rows.append(cells)
-    head = ["texts of", "n", "vectors", "k", *_HEAD, "AMI HS–labels", "AMI RW–labels"]
-    return Table(head, rows, "Set by set")
-
-
 def _plot(record: list[dict[str, Any]]) -> Plot:
     def draw(figure: Any) -> None:
         forms = [form for form in FORMS if any(one["vectors"] == form for one in record)]
-        axes = figure.subplots(1, len(forms), sharey=True, squeeze=False)[0]
+        axes = panels(figure, [f"{form} vectors" for form in forms])
         shown = (("HS–RW", "hs_rw", "sum"), ("HS–HS", "hs_hs", "HS"), ("RW–RW", "rw_rw", "RW"))
         for axis, form in zip(axes, forms, strict=True):
             rows = [one for one in record if one["vectors"] == form]
@@ -231,7 +213,6 @@ def _plot(record: list[dict[str, Any]]) -> Plot:
                 where, color = np.arange(len(kinds)) + 0.27 * (place - 1), STYLES[style].colour
                 axis.bar(where, values, 0.27, label=label, color=color)
             axis.set_xticks(range(len(kinds)), [f"k = {kind}" for kind in kinds])
-            axis.set_title(f"{form} vectors", fontsize=10)
             axis.set_ylim(min(0.0, axis.get_ylim()[0]), 1.0)
         axes[0].set_ylabel("AMI, mean over sets")
         below(figure, axes[-1])

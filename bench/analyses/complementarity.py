@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.analyses.section import Plot, Section
+from moee_index.bench.analyses.section import Plot, Section, panels, table
 from moee_index.bench.analyses.similarity import FORMS, Form
-from moee_index.bench.report.markup import Cell, Table
 from moee_index.bench.report.plots import STYLES, below
 from moee_index.fusion import Float64Array, Rows
 from moee_index.tune.correlation import average_ranks
@@ -122,72 +121,40 @@ def analyse(tasks: list[Judged], other: str | None) -> Section:
         name="complementarity",
         title="Does RW get right what HS gets wrong?",
         notes=notes,
-        tables=[_overlap_table(record), _rescue_table(record)],
+        tables=[
+            table("Errors of HS and RW", record, _ERRORS),
+            table("What becomes of the errors in sum (α = 1)", record, _RESCUED),
+        ],
         plots=[_plot(record)] if record else [],
         record={"thresholds": list(THRESHOLDS), "control": other, "rows": record},
     )
 
 
-def _percent(share: float) -> float:
-    return 100 * share
-
-
-def _overlap_table(record: list[dict[str, Any]]) -> Table:
-    rows: list[list[Cell]] = []
-    for one in record:
-        found = one["hs_rw"]
-        cells: list[Cell] = [one["task"], one["vectors"], one["threshold"]]
-        cells += [
-            _percent(found[name])
-            for name in ("only_first", "only_second", "both", "one_sided", "by_chance")
-        ]
-        control = one.get("hs_other")
-        cells.append(found["phi"])
-        cells.append(_percent(control["one_sided"]) if control else None)
-        cells.append(control["phi"] if control else None)
-        rows.append(cells)
-    head = [
-        "task",
-        "vectors",
-        "threshold",
-        "only HS errs, %",
-        "only RW errs, %",
-        "both err, %",
-        "one-sided of all errors, %",
-        "if independent, %",
-        "phi",
-        "control: one-sided, %",
-        "control: phi",
-    ]
-    return Table(head, rows, "Errors of HS and RW")
-
-
-def _rescue_table(record: list[dict[str, Any]]) -> Table:
-    rows: list[list[Cell]] = []
-    for one in record:
-        cells: list[Cell] = [one["task"], one["vectors"], one["threshold"]]
-        errors = (one["hs_rw"]["first"], one["hs_rw"]["second"], one["sum_errs"])
-        cells += [_percent(share) for share in errors]
-        cells += [_percent(share) for share in one["sum"].values()]
-        rows.append(cells)
-    head = [
-        "task",
-        "vectors",
-        "threshold",
-        "HS errs, %",
-        "RW errs, %",
-        "sum errs, %",
-        "right in sum where only HS errs, %",
-        "where only RW errs, %",
-        "where both err, %",
-        "wrong in sum where neither errs, %",
-    ]
-    return Table(head, rows, "What becomes of the errors in sum (α = 1)")
+_PLACE = {"task": "task", "vectors": "vectors", "threshold": "threshold"}
+_ERRORS = _PLACE | {
+    "only HS errs, %": "hs_rw.only_first",
+    "only RW errs, %": "hs_rw.only_second",
+    "both err, %": "hs_rw.both",
+    "one-sided of all errors, %": "hs_rw.one_sided",
+    "if independent, %": "hs_rw.by_chance",
+    "phi": "hs_rw.phi",
+    "control: one-sided, %": "hs_other.one_sided",
+    "control: phi": "hs_other.phi",
+}
+_RESCUED = _PLACE | {
+    "HS errs, %": "hs_rw.first",
+    "RW errs, %": "hs_rw.second",
+    "sum errs, %": "sum_errs",
+    "right in sum where only HS errs, %": "sum.only_hs",
+    "where only RW errs, %": "sum.only_rw",
+    "where both err, %": "sum.both",
+    "wrong in sum where neither errs, %": "sum.spoiled",
+}
 
 
 def _plot(record: list[dict[str, Any]]) -> Plot:
     def draw(figure: Any) -> None:
-        axes = figure.subplots(1, len(FORMS), sharey=True, squeeze=False)[0]
+        axes = panels(figure, [f"{form} vectors" for form in FORMS])
         parts = (
             ("only HS errs", "only_first", STYLES["HS"].colour),
             ("only RW errs", "only_second", STYLES["RW"].colour),
@@ -202,7 +169,6 @@ def _plot(record: list[dict[str, Any]]) -> Plot:
                 bottom += values
             names = [one["task"] for one in rows]
             axis.set_xticks(range(len(rows)), names, rotation=30, ha="right", fontsize=8)
-            axis.set_title(f"{form} vectors", fontsize=10)
         axes[0].set_ylabel(f"pairs that err, % (threshold {SHOWN})")
         below(figure, axes[-1])
 

@@ -7,19 +7,19 @@ the states of the layers that it reads, standardised as RW is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from itertools import product
+from typing import Any
 
 import numpy as np
 
 from moee_index.bench.analyses import routing
-from moee_index.bench.analyses.layers import POOLINGS, LayerShape, Pooling
-from moee_index.bench.analyses.section import Plot, Section
+from moee_index.bench.analyses.layers import POOLINGS, LayerShape, LayerVectors, Pooling
+from moee_index.bench.analyses.section import Plot, Section, by_layer, panels
 from moee_index.bench.analyses.similarity import FORMS, Form, cosines, method_scores, spearman
 from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.bench.report.markup import Cell, Table
 from moee_index.bench.report.plots import COLOURS, STYLES, below
-from moee_index.fusion import PartStandardizer, RowNumbers
-from moee_index.types import Embeddings, FloatArray
+from moee_index.fusion import PartStandardizer
 
 # (key, what the tables call it); the paper's four methods first.
 ROWS = (
@@ -33,17 +33,7 @@ ROWS = (
 )
 
 
-class Vectors(Protocol):
-    """What is asked of `layers.LayerVectors`."""
-
-    shape: LayerShape
-
-    def hs(self, pooling: Pooling, layer: int | None = None) -> FloatArray: ...
-    def rw(self, pooling: Pooling) -> FloatArray: ...
-    def embeddings(self, pooling: Pooling, rows: RowNumbers) -> Embeddings: ...
-
-
-def measure(vectors: Vectors, pairs: Pairs, pooling: Pooling) -> dict[Form, dict[str, Any]]:
+def measure(vectors: LayerVectors, pairs: Pairs, pooling: Pooling) -> dict[Form, dict[str, Any]]:
     """STS scores of one task: form → key of ROWS → Spearman × 100; `hs_layers`, a list by decoder
     layer, and `rw_layers`, one by MoE layer.
 
@@ -75,13 +65,13 @@ def measure(vectors: Vectors, pairs: Pairs, pooling: Pooling) -> dict[Form, dict
     return found
 
 
-def analyse(vectors: Vectors, tasks: Sequence[Pairs]) -> Section:
+def analyse(vectors: LayerVectors, tasks: Sequence[Pairs]) -> Section:
     """Every control beside HS, RW, concat and sum, for both poolings and forms."""
-    record: list[dict[str, Any]] = []
-    for pairs in tasks:
-        for pooling in POOLINGS:
-            for form, scores in measure(vectors, pairs, pooling).items():
-                record.append({"task": pairs.name, "pooling": pooling, "vectors": form, **scores})
+    record = [
+        {"task": pairs.name, "pooling": pooling, "vectors": form, **scores}
+        for pairs, pooling in product(tasks, POOLINGS)
+        for form, scores in measure(vectors, pairs, pooling).items()
+    ]
     return Section(
         name="controls",
         title="What else would do? The controls that the paper lacks",
@@ -114,13 +104,9 @@ def _mean(record: list[dict[str, Any]], pooling: str, form: str, key: str) -> An
 def _main_table(record: list[dict[str, Any]]) -> Table:
     tasks = list(dict.fromkeys(one["task"] for one in record))
     rows: list[list[Cell]] = []
-    for key, label in ROWS:
-        for pooling in POOLINGS:
-            for form in FORMS:
-                cells: list[Cell] = [label, pooling, form]
-                cells.append(float(_mean(record, pooling, form, key)))
-                cells += [float(one[key]) for one in _some(record, pooling, form)]
-                rows.append(cells)
+    for (key, label), pooling, form in product(ROWS, POOLINGS, FORMS):
+        scores = [float(one[key]) for one in _some(record, pooling, form)]
+        rows.append([label, pooling, form, float(_mean(record, pooling, form, key)), *scores])
     head = ["", "pooling", "vectors", "mean", *tasks]
     return Table(head, rows, "Controls beside the paper's four methods")
 
@@ -145,13 +131,10 @@ def _layer_tables(record: list[dict[str, Any]], shape: LayerShape) -> list[Table
             columns.append(_by_decoder_layer(_mean(record, pooling, form, "rw_layers"), shape))
         body = _rows_of(columns, shape)
         tables.append(Table(head, body, f"Layer by layer, pooling {pooling}, mean over tasks"))
-    if len(tasks) > 1:
-        for pooling in POOLINGS:
-            for form in FORMS:
-                own = _some(record, pooling, form)
-                title = f"HS by layer, pooling {pooling}, {form} vectors"
-                body = _rows_of([one["hs_layers"] for one in own], shape)
-                tables.append(Table(["", *tasks], body, title))
+    for pooling, form in product(POOLINGS, FORMS) if len(tasks) > 1 else ():
+        title = f"HS by layer, pooling {pooling}, {form} vectors"
+        body = _rows_of([one["hs_layers"] for one in _some(record, pooling, form)], shape)
+        tables.append(Table(["", *tasks], body, title))
     return tables
 
 
@@ -164,7 +147,7 @@ def _rows_of(columns: Sequence[Sequence[float]], shape: LayerShape) -> list[list
 
 def _layers_plot(record: list[dict[str, Any]], shape: LayerShape) -> Plot:
     def draw(figure: Any) -> None:
-        axes = figure.subplots(1, len(POOLINGS), sharey=True, squeeze=False)[0]
+        axes = panels(figure, [f"pooling {pooling}" for pooling in POOLINGS])
         for axis, pooling in zip(axes, POOLINGS, strict=True):
             for form, stroke in zip(FORMS, (":", "-"), strict=True):
                 for part, places in (("hs", range(1, shape.layers + 1)), ("rw", shape.rw_layers)):
@@ -179,10 +162,7 @@ def _layers_plot(record: list[dict[str, Any]], shape: LayerShape) -> Plot:
                     )
                 level = _mean(record, pooling, form, "sum")
                 axis.axhline(level, color=STYLES["sum"].colour, ls=stroke, label=f"sum, {form}")
-            axis.set_title(f"pooling {pooling}", fontsize=10)
-            axis.set_xlabel("decoder layer")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.grid(alpha=0.3)
+            by_layer(axis)
         axes[0].set_ylabel("Spearman × 100, mean over tasks")
         below(figure, *axes)
 
@@ -192,9 +172,8 @@ def _layers_plot(record: list[dict[str, Any]], shape: LayerShape) -> Plot:
 def _bars(record: list[dict[str, Any]]) -> Plot:
     def draw(figure: Any) -> None:
         axis = figure.subplots()
-        settings = [(pooling, form) for pooling in POOLINGS for form in FORMS]
         places = np.arange(len(ROWS))[::-1]
-        for number, (pooling, form) in enumerate(settings):
+        for number, (pooling, form) in enumerate(product(POOLINGS, FORMS)):
             values = [float(_mean(record, pooling, form, key)) for key, _ in ROWS]
             axis.barh(
                 places + 0.2 * (1.5 - number),

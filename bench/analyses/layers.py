@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from moee_index.atomic import storage_errors
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import ModelError, StorageError
 from moee_index.fusion import RowNumbers
@@ -250,11 +251,9 @@ def _decoder_layers(model: Any) -> Any:
 
 
 def _file(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
-    try:
+    with storage_errors(path, "{path}: cannot be written ({why})"):
         found = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
         if os.name == "posix":
             # Without a name it is gone when the process is, however that ends.
             path.unlink()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from None
     return found

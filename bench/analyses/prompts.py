@@ -12,13 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.bench.analyses.section import Plot, Section, file_name
-from moee_index.bench.analyses.similarity import (
-    FORMS,
-    Form,
-    method_scores,
-    spearman,
-)
+from moee_index.bench.analyses.section import Entries, Plot, Section, file_name
+from moee_index.bench.analyses.similarity import FORMS, Form, method_scores, spearman
 from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.bench.report.markup import Cell, Table
 from moee_index.bench.report.plots import STYLES, below
@@ -95,13 +90,12 @@ def analyse(tasks: list[PromptScores], pooling: str) -> Section:
         for form in FORMS:
             by_prompt = task.scores[form]
             matrix = correlations(by_prompt)
+            gold = task.pairs.gold
             sts = {
-                method: {
-                    prompt: spearman(scores[method], task.pairs.gold)
-                    for prompt, scores in by_prompt.items()
-                }
+                method: {name: spearman(one[method], gold) for name, one in by_prompt.items()}
                 for method in METHODS
             }
+            spreads = {method: spread(np.array(list(sts[method].values()))) for method in METHODS}
             record.append(
                 {
                     "task": task.pairs.name,
@@ -111,9 +105,7 @@ def analyse(tasks: list[PromptScores], pooling: str) -> Section:
                     "correlations": matrix,
                     "means": block_means(matrix),
                     "sts": sts,
-                    "spread": {
-                        method: spread(np.array(list(sts[method].values()))) for method in METHODS
-                    },
+                    "spread": spreads,
                 }
             )
     under_mean = (
@@ -140,16 +132,14 @@ def analyse(tasks: list[PromptScores], pooling: str) -> Section:
     )
 
 
-def _correlation_table(record: list[dict[str, Any]]) -> Table:
-    rows: list[list[Cell]] = [
-        [one["task"], one["vectors"], one["pairs"], *one["means"].values()] for one in record
-    ]
+def _correlation_table(record: Entries) -> Table:
+    rows = [[one["task"], one["vectors"], one["pairs"], *one["means"].values()] for one in record]
     head = ["task", "vectors", "pairs", "HS–HS", "RW–RW", "HS–RW", "HS–RW, same prompt"]
     return Table(head, rows, "Mean correlation of similarities between prompts")
 
 
-def _spread_table(record: list[dict[str, Any]]) -> Table:
-    rows: list[list[Cell]] = [
+def _spread_table(record: Entries) -> Table:
+    rows = [
         [one["task"], one["vectors"], LABELS[method], *one["spread"][method].values()]
         for one in record
         for method in METHODS

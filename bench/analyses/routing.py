@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.bench.analyses.section import Plot, Section
+from moee_index.bench.analyses.section import Plot, Section, by_layer
 from moee_index.bench.analyses.similarity import BLOCK, FORMS, Form, spearman
 from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.bench.report.markup import Cell, Table
@@ -153,9 +153,7 @@ def _plot(record: list[dict[str, Any]], names: Sequence[int]) -> Plot:
         axes[1].set_ylabel("loss without the layer")
         axes[1].axhline(0, color="black", linewidth=0.8)
         for axis in axes:
-            axis.set_xlabel("decoder layer")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.grid(alpha=0.3)
+            by_layer(axis)
         below(figure, axes[0])
 
     return Plot("routing", "RW layer by layer", draw, (10.0, 4.0))

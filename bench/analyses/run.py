@@ -10,7 +10,6 @@ prompts gives similarities, of which scores alone are kept.
 
 from __future__ import annotations
 
-import datetime
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moee_index.atomic import now, storage_errors
 from moee_index.bench.analyses import clusters, complementarity, controls, prompts, routing
 from moee_index.bench.analyses.layers import LayerVectors, Pooling, collect
 from moee_index.bench.analyses.section import Section
@@ -32,7 +32,7 @@ from moee_index.bench.tasks import Question, choose
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.encode.encoder import Encoder
 from moee_index.environment import versions
-from moee_index.errors import MisuseError, ModelError, StorageError
+from moee_index.errors import MisuseError, ModelError
 from moee_index.model.checkpoint.find import BUNDLED, find_checkpoint
 from moee_index.types import Embeddings, EncoderSpec, Notify, Progress, ignore
 
@@ -114,17 +114,13 @@ def analyse_texts(
     progress: Passes = lambda what: ignore,
 ) -> Report:
     """`analyze` of texts at hand. limit: what they were cut to, for the report."""
-    try:
+    with storage_errors(out, "{path}: no folder for the report ({why}); take another --out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{out}: no folder for the report ({error.strerror or error}); take another --out"
-        ) from error
     started = time.monotonic()
     sections = _sections(_Run(stored, material, tell, progress), chosen, out)
     spec = stored.spec
     record: dict[str, Any] = {
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "finished": now(),
         "seconds": round(time.monotonic() - started, 1),
         "versions": versions(),
         "model": {"name": spec.model, "revision": spec.revision, **spec.identity()},
@@ -148,14 +144,13 @@ def is_bundled(spec: EncoderSpec) -> bool:
 
 
 def _chosen(only: Sequence[str] | None) -> tuple[str, ...]:
-    unknown = [name for name in only or () if name not in ANALYSES]
-    if unknown or (only is not None and not only):
-        raise MisuseError(
-            f"analysis {unknown[0]!r} is unknown; known: {', '.join(ANALYSES)}"
-            if unknown
-            else f"no analysis is named; known: {', '.join(ANALYSES)}"
-        )
-    return tuple(name for name in ANALYSES if only is None or name in only)
+    if only is None:
+        return ANALYSES
+    unknown = [name for name in only if name not in ANALYSES]
+    if unknown or not only:
+        what = f"analysis {unknown[0]!r} is unknown" if unknown else "no analysis is named"
+        raise MisuseError(f"{what}; known: {', '.join(ANALYSES)}")
+    return tuple(name for name in ANALYSES if name in only)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,28 +170,28 @@ class _Run:
 def _sections(run: _Run, chosen: Sequence[str], out: Path) -> list[Section]:
     """The analyses asked for, in the order of ANALYSES."""
     material = run.material
-    found: dict[str, Section] = {}
+    found: list[Section] = []
     with tempfile.TemporaryDirectory(prefix=".layers-", dir=out) as scratch:
         vectors: LayerVectors | None = None
         if material.pairs and set(chosen) - {"prompts"}:
             vectors = _layers(run, Path(scratch))
         if "clusters" in chosen:
-            found["clusters"] = clusters.analyse(_to_cluster(run, vectors))
+            found.append(clusters.analyse(_to_cluster(run, vectors)))
         if "prompts" in chosen and material.pairs:
-            found["prompts"] = _prompts(run, vectors)
+            found.append(_prompts(run, vectors))
         if vectors is not None:
             if "complementarity" in chosen:
-                found["complementarity"] = _complementarity(run, vectors)
+                found.append(_complementarity(run, vectors))
             if "routing" in chosen:
-                found["routing"] = _routing(run, vectors)
+                found.append(_routing(run, vectors))
             if "controls" in chosen:
-                found["controls"] = controls.analyse(vectors, material.pairs)
+                found.append(controls.analyse(vectors, material.pairs))
         del vectors
     if not found:
         raise MisuseError(
             f"{', '.join(chosen)} needs an STS task, and none is there; name one with --tasks"
         )
-    return [found[name] for name in ANALYSES if name in found]
+    return found
 
 
 def _layers(run: _Run, scratch: Path) -> LayerVectors:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from moee_index.bench.mteb_internals import splits_of
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Float64Array, RowNumbers
 from moee_index.types import Notify, ignore
@@ -99,12 +100,11 @@ def gather(tasks: Sequence[AbsTask], tell: Notify = ignore) -> Material:
 
 def _splits(task: AbsTask) -> Iterator[tuple[str, Any]]:
     """(name, rows) of each subset and split that the task evaluates."""
-    dataset: Any = task.dataset
-    if dataset is None:
+    if task.dataset is None:
         raise CorpusError(f"{task.metadata.name}: its data were not loaded; load them first")
     several = len(task.eval_splits) > 1
     for subset in task.hf_subsets:
-        held = dataset if subset == "default" and subset not in dataset else dataset[subset]
+        held = splits_of(task, subset)
         for split in task.eval_splits:
             of = "" if subset == "default" else f" ({subset})"
             yield f"{task.metadata.name}{of}{f' {split}' if several else ''}", held[split]

@@ -5,13 +5,13 @@ What is said of the model and of how the report was made stands in the report's 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moee_index.atomic import json_bytes
 from moee_index.bench.analyses.section import Section
 from moee_index.bench.report.markup import (
     Picture,
@@ -77,10 +77,11 @@ def write(
     }
     blocks = compose("analysis.j2", context)
     contents = [(picture.name, picture.png) for several in pictures.values() for picture in several]
-    text = json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    contents.append(("analysis.json", text.encode()))
-    contents.append(("analysis.md", markdown(blocks).encode()))
-    contents.append(("analysis.html", html(blocks).encode()))
+    contents += [
+        ("analysis.json", json_bytes(whole)),
+        ("analysis.md", markdown(blocks).encode()),
+        ("analysis.html", html(blocks).encode()),
+    ]
     files = write_files(out, contents)
     missing = [(one["task"], one["why"]) for one in whole["missing"]]
     return Report(out, files, whole, missing)

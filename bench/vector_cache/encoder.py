@@ -10,26 +10,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.bench.vector_cache.rows import Pending, StoredPlan, StoredRows
-from moee_index.bench.vector_cache.store import StoreKey, VectorStore
-from moee_index.bench.vector_cache.table import RowNumbers, Shelf
+from moee_index.bench.vector_cache.store import StoredPlan, StoreKey, TextRows, VectorStore
+from moee_index.bench.vector_cache.table import Shelf
 from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import FingerprintMismatchError
+from moee_index.index.store.rows import RowNumbers
 from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
 from moee_index.types import (
+    PARTS,
     Chunking,
     Embeddings,
     EncoderOptions,
     EncoderSpec,
+    EncodingPlan,
     FoundModel,
+    Pair,
     Progress,
     Span,
+    TextEncoder,
 )
 
 # Texts planned together, as in a build.
@@ -42,32 +48,17 @@ _STORED_BATCH_TOKENS = 8192
 _FINDING = ("revision", "offline")
 
 
-class _Sequence(Protocol):
-    @property
-    def ids(self) -> Sequence[int]: ...
+class LoadedPlan(EncodingPlan, Protocol):
+    """What is needed of `encoder.Plan`: the batch as the model sees it, too."""
+
+    def distinct(self, batch: int) -> tuple[Sequence[Any], npt.NDArray[np.int64]]: ...
 
 
-class LoadedPlan(Protocol):
-    """What is needed of `encoder.Plan`: `EncodingPlan`, and the batch as the model sees it."""
-
-    @property
-    def batches(self) -> Sequence[Sequence[int]]: ...
-    @property
-    def truncated(self) -> Sequence[bool]: ...
-    def encode(self, batch: int) -> Embeddings: ...
-    def distinct(self, batch: int) -> tuple[Sequence[_Sequence], npt.NDArray[np.int64]]: ...
-
-
-class LoadedEncoder(Protocol):
+class LoadedEncoder(TextEncoder, Protocol):
     """What is needed of `Encoder` once it is loaded."""
 
-    @property
-    def spec(self) -> EncoderSpec: ...
     def plan(self, texts: Sequence[str], *, query: bool = False) -> LoadedPlan: ...
     def with_prompt(self, prompt: str) -> LoadedEncoder: ...
-    def passages(
-        self, documents: Sequence[tuple[str, str]], chunking: Chunking
-    ) -> list[list[Span]]: ...
 
 
 @dataclass(frozen=True)
@@ -89,43 +80,42 @@ class Identity(EncoderOptions, FoundModel):
             **{**self.options(without=("query_prompt",)), "prompt": prompt.name},
         )
 
-    def spec(self, dims: tuple[int, int]) -> EncoderSpec:
-        """With dimensions (HS, RW) it is an encoder's spec."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def spec(self, dims: Pair[int]) -> EncoderSpec:
+        """With dimensions it is an encoder's spec."""
+        fields = vars(self).copy()
         del fields["dequantised"]
-        return EncoderSpec(**fields, hs_dim=dims[0], rw_dim=dims[1])
+        return EncoderSpec(**fields, hs_dim=dims.hs, rw_dim=dims.rw)
 
 
 class Loader:
     """Loads an encoder at the first need and keeps it; shared by all prompts of one model.
 
-    seconds: what loading took.
+    loaded: whether it did. seconds: what loading took.
     """
 
     def __init__(self, load: Callable[[], LoadedEncoder]) -> None:
         self._load = load
-        self._encoder: LoadedEncoder | None = None
+        self.loaded = False
         self.seconds = 0.0
 
-    @property
-    def loaded(self) -> bool:
-        return self._encoder is not None
-
+    @cached_property
     def encoder(self) -> LoadedEncoder:
         """The encoder, loaded now if it was not yet."""
-        if self._encoder is None:
-            started = time.perf_counter()
-            self._encoder = self._load()
-            self.seconds = time.perf_counter() - started
-        return self._encoder
+        started = time.perf_counter()
+        encoder = self._load()
+        self.loaded, self.seconds = True, time.perf_counter() - started
+        return encoder
 
 
 class StoredEncoder:
     """Embeds texts from the store, and what is missing there with the model, loaded at need.
 
     Make one with `StoredEncoder.open`. texts_computed, tokens_computed, seconds_computed: what this
-    object had to embed, loading aside.
+    object had to embed, loading aside. instruction: stands before every text, queries included,
+    inside the prompt.
     """
+
+    instruction = ""
 
     def __init__(
         self,
@@ -138,7 +128,6 @@ class StoredEncoder:
         self.identity = identity
         self.checkpoint = checkpoint
         self._loader = load if isinstance(load, Loader) else Loader(load)
-        self._facts: dict[str, Any] | None = None
         self.texts_computed = 0
         self.tokens_computed = 0
         self.seconds_computed = 0.0
@@ -178,6 +167,12 @@ class StoredEncoder:
         )
         return StoredEncoder(self.store, self._loader, identity, self.checkpoint)
 
+    def with_instruction(self, instruction: str) -> StoredEncoder:
+        """The same model and prompt with an instruction before every text."""
+        other = StoredEncoder(self.store, self._loader, self.identity, self.checkpoint)
+        other.instruction = instruction
+        return other
+
     @property
     def loaded(self) -> bool:
         """Whether the model is in memory."""
@@ -195,8 +190,7 @@ class StoredEncoder:
             dims = self._shelf(query).dims
             if dims is not None:
                 return self.identity.spec(dims)
-        loaded = self.loaded_encoder().spec
-        return self.identity.spec((loaded.hs_dim, loaded.rw_dim))
+        return self.identity.spec(self.loaded_encoder().spec.dims)
 
     @property
     def batch_tokens(self) -> int:
@@ -212,19 +206,23 @@ class StoredEncoder:
     def ensure(
         self, texts: Sequence[str], *, query: bool = False, progress: Progress | None = None
     ) -> RowNumbers:
-        """Embed what is not stored yet, equal texts once; returns each text's row, int64 [n].
+        """Embed what is not stored, or damaged there, equal texts once; returns each text's row,
+        int64 [n].
 
         progress: (done, total) over the texts that had to be embedded. Batches are kept as they
         are done, so an interrupted call goes on where it stopped.
         Raises ModelError, StorageError.
         """
         shelf = self._shelf(query)
+        texts = self._instructed(texts)
         rows = shelf.rows_of(texts)
-        missing = np.flatnonzero(rows < 0)
+        missing = np.flatnonzero(shelf.missing(rows))
         if not len(missing):
             return rows
-        distinct = list(dict.fromkeys(texts[int(position)] for position in missing))
-        self._compute(shelf, distinct, query, progress)
+        if damaged := int((np.unique(rows[missing]) >= 0).sum()):
+            self.store.notify(f"damaged vectors are made anew: {damaged} in {shelf.path}")
+        distinct = dict.fromkeys(texts[position] for position in missing.tolist())
+        self._compute(shelf, list(distinct), query, progress)
         return shelf.rows_of(texts)
 
     def encode(
@@ -233,15 +231,12 @@ class StoredEncoder:
         """Raw HS float32 [n, d] and RW float32 [n, layers * experts], in the texts' order."""
         rows = self.ensure(texts, query=query, progress=progress)
         if not len(rows):
-            spec = self.spec
-            return Embeddings(
-                np.empty((0, spec.hs_dim), np.float32), np.empty((0, spec.rw_dim), np.float32)
-            )
+            return Embeddings(*(np.empty((0, dim), np.float32) for _, dim in self.spec.dims))
         return self._shelf(query).take(rows)
 
-    def rows(self, texts: Sequence[str], *, query: bool = False) -> StoredRows:
+    def rows(self, texts: Sequence[str], *, query: bool = False) -> TextRows:
         """The texts' raw vectors, embedded now where they are missing, but read at need."""
-        return StoredRows(self._shelf(query), self.ensure(texts, query=query))
+        return TextRows(self._shelf(query), self.ensure(texts, query=query))
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> StoredPlan:
         """The plan of one window, whose batches are read from the store."""
@@ -256,8 +251,11 @@ class StoredEncoder:
     def tokens(self, texts: Sequence[str], *, query: bool = False) -> int:
         """Tokens of the distinct ones among texts that are stored, templates included."""
         shelf = self._shelf(query)
-        rows = np.unique(shelf.rows_of(texts))
+        rows = np.unique(shelf.rows_of(self._instructed(texts)))
         return int(shelf.tokens_of(rows[rows >= 0]).sum())
+
+    def _instructed(self, texts: Sequence[str]) -> Sequence[str]:
+        return [self.instruction + text for text in texts] if self.instruction else texts
 
     def _shelf(self, query: bool) -> Shelf:
         return self.store.shelf(self.identity.key(query))
@@ -270,12 +268,8 @@ class StoredEncoder:
         return self._under(self.identity.prompt)
 
     def _under(self, prompt: str) -> LoadedEncoder:
-        encoder = self._checked()
-        return encoder if encoder.spec.prompt == prompt else encoder.with_prompt(prompt)
-
-    def _checked(self) -> LoadedEncoder:
         was_loaded = self.loaded
-        encoder = self._loader.encoder()
+        encoder = self._loader.encoder
         if not was_loaded:
             for name in ("fingerprint", *EncoderOptions.names(without=("prompt", "query_prompt"))):
                 mine, theirs = getattr(self.identity, name), getattr(encoder.spec, name)
@@ -284,38 +278,40 @@ class StoredEncoder:
                         f"the model that was loaded has {name} {theirs}, and {mine} was expected; "
                         "did its files change? start again"
                     )
-        return encoder
+        return encoder if encoder.spec.prompt == prompt else encoder.with_prompt(prompt)
 
     def _compute(
         self, shelf: Shelf, texts: Sequence[str], query: bool, progress: Progress | None
     ) -> None:
         encoder = self._under(self.identity.query_prompt if query else self.identity.prompt)
-        pending = Pending(shelf)
+        pending: list[tuple[list[str], Embeddings, list[int], list[bool]]] = []
+        done = 0
         started = committed = time.perf_counter()
         for first in range(0, len(texts), WINDOW):
             window = texts[first : first + WINDOW]
             plan = encoder.plan(window)
             for number, positions in enumerate(plan.batches):
-                found = plan.encode(number)
+                embeddings = plan.encode(number)
                 sequences, places = plan.distinct(number)
-                lengths = np.array([len(one.ids) for one in sequences], dtype=np.int64)
-                pending.add(
-                    [window[position] for position in positions],
-                    found,
-                    [int(length) for length in lengths[places]],
-                    [bool(plan.truncated[position]) for position in positions],
+                lengths = [len(each.ids) for each in sequences]
+                pending.append(
+                    (
+                        [window[position] for position in positions],
+                        embeddings,
+                        [lengths[place] for place in places],
+                        [plan.truncated[position] for position in positions],
+                    )
                 )
                 self.texts_computed += len(positions)
-                self.tokens_computed += int(lengths.sum())
-                if time.perf_counter() - committed >= COMMIT_SECONDS:
-                    pending.commit()
-                    committed = time.perf_counter()
+                self.tokens_computed += sum(lengths)
+                done += len(positions)
+                if time.perf_counter() - committed >= COMMIT_SECONDS or done == len(texts):
+                    shelf.put(*_joined(pending))
+                    pending, committed = [], time.perf_counter()
                 self.seconds_computed += time.perf_counter() - started
                 started = time.perf_counter()
                 if progress is not None:
-                    progress("embedding", pending.done, len(texts))
-        pending.commit()
-        self.seconds_computed += time.perf_counter() - started
+                    progress("embedding", done, len(texts))
         self._keep_facts()
 
     # Facts
@@ -325,21 +321,19 @@ class StoredEncoder:
         """What is known of the model beside its vectors: `parameters`, `embedding_parameters`,
         `active_parameters` (`model_facts.count_parameters`), and once it has run here
         `memory_bytes`, `device`, `compute`. Counted at the first call, then kept in the store."""
-        if self._facts is None:
-            shelf = self._shelf(False)
-            facts = shelf.facts
-            if "parameters" not in facts and self.checkpoint is not None:
-                from moee_index.bench.adapter.model_facts import count_parameters
+        shelf = self._shelf(False)
+        facts = shelf.facts
+        if "parameters" not in facts and self.checkpoint is not None:
+            from moee_index.bench.adapter.model_facts import count_parameters
 
-                facts |= count_parameters(self.checkpoint)
-                shelf.keep_facts(facts)
-            self._facts = facts
-        return dict(self._facts)
+            facts |= count_parameters(self.checkpoint)
+            shelf.keep_facts(facts)
+        return facts
 
     def _keep_facts(self) -> None:
         """What only a loaded model can tell."""
         shelf = self._shelf(False)
-        running = getattr(self._loader.encoder(), "running", None)
+        running = getattr(self._loader.encoder, "running", None)
         if running is not None and "memory_bytes" not in shelf.facts:
             shelf.keep_facts(
                 {
@@ -348,4 +342,10 @@ class StoredEncoder:
                     "compute": str(running.compute.value).removeprefix("torch."),
                 }
             )
-            self._facts = None
+
+
+def _joined(batches: Sequence[tuple[list[str], Embeddings, list[int], list[bool]]]) -> Any:
+    """Batches as one."""
+    texts, embeddings, tokens, truncated = zip(*batches, strict=True)
+    hs, rw = (np.concatenate([each[part] for each in embeddings]) for _, part in PARTS)
+    return [*chain(*texts)], Embeddings(hs, rw), [*chain(*tokens)], [*chain(*truncated)]

@@ -1,4 +1,5 @@
-"""Raw vectors on disk, by what was embedded and how, so that no text is ever embedded twice.
+"""Raw vectors on disk, by what was embedded and how, so that no text is ever embedded twice; and
+how they are read: rows where they lie, plans over them.
 
 DIRECTORY/<key>/    the vectors of one key (table.py)
 """
@@ -8,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from moee_index.bench.vector_cache.table import DamagedError, Shelf, disk_errors
+from moee_index.bench.vector_cache.table import Shelf, disk_errors
+from moee_index.errors import IndexDamagedError
+from moee_index.index.store.rows import RowNumbers
 from moee_index.types import Embeddings, EncoderOptions, Notify, ignore
+
+BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class VectorStore:
 
     def __init__(self, directory: Path, notify: Notify | None = None) -> None:
         self.directory = Path(directory)
-        self._notify = notify or ignore
+        self.notify = notify or ignore
         self._shelves: dict[StoreKey, Shelf] = {}
 
     def shelf(self, key: StoreKey) -> Shelf:
@@ -65,29 +70,62 @@ class VectorStore:
             path = self.directory / key.name
             try:
                 self._shelves[key] = Shelf(path, key.identity())
-            except DamagedError as error:
-                self._notify(f"damaged vectors are made anew: {error}")
+            except IndexDamagedError as error:
+                self.notify(f"damaged vectors are made anew: {error}")
                 with disk_errors(path):
                     shutil.rmtree(path)
                 self._shelves[key] = Shelf(path, key.identity())
         return self._shelves[key]
-
-    def get(self, key: StoreKey, texts: Sequence[str]) -> tuple[Embeddings | None, list[int]]:
-        """(embeddings of all texts in their order, []), or (None, positions that are missing)."""
-        shelf = self.shelf(key)
-        rows = shelf.rows_of(texts)
-        missing = [int(position) for position in np.flatnonzero(rows < 0)]
-        return (None, missing) if missing else (shelf.take(rows), [])
-
-    def put(self, key: StoreKey, texts: Sequence[str], embeddings: Embeddings) -> None:
-        """Keep a batch; on return it is on disk. Raises StorageError, ModelError."""
-        self.shelf(key).put(texts, embeddings)
 
     def close(self) -> None:
         """Let go of all files."""
         for shelf in self._shelves.values():
             shelf.close()
         self._shelves.clear()
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The vectors of texts where they lie; what is read is at most a block."""
+
+    shelf: Shelf
+    numbers: RowNumbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: slice) -> Embeddings:
+        """Raw float32 rows, copied."""
+        return self.shelf.take(self.numbers[rows])
+
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, Embeddings]]:
+        """Consecutive blocks and where they stand."""
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self.take(rows)
+
+
+class StoredPlan:
+    """`EncodingPlan` over texts that are stored: batches in their order, nothing to compute.
+
+    change: what becomes of the vectors of a batch.
+    """
+
+    def __init__(
+        self, rows: TextRows, change: Callable[[Embeddings], Embeddings] = lambda raw: raw
+    ) -> None:
+        self._rows = rows
+        self._change = change
+        self.batches: Sequence[Sequence[int]] = [
+            range(start, min(start + BLOCK, len(rows))) for start in range(0, len(rows), BLOCK)
+        ]
+        self.tokens = int(rows.shelf.tokens_of(np.unique(rows.numbers)).sum())
+        self.truncated: Sequence[bool] = rows.shelf.truncated_of(rows.numbers)
+
+    def encode(self, batch: int) -> Embeddings:
+        """Read one batch; row i belongs to position `batches[batch][i]`."""
+        positions = self.batches[batch]
+        return self._change(self._rows.take(slice(positions[0], positions[-1] + 1)))
 
 
 def default_directory() -> Path:

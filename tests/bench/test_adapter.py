@@ -23,7 +23,9 @@ from fakes.tasks import (
     identity_of,
     logged,
     pair_task,
+    put,
     random_embeddings,
+    reseed,
     scores_of,
     search_task,
     stored_over,
@@ -35,7 +37,7 @@ from moee_index.bench.adapter.encoder import MoeeEncoder, Setting
 from moee_index.bench.adapter.meta import model_name
 from moee_index.bench.adapter.search import MoeeSearch
 from moee_index.bench.adapter.standardizers import Fits
-from moee_index.bench.adapter.task_inputs import TaskTexts, reseed, role_of, texts_in, texts_of
+from moee_index.bench.adapter.task_inputs import TaskTexts, role_of, texts_in, texts_of
 from moee_index.bench.adapter.vectors import (
     FITS,
     REFERENCE_TEXTS,
@@ -69,7 +71,7 @@ def given(tmp_path: Path) -> tuple[StoredEncoder, Embeddings]:
     stored = with_vectors(tmp_path, NAMES, embeddings)
     # The calibrated fit needs vectors of its own texts.
     texts = reference_texts()
-    stored.store.put(stored.identity.key(False), texts, random_embeddings(len(texts), seed=9))
+    put(stored.store, stored.identity.key(False), texts, random_embeddings(len(texts), seed=9))
     return stored, embeddings
 
 
@@ -167,7 +169,9 @@ def test_corpus_is_the_evaluated_split_as_given(given: tuple[StoredEncoder, Embe
     task = sts_task([NAMES[i] for i in first], [NAMES[i] for i in second], range(7))
     encoder = MoeeEncoder(stored, Setting("concat"))
     encoder.prepare(task, "test", "default")
-    found = encoder.vectors(task.metadata.name, "test", "default", [NAMES[i] for i in first])
+    texts = [{"text": [NAMES[i] for i in first]}]
+    place = {"hf_split": "test", "hf_subset": "default"}
+    found = encoder.encode(texts, task_metadata=task.metadata, **place)
     rows = [*first, *second]
     joined = np.concatenate([embeddings.hs, embeddings.rw], axis=1).astype(np.float64)
     z = (joined[first] - joined[rows].mean(0)) / joined[rows].std(0, ddof=1)
@@ -548,7 +552,7 @@ def test_each_setting_has_results_of_its_own(tmp_path: Path) -> None:
     for change in changes:
         stored = stored_over(tmp_path / "v")
         stored.identity = identity_of(fake_spec(), **change)
-        stored._shelf(False).put(["a"], random_embeddings(1))
+        put(stored.store, stored.identity.key(False), ["a"], random_embeddings(1))
         for setting in settings if not change else settings[:2]:
             # The search model is told the same, and needs nothing prepared.
             meta = MoeeSearch(stored, setting).mteb_model_meta
@@ -588,7 +592,7 @@ def test_what_mteb_is_told_is_true(olmoe: StoredEncoder) -> None:
 
 def test_the_bundled_model_names_its_teacher(tmp_path: Path) -> None:
     stored = StoredEncoder.open(VectorStore(tmp_path))
-    stored.store.put(stored.identity.key(False), ["a"], random_embeddings(1))
+    put(stored.store, stored.identity.key(False), ["a"], random_embeddings(1))
     meta = MoeeEncoder(stored, Setting("sum")).mteb_model_meta
     assert meta.name == "moee-index/tiny"
     assert meta.license == "apache-2.0"

@@ -10,10 +10,10 @@ import datasets
 import pytest
 from huggingface_hub import constants
 
+from fakes.mock_tasks import mock_tasks
 from fakes.task_data import keep_places, write_sts
-from fakes.tasks import classification_task, stored_over
+from fakes.tasks import classification_task, reseed, stored_over
 from moee_index.bench import mteb_internals as installed
-from moee_index.bench.adapter.task_inputs import reseed
 from moee_index.bench.data import DataSets, _datasets_config, quiet
 from moee_index.bench.options import BenchOptions
 from moee_index.bench.run import Outcome, plan, run
@@ -29,11 +29,11 @@ def known_places(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_mteb_hides_is_found_where_public_things_use_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    create, tasks = installed.create_dataloader(), installed.mock_tasks()
+    create, tasks = installed.create_dataloader(), mock_tasks()
     for moved in ("mteb._create_dataloaders", "mteb.mocks"):
         monkeypatch.setitem(sys.modules, moved, None)
     assert installed.create_dataloader() is create
-    assert installed.mock_tasks() == tasks
+    assert mock_tasks() == tasks
     with pytest.raises(LibraryError, match=r"^mteb [\d.]+ has no nothing.*pip install 'mteb=="):
         installed._find("nothing", "mteb.mocks", "mteb")
 

@@ -468,7 +468,7 @@ def test_killed_and_started_again(data: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "MOEE_INDEX_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
-        while not list(tmp_path.glob("cache/vectors/*/rows.f32")):
+        while not list(tmp_path.glob("cache/vectors/*/hs.f32")):
             assert process.poll() is None, "it ended before it could be killed"
     finally:
         process.kill()

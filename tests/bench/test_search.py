@@ -11,7 +11,7 @@ import pytest
 from paths import PARITY
 
 from fakes.mock_tasks import check_list, of_known
-from fakes.tasks import random_embeddings, scores_of, search_task, stored_over, with_vectors
+from fakes.tasks import put, random_embeddings, scores_of, search_task, stored_over, with_vectors
 from moee_index.bench.adapter import search
 from moee_index.bench.adapter.encoder import MoeeEncoder, Setting
 from moee_index.bench.adapter.search import MoeeSearch
@@ -34,7 +34,7 @@ def given(tmp_path: Path) -> tuple[StoredEncoder, Embeddings]:
     embeddings = random_embeddings(len(NAMES))
     stored = with_vectors(tmp_path, NAMES, embeddings)
     texts = reference_texts()
-    stored.store.put(stored.identity.key(False), texts, random_embeddings(len(texts), seed=9))
+    put(stored.store, stored.identity.key(False), texts, random_embeddings(len(texts), seed=9))
     return stored, embeddings
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -12,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import PARITY
+from paths import DATA, PARITY
 
 from fakes.indexes import fake_spec
 from fakes.tasks import (
     ensure_slowly,
+    get,
     identity_of,
     logged,
     never,
+    put,
     put_many,
     random_embeddings,
     stored_over,
@@ -56,26 +60,27 @@ def rows(embeddings: Embeddings, chosen: list[int]) -> Embeddings:
 
 def test_what_was_put_is_found_in_any_order(tmp_path: Path) -> None:
     store, given = VectorStore(tmp_path), random_embeddings(len(TEXTS))
-    assert store.get(KEY, TEXTS) == (None, list(range(len(TEXTS))))
-    store.put(KEY, TEXTS[:4], rows(given, [0, 1, 2, 3]))
-    found, missing = store.get(KEY, TEXTS)
+    assert get(store, KEY, TEXTS) == (None, list(range(len(TEXTS))))
+    put(store, KEY, TEXTS[:4], rows(given, [0, 1, 2, 3]))
+    found, missing = get(store, KEY, TEXTS)
     assert found is None
     assert missing == [4, 5]
-    store.put(KEY, TEXTS[3:], rows(given, [3, 4, 5]))
+    put(store, KEY, TEXTS[3:], rows(given, [3, 4, 5]))
     order = [5, 0, 0, 4, 3]
     for one in (store, VectorStore(tmp_path)):
-        found, missing = one.get(KEY, [TEXTS[i] for i in order])
+        found, missing = get(one, KEY, [TEXTS[i] for i in order])
         assert missing == []
         assert equal(found, rows(given, order))
 
 
 def test_equal_texts_take_one_row_and_the_first_vector_stays(tmp_path: Path) -> None:
     store, given = VectorStore(tmp_path), random_embeddings(3)
-    store.put(KEY, ["a", "a", "b"], given)
-    store.put(KEY, ["b", "a", "b"], random_embeddings(3, seed=1))
+    put(store, KEY, ["a", "a", "b"], given)
+    put(store, KEY, ["b", "a", "b"], random_embeddings(3, seed=1))
     assert len(store.shelf(KEY)) == 2
-    assert equal(store.get(KEY, ["a", "b"])[0], rows(given, [0, 2]))
-    assert (store.shelf(KEY).path / "rows.f32").stat().st_size == 2 * 32 * 4
+    assert equal(get(store, KEY, ["a", "b"])[0], rows(given, [0, 2]))
+    sizes = {path.name: path.stat().st_size for path in store.shelf(KEY).path.glob("*.[fc]*")}
+    assert sizes == {"hs.f32": 2 * 20 * 4, "rw.f32": 2 * 12 * 4, "rows.crc": 2 * 8}
 
 
 @pytest.mark.parametrize(
@@ -96,9 +101,9 @@ def test_whatever_decides_an_embedding_keeps_vectors_apart(
     tmp_path: Path, changed: dict[str, object]
 ) -> None:
     store = VectorStore(tmp_path)
-    store.put(KEY, ["a"], random_embeddings(1))
+    put(store, KEY, ["a"], random_embeddings(1))
     other = replace(KEY, **changed)  # type: ignore[arg-type]
-    assert store.get(other, ["a"]) == (None, [0])
+    assert get(store, other, ["a"]) == (None, [0])
     assert len(changed) == 1
     assert set(changed) <= set(StoreKey.__dataclass_fields__)
 
@@ -108,30 +113,31 @@ def test_whatever_decides_an_embedding_keeps_vectors_apart(
 
 def filled(directory: Path) -> tuple[Path, Embeddings]:
     store, given = VectorStore(directory), random_embeddings(5)
-    store.put(KEY, list("abcde"), given)
+    put(store, KEY, list("abcde"), given)
     store.close()
     return directory / KEY.name, given
 
 
-def test_rows_that_are_not_all_there_are_made_anew_and_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["hs.f32", "rw.f32", "rows.crc"])
+def test_rows_that_are_not_all_there_are_made_anew_and_told(tmp_path: Path, name: str) -> None:
     folder, given = filled(tmp_path)
-    os.truncate(folder / "rows.f32", 5 * 32 * 4 - 1)
+    os.truncate(folder / name, (folder / name).stat().st_size - 1)
     told: list[str] = []
     store = VectorStore(tmp_path, told.append)
-    assert store.get(KEY, list("abcde"))[1] == [0, 1, 2, 3, 4]
+    assert get(store, KEY, list("abcde"))[1] == [0, 1, 2, 3, 4]
     (line,) = told
     assert "made anew" in line
     assert str(folder) in line
-    store.put(KEY, list("abcde"), given)
-    assert equal(store.get(KEY, list("abcde"))[0], given)
+    put(store, KEY, list("abcde"), given)
+    assert equal(get(store, KEY, list("abcde"))[0], given)
 
 
 @pytest.mark.parametrize(
     "harm",
     [
         lambda folder: (folder / "texts.sqlite").write_bytes(b"no database at all" * 99),
-        lambda folder: (folder / "rows.f32").unlink(),
-        lambda folder: execute(folder, "DELETE FROM texts WHERE row = 2"),
+        lambda folder: (folder / "rw.f32").unlink(),
+        lambda folder: execute(folder, "DELETE FROM vectors WHERE row = 2"),
         lambda folder: execute(folder, "UPDATE meta SET value = '9' WHERE name = 'format'"),
         lambda folder: execute(folder, "UPDATE meta SET value = '{}' WHERE name = 'key'"),
         lambda folder: execute(folder, "UPDATE meta SET value = 'x' WHERE name = 'dims'"),
@@ -143,10 +149,10 @@ def test_files_that_do_not_belong_together_are_made_anew(tmp_path: Path, harm: o
     harm(folder)  # type: ignore[operator]
     told: list[str] = []
     store = VectorStore(tmp_path, told.append)
-    assert store.get(KEY, ["a"]) == (None, [0])
+    assert get(store, KEY, ["a"]) == (None, [0])
     assert len(told) == 1
-    store.put(KEY, ["a"], rows(given, [0]))
-    assert equal(VectorStore(tmp_path).get(KEY, ["a"])[0], rows(given, [0]))
+    put(store, KEY, ["a"], rows(given, [0]))
+    assert equal(get(VectorStore(tmp_path), KEY, ["a"])[0], rows(given, [0]))
 
 
 def execute(folder: Path, sql: str) -> None:
@@ -158,30 +164,131 @@ def execute(folder: Path, sql: str) -> None:
 
 def test_an_altered_row_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     folder, given = filled(tmp_path)
-    with (folder / "rows.f32").open("rb+") as file:
-        file.seek(3 * 32 * 4 + 7)
-        file.write(b"\x55")
+    alter(folder / "rw.f32", 3 * 12 * 4 + 7)
     store = VectorStore(tmp_path)
-    assert equal(store.get(KEY, ["a", "c"])[0], rows(given, [0, 2]))
-    with pytest.raises(StorageError, match=r"row 3\); remove .* and run again"):
-        store.get(KEY, ["a", "d"])
+    assert equal(get(store, KEY, ["a", "c"])[0], rows(given, [0, 2]))
+    with pytest.raises(StorageError, match=r"rw.f32 is damaged \(row 3\); remove .* and run again"):
+        get(store, KEY, ["a", "d"])
+
+
+def alter(path: Path, place: int) -> None:
+    with path.open("rb+") as file:
+        file.seek(place)
+        file.write(b"\x55")
+
+
+def test_a_damaged_row_is_computed_anew(tmp_path: Path) -> None:
+    log, texts = tmp_path / "log", ["a", "b b", "c"]
+    stored = stored_over(tmp_path / "v", logged(log))
+    given = stored.encode(texts)
+    stored.store.close()
+    log.unlink()
+    folder = stored.store.directory / stored.identity.key(False).name
+    alter(folder / "hs.f32", 25)
+    again, told = stored_over(tmp_path / "v", logged(log)), []
+    again.store.notify = told.append
+    assert equal(again.encode(["new", *texts, "a"]), logged().vectors(["new", *texts, "a"]))
+    assert told == [f"damaged vectors are made anew: 1 in {folder}"]
+    assert sorted(log.read_text().splitlines()) == ["a", "new"]
+    last = StoredEncoder(VectorStore(tmp_path / "v"), never, stored.identity)
+    assert equal(last.encode(texts), given)
+
+
+# Vectors of format 1: HS and RW side by side in rows.f32, checksums in the table
+
+OLD = DATA / "vectors-format-1"
+OLD_TEXTS = ["one", "two words"]
+
+
+def old_store(directory: Path) -> tuple[Path, Path]:
+    """A copy of vectors that an earlier version kept: the store and the folder of its one key."""
+    shutil.copytree(OLD, directory)
+    (folder,) = directory.iterdir()
+    return directory, folder
+
+
+def test_vectors_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    directory, folder = old_store(tmp_path / "v")
+    for _ in range(2):
+        told: list[str] = []
+        identity = identity_of(fake_spec())
+        stored = StoredEncoder(VectorStore(directory, told.append), never, identity)
+        assert equal(stored.encode(OLD_TEXTS[::-1]), logged().vectors(OLD_TEXTS[::-1]))
+        assert stored.tokens(OLD_TEXTS) == 3
+        assert told == []
+        assert {path.name for path in folder.iterdir()} == {
+            *("hs.f32", "rw.f32", "rows.crc", "texts.sqlite")
+        }
+
+
+def test_a_damaged_row_of_an_earlier_version_is_computed_anew(tmp_path: Path) -> None:
+    directory, folder = old_store(tmp_path / "v")
+    alter(folder / "rows.f32", (folder / "rows.f32").stat().st_size - 2)
+    with pytest.raises(StorageError, match="row 1"):
+        get(VectorStore(directory), identity_of(fake_spec()).key(False), OLD_TEXTS)
+    stored = stored_over(directory)
+    assert equal(stored.encode(OLD_TEXTS), logged().vectors(OLD_TEXTS))
+    assert stored.texts_computed == 1
+
+
+def test_files_of_an_earlier_version_that_do_not_belong_together_are_made_anew(
+    tmp_path: Path,
+) -> None:
+    directory, folder = old_store(tmp_path / "v")
+    os.truncate(folder / "rows.f32", 40)
+    told: list[str] = []
+    key = identity_of(fake_spec()).key(False)
+    assert get(VectorStore(directory, told.append), key, OLD_TEXTS) == (None, [0, 1])
+    assert len(told) == 1 and "made anew" in told[0]
+
+
+def test_a_full_disk_leaves_vectors_of_an_earlier_version_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    directory, _ = old_store(tmp_path / "v")
+    identity = identity_of(fake_spec())
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="--vectors"):
+        patch.setattr(os, "pwrite", full)
+        get(VectorStore(directory), identity.key(False), OLD_TEXTS)
+    stored = StoredEncoder(VectorStore(directory), never, identity)
+    assert equal(stored.encode(OLD_TEXTS), logged().vectors(OLD_TEXTS))
+
+
+def test_several_processes_read_vectors_of_an_earlier_version(tmp_path: Path) -> None:
+    directory, _ = old_store(tmp_path / "v")
+    context = multiprocessing.get_context("forkserver")
+    start = context.Event()
+    readers = [
+        context.Process(target=put_many, args=(str(directory), OLD_TEXTS, start)) for _ in range(3)
+    ]
+    for reader in readers:
+        reader.start()
+    start.set()
+    for reader in readers:
+        reader.join(60)
+        assert reader.exitcode == 0
+    stored = StoredEncoder(VectorStore(directory), never, identity_of(fake_spec()))
+    assert equal(stored.encode(OLD_TEXTS), logged().vectors(OLD_TEXTS))
 
 
 def test_vectors_that_cannot_be_are_refused(tmp_path: Path) -> None:
     store, given = VectorStore(tmp_path), random_embeddings(2)
-    store.put(KEY, ["a"], rows(given, [0]))
+    put(store, KEY, ["a"], rows(given, [0]))
     with pytest.raises(ModelError, match="dimensions"):
-        store.put(KEY, ["b"], Embeddings(given.hs[1:, :3], given.rw[1:]))
+        put(store, KEY, ["b"], Embeddings(given.hs[1:, :3], given.rw[1:]))
     given.hs[1, 1] = np.nan
     with pytest.raises(ModelError, match="not finite"):
-        store.put(KEY, ["b"], rows(given, [1]))
-    assert store.get(KEY, ["a", "b"]) == (None, [1])
+        put(store, KEY, ["b"], rows(given, [1]))
+    assert get(store, KEY, ["a", "b"]) == (None, [1])
 
 
 def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--vectors"):
-        VectorStore(tmp_path / "file" / "vectors").get(KEY, ["a"])
+        get(VectorStore(tmp_path / "file" / "vectors"), KEY, ["a"])
 
 
 # Interruptions and company
@@ -189,14 +296,15 @@ def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) ->
 
 def test_rows_that_were_not_committed_are_overwritten(tmp_path: Path) -> None:
     folder, given = filled(tmp_path)
-    with (folder / "rows.f32").open("ab") as file:
-        file.write(b"\xff" * 777)
+    for name in ("hs.f32", "rw.f32", "rows.crc"):
+        with (folder / name).open("ab") as file:
+            file.write(b"\xff" * 777)
     store = VectorStore(tmp_path)
     more = random_embeddings(2, seed=3)
-    store.put(KEY, ["x", "y"], more)
+    put(store, KEY, ["x", "y"], more)
     again = VectorStore(tmp_path)
-    assert equal(again.get(KEY, ["x", "y"])[0], more)
-    assert equal(again.get(KEY, list("abcde"))[0], given)
+    assert equal(get(again, KEY, ["x", "y"])[0], more)
+    assert equal(get(again, KEY, list("abcde"))[0], given)
 
 
 def test_killed_while_embedding_and_started_again_nothing_is_embedded_twice(
@@ -219,7 +327,7 @@ def test_killed_while_embedding_and_started_again_nothing_is_embedded_twice(
     log.unlink()
     encoder = logged(log, batch_tokens=5)
     stored = stored_over(tmp_path / "v", encoder)
-    kept = 60 - len(stored.store.get(stored.identity.key(False), texts)[1])
+    kept = 60 - len(get(stored.store, stored.identity.key(False), texts)[1])
     # What was computed last had no time to be kept: at most one batch of five.
     assert 10 <= kept < 60
     assert 0 <= len(first) - kept <= 5

@@ -10,15 +10,29 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 
+from moee_index.bench import mteb_internals as installed
+
 LIST = Path(__file__).parents[1] / "data" / "mteb_mocks.json"
 KNOWN: dict[str, Any] = json.loads(LIST.read_text(encoding="utf-8"))
 INSTALLED = version("mteb")
+
+
+def mock_tasks() -> list[Any]:
+    """The tasks that `mteb.mock_run` runs."""
+    return list(
+        installed._find(
+            "ALL_MOCK_TASK_TEST_GRID",
+            "mteb.mocks",
+            lambda: import_module("mteb").mock_run.__module__,
+        )
+    )
 
 
 def is_newer() -> bool:

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fakes.indexes import FakeEncoder, FakePlan, fake_spec, word_vector
+from moee_index.bench import mteb_internals as installed
 from moee_index.bench.data import quiet
 from moee_index.bench.vector_cache.encoder import Identity, StoredEncoder
-from moee_index.bench.vector_cache.store import VectorStore
+from moee_index.bench.vector_cache.store import StoreKey, VectorStore
 from moee_index.types import Embeddings, EncoderSpec
 
 
@@ -87,8 +88,23 @@ def with_vectors(directory: Path, texts: Sequence[str], embeddings: Embeddings) 
     """A stored encoder that holds these vectors and can load no model."""
     spec = fake_spec(hs_dim=embeddings.hs.shape[1], rw_dim=embeddings.rw.shape[1])
     stored = StoredEncoder(VectorStore(directory), never, identity_of(spec))
-    stored.store.put(stored.identity.key(False), texts, embeddings)
+    put(stored.store, stored.identity.key(False), texts, embeddings)
     return stored
+
+
+def put(store: VectorStore, key: StoreKey, texts: Sequence[str], embeddings: Embeddings) -> None:
+    """Keep vectors of texts whose tokens nobody counted."""
+    store.shelf(key).put(texts, embeddings, [0] * len(texts), [False] * len(texts))
+
+
+def get(
+    store: VectorStore, key: StoreKey, texts: Sequence[str]
+) -> tuple[Embeddings | None, list[int]]:
+    """(embeddings of all texts in their order, []), or (None, positions that are missing)."""
+    shelf = store.shelf(key)
+    rows = shelf.rows_of(texts)
+    missing = [int(position) for position in np.flatnonzero(rows < 0)]
+    return (None, missing) if missing else (shelf.take(rows), [])
 
 
 def random_embeddings(count: int, seed: int = 0) -> Embeddings:
@@ -194,3 +210,9 @@ def scores_of(model: Any, task: Any) -> dict[str, Any]:
         result = mteb.evaluate(model, task, cache=None, show_progress_bar=False)
     scores: dict[str, Any] = result.task_results[0].scores["test"][0]
     return scores
+
+
+def reseed(task: Any) -> None:
+    """Put a task's random generators where a new task's are: it is evaluated on the same samples
+    again."""
+    vars(task).update(installed.generators(installed.new_task(task)))

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fakes.mock_tasks import mock_tasks
 from moee_index.bench.adapter.encoder import MoeeEncoder, Setting
 from moee_index.bench.adapter.search import MoeeSearch
 from moee_index.bench.adapter.vectors import FITS
-from moee_index.bench.mteb_internals import as_tested, mock_tasks, searches
+from moee_index.bench.mteb_internals import as_tested, searches
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import VectorStore
 from moee_index.errors import MoeeIndexError

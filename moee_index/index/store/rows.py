@@ -9,6 +9,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,26 @@ class _File:
 class RowWriter:
     """Writes both parts' raw rows at their places, and their checksums. A context manager.
 
-    After a crash some rows may be half written; only rows that the document store lists as done,
-    after `sync`, are valid. Raises StorageError.
+    After a crash some rows may be half written; only rows that the table of whoever writes them
+    lists as done, after `sync`, are valid. message: as of `storage_errors`. Raises StorageError.
     """
 
-    def __init__(self, folder: Path, store: str, dims: Pair[int]) -> None:
+    def __init__(
+        self, folder: Path, store: str, dims: Pair[int], message: str | None = None
+    ) -> None:
         self._dtype = np.dtype(STORES[store][0])
         self._store = store
-        self._parts = PARTS.map(
-            lambda part: _opened(folder / raw_name(part, store), dims[part] * self._dtype.itemsize)
-        )
-        self._crc = _opened(folder / ROW_CHECKS, _CRC_BYTES)
-        self._files = (self._parts.hs, self._parts.rw, self._crc)
+        self._errors = partial(storage_errors, message=message)
+        widths = [(raw_name(part, store), dims[part] * self._dtype.itemsize) for _, part in PARTS]
+        self._files = [
+            self._opened(folder / name, width)
+            for name, width in (*widths, (ROW_CHECKS, _CRC_BYTES))
+        ]
+
+    def _opened(self, path: Path, row_bytes: int) -> _File:
+        with self._errors(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return _File(path, handle, row_bytes)
 
     def __enter__(self) -> RowWriter:
         return self
@@ -79,7 +88,7 @@ class RowWriter:
             hs, rw = stored.hs[i].tobytes(), stored.rw[i].tobytes()
             crcs = np.array([zlib.crc32(hs), zlib.crc32(rw)], dtype="<u4").tobytes()
             for file, content in zip(self._files, (hs, rw, crcs), strict=True):
-                with storage_errors(file.path):
+                with self._errors(file.path):
                     file.write_at(row, content)
 
     def _as_stored(self, part: Part, values: RawArray) -> RawArray:
@@ -94,14 +103,14 @@ class RowWriter:
     def append(self, first: int, rows: StoredRows) -> None:
         """Consecutive rows and their checksums, from place `first` on, as they are."""
         for file, values in zip(self._files, (rows.parts.hs, rows.parts.rw, rows.crc), strict=True):
-            with storage_errors(file.path):
+            with self._errors(file.path):
                 file.write_at(first, np.ascontiguousarray(values).data.cast("B"))
 
     def copy(self, source: int, target: int) -> None:
         """Row `source` to place `target`, in both parts."""
         for file in self._files:
             size = file.row_bytes
-            with storage_errors(file.path):
+            with self._errors(file.path):
                 content = os.pread(file.handle, size, source * size)
                 if len(content) != size:
                     raise StorageError(
@@ -112,7 +121,7 @@ class RowWriter:
     def sync(self) -> None:
         """Return when everything written is on disk."""
         for file in self._files:
-            with storage_errors(file.path):
+            with self._errors(file.path):
                 os.fsync(file.handle)
 
     def holds(self, rows: int) -> bool:
@@ -122,31 +131,28 @@ class RowWriter:
     def finish(self, rows: int) -> None:
         """Cut all files to exactly so many rows and sync them."""
         for file in self._files:
-            with storage_errors(file.path):
+            with self._errors(file.path):
                 os.ftruncate(file.handle, rows * file.row_bytes)
         self.sync()
-
-
-def _opened(path: Path, row_bytes: int) -> _File:
-    with storage_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    return _File(path, handle, row_bytes)
 
 
 class RowReader:
     """Both parts' raw rows as read-only memory maps: parts, [n, d] and [n, layers * experts], and
     crc [n, 2], the checksums of both.
 
-    They keep their stored type; `take` gives float32.
+    They keep their stored type; `take` gives float32. growing: the files may be longer, with rows
+    that do not count yet.
     """
 
-    def __init__(self, folder: Path, store: str, rows: int, dims: Pair[int]) -> None:
+    def __init__(
+        self, folder: Path, store: str, rows: int, dims: Pair[int], *, growing: bool = False
+    ) -> None:
         dtype = np.dtype(STORES[store][0])
         self.paths = PARTS.map(lambda part: folder / raw_name(part, store))
         self.parts: Pair[RawArray] = self.paths.zip(dims).map(
-            lambda each: map_rows(each[0], dtype, rows, each[1])
+            lambda each: map_rows(each[0], dtype, rows, each[1], growing=growing)
         )
-        self.crc = map_rows(folder / ROW_CHECKS, np.dtype("<u4"), rows, 2)
+        self.crc = map_rows(folder / ROW_CHECKS, np.dtype("<u4"), rows, 2, growing=growing)
 
     def __len__(self) -> int:
         return len(self.crc)
@@ -165,6 +171,13 @@ class RowReader:
         for part, crcs in columns(taken.crc):
             check_rows(self.paths[part], taken.parts[part], crcs)
         return taken
+
+    def altered(self, row: int) -> Path | None:
+        """The file in which a row is altered, if it is."""
+        for (part, values), crc in zip(self.parts, self.crc[row], strict=True):
+            if zlib.crc32(values[row]) != crc:
+                return self.paths[part]
+        return None
 
 
 class LiveRows:
@@ -199,16 +212,23 @@ class LiveRows:
 
 
 def map_rows(
-    path: Path, dtype: np.dtype[Any], rows: int, columns: int, offset: int = 0
+    path: Path,
+    dtype: np.dtype[Any],
+    rows: int,
+    columns: int,
+    offset: int = 0,
+    *,
+    growing: bool = False,
 ) -> npt.NDArray[Any]:
     """A read-only memory map [rows, columns] of the end of a file, from `offset` on.
 
-    Raises IndexDamagedError if the file has another size or cannot be read.
+    growing: the file may be longer. Raises IndexDamagedError if the file has another size or
+    cannot be read.
     """
     expected = offset + rows * columns * dtype.itemsize
     try:
         size = path.stat().st_size
-        if size != expected:
+        if size < expected or (size > expected and not growing):
             raise IndexDamagedError(
                 f"{path} has {counted(size, 'byte')}, but {counted(rows, 'row')} of {columns} "
                 f"take {expected}; restore it or build again with --overwrite"
