@@ -7,57 +7,54 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 from moee_index.bench.report.markup import NOTHING, Table, TableRow, quoted
 from moee_index.bench.report.runs import differing
 from moee_index.bench.report.table import (
     SERIES_FIELDS,
-    Average,
     Cell,
+    Figure,
     Scores,
+    Series,
     System,
     Unit,
     average,
     common,
+    in_order,
     tasks_of,
     type_order,
     unit_order,
 )
-from moee_index.bench.report.view import METHOD_NAMES, SAMPLE, counted, text_of
+from moee_index.bench.report.view import SAMPLE, View, counted, text_of
 from moee_index.bench.run_dir import Run
-from moee_index.fusion import METHODS
 
 # What a column may be told apart by, besides its run and its method. alpha counts for sum alone.
 _SETTING = tuple(name for name in SERIES_FIELDS if name != "run")
-_Method = tuple[str, object]
 _Columns = list[Mapping[Unit, Cell] | None]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """differences: of the records, None where there are none. fixed: (field, each run's value) in
-    which the runs differ as a whole. tables: scores that two runs have at least, by setting.
+def comparison(runs: Sequence[Run], view: View) -> dict[str, Any] | None:
+    """Scores that two runs have at least side by side, each less the first's; None for one run.
+
+    differences: of the records, None where there are none. fixed: (field, each run's value) in
+    which the runs differ as a whole. tables: one a setting.
     """
-
-    differences: Table | None
-    fixed: list[tuple[str, str]]
-    tables: list[Table]
-
-
-def comparison(runs: Sequence[Run], scores: Scores) -> Comparison | None:
-    """Scores that two runs have at least side by side, each less the first's; None for one run."""
     if len(runs) < 2:
         return None
     labels = [run.label for run in runs]
     fixed = {
-        name: values for name in (*_SETTING, "alpha") if (values := _fixed(scores, labels, name))
+        name: values
+        for name in (*_SETTING, "alpha")
+        if (values := _fixed(view.scores, labels, name))
     }
     said = [
         (name, ", ".join(f"{label}: {_said(v)}" for label, v in zip(labels, values, strict=True)))
         for name, values in fixed.items()
     ]
-    return Comparison(differing(runs), said, list(_tables(scores, labels, fixed)))
+    tables = list(_tables(view, labels, fixed))
+    return {"differences": differing(runs), "fixed": said, "tables": tables}
 
 
 def _said(value: object) -> str:
@@ -83,37 +80,29 @@ def _fixed(scores: Scores, labels: Sequence[str], name: str) -> list[object]:
     return single if len(single) == len(labels) and len(set(single)) > 1 else []
 
 
-def _tables(scores: Scores, labels: Sequence[str], fixed: Mapping[str, object]) -> Iterator[Table]:
+def _tables(view: View, labels: Sequence[str], fixed: Mapping[str, object]) -> Iterator[Table]:
     """One table for each setting that at least two runs have, its methods below each other."""
-    names = [name for name in _SETTING if name not in fixed]
-    matched: dict[tuple[object, ...], dict[_Method, _Columns]] = {}
+    matched: dict[Series, dict[System, _Columns]] = {}
+    anything: dict[str, Any] = {name: None for name in fixed if name != "alpha"} | {"run": ""}
     for i, label in enumerate(labels):
-        for system in _inside(scores, label):
-            setting = tuple(getattr(system.series, name) for name in names)
-            method = system.method, None if "alpha" in fixed else system.alpha
+        for system in _inside(view.scores, label):
+            setting = replace(system.series, **anything)
+            method = replace(system, series=setting)
+            method = replace(method, alpha=None) if "alpha" in fixed else method
             columns = matched.setdefault(setting, {}).setdefault(method, [None] * len(labels))
-            columns[i] = scores.columns[system]
+            columns[i] = view.scores.columns[system]
     heads = [*map(quoted, labels), *(f"{quoted(x)} less {quoted(labels[0])}" for x in labels[1:])]
     for setting, methods in matched.items():
         several = {
-            _method(key): columns
-            for key, columns in sorted(methods.items(), key=lambda item: _order(item[0]))
-            if sum(column is not None for column in columns) > 1
+            view.column(method): methods[method]
+            for method in in_order(methods)
+            if sum(column is not None for column in methods[method]) > 1
         }
         rows = list(_rows(several))
         if rows:
-            said = (f"{n} {_said(v)}" for n, v in zip(names, setting, strict=True) if v is not None)
-            yield Table(["Task", "Method", *heads], rows, quoted(", ".join(said)), labels=2)
-
-
-def _method(key: _Method) -> str:
-    method, alpha = key
-    return METHOD_NAMES[method] + ("" if alpha is None else f" (α = {_said(alpha)})")
-
-
-def _order(key: _Method) -> tuple[int, float]:
-    method, alpha = key
-    return METHODS.index(method), alpha if isinstance(alpha, float) else 0.0
+            values = ((name, getattr(setting, name)) for name in _SETTING)
+            caption = ", ".join(f"{name} {_said(v)}" for name, v in values if v is not None)
+            yield Table(["Task", "Method", *heads], rows, quoted(caption), labels=2)
 
 
 def _rows(methods: Mapping[str, _Columns]) -> Iterator[TableRow]:
@@ -144,7 +133,7 @@ def _row(
         yield TableRow([f"{label} ({SAMPLE})" if sampled else label, method, *shown], strong)
 
 
-def _less(value: Average | None, first: Average | None) -> str:
+def _less(value: Figure | None, first: Figure | None) -> str:
     """A difference; none between a sample and the whole."""
     if value is None or first is None or value.sample != first.sample:
         return NOTHING

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moee_index.bench.report import paper
 from moee_index.bench.report.markup import NOTHING, Table, TableRow, Words, quoted
 from moee_index.bench.report.table import (
-    Average,
     Figure,
     Series,
     System,
@@ -31,7 +31,7 @@ class _Beside:
     system: System
     task: str
     type: str
-    ours: Average
+    ours: Figure
     theirs: float
     note: paper.Note | None
 
@@ -40,18 +40,11 @@ class _Beside:
         return self.note is None and not self.ours.sample
 
 
-@dataclass(frozen=True)
-class Gap:
-    """One series beside the paper. remarks: what the numbers in brackets stand for."""
+def gaps(view: View) -> Iterator[dict[str, Any]]:
+    """Our scores beside the paper's, of each series with a task of which the paper has a figure.
 
-    name: Words
-    averages: Table | None
-    tasks: Table
-    remarks: list[Words]
-
-
-def gaps(view: View) -> Iterator[Gap]:
-    """Our scores beside the paper's, of each series with a task of which the paper has a figure."""
+    remarks: what the numbers in brackets stand for.
+    """
     for series in view.scores.series():
         found = list(_beside(view, series))
         if found:
@@ -59,7 +52,12 @@ def gaps(view: View) -> Iterator[Gap]:
             rows = [_row(one, view, remarks) for one in found]
             tasks = Table(["Task", "Method", "Here", "Paper", "Gap"], rows, labels=2)
             averages = _averages([one for one in found if one.counts], view, series)
-            yield Gap(view.series[series], averages, tasks, [*map(Words, remarks)])
+            yield {
+                "name": view.series[series],
+                "averages": averages,
+                "tasks": tasks,
+                "remarks": [Words(remark) for remark in remarks],
+            }
 
 
 def _beside(view: View, series: Series) -> Iterator[_Beside]:

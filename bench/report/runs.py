@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from moee_index.bench.report import paper
@@ -17,25 +16,23 @@ from moee_index.fusion import METHODS
 _MODEL = ("bits", "prompt", "query_prompt", "rw", "pooling")
 
 
-def about(runs: Sequence[Run], scores: Scores) -> set[str]:
+def about(runs: Sequence[Run], scores: Scores) -> dict[str, Any]:
     """What these runs are about: the report's template has a caveat for some of it."""
-    inside = [system for system in scores.columns if not system.outside]
-    models = [short(system.series.model).lower() for system in scores.columns]
-    cells = [(u, cell) for column in scores.columns.values() for u, cell in column.items()]
+    inside = [system.series for system in scores.columns if not system.outside]
+    every = [system.series for system in scores.columns]
+    units = {unit for column in scores.columns.values() for unit in column}
     options = [given for run in runs if isinstance(given := run.record.get("options"), dict)]
-    facts = {f"fit {system.series.fit}" for system in inside}
-    facts |= {f"task {unit.task}" for unit, _ in cells} | {f"type {unit.type}" for unit, _ in cells}
-    facts |= {f"option {name}" for given in options for name in given if given[name]}
-    facts |= {f"model {model}" for model in models}
-    facts |= {f"paper's {paper.model_of(system.series.model)}" for system in inside}
-    prompts = [system.series.prompt or "" for system in scores.columns]
-    for name, applies in {
-        "untrained": any("untrained" in model for model in models),
-        "instruction": any(prompt.endswith("+instruction") for prompt in prompts),
-        "sample": any(cell.sample for _, cell in cells),
-    }.items():
-        facts |= {name} if applies else set()
-    return facts
+    return {
+        "models": {short(series.model).lower() for series in every},
+        "untrained": any("untrained" in short(series.model).lower() for series in every),
+        "instruction": any((series.prompt or "").endswith("+instruction") for series in every),
+        "sample": any(c.sample for column in scores.columns.values() for c in column.values()),
+        "fits": {series.fit for series in inside},
+        "paper": {paper.model_of(series.model) for series in inside},
+        "tasks": {unit.task for unit in units},
+        "types": {unit.type for unit in units},
+        "options": {name for given in options for name in given if given[name]},
+    }
 
 
 def what_ran(runs: Sequence[Run]) -> Table | None:
@@ -96,7 +93,7 @@ def _model(entry: Mapping[str, Any], absent: str) -> str:
 def times(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     """(label, started, finished) of each run that tells."""
     return [
-        (run.label, *(_value(run.record.get(name)) for name in ("started", "finished")))
+        (run.label, _value(run.record["started"]), _value(run.record.get("finished")))
         for run in runs
         if run.record.get("started") is not None
     ]
@@ -175,19 +172,12 @@ def _of_run(run: Run) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class Missing:
-    """table: tasks that did not run, with the reason. broken: (column, task) whose score is no
+def missing(runs: Sequence[Run], view: View) -> dict[str, Any]:
+    """What was to be here and is not; empty where everything is.
+
+    table: tasks that did not run, with the reason. broken: (column, task) whose score is no
     number. holes: (column, tasks) that it lacks beside the others.
     """
-
-    table: Table | None
-    broken: list[tuple[str, str]]
-    holes: list[tuple[str, str]]
-
-
-def missing(runs: Sequence[Run], view: View) -> Missing | None:
-    """What was to be here and is not; None where everything is."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         for task, why, prompt in _not_run(_runs(run.record)):
@@ -200,8 +190,8 @@ def missing(runs: Sequence[Run], view: View) -> Missing | None:
     columns = ["Task", "Model, prompt", "Why", *(["Run"] if len(runs) > 1 else [])]
     table = Table(columns, lines, "These did not run.", labels=len(columns)) if lines else None
     broken = [(view.systems[system], unit.task) for system, unit in view.scores.broken]
-    found = Missing(table, broken, list(_holes(view)))
-    return found if found.table or found.broken or found.holes else None
+    found = {"table": table, "broken": broken, "holes": list(_holes(view))}
+    return found if any(found.values()) else {}
 
 
 def _not_run(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[object, object, str]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moee_index.bench.report import paper, plots
 from moee_index.bench.report.markup import Picture, Table, TableRow, Words, quoted
 from moee_index.bench.report.table import (
-    Average,
     Cell,
     Figure,
     Scores,
@@ -44,19 +44,6 @@ class Interval(Figure):
         return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
 
 
-@dataclass(frozen=True)
-class SeriesReport:
-    """One series' table and pictures. with_intervals: some of its scores have one."""
-
-    series: Series
-    name: Words
-    raw_hs: bool
-    table: Table
-    bars: Picture | None
-    with_intervals: bool
-    intervals: Picture | None
-
-
 def overview(view: View) -> Table | None:
     """Averages by type of every column, as in the paper's tables 3 and 4."""
     scores = view.scores
@@ -81,11 +68,11 @@ def overview(view: View) -> Table | None:
     return Table(columns, rows, caption)
 
 
-def _means(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> tuple[Average | None, ...]:
+def _means(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> tuple[Figure | None, ...]:
     return mean_of_types(column, units), average(column, units)
 
 
-def series_report(view: View, series: Series) -> SeriesReport:
+def series_report(view: View, series: Series) -> dict[str, Any]:
     """The table of one series by type and task, outside baselines beside it, and its pictures."""
     scores, name = view.scores, view.series[series]
     inside = scores.main(series)
@@ -93,11 +80,15 @@ def series_report(view: View, series: Series) -> SeriesReport:
     shared = scores.common(inside)
     seen = unit_order({unit for system in systems for unit in scores.columns[system]})
     heads = [view.column(system) for system in systems]
-    table = Table(["Task", "Metric", *heads], _rows(scores, systems, shared, seen), labels=2)
     shown = [system for system in systems if pictured(system)]
-    bars = _bars(view, name, shown, shared)
-    intervals = _intervals(view, name, shown, [unit for unit in seen if unit.type == "STS"])
-    return SeriesReport(series, name, series in scores.raw_hs, table, bars, *intervals)
+    return {
+        "series": series,
+        "name": name,
+        "raw_hs": series in scores.raw_hs,
+        "table": Table(["Task", "Metric", *heads], _rows(scores, systems, shared, seen), labels=2),
+        "bars": _bars(view, name, shown, shared),
+        **_intervals(view, name, shown, [unit for unit in seen if unit.type == "STS"]),
+    }
 
 
 def _rows(
@@ -188,7 +179,7 @@ def _bars(
 
 def _intervals(
     view: View, name: str, systems: Sequence[System], units: Sequence[Unit]
-) -> tuple[bool, Picture | None]:
+) -> dict[str, Any]:
     """Whether there are intervals of scores, and their picture."""
     found = {s: [_interval(view.scores, s, unit) for unit in units] for s in systems}
     points = {
@@ -197,17 +188,18 @@ def _intervals(
         if any(line)
     }
     if not points:
-        return False, None
+        return {"with_intervals": False}
     marks = sampled(f for line in found.values() for f in line)
     title = f"{name}: STS with 95 % bootstrap intervals{marks}"
     tasks = [_unit_name(unit, units) for unit in units]
-    return True, view.pictures.add(
+    picture = view.pictures.add(
         "intervals",
         name,
         "Scores with error bars",
         title,
         lambda t: plots.intervals(t, tasks, points, view.others),
     )
+    return {"with_intervals": True, "intervals": picture}
 
 
 def alphas(view: View) -> Iterator[tuple[Words, Table | None, Picture | None]]:

@@ -77,13 +77,6 @@ class Cell(Figure):
     paper: float | None
 
 
-@dataclass(frozen=True)
-class Average(Figure):
-    """Mean of `tasks` tasks; sample: at least one of them was sampled."""
-
-    tasks: int
-
-
 @dataclass
 class Scores:
     """All scores.
@@ -102,9 +95,8 @@ class Scores:
         return list(dict.fromkeys(s.series for s in self.columns if not s.outside))
 
     def of(self, series: Series) -> list[System]:
-        """A series' columns: HS, RW, concat, then sum by rising alpha."""
-        found = [s for s in self.columns if s.series == series and not s.outside]
-        return sorted(found, key=lambda s: (METHODS.index(s.method), s.alpha or 0))
+        """A series' columns in their order."""
+        return in_order(s for s in self.columns if s.series == series and not s.outside)
 
     def outside(self) -> list[System]:
         """Every outside baseline, with one `sum` alone."""
@@ -141,6 +133,11 @@ def _one_sum(columns: Sequence[System]) -> list[System]:
     sums = sorted((s for s in columns if s.method == "sum"), key=lambda s: s.alpha or 0)
     kept = next((s for s in sums if s.alpha == 1), sums[0] if sums else None)
     return [s for s in columns if s.method != "sum" or s is kept]
+
+
+def in_order(systems: Iterable[System]) -> list[System]:
+    """Columns of MoEE: HS, RW, concat, then sum by rising alpha."""
+    return sorted(systems, key=lambda s: (METHODS.index(s.method), s.alpha or 0))
 
 
 def short(model: str) -> str:
@@ -255,8 +252,9 @@ def common(columns: Sequence[Mapping[Unit, Cell]]) -> list[Unit]:
     return unit_order(set(columns[0]).intersection(*columns[1:]))
 
 
-def average(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | None:
-    """Mean over tasks of the mean over each task's units; None where the column lacks one."""
+def average(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Figure | None:
+    """Mean over tasks of the mean over each task's units, a sample if one of them is; None where
+    the column lacks one."""
     if not units or any(unit not in column for unit in units):
         return None
     tasks: dict[str, list[float]] = {}
@@ -264,23 +262,22 @@ def average(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | Non
         tasks.setdefault(unit.task, []).append(column[unit].score)
     means = [sum(values) / len(values) for values in tasks.values()]
     sample = any(column[unit].sample for unit in units)
-    return Average(sum(means) / len(means), sample, len(means))
+    return Figure(sum(means) / len(means), sample)
 
 
-def mean_of_types(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | None:
+def mean_of_types(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Figure | None:
     """The paper's average: the unweighted mean of the types' averages."""
     types = type_order(u.type for u in units)
     means = [average(column, [u for u in units if u.type == kind]) for kind in types]
     found = [mean for mean in means if mean is not None]
     if not found or len(found) < len(means):
         return None
-    score = sum(mean.score for mean in found) / len(found)
-    return Average(score, any(m.sample for m in found), sum(m.tasks for m in found))
+    return Figure(sum(m.score for m in found) / len(found), any(m.sample for m in found))
 
 
 def by_type(
     scores: Scores, systems: Sequence[System], units: Sequence[Unit], types: Sequence[str] = ()
-) -> dict[str, list[Average | None]]:
+) -> dict[str, list[Figure | None]]:
     """Type (those of the units, or `types`) → each system's average over its units."""
     return {
         kind: [average(scores.columns[s], [u for u in units if u.type == kind]) for s in systems]
