@@ -189,8 +189,8 @@ def _plot(record: list[dict[str, Any]]) -> Plot:
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, len(FORMS), sharey=True, squeeze=False)[0]
         parts = (
-            ("only HS errs", "only_first", STYLES["HS"].colour),
-            ("only RW errs", "only_second", STYLES["RW"].colour),
+            ("only HS errs", "only_first", STYLES["HS"].color),
+            ("only RW errs", "only_second", STYLES["RW"].color),
             ("both err", "both", "#6E6E6E"),
         )
         for axis, form in zip(axes, FORMS, strict=True):

@@ -25,7 +25,7 @@ INSTALL = "pip install 'moee-index[reports]'"
 
 @dataclass(frozen=True)
 class Style:
-    colour: str
+    color: str
     marker: str
     stroke: str
     hatch: str
@@ -38,7 +38,7 @@ STYLES = {
     "sum": Style("#D55E00", "D", "-", "xxx"),
 }
 # Of raw and standardised vectors, where HS and RW do not need the report's colours.
-COLOURS = {"raw": "#CC79A7", "standardised": "#0072B2"}
+COLORS = {"raw": "#CC79A7", "standardised": "#0072B2"}
 _OTHERS = (
     Style("#56B4E9", "v", (0, (5, 1)), ""),  # type: ignore[arg-type]
     Style("#CC79A7", "P", (0, (3, 1, 1, 1)), "\\\\\\"),  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def _line(
     axis.plot(
         x,
         [100 * score for score in scores],
-        color=style.colour,
+        color=style.color,
         marker=style.marker,
         linestyle=style.stroke,
         **options,
@@ -165,7 +165,7 @@ def _curve(axis: Any, curve: Curve) -> None:
     labels = {"HS": "HS (raw)" if curve.raw_hs else "HS (α = 0)", "RW": "RW (α → ∞)"}
     for name, score in curve.levels.items():
         style, label = STYLES[name], labels.get(name, name)
-        axis.axhline(100 * score, color=style.colour, linestyle=style.stroke, lw=1.6, label=label)
+        axis.axhline(100 * score, color=style.color, linestyle=style.stroke, lw=1.6, label=label)
     _line(axis, STYLES["sum"], [*points], [*points.values()], markersize=4, label="sum")
     axis.set_title(curve.title, fontsize=10)
     axis.set_xlabel("α")
@@ -193,7 +193,7 @@ def radar(title: str, axes: Sequence[str], lines: Mapping[str, Sequence[float]])
             style, closed = style_of(name), [*line, line[0]]
             _line(axis, style, around, closed, markersize=5, lw=2, label=name)
             if style is STYLES["sum"]:
-                axis.fill(around, [100 * s for s in closed], color=style.colour, alpha=0.08)
+                axis.fill(around, [100 * s for s in closed], color=style.color, alpha=0.08)
         axis.set_xticks(angles, axes, fontsize=10)
         for angle, label in zip(angles, axis.get_xticklabels(), strict=True):
             side = math.sin(angle)
@@ -242,7 +242,7 @@ def bars(
     share = 0.84
 
     def mark(axis: Any, style: Style, at: list[float], scores: list[float], name: str) -> None:
-        look = {"color": style.colour, "hatch": style.hatch, "edgecolor": "white", "lw": 0}
+        look = {"color": style.color, "hatch": style.hatch, "edgecolor": "white", "lw": 0}
         height = 0.92 * share / len(lengths)
         axis.barh(at, [100 * score for score in scores], height, label=name, **look)
 
@@ -267,7 +267,7 @@ def intervals(
     ) -> None:
         low = [max(0.0, 100 * (score - low)) for score, low, _ in found]
         high = [max(0.0, 100 * (high - score)) for score, _, high in found]
-        look = {"fmt": style.marker, "color": style.colour, "markersize": 4.5, "lw": 1.4}
+        look = {"fmt": style.marker, "color": style.color, "markersize": 4.5, "lw": 1.4}
         scores = [100 * score for score, _, _ in found]
         axis.errorbar(scores, at, xerr=[low, high], capsize=2.5, label=name, **look)
 
