@@ -20,7 +20,8 @@ import torch
 from commands import one_line_error, run
 from paths import PARITY
 
-from fakes.indexes import FakeEncoder, fake_documents
+from fakes.indexes import fake_documents
+from fakes.word_encoder import FakeEncoder
 from moee_index import backends as libraries
 from moee_index import dependencies
 from moee_index.backends import load_faiss

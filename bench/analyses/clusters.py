@@ -210,7 +210,7 @@ def _plot(record: list[dict[str, Any]]) -> Plot:
                     float(np.mean([one[which]["ami"] for one in rows if _kind(one) == kind]))
                     for kind in kinds
                 ]
-                where, color = np.arange(len(kinds)) + 0.27 * (place - 1), STYLES[style].colour
+                where, color = np.arange(len(kinds)) + 0.27 * (place - 1), STYLES[style].color
                 axis.bar(where, values, 0.27, label=label, color=color)
             axis.set_xticks(range(len(kinds)), [f"k = {kind}" for kind in kinds])
             axis.set_ylim(min(0.0, axis.get_ylim()[0]), 1.0)

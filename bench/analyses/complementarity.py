@@ -156,8 +156,8 @@ def _plot(record: list[dict[str, Any]]) -> Plot:
     def draw(figure: Any) -> None:
         axes = panels(figure, [f"{form} vectors" for form in FORMS])
         parts = (
-            ("only HS errs", "only_first", STYLES["HS"].colour),
-            ("only RW errs", "only_second", STYLES["RW"].colour),
+            ("only HS errs", "only_first", STYLES["HS"].color),
+            ("only RW errs", "only_second", STYLES["RW"].color),
             ("both err", "both", "#6E6E6E"),
         )
         for axis, form in zip(axes, FORMS, strict=True):

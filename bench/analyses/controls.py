@@ -18,7 +18,7 @@ from moee_index.bench.analyses.section import Plot, Section, by_layer, panels
 from moee_index.bench.analyses.similarity import FORMS, Form, cosines, method_scores, spearman
 from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.bench.report.markup import Cell, Table
-from moee_index.bench.report.plots import COLOURS, STYLES, below
+from moee_index.bench.report.plots import COLORS, STYLES, below
 from moee_index.fusion import PartStandardizer
 
 # (key, what the tables call it); the paper's four methods first.
@@ -155,13 +155,13 @@ def _layers_plot(record: list[dict[str, Any]], shape: LayerShape) -> Plot:
                     axis.plot(
                         places,
                         _mean(record, pooling, form, f"{part}_layers"),
-                        color=style.colour,
+                        color=style.color,
                         marker=style.marker,
                         ls=stroke,
                         label=f"{part.upper()} of the layer, {form}",
                     )
                 level = _mean(record, pooling, form, "sum")
-                axis.axhline(level, color=STYLES["sum"].colour, ls=stroke, label=f"sum, {form}")
+                axis.axhline(level, color=STYLES["sum"].color, ls=stroke, label=f"sum, {form}")
             by_layer(axis)
         axes[0].set_ylabel("Spearman × 100, mean over tasks")
         below(figure, *axes)
@@ -180,7 +180,7 @@ def _bars(record: list[dict[str, Any]]) -> Plot:
                 values,
                 0.2,
                 label=f"{pooling}, {form}",
-                color=COLOURS[form],
+                color=COLORS[form],
                 alpha=1.0 if pooling == "last" else 0.5,
             )
         axis.set_yticks(places, [label for _, label in ROWS])

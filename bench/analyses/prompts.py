@@ -205,7 +205,7 @@ def _box_plot(record: list[dict[str, Any]]) -> Plot:
                     [score for score in rows[task]["sts"][method].values() if np.isfinite(score)]
                     for task in tasks
                 ]
-                color = STYLES[LABELS[method]].colour
+                color = STYLES[LABELS[method]].color
                 axis.boxplot(
                     values,
                     positions=np.arange(len(tasks)) + 0.2 * (place - 1.5),

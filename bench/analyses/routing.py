@@ -17,7 +17,7 @@ from moee_index.bench.analyses.section import Plot, Section, by_layer
 from moee_index.bench.analyses.similarity import BLOCK, FORMS, Form, spearman
 from moee_index.bench.analyses.task_texts import Pairs
 from moee_index.bench.report.markup import Cell, Table
-from moee_index.bench.report.plots import COLOURS, below
+from moee_index.bench.report.plots import COLORS, below
 from moee_index.fusion import Float64Array, PartStandardizer
 from moee_index.types import FloatArray
 
@@ -142,7 +142,7 @@ def _plot(record: list[dict[str, Any]], names: Sequence[int]) -> Plot:
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, 2)
         for place, form in enumerate(FORMS):
-            mean, color = means(record, form), COLOURS[form]
+            mean, color = means(record, form), COLORS[form]
             axes[0].plot(
                 names, mean["alone"], "o-", color=color, label=f"{form}: layer alone, or left out"
             )

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from moee_index.bench.report import gap, paper
+from moee_index.bench.report import paper
 from moee_index.bench.report.compare import comparison
+from moee_index.bench.report.gap import gaps, trained
 from moee_index.bench.report.markup import Block, Words, compose, html, markdown, write_files
-from moee_index.bench.report.names import SAMPLE, Names, Pictures
 from moee_index.bench.report.plots import INSTALL
-from moee_index.bench.report.runs import about, missing, paper_tasks, record, what_ran
+from moee_index.bench.report.runs import about, facts, missing, paper_tasks, times, what_ran
 from moee_index.bench.report.series import alphas, overview, radars, series_report
-from moee_index.bench.report.table import Scores, gather
+from moee_index.bench.report.table import gather
+from moee_index.bench.report.view import SAMPLE, View
 from moee_index.bench.run_dir import Run, read_runs
 from moee_index.types import Notify
 
@@ -37,40 +38,40 @@ def write_report(
     StorageError.
     """
     runs = read_runs(directories)
-    scores = gather(runs)
-    pictures = Pictures()
-    blocks = _blocks(runs, scores, pictures)
-    if pictures.skipped and tell is not None:
+    view = View(gather(runs))
+    blocks = _blocks(runs, view)
+    if view.pictures.skipped and tell is not None:
         tell(NO_PLOTS)
-    contents = [(picture.name, picture.png) for picture in pictures.drawn]
+    contents = [(picture.name, picture.png) for picture in view.pictures.drawn]
     contents.append(("report.md", markdown(blocks).encode()))
     contents.append(("report.html", html(blocks).encode()))
     return write_files(Path(out), contents)
 
 
-def _blocks(runs: Sequence[Run], scores: Scores, pictures: Pictures) -> list[Block]:
-    names = Names(scores)
-    here, lacking = paper_tasks(scores)
+def _blocks(runs: Sequence[Run], view: View) -> list[Block]:
+    every = view.scores.series()
+    here, lacking = paper_tasks(view.scores)
     context = {
-        "models": Words(", ".join(dict.fromkeys(names.model(s) for s in scores.series()))),
+        "models": Words(", ".join(dict.fromkeys(map(view.model, every)))),
         "runs": len(runs),
-        "about": about(runs, scores),
+        "about": about(runs, view.scores),
         "sample": SAMPLE,
         "unrecorded": ", ".join(run.label for run in runs if not run.record),
         "what_ran": what_ran(runs),
-        "missing": missing(runs, scores, names.systems),
-        "overview": overview(scores, names),
-        "comparison": comparison(runs, scores),
-        "series": [series_report(scores, s, names, pictures) for s in scores.series()],
-        "radars": list(radars(scores, names, pictures)),
-        "alphas": alphas(scores, names, pictures),
-        "gap": gap.gap(scores, names),
-        "deepseek": f"paper's {paper.DEEPSEEK}",
+        "missing": missing(runs, view),
+        "overview": overview(view),
+        "comparison": comparison(runs, view),
+        "series": [series_report(view, series) for series in every],
+        "radars": list(radars(view)),
+        "alphas": list(alphas(view)),
+        "gaps": list(gaps(view)),
+        "deepseek": paper.DEEPSEEK,
         "source": paper.source(),
-        "trained": gap.trained(scores, names),
+        "trained": trained(view),
         "here": len(here),
         "lacking": ", ".join(lacking),
-        "record": record(runs),
+        "times": times(runs),
+        "facts": facts(runs),
     }
-    context["no_plots"] = NO_PLOTS[0].upper() + NO_PLOTS[1:] if pictures.skipped else ""
+    context["no_plots"] = NO_PLOTS[0].upper() + NO_PLOTS[1:] if view.pictures.skipped else ""
     return compose("report.j2", context)

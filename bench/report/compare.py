@@ -7,61 +7,54 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from moee_index.bench.report.markup import (
-    NOTHING,
-    Block,
-    Heading,
-    Paragraph,
-    Table,
-    TableRow,
-    quoted,
-)
-from moee_index.bench.report.names import METHOD_NAMES, SAMPLE, counted, text_of
+from moee_index.bench.report.markup import NOTHING, Table, TableRow, quoted
 from moee_index.bench.report.runs import differing
 from moee_index.bench.report.table import (
     SERIES_FIELDS,
-    Average,
     Cell,
+    Figure,
     Scores,
+    Series,
     System,
     Unit,
     average,
     common,
+    in_order,
     tasks_of,
     type_order,
     unit_order,
 )
+from moee_index.bench.report.view import SAMPLE, View, counted, text_of
 from moee_index.bench.run_dir import Run
-from moee_index.fusion import METHODS
 
 # What a column may be told apart by, besides its run and its method. alpha counts for sum alone.
-_FIELDS = (*(name for name in SERIES_FIELDS if name != "run"), "alpha")
-Columns = list[System | None]
+_SETTING = tuple(name for name in SERIES_FIELDS if name != "run")
+_Columns = list[Mapping[Unit, Cell] | None]
 
 
-def comparison(runs: Sequence[Run], scores: Scores) -> list[Block]:
-    """Scores that two runs have at least side by side, each less the first's; empty for one run."""
+def comparison(runs: Sequence[Run], view: View) -> dict[str, Any] | None:
+    """Scores that two runs have at least side by side, each less the first's; None for one run.
+
+    differences: of the records, None where there are none. fixed: (field, each run's value) in
+    which the runs differ as a whole. tables: one a setting.
+    """
     if len(runs) < 2:
-        return []
+        return None
     labels = [run.label for run in runs]
-    blocks: list[Block] = [Heading(2, "The runs side by side")]
-    differences = differing(runs)
-    if differences:
-        heads = ["What", *map(quoted, labels)]
-        caption = "What run.json and the rows record differently."
-        blocks.append(Table(heads, differences, caption, labels=len(heads)))
-    else:
-        blocks.append(Paragraph("The records of the runs do not differ."))
-    fixed = _fixed(scores, labels)
-    for name, values in fixed.items():
-        said = ", ".join(f"{label}: {_said(v)}" for label, v in zip(labels, values, strict=True))
-        blocks.append(Paragraph(f"Compared although {name} differs ({quoted(said)})."))
-    tables = list(_tables(scores, labels, [name for name in _FIELDS if name not in fixed]))
-    if not tables:
-        text = "No score of one run has its like in another, so there is nothing to compare."
-        return [*blocks, Paragraph(text)]
-    return [*blocks, *tables]
+    fixed = {
+        name: values
+        for name in (*_SETTING, "alpha")
+        if (values := _fixed(view.scores, labels, name))
+    }
+    said = [
+        (name, ", ".join(f"{label}: {_said(v)}" for label, v in zip(labels, values, strict=True)))
+        for name, values in fixed.items()
+    ]
+    tables = list(_tables(view, labels, fixed))
+    return {"differences": differing(runs), "fixed": said, "tables": tables}
 
 
 def _said(value: object) -> str:
@@ -70,92 +63,77 @@ def _said(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _field(system: System, name: str) -> object:
-    return system.alpha if name == "alpha" else getattr(system.series, name)
-
-
 def _inside(scores: Scores, label: str) -> list[System]:
     return [s for s in scores.columns if not s.outside and s.series.run == label]
 
 
-def _fixed(scores: Scores, labels: Sequence[str]) -> dict[str, list[object]]:
-    """Fields in which the runs differ as a whole: one value in each run, not the same in all."""
-    fixed: dict[str, list[object]] = {}
-    for name in _FIELDS:
-        values: list[list[object]] = []
-        for label in labels:
-            systems = [s for s in _inside(scores, label) if name != "alpha" or s.method == "sum"]
-            values.append(list(dict.fromkeys(_field(s, name) for s in systems)))
-        if all(len(found) == 1 for found in values) and len({found[0] for found in values}) > 1:
-            fixed[name] = [found[0] for found in values]
-    return fixed
+def _fixed(scores: Scores, labels: Sequence[str], name: str) -> list[object]:
+    """Each run's value of a field that has one value in each and not the same in all; else none."""
+    values: list[set[object]] = []
+    for label in labels:
+        systems = _inside(scores, label)
+        if name == "alpha":
+            values.append({s.alpha for s in systems if s.method == "sum"})
+        else:
+            values.append({getattr(s.series, name) for s in systems})
+    single = [value for found in values if len(found) == 1 for value in found]
+    return single if len(single) == len(labels) and len(set(single)) > 1 else []
 
 
-def _tables(scores: Scores, labels: Sequence[str], fields: Sequence[str]) -> Iterator[Table]:
+def _tables(view: View, labels: Sequence[str], fixed: Mapping[str, object]) -> Iterator[Table]:
     """One table for each setting that at least two runs have, its methods below each other."""
-    matched: dict[tuple[object, ...], dict[tuple[str, object], Columns]] = {}
+    matched: dict[Series, dict[System, _Columns]] = {}
+    anything: dict[str, Any] = {name: None for name in fixed if name != "alpha"} | {"run": ""}
     for i, label in enumerate(labels):
-        for system in _inside(scores, label):
-            setting = tuple(_field(system, name) for name in fields if name != "alpha")
-            row = system.method, system.alpha if "alpha" in fields else None
-            columns = matched.setdefault(setting, {}).setdefault(row, [None] * len(labels))
-            columns[i] = system
+        for system in _inside(view.scores, label):
+            setting = replace(system.series, **anything)
+            method = replace(system, series=setting)
+            method = replace(method, alpha=None) if "alpha" in fixed else method
+            columns = matched.setdefault(setting, {}).setdefault(method, [None] * len(labels))
+            columns[i] = view.scores.columns[system]
     heads = [*map(quoted, labels), *(f"{quoted(x)} less {quoted(labels[0])}" for x in labels[1:])]
-    names = [name for name in fields if name != "alpha"]
     for setting, methods in matched.items():
         several = {
-            _method(key): columns
-            for key, columns in sorted(methods.items(), key=_method_order)
-            if sum(column is not None for column in columns) > 1
+            view.column(method): methods[method]
+            for method in in_order(methods)
+            if sum(column is not None for column in methods[method]) > 1
         }
-        rows = list(_rows(scores, several))
+        rows = list(_rows(several))
         if rows:
-            said = (f"{n} {_said(v)}" for n, v in zip(names, setting, strict=True) if v is not None)
-            yield Table(["Task", "Method", *heads], rows, quoted(", ".join(said)), labels=2)
+            values = ((name, getattr(setting, name)) for name in _SETTING)
+            caption = ", ".join(f"{name} {_said(v)}" for name, v in values if v is not None)
+            yield Table(["Task", "Method", *heads], rows, quoted(caption), labels=2)
 
 
-def _method(key: tuple[str, object]) -> str:
-    method, alpha = key
-    return METHOD_NAMES[method] + ("" if alpha is None else f" (α = {_said(alpha)})")
-
-
-def _method_order(item: tuple[tuple[str, object], Columns]) -> tuple[int, float]:
-    method, alpha = item[0]
-    return METHODS.index(method), alpha if isinstance(alpha, float) else 0.0
-
-
-def _rows(scores: Scores, methods: Mapping[str, Columns]) -> Iterator[TableRow]:
+def _rows(methods: Mapping[str, _Columns]) -> Iterator[TableRow]:
     """For each type its averages, method by method, then its tasks; what two runs have at least."""
-    cells: dict[str, list[Mapping[Unit, Cell]]] = {
-        name: [{} if column is None else scores.columns[column] for column in columns]
-        for name, columns in methods.items()
-    }
-    shared = {name: common([c for c in found if c]) for name, found in cells.items()}
-    count = Counter((n, u) for n, found in cells.items() for column in found for u in column)
+    shared = {name: common([c for c in columns if c]) for name, columns in methods.items()}
+    count = Counter((n, u) for n, columns in methods.items() for c in columns for u in c or ())
     units = unit_order({unit for (_, unit), times in count.items() if times > 1})
     for kind in type_order(unit.type for unit in units):
-        for name, found in cells.items():
+        for name, columns in methods.items():
             mine = [unit for unit in shared[name] if unit.type == kind]
-            if mine:
-                label = f"{quoted(kind)}, average of {counted(tasks_of(mine))}"
-                values = [average(column, mine) for column in found]
-                yield _row(label, name, values, strong=True)
+            label = f"{quoted(kind)}, average of {counted(tasks_of(mine))}"
+            yield from _row(label, name, columns, mine, strong=True)
         for task in dict.fromkeys(unit.task for unit in units if unit.type == kind):
-            for name, found in cells.items():
-                of_task = [u for u in units if u.task == task and count[name, u] > 1]
-                if of_task:
-                    values = [average(column, of_task) for column in found]
-                    yield _row(quoted(task), name, values, strong=False)
+            for name, columns in methods.items():
+                mine = [u for u in units if u.task == task and count[name, u] > 1]
+                yield from _row(quoted(task), name, columns, mine, strong=False)
 
 
-def _row(label: str, method: str, values: Sequence[Average | None], *, strong: bool) -> TableRow:
-    shown = [text_of(value) for value in values]
-    shown += [_less(value, values[0]) for value in values[1:]]
-    sampled = any(value is not None and value.sample for value in values)
-    return TableRow([f"{label} ({SAMPLE})" if sampled else label, method, *shown], strong)
+def _row(
+    label: str, method: str, columns: _Columns, units: Sequence[Unit], *, strong: bool
+) -> Iterator[TableRow]:
+    """The averages over these units; nothing where there are none."""
+    if units:
+        values = [average(column or {}, units) for column in columns]
+        shown = [text_of(value) for value in values]
+        shown += [_less(value, values[0]) for value in values[1:]]
+        sampled = any(value is not None and value.sample for value in values)
+        yield TableRow([f"{label} ({SAMPLE})" if sampled else label, method, *shown], strong)
 
 
-def _less(value: Average | None, first: Average | None) -> str:
+def _less(value: Figure | None, first: Figure | None) -> str:
     """A difference; none between a sample and the whole."""
     if value is None or first is None or value.sample != first.sample:
         return NOTHING

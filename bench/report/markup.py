@@ -69,14 +69,12 @@ class Table:
 
     def shown(self) -> list[TableRow]:
         """The rows in words, each with as many cells as there are columns."""
-        rows = [row if isinstance(row, TableRow) else TableRow(row) for row in self.rows]
-        return [
-            TableRow(
-                [show(cell) for _, cell in zip_longest(self.columns, row.cells, fillvalue="")],
-                row.strong,
-            )
-            for row in rows
-        ]
+        rows = []
+        for row in self.rows:
+            row = row if isinstance(row, TableRow) else TableRow(row)
+            cells = zip_longest(self.columns, row.cells, fillvalue="")
+            rows.append(TableRow([show(cell) for _, cell in cells], row.strong))
+        return rows
 
 
 @dataclass(frozen=True)
@@ -201,14 +199,16 @@ def compose(template: str, context: Mapping[str, Any]) -> list[Block]:
     placed: list[Block] = []
 
     def put(*blocks: Block | None) -> Words:
-        found = [block for block in blocks if block is not None]
-        placed.extend(found)
-        numbers = range(len(placed) - len(found), len(placed))
-        return Words("".join(f"\n\n{_PUT}{number}\n\n" for number in numbers))
+        text = ""
+        for block in blocks:
+            if block is not None:
+                text += f"\n\n{_PUT}{len(placed)}\n\n"
+                placed.append(block)
+        return Words(text)
 
-    def finalize(value: object) -> object:
+    def finalize(value: object) -> str:
         if isinstance(value, Words):
-            return value if not value or value.startswith("\n\n" + _PUT) else _TEXT + value
+            return value if not value or _PUT in value else _TEXT + value
         return _TEXT + quoted(value)
 
     text = _templates().overlay(finalize=finalize).from_string(_read(template))

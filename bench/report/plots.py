@@ -14,17 +14,18 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 INSTALL = "pip install 'moee-index[reports]'"
 
 
 @dataclass(frozen=True)
 class Style:
-    colour: str
+    color: str
     marker: str
     stroke: str
     hatch: str
@@ -37,7 +38,7 @@ STYLES = {
     "sum": Style("#D55E00", "D", "-", "xxx"),
 }
 # Of raw and standardised vectors, where HS and RW do not need the report's colours.
-COLOURS = {"raw": "#CC79A7", "standardised": "#0072B2"}
+COLORS = {"raw": "#CC79A7", "standardised": "#0072B2"}
 _OTHERS = (
     Style("#56B4E9", "v", (0, (5, 1)), ""),  # type: ignore[arg-type]
     Style("#CC79A7", "P", (0, (3, 1, 1, 1)), "\\\\\\"),  # type: ignore[arg-type]
@@ -110,13 +111,24 @@ def drawn(
 
 def below(figure: Figure, *axes: Any) -> None:
     """One legend below all panels, each name once."""
-    found: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    where, columns = "outside lower center", min(4, len(found))
-    figure.legend(
-        list(found.values()), list(found), loc=where, ncols=columns, frameon=False, fontsize=9
+            handles.setdefault(label, handle)
+    options = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+    figure.legend([*handles.values()], [*handles], ncols=min(4, len(handles)), **options)
+
+
+def _line(
+    axis: Any, style: Style, x: Sequence[float], scores: Sequence[float], **options: Any
+) -> None:
+    axis.plot(
+        x,
+        [100 * score for score in scores],
+        color=style.color,
+        marker=style.marker,
+        linestyle=style.stroke,
+        **options,
     )
 
 
@@ -141,35 +153,20 @@ def alpha_curves(title: str, curves: Sequence[Curve]) -> bytes:
 
 
 def _curve(axis: Any, curve: Curve) -> None:
-    alphas = [alpha for alpha, _ in curve.points]
-    positive = [alpha for alpha in alphas if alpha > 0]
-    points = list(curve.points)
+    points = dict(curve.points)
+    positive = [alpha for alpha in points if alpha > 0]
     if positive and max(positive) > 20 * min(positive):
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
-        points = [(alpha, score) for alpha, score in points if alpha > 0]
-    elif 0 not in alphas and "HS" in curve.levels and not curve.raw_hs:
-        points.insert(0, (0.0, curve.levels["HS"]))
-    notes = {
-        "HS": "HS (raw)" if curve.raw_hs else "HS (α = 0)",
-        "RW": "RW (α → ∞)",
-        "concat": "concat",
-    }
+        points.pop(0, None)
+    elif 0 not in points and "HS" in curve.levels and not curve.raw_hs:
+        points = {0.0: curve.levels["HS"], **points}
+    labels = {"HS": "HS (raw)" if curve.raw_hs else "HS (α = 0)", "RW": "RW (α → ∞)"}
     for name, score in curve.levels.items():
-        style = STYLES[name]
-        axis.axhline(
-            100 * score, color=style.colour, linestyle=style.stroke, lw=1.6, label=notes[name]
-        )
-    style = STYLES["sum"]
-    axis.plot(
-        [alpha for alpha, _ in points],
-        [100 * score for _, score in points],
-        color=style.colour,
-        marker=style.marker,
-        markersize=4,
-        label="sum",
-    )
+        style, label = STYLES[name], labels.get(name, name)
+        axis.axhline(100 * score, color=style.color, linestyle=style.stroke, lw=1.6, label=label)
+    _line(axis, STYLES["sum"], [*points], [*points.values()], markersize=4, label="sum")
     axis.set_title(curve.title, fontsize=10)
     axis.set_xlabel("α")
     axis.margins(y=0.15)
@@ -191,22 +188,12 @@ def radar(title: str, axes: Sequence[str], lines: Mapping[str, Sequence[float]])
         axis.set_theta_direction(-1)
         axis.set_ylim(floor, top)
         axis.spines["polar"].set_color("#bbbbbb")
+        around = [*angles, angles[0]]
         for name, line in lines.items():
-            style = style_of(name)
-            axis.plot(
-                [*angles, angles[0]],
-                [100 * score for score in [*line, line[0]]],
-                color=style.colour,
-                marker=style.marker,
-                linestyle=style.stroke,
-                markersize=5,
-                lw=2,
-                label=name,
-            )
-        main = next((name for name in lines if name.split(" ")[0] == "sum"), None)
-        if main is not None:
-            closed = [100 * score for score in [*lines[main], lines[main][0]]]
-            axis.fill([*angles, angles[0]], closed, color=STYLES["sum"].colour, alpha=0.08)
+            style, closed = style_of(name), [*line, line[0]]
+            _line(axis, style, around, closed, markersize=5, lw=2, label=name)
+            if style is STYLES["sum"]:
+                axis.fill(around, [100 * s for s in closed], color=style.color, alpha=0.08)
         axis.set_xticks(angles, axes, fontsize=10)
         for angle, label in zip(angles, axis.get_xticklabels(), strict=True):
             side = math.sin(angle)
@@ -216,6 +203,30 @@ def radar(title: str, axes: Sequence[str], lines: Mapping[str, Sequence[float]])
         below(figure, axis)
 
     return drawn(title, (7.4, 5.8), draw)
+
+
+def _downwards(
+    figure: Figure,
+    groups: Sequence[str],
+    lines: Mapping[str, Sequence[T | None]],
+    others: Sequence[str],
+    share: float,
+    mark: Callable[[Any, Style, list[float], list[T], str], None],
+) -> Any:
+    """Axes with groups from the top down; within a share of each, the lines below each other.
+
+    mark: draws what a line has, at these heights, under its name.
+    """
+    axis: Any = figure.add_subplot()
+    for i, (name, line) in enumerate(lines.items()):
+        shift = (i - (len(lines) - 1) / 2) * share / len(lines)
+        shown = [(group + shift, value) for group, value in enumerate(line) if value is not None]
+        mark(axis, style_of(name, others), [at for at, _ in shown], [v for _, v in shown], name)
+    axis.set_yticks(range(len(groups)), groups)
+    axis.set_ylim(len(groups) - 0.5, -0.5)
+    axis.grid(visible=False, axis="y")
+    below(figure, axis)
+    return axis
 
 
 def bars(
@@ -228,32 +239,19 @@ def bars(
 
     lengths: name → one score a group, None for no bar. others: as in `style_of`.
     """
-    names = list(lengths)
-    height = 0.84 / len(names)
+    share = 0.84
+
+    def mark(axis: Any, style: Style, at: list[float], scores: list[float], name: str) -> None:
+        look = {"color": style.color, "hatch": style.hatch, "edgecolor": "white", "lw": 0}
+        height = 0.92 * share / len(lengths)
+        axis.barh(at, [100 * score for score in scores], height, label=name, **look)
 
     def draw(figure: Figure) -> None:
-        axis: Any = figure.add_subplot()
-        for i, name in enumerate(names):
-            style = style_of(name, others)
-            shown = [(g, s) for g, s in enumerate(lengths[name]) if s is not None]
-            axis.barh(
-                [g + (i - (len(names) - 1) / 2) * height for g, _ in shown],
-                [100 * score for _, score in shown],
-                height * 0.92,
-                color=style.colour,
-                hatch=style.hatch,
-                edgecolor="white",
-                lw=0,
-                label=name,
-            )
-        axis.set_yticks(range(len(groups)), groups)
-        axis.set_ylim(len(groups) - 0.5, -0.5)
-        axis.grid(visible=False, axis="y")
+        axis = _downwards(figure, groups, lengths, others, share, mark)
         axis.axvline(0, color="#555555", lw=0.8)
         axis.set_xlabel("score × 100")
-        below(figure, axis)
 
-    return drawn(title, (7.0, 1.3 + len(groups) * (0.12 + 0.17 * len(names))), draw)
+    return drawn(title, (7.0, 1.3 + len(groups) * (0.12 + 0.17 * len(lengths))), draw)
 
 
 def intervals(
@@ -263,34 +261,20 @@ def intervals(
     others: Sequence[str] = (),
 ) -> bytes:
     """Scores with their intervals, tasks downwards. points: name → (score, low, high) a task."""
-    names = list(points)
+
+    def mark(
+        axis: Any, style: Style, at: list[float], found: list[tuple[float, float, float]], name: str
+    ) -> None:
+        low = [max(0.0, 100 * (score - low)) for score, low, _ in found]
+        high = [max(0.0, 100 * (high - score)) for score, _, high in found]
+        look = {"fmt": style.marker, "color": style.color, "markersize": 4.5, "lw": 1.4}
+        scores = [100 * score for score, _, _ in found]
+        axis.errorbar(scores, at, xerr=[low, high], capsize=2.5, label=name, **look)
 
     def draw(figure: Figure) -> None:
-        axis: Any = figure.add_subplot()
-        for i, name in enumerate(names):
-            style = style_of(name, others)
-            shift = (i - (len(names) - 1) / 2) * 0.8 / len(names)
-            shown = [(t + shift, p) for t, p in enumerate(points[name]) if p is not None]
-            axis.errorbar(
-                [100 * score for _, (score, _, _) in shown],
-                [place for place, _ in shown],
-                xerr=[
-                    [max(0.0, 100 * (score - low)) for _, (score, low, _) in shown],
-                    [max(0.0, 100 * (high - score)) for _, (score, _, high) in shown],
-                ],
-                fmt=style.marker,
-                color=style.colour,
-                markersize=4.5,
-                lw=1.4,
-                capsize=2.5,
-                label=name,
-            )
-        axis.set_yticks(range(len(tasks)), tasks)
-        axis.set_ylim(len(tasks) - 0.5, -0.5)
+        axis = _downwards(figure, tasks, points, others, 0.8, mark)
         for edge in range(1, len(tasks)):
             axis.axhline(edge - 0.5, color="#eeeeee", lw=0.8)
-        axis.grid(visible=False, axis="y")
         axis.set_xlabel("Spearman correlation × 100")
-        below(figure, axis)
 
-    return drawn(title, (7.0, 1.4 + len(tasks) * (0.16 + 0.17 * len(names))), draw)
+    return drawn(title, (7.0, 1.4 + len(tasks) * (0.16 + 0.17 * len(points))), draw)

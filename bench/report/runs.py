@@ -7,113 +7,114 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moee_index.bench.report import paper
-from moee_index.bench.report.markup import (
-    NOTHING,
-    Block,
-    Bullets,
-    Table,
-    TableRow,
-    quoted,
-)
-from moee_index.bench.report.names import model_label
-from moee_index.bench.report.table import Scores, System, short, unit_order
+from moee_index.bench.report.markup import NOTHING, Table, quoted
+from moee_index.bench.report.table import Scores, short, unit_order
+from moee_index.bench.report.view import View, model_label
 from moee_index.bench.run_dir import Run
 from moee_index.fusion import METHODS
 
+_MODEL = ("bits", "prompt", "query_prompt", "rw", "pooling")
 
-def about(runs: Sequence[Run], scores: Scores) -> set[str]:
+
+def about(runs: Sequence[Run], scores: Scores) -> dict[str, Any]:
     """What these runs are about: the report's template has a caveat for some of it."""
-    inside = [system for system in scores.columns if not system.outside]
-    models = [short(system.series.model).lower() for system in scores.columns]
-    cells = {unit: cell for column in scores.columns.values() for unit, cell in column.items()}
-    facts = {f"fit {system.series.fit}" for system in inside}
-    facts |= {f"task {unit.task}" for unit in cells} | {f"type {unit.type}" for unit in cells}
-    facts |= {f"option {name}" for name in ("paper_protocol", "data") if _given(runs, name)}
-    facts |= {f"model {model}" for model in models}
-    facts |= {f"paper's {paper.model_of(system.series.model)}" for system in inside}
-    prompts = [system.series.prompt or "" for system in scores.columns]
-    for name, applies in {
-        "untrained": any("untrained" in model for model in models),
-        "instruction": any(prompt.endswith("+instruction") for prompt in prompts),
+    inside = [system.series for system in scores.columns if not system.outside]
+    every = [system.series for system in scores.columns]
+    units = {unit for column in scores.columns.values() for unit in column}
+    options = [given for run in runs if isinstance(given := run.record.get("options"), dict)]
+    return {
+        "models": {short(series.model).lower() for series in every},
+        "untrained": any("untrained" in short(series.model).lower() for series in every),
+        "instruction": any((series.prompt or "").endswith("+instruction") for series in every),
         "sample": any(c.sample for column in scores.columns.values() for c in column.values()),
-    }.items():
-        facts |= {name} if applies else set()
-    return facts
-
-
-def _given(runs: Sequence[Run], name: str) -> bool:
-    options = [run.record.get("options") for run in runs]
-    return any(isinstance(found, dict) and found.get(name) for found in options)
+        "fits": {series.fit for series in inside},
+        "paper": {paper.model_of(series.model) for series in inside},
+        "tasks": {unit.task for unit in units},
+        "types": {unit.type for unit in units},
+        "options": {name for given in options for name in given if given[name]},
+    }
 
 
 def what_ran(runs: Sequence[Run]) -> Table | None:
     """Models, their options, counts, time and memory as run.json has them."""
-    rows = [row for run in runs for row in _run_rows(run, len(runs) > 1)]
-    if rows:
-        first = ["Run"] if len(runs) > 1 else []
-        words = [*first, "Model", "Fingerprint", "Bits", "Prompt", "Query prompt", "RW", "Pooling"]
-        counts = ["Max tokens", "Tasks", "Texts", "Computed", "Minutes", "Texts/s", "Peak memory"]
-        caption = (
-            "Computed: texts that went through the model in this run; the others were at hand. "
-            "Minutes: the whole, evaluation included. Texts/s: while computing."
-        )
-        return Table([*words, *counts], rows, caption, labels=len(words))
-    return None
+    rows = [[*_label(runs, run), *_ran(entry)] for run in runs for entry in _runs(run.record)]
+    first = ["Run"] if len(runs) > 1 else []
+    words = [*first, "Model", "Fingerprint", "Bits", "Prompt", "Query prompt", "RW", "Pooling"]
+    counts = ["Max tokens", "Tasks", "Texts", "Computed", "Minutes", "Texts/s", "Peak memory"]
+    caption = (
+        "Computed: texts that went through the model in this run; the others were at hand. "
+        "Minutes: the whole, evaluation included. Texts/s: while computing."
+    )
+    return Table([*words, *counts], rows, caption, labels=len(words)) if rows else None
 
 
-def record(runs: Sequence[Run]) -> list[Block]:
-    """Times, versions, machine and options as run.json has them."""
-    blocks: list[Block] = []
-    times = [
-        f"{quoted(run.label)}: started {_value(run.record.get('started'))}, finished "
-        f"{_value(run.record.get('finished'))}"
+def _label(runs: Sequence[Run], run: Run) -> list[str]:
+    """What tells the runs apart where there are several."""
+    return [quoted(run.label)] if len(runs) > 1 else []
+
+
+def _objects(found: object) -> list[dict[str, Any]]:
+    """The objects of a list from a record, without what is none."""
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _runs(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return _objects(record.get("runs"))
+
+
+def _ran(entry: Mapping[str, Any]) -> list[str]:
+    def number(name: str) -> float | None:
+        value = entry.get(name)
+        return float(value) if isinstance(value, int | float) else None
+
+    def shown(value: float | None, form: str) -> str:
+        return NOTHING if value is None else f"{value:{form}}"
+
+    computed, spent = number("texts_computed"), number("seconds_computed")
+    whole, peak = number("seconds"), number("peak_rss_bytes")
+    tasks = entry.get("tasks")
+    return [
+        _model(entry, NOTHING),
+        quoted(entry.get("fingerprint") or NOTHING)[:12],
+        *(_value(entry.get(name)) for name in (*_MODEL, "max_tokens")),
+        str(len(tasks)) if isinstance(tasks, list) else NOTHING,
+        shown(number("texts"), ",.0f"),
+        shown(computed, ",.0f"),
+        shown(whole and whole / 60, ".1f"),
+        shown(computed / spent if computed and spent else None, ".0f"),
+        NOTHING if peak is None else f"{peak / 2**30:.2f} GiB",
+    ]
+
+
+def _model(entry: Mapping[str, Any], absent: str) -> str:
+    return model_label(short(str(entry.get("model", absent))))
+
+
+def times(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
+    """(label, started, finished) of each run that tells."""
+    return [
+        (run.label, _value(run.record["started"]), _value(run.record.get("finished")))
         for run in runs
         if run.record.get("started") is not None
     ]
-    if times:
-        blocks.append(Bullets(times))
-    for name, title in (("versions", "Versions"), ("machine", "Machine"), ("options", "Options")):
-        blocks += _facts(runs, name, title)
-    return blocks
 
 
-def entries(run: Run) -> list[dict[str, Any]]:
-    """The `runs` of a record, without what is no object."""
-    found = run.record.get("runs")
-    return [e for e in found if isinstance(e, dict)] if isinstance(found, list) else []
+def facts(runs: Sequence[Run]) -> list[Table]:
+    """Versions, machine and options as run.json has them, one column a run."""
+    tables = []
+    for title in ("Versions", "Machine", "Options"):
+        rows = _rows([_flat(run.record.get(title.lower())) for run in runs])
+        if rows:
+            heads = [label for run in runs for label in _label(runs, run)] or ["Value"]
+            columns = [title, *heads]
+            tables.append(Table(columns, rows, labels=len(columns)))
+    return tables
 
 
-def _run_rows(run: Run, labelled: bool) -> Iterator[TableRow]:
-    for entry in entries(run):
-        computed, seconds = _number(entry, "texts_computed"), _number(entry, "seconds_computed")
-        whole, peak = _number(entry, "seconds"), _number(entry, "peak_rss_bytes")
-        tasks = entry.get("tasks")
-        yield TableRow(
-            [
-                *([quoted(run.label)] if labelled else []),
-                model_label(short(str(entry.get("model", NOTHING)))),
-                quoted(entry.get("fingerprint") or NOTHING)[:12],
-                *(
-                    _value(entry.get(name))
-                    for name in ("bits", "prompt", "query_prompt", "rw", "pooling", "max_tokens")
-                ),
-                str(len(tasks)) if isinstance(tasks, list) else NOTHING,
-                _count(_number(entry, "texts")),
-                _count(computed),
-                NOTHING if whole is None else f"{whole / 60:.1f}",
-                f"{computed / seconds:.0f}" if computed and seconds else NOTHING,
-                NOTHING if peak is None else f"{peak / 2**30:.2f} GiB",
-            ]
-        )
-
-
-def _number(entry: Mapping[str, Any], name: str) -> float | None:
-    value = entry.get(name)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _count(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:,.0f}"
+def _rows(facts: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Every fact that a run has at least: its name, then one cell a run."""
+    keys = dict.fromkeys(key for found in facts for key in found)
+    return [[quoted(key), *(found.get(key, NOTHING) for found in facts)] for key in keys]
 
 
 def _value(value: object) -> str:
@@ -129,24 +130,13 @@ def _value(value: object) -> str:
     return quoted(value)
 
 
-def _facts(runs: Sequence[Run], name: str, title: str) -> list[Block]:
-    """A dictionary of the record as a table, one column a run."""
-    facts = [_flat(run.record.get(name)) for run in runs]
-    keys = list(dict.fromkeys(key for fact in facts for key in fact))
-    if not keys:
-        return []
-    columns = [title, *([quoted(run.label) for run in runs] if len(runs) > 1 else ["Value"])]
-    rows = [TableRow([quoted(k), *(fact.get(k, NOTHING) for fact in facts)]) for k in keys]
-    return [Table(columns, rows, labels=len(columns))]
-
-
 def _flat(section: object) -> dict[str, str]:
     """A dictionary's facts in words; those of a dictionary within it stand among them."""
     facts: dict[str, str] = {}
     for key, value in section.items() if isinstance(section, dict) else ():
-        if isinstance(value, dict):
-            facts |= {f"{key}: {inner}": _fact(str(inner), one) for inner, one in value.items()}
-        else:
+        inside = value.items() if isinstance(value, dict) else ()
+        facts |= {f"{key}: {name}": _fact(str(name), one) for name, one in inside}
+        if not isinstance(value, dict):
             facts[str(key)] = _fact(str(key), value)
     return facts
 
@@ -157,15 +147,14 @@ def _fact(name: str, value: object) -> str:
     return _value(value)
 
 
-def differing(runs: Sequence[Run]) -> list[TableRow]:
-    """Every fact in which recorded runs differ: what, then one cell a run."""
-    facts = [_of_run(run) for run in runs]
-    rows = []
-    for key in dict.fromkeys(key for found in facts for key in found):
-        cells = [found.get(key, NOTHING) for found in facts]
-        if len({cell for cell, run in zip(cells, runs, strict=True) if run.record}) > 1:
-            rows.append(TableRow([quoted(key), *cells]))
-    return rows
+def differing(runs: Sequence[Run]) -> Table | None:
+    """Every fact in which recorded runs differ, one column a run."""
+    recorded = [1 + i for i, run in enumerate(runs) if run.record]
+    rows = _rows([_of_run(run) for run in runs])
+    rows = [row for row in rows if len({row[column] for column in recorded}) > 1]
+    columns = ["What", *(quoted(run.label) for run in runs)]
+    caption = "What run.json and the rows record differently."
+    return Table(columns, rows, caption, labels=len(columns)) if rows else None
 
 
 def _of_run(run: Run) -> dict[str, str]:
@@ -173,74 +162,64 @@ def _of_run(run: Run) -> dict[str, str]:
     facts: dict[str, str] = {}
     for name in ("options", "versions", "machine"):
         facts |= {f"{name}: {key}": v for key, v in _flat(run.record.get(name)).items()}
-    ours = [entry for entry in entries(run) if entry.get("bits") is not None]
-    for name in ("model", "fingerprint", "bits", "prompt", "query_prompt", "rw", "pooling"):
-        facts[name] = ", ".join(sorted({_value(entry.get(name)) for entry in ours})) or NOTHING
+    ours = [entry for entry in _runs(run.record) if entry.get("bits") is not None]
     rows = [row for row in run.rows if row.method in METHODS]
-    for name in ("standardize", "fit"):
-        facts[name] = ", ".join(sorted({_value(getattr(row, name)) for row in rows})) or NOTHING
-    return facts
+    values = {name: [e.get(name) for e in ours] for name in ("model", "fingerprint", *_MODEL)}
+    values |= {name: [getattr(row, name) for row in rows] for name in ("standardize", "fit")}
+    return facts | {
+        name: ", ".join(sorted(set(map(_value, found)))) or NOTHING
+        for name, found in values.items()
+    }
 
 
-def missing(runs: Sequence[Run], scores: Scores, label: Mapping[System, str]) -> list[Block]:
-    """Tasks that did not run, with the reason, and scores that a column lacks beside the others."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
+def missing(runs: Sequence[Run], view: View) -> dict[str, Any]:
+    """What was to be here and is not; empty where everything is.
+
+    table: tasks that did not run, with the reason. broken: (column, task) whose score is no
+    number. holes: (column, tasks) that it lacks beside the others.
+    """
+    rows: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
-        for number, entry in enumerate(entries(run)):
-            later = entries(run)[number + 1 :]
-            for one in _lacking(entry):
-                task, why = one.get("task"), one.get("why")
-                if any(_made_up_for(entry, task, other) for other in later):
-                    continue
-                key = quoted(run.label), quoted(task), quoted(why or NOTHING)
-                prompts = rows.setdefault(key, [])
-                what = model_label(short(str(entry.get("model"))))
-                if entry.get("prompt"):
-                    what += f", {quoted(entry['prompt'])}"
-                if what not in prompts:
-                    prompts.append(what)
-    lines = [TableRow([t, "; ".join(of), why, name]) for (name, t, why), of in rows.items()]
-    holes = [*_not_numbers(scores, label), *_holes(scores, label)]
-    blocks: list[Block] = []
-    if lines:
-        columns = ["Task", "Model, prompt", "Why", "Run"]
-        if len(runs) == 1:
-            columns, lines = columns[:3], [TableRow(line.cells[:3]) for line in lines]
-        blocks.append(Table(columns, lines, "These did not run.", labels=len(columns)))
-    if holes:
-        blocks.append(Bullets(holes))
-    return blocks
+        for task, why, prompt in _not_run(_runs(run.record)):
+            prompts = rows.setdefault(
+                (quoted(task), quoted(why or NOTHING), *_label(runs, run)), []
+            )
+            if prompt not in prompts:
+                prompts.append(prompt)
+    lines = [[task, "; ".join(of), *more] for (task, *more), of in rows.items()]
+    columns = ["Task", "Model, prompt", "Why", *(["Run"] if len(runs) > 1 else [])]
+    table = Table(columns, lines, "These did not run.", labels=len(columns)) if lines else None
+    broken = [(view.systems[system], unit.task) for system, unit in view.scores.broken]
+    found = {"table": table, "broken": broken, "holes": list(_holes(view))}
+    return found if any(found.values()) else {}
 
 
-def _lacking(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = entry.get("missing")
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+def _not_run(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[object, object, str]]:
+    """Task, reason, model and prompt of what no later run into the same directory made up for."""
+    for number, entry in enumerate(entries):
+        for one in _objects(entry.get("missing")):
+            task = one.get("task")
+            if not any(_made_up_for(entry, task, later) for later in entries[number + 1 :]):
+                prompt = f", {quoted(entry['prompt'])}" if entry.get("prompt") else ""
+                yield task, one.get("why"), _model(entry, "None") + prompt
 
 
 def _made_up_for(entry: Mapping[str, Any], task: object, later: Mapping[str, Any]) -> bool:
-    """Whether a later run into the same directory had the task, whole."""
+    """Whether a later run had the task, whole."""
     same = all(entry.get(name) == later.get(name) for name in ("model", "prompt"))
     ran = later.get("tasks")
-    whole = all(one.get("task") != task for one in _lacking(later))
+    whole = all(one.get("task") != task for one in _objects(later.get("missing")))
     return same and whole and isinstance(ran, list) and task in ran
 
 
-def _not_numbers(scores: Scores, label: Mapping[System, str]) -> Iterator[str]:
-    for system, unit in scores.broken:
-        yield f"{label[system]}: the score of {quoted(unit.task)} is no number."
-
-
-def _holes(scores: Scores, label: Mapping[System, str]) -> Iterator[str]:
-    for series in scores.series():
-        systems = scores.of(series)
-        seen = unit_order({unit for system in systems for unit in scores.columns[system]})
-        for system in systems:
-            lacking = dict.fromkeys(u.task for u in seen if u not in scores.columns[system])
+def _holes(view: View) -> Iterator[tuple[str, str]]:
+    for series in view.scores.series():
+        columns = {system: view.scores.columns[system] for system in view.scores.of(series)}
+        seen = unit_order({unit for column in columns.values() for unit in column})
+        for system, column in columns.items():
+            lacking = dict.fromkeys(unit.task for unit in seen if unit not in column)
             if lacking:
-                yield (
-                    f"{label[system]} lacks {quoted(', '.join(lacking))}, which other columns of "
-                    "its table have."
-                )
+                yield view.systems[system], ", ".join(lacking)
 
 
 def paper_tasks(scores: Scores) -> tuple[list[str], list[str]]:

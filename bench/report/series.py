@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moee_index.bench.report import paper, plots
 from moee_index.bench.report.markup import Picture, Table, TableRow, Words, quoted
-from moee_index.bench.report.names import METHOD_NAMES, Names, Pictures, counted, sampled, score_row
 from moee_index.bench.report.table import (
-    Average,
+    Cell,
     Figure,
     Scores,
     Series,
@@ -22,6 +22,7 @@ from moee_index.bench.report.table import (
     type_order,
     unit_order,
 )
+from moee_index.bench.report.view import METHOD_NAMES, View, counted, pictured, sampled, score_row
 
 _BESIDE = {
     "cosine_ap": "cosine_ap",
@@ -29,48 +30,35 @@ _BESIDE = {
     "nmi": "NMI",
     "v_measure": "V-measure of AMI's clusters",
 }
-_ABOVE = "the figures are in the table above."
 
 
 @dataclass(frozen=True)
 class Interval(Figure):
-    """From `score` to `high`."""
+    """A main score with its interval, which is shown in its place."""
 
+    low: float
     high: float
 
     @property
     def text(self) -> str:
-        return f"{100 * self.score:.1f} to {100 * self.high:.1f}"
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
 
 
-@dataclass(frozen=True)
-class SeriesReport:
-    """One series' table and pictures. with_intervals: some of its scores have one."""
-
-    series: Series
-    name: Words
-    raw_hs: bool
-    table: Table
-    bars: Picture | None
-    with_intervals: bool
-    intervals: Picture | None
-
-
-def overview(scores: Scores, names: Names) -> Table | None:
+def overview(view: View) -> Table | None:
     """Averages by type of every column, as in the paper's tables 3 and 4."""
+    scores = view.scores
     inside = [system for series in scores.series() for system in scores.main(series)]
     outside = scores.outside()
     units = scores.common(inside or outside)
     if not units:
         return None
-    averages = by_type(scores, [*inside, *outside], units)
-    rows = []
-    for i, system in enumerate([*inside, *outside]):
-        column = scores.columns[system]
-        means = [mean_of_types(column, units), average(column, units)]
-        rows.append(
-            score_row([names.systems[system]], [*(a[i] for a in averages.values()), *means])
-        )
+    systems = [*inside, *outside]
+    averages = by_type(scores, systems, units)
+    lines = zip(systems, zip(*averages.values(), strict=True), strict=True)
+    rows = [
+        score_row([view.systems[system]], [*line, *_means(scores.columns[system], units)])
+        for system, line in lines
+    ]
     heads = [f"{quoted(kind)} ({tasks_of(units, kind)})" for kind in averages]
     caption = (
         f"Over the {counted(tasks_of(units))} that every column of MoEE has; behind each type the "
@@ -80,14 +68,35 @@ def overview(scores: Scores, names: Names) -> Table | None:
     return Table(columns, rows, caption)
 
 
-def series_report(scores: Scores, series: Series, names: Names, pictures: Pictures) -> SeriesReport:
+def _means(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> tuple[Figure | None, ...]:
+    return mean_of_types(column, units), average(column, units)
+
+
+def series_report(view: View, series: Series) -> dict[str, Any]:
     """The table of one series by type and task, outside baselines beside it, and its pictures."""
+    scores, name = view.scores, view.series[series]
     inside = scores.main(series)
     systems = [*inside, *scores.beside_series(series)]
     shared = scores.common(inside)
     seen = unit_order({unit for system in systems for unit in scores.columns[system]})
-    averages = by_type(scores, systems, shared, type_order(unit.type for unit in seen))
+    heads = [view.column(system) for system in systems]
+    shown = [system for system in systems if pictured(system)]
+    return {
+        "series": series,
+        "name": name,
+        "raw_hs": series in scores.raw_hs,
+        "table": Table(["Task", "Metric", *heads], _rows(scores, systems, shared, seen), labels=2),
+        "bars": _bars(view, name, shown, shared),
+        **_intervals(view, name, shown, [unit for unit in seen if unit.type == "STS"]),
+    }
+
+
+def _rows(
+    scores: Scores, systems: Sequence[System], shared: Sequence[Unit], seen: Sequence[Unit]
+) -> list[TableRow]:
+    """Each type's averages over the shared units and below them its tasks; at the end the means."""
     rows: list[TableRow] = []
+    averages = by_type(scores, systems, shared, type_order(unit.type for unit in seen))
     for kind, found in averages.items():
         tasks, every = tasks_of(shared, kind), tasks_of(seen, kind)
         over = counted(tasks) if tasks == every else f"{tasks} of {counted(every)}"
@@ -95,28 +104,14 @@ def series_report(scores: Scores, series: Series, names: Names, pictures: Pictur
         rows.append(score_row([label, ""], found, strong=True))
         units = [unit for unit in seen if unit.type == kind]
         for unit in units:
-            rows += _unit_rows(scores, systems, unit, units)
+            rows += _unit_rows(scores, systems, unit, _unit_name(unit, units))
     if sum(any(found) for found in averages.values()) > 1:
-        columns = [scores.columns[system] for system in systems]
-        label = f"Mean of {len({unit.type for unit in shared})} types"
-        means = [mean_of_types(column, shared) for column in columns]
-        rows.append(score_row([label, ""], means, strong=True))
-        means = [average(column, shared) for column in columns]
-        rows.append(score_row([f"Mean of {counted(tasks_of(shared))}", ""], means, strong=True))
-    heads = [names.column(system) for system in systems]
-    shown = [system for system in systems if names.pictured(system)]
-    lines = {kind: dict(zip(systems, found, strict=True)) for kind, found in averages.items()}
-    bars = _bars(lines, shown, names.series[series], names, pictures)
-    with_intervals, intervals = _intervals(scores, shown, seen, names, pictures)
-    return SeriesReport(
-        series,
-        names.series[series],
-        series in scores.raw_hs,
-        Table(["Task", "Metric", *heads], rows, labels=2),
-        bars,
-        with_intervals,
-        intervals,
-    )
+        types = len({unit.type for unit in shared})
+        labels = [f"Mean of {types} types", f"Mean of {counted(tasks_of(shared))}"]
+        means = zip(*(_means(scores.columns[system], shared) for system in systems), strict=True)
+        for label, figures in zip(labels, means, strict=True):
+            rows.append(score_row([label, ""], figures, strong=True))
+    return rows
 
 
 def _unit_name(unit: Unit, units: Sequence[Unit]) -> str:
@@ -135,16 +130,15 @@ def _interval(scores: Scores, system: System, unit: Unit) -> Interval | None:
     beside = scores.beside.get((system, unit), {})
     if cell is None or "ci95_low" not in beside or "ci95_high" not in beside:
         return None
-    return Interval(beside["ci95_low"], cell.sample, beside["ci95_high"])
+    return Interval(cell.score, cell.sample, beside["ci95_low"], beside["ci95_high"])
 
 
 def _unit_rows(
-    scores: Scores, systems: Sequence[System], unit: Unit, units: Sequence[Unit]
+    scores: Scores, systems: Sequence[System], unit: Unit, name: str
 ) -> Iterator[TableRow]:
     """The row of main scores, and below it what stands beside them."""
     cells = [scores.columns[system].get(unit) for system in systems]
     metrics = dict.fromkeys(quoted(cell.metric) for cell in cells if cell is not None)
-    name = _unit_name(unit, units)
     yield score_row([name, ", ".join(metrics)], cells)
     intervals = [_interval(scores, system, unit) for system in systems]
     if any(intervals):
@@ -165,146 +159,121 @@ def _unit_rows(
 
 
 def _bars(
-    averages: Mapping[str, Mapping[System, Average | None]],
-    systems: Sequence[System],
-    name: str,
-    names: Names,
-    pictures: Pictures,
+    view: View, name: str, systems: Sequence[System], units: Sequence[Unit]
 ) -> Picture | None:
-    shown = {
-        quoted(kind): [found[system] for system in systems]
-        for kind, found in averages.items()
-        if any(found[system] for system in systems)
-    }
+    """Averages by type."""
+    averages = by_type(view.scores, systems, units)
+    shown = {quoted(kind): found for kind, found in averages.items() if any(found)}
     if not shown:
         return None
     title = f"{name}: averages by type{sampled(a for found in shown.values() for a in found)}"
-    lengths = {}
-    for i, system in enumerate(systems):
-        line = [found[i] for found in shown.values()]
-        if any(line):
-            lengths[names.column(system)] = [None if a is None else a.score for a in line]
-    return pictures.add(
-        "types",
-        name,
-        f"Bars: {title}; {_ABOVE}",
-        lambda: plots.bars(title, list(shown), lengths, names.others),
+    lengths = {
+        view.column(system): [None if a is None else a.score for a in line]
+        for system, line in zip(systems, zip(*shown.values(), strict=True), strict=True)
+        if any(line)
+    }
+    return view.pictures.add(
+        "types", name, "Bars", title, lambda t: plots.bars(t, list(shown), lengths, view.others)
     )
 
 
 def _intervals(
-    scores: Scores,
-    systems: Sequence[System],
-    units: Sequence[Unit],
-    names: Names,
-    pictures: Pictures,
-) -> tuple[bool, Picture | None]:
-    """Whether there are intervals of STS scores, and their picture."""
-    points: dict[str, list[tuple[float, float, float] | None]] = {}
-    shown = [unit for unit in units if unit.type == "STS"]
-    every: list[Interval | None] = []
-    for system in systems:
-        line = [_interval(scores, system, unit) for unit in shown]
-        every += line
-        if any(line):
-            points[names.column(system)] = [
-                None if f is None else (scores.columns[system][unit].score, f.score, f.high)
-                for unit, f in zip(shown, line, strict=True)
-            ]
+    view: View, name: str, systems: Sequence[System], units: Sequence[Unit]
+) -> dict[str, Any]:
+    """Whether there are intervals of scores, and their picture."""
+    found = {s: [_interval(view.scores, s, unit) for unit in units] for s in systems}
+    points = {
+        view.column(system): [None if f is None else (f.score, f.low, f.high) for f in line]
+        for system, line in found.items()
+        if any(line)
+    }
     if not points:
-        return False, None
-    name = names.series[systems[0].series]
-    title = f"{name}: STS with 95 % bootstrap intervals{sampled(every)}"
-    tasks = [_unit_name(unit, shown) for unit in shown]
-    return True, pictures.add(
+        return {"with_intervals": False}
+    marks = sampled(f for line in found.values() for f in line)
+    title = f"{name}: STS with 95 % bootstrap intervals{marks}"
+    tasks = [_unit_name(unit, units) for unit in units]
+    picture = view.pictures.add(
         "intervals",
         name,
-        f"Scores with error bars: {title}; {_ABOVE}",
-        lambda: plots.intervals(title, tasks, points, names.others),
+        "Scores with error bars",
+        title,
+        lambda t: plots.intervals(t, tasks, points, view.others),
     )
+    return {"with_intervals": True, "intervals": picture}
 
 
-def alphas(
-    scores: Scores, names: Names, pictures: Pictures
-) -> list[tuple[Words, Table | None, Picture | None]]:
+def alphas(view: View) -> Iterator[tuple[Words, Table | None, Picture | None]]:
     """Averages by type for every alpha of `sum`, between HS (0) and RW (without end), of each
     series with several; no table where no task has them all.
     """
-    found: list[tuple[Words, Table | None, Picture | None]] = []
-    for series in scores.series():
-        systems = scores.of(series)
+    for series in view.scores.series():
+        systems = view.scores.of(series)
         sums = [system for system in systems if system.method == "sum"]
-        units = scores.common(systems)
-        name = names.series[series]
-        if len(sums) > 1 and not units:
-            found.append((name, None, None))
-        elif len(sums) > 1:
-            found.append((name, *_alphas(scores, series, sums, units, names, pictures)))
-    return found
+        if len(sums) > 1:
+            yield view.series[series], *_alphas(view, series, systems, sums)
 
 
 def _alphas(
-    scores: Scores,
-    series: Series,
-    sums: Sequence[System],
-    units: Sequence[Unit],
-    names: Names,
-    pictures: Pictures,
-) -> tuple[Table, Picture | None]:
-    levels = {system.method: system for system in scores.of(series) if system.method != "sum"}
+    view: View, series: Series, systems: Sequence[System], sums: Sequence[System]
+) -> tuple[Table | None, Picture | None]:
+    scores, name = view.scores, view.series[series]
+    units = scores.common(systems)
+    if not units:
+        return None, None
+    levels = {system.method: system for system in systems if system.method != "sum"}
     shown = [system for system in (levels.get("hs"), *sums, levels.get("rw")) if system is not None]
-    systems = [*sums, *levels.values()]
     rows, curves, every = [], [], []
     for kind, averages in by_type(scores, systems, units).items():
-        found = dict(zip(systems, averages, strict=True))
+        found = {s: a for s, a in zip(systems, averages, strict=True) if a is not None}
         every += averages
         label = f"{quoted(kind)} ({counted(tasks_of(units, kind))})"
-        rows.append(score_row([label], [found[system] for system in shown]))
-        points = [(s.alpha or 0.0, a.score) for s in sums if (a := found[s]) is not None]
-        flat = {METHOD_NAMES[m]: a.score for m, s in levels.items() if (a := found[s]) is not None}
+        rows.append(score_row([label], [found.get(system) for system in shown]))
+        points = [(s.alpha or 0.0, found[s].score) for s in sums if s in found]
+        flat = {METHOD_NAMES[m]: found[s].score for m, s in levels.items() if s in found}
         curves.append(plots.Curve(label, points, flat, series in scores.raw_hs))
     heads = [
         METHOD_NAMES[s.method] if s.alpha is None or s.method != "sum" else f"α = {s.alpha:g}"
         for s in shown
     ]
-    title = f"{names.series[series]}: score against α{sampled(every)}"
-    picture = pictures.add(
-        "alpha",
-        names.series[series],
-        f"Curves: {title}; {_ABOVE}",
-        lambda: plots.alpha_curves(title, curves),
+    title = f"{name}: score against α{sampled(every)}"
+    picture = view.pictures.add(
+        "alpha", name, "Curves", title, lambda t: plots.alpha_curves(t, curves)
     )
     return Table(["Type", *heads], rows), picture
 
 
-def radars(scores: Scores, names: Names, pictures: Pictures) -> Iterator[tuple[Words, Picture]]:
+def radars(view: View) -> Iterator[tuple[Words, Picture]]:
     """The paper's figure 1 for every series that has at least three of its six types."""
-    for series in scores.series():
-        systems = scores.main(series)
-        units = scores.common(systems)
+    for series in view.scores.series():
+        systems = view.scores.main(series)
+        units = view.scores.common(systems)
         kinds = [kind for kind in paper.TYPES if any(unit.type == kind for unit in units)]
-        if len(kinds) < 3:
-            continue
-        averages = by_type(scores, systems, units, kinds)
-        name = names.series[series]
-        title = (
-            f"{name}: averages by type{sampled(a for found in averages.values() for a in found)}"
-        )
-        lines = {
-            names.column(system): [a.score for found in averages.values() if (a := found[i])]
-            for i, system in enumerate(systems)
-        }
-        lacking = [kind for kind in paper.TYPES if kind not in kinds]
-        note = f" Not among its six types: {', '.join(lacking)}." if lacking else ""
-        alt = (
-            f"Radar plot: {title}; spokes: {', '.join(kinds)}. The figures are in the tables above."
-        )
+        if len(kinds) >= 3:
+            yield from _radar(view, view.series[series], systems, units, kinds)
 
-        def draw(
-            title: str = title, kinds: list[str] = kinds, lines: dict[str, list[float]] = lines
-        ) -> bytes:
-            return plots.radar(title, kinds, lines)
 
-        picture = pictures.add("radar", name, alt, draw)
-        if picture is not None:
-            yield Words(f"{title}.{note}"), picture
+def _radar(
+    view: View,
+    name: str,
+    systems: Sequence[System],
+    units: Sequence[Unit],
+    kinds: Sequence[str],
+) -> Iterator[tuple[Words, Picture]]:
+    averages = list(by_type(view.scores, systems, units, kinds).values())
+    title = f"{name}: averages by type{sampled(a for found in averages for a in found)}"
+    lines = {
+        view.column(system): [a.score for a in line if a is not None]
+        for system, line in zip(systems, zip(*averages, strict=True), strict=True)
+    }
+    lacking = [kind for kind in paper.TYPES if kind not in kinds]
+    note = f" Not among its six types: {', '.join(lacking)}." if lacking else ""
+    picture = view.pictures.add(
+        "radar",
+        name,
+        "Radar plot",
+        title,
+        lambda t: plots.radar(t, kinds, lines),
+        f"spokes: {', '.join(kinds)}. The figures are in the tables above.",
+    )
+    if picture is not None:
+        yield Words(f"{title}.{note}"), picture

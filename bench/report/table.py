@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from moee_index.bench.report import paper
-from moee_index.bench.run_dir import Row, Run
+from moee_index.bench.run_dir import EXTRA_SETTING, Row, Run
 from moee_index.errors import MoeeIndexError
 from moee_index.fusion import METHODS
 
@@ -20,6 +20,7 @@ from moee_index.fusion import METHODS
 _ORDER = (*paper.TYPES, "Retrieval")
 # Stands beside a main score, never in its place.
 _SIDE_METRICS = ("cosine_ap",)
+_EXTRA = ("task", "split", "subset", *EXTRA_SETTING)
 SERIES_FIELDS = ("run", "model", "prompt", "standardize", "fit", "rw", "pooling")
 
 
@@ -76,13 +77,6 @@ class Cell(Figure):
     paper: float | None
 
 
-@dataclass(frozen=True)
-class Average(Figure):
-    """Mean of `tasks` tasks; sample: at least one of them was sampled."""
-
-    tasks: int
-
-
 @dataclass
 class Scores:
     """All scores.
@@ -101,9 +95,8 @@ class Scores:
         return list(dict.fromkeys(s.series for s in self.columns if not s.outside))
 
     def of(self, series: Series) -> list[System]:
-        """A series' columns: HS, RW, concat, then sum by rising alpha."""
-        found = [s for s in self.columns if s.series == series and not s.outside]
-        return sorted(found, key=lambda s: (METHODS.index(s.method), s.alpha or 0))
+        """A series' columns in their order."""
+        return in_order(s for s in self.columns if s.series == series and not s.outside)
 
     def outside(self) -> list[System]:
         """Every outside baseline, with one `sum` alone."""
@@ -142,6 +135,11 @@ def _one_sum(columns: Sequence[System]) -> list[System]:
     return [s for s in columns if s.method != "sum" or s is kept]
 
 
+def in_order(systems: Iterable[System]) -> list[System]:
+    """Columns of MoEE: HS, RW, concat, then sum by rising alpha."""
+    return sorted(systems, key=lambda s: (METHODS.index(s.method), s.alpha or 0))
+
+
 def short(model: str) -> str:
     """A model's name without organisation or folders."""
     return model.replace("\\", "/").rstrip("/").split("/")[-1]
@@ -151,86 +149,80 @@ def gather(runs: Sequence[Run]) -> Scores:
     """All rows of all runs. Raises MoeeIndexError where two rows contradict each other."""
     scores = Scores()
     for run in runs:
-        models = {row.model for row in run.rows if row.method in METHODS}
-        # Untrained weights stand beside a trained model; alone they are what the run is about.
-        trained = any(not _untrained(model) for model in models)
-        values: dict[tuple[System, Unit], dict[str, Row]] = {}
-        for row in run.rows:
-            key = _system(run, row, trained), Unit(row.task, row.type, row.split, row.subset)
-            metrics = values.setdefault(key, {})
-            if row.metric in metrics and metrics[row.metric].score != row.score:
-                raise MoeeIndexError(
-                    f"{run.label}: two scores for {row.task}, {row.metric}, {row.method} of "
-                    f"{row.model} with the same options; run the bench again with --overwrite"
-                )
-            metrics[row.metric] = row
-        for (system, unit), metrics in values.items():
-            _put(scores, system, unit, metrics)
-        _put_extras(scores, run)
-    _join_raw_hs(scores)
+        extras = _extras(run)
+        for (system, unit), metrics in _by_column(run, scores.raw_hs).items():
+            main = next((m for m in metrics if m not in _SIDE_METRICS), next(iter(metrics)))
+            row = metrics.pop(main)
+            beside = {
+                name: other.score for name, other in metrics.items() if other.score is not None
+            }
+            column = scores.columns.setdefault(system, {})
+            if row.score is None:
+                scores.broken.append((system, unit))
+            else:
+                column[unit] = Cell(row.score, row.sample, row.metric, row.paper)
+                beside |= extras.get(tuple(getattr(row, name) for name in _EXTRA), {})
+            if beside:
+                scores.beside[system, unit] = beside
     return scores
+
+
+def _by_column(run: Run, raw_hs: set[Series]) -> dict[tuple[System, Unit], dict[str, Row]]:
+    """System and unit → metric → row. raw_hs: gets the series that a raw HS was joined with."""
+    # Untrained weights stand beside a trained model; alone they are what the run is about.
+    trained = any(not _untrained(row.model) for row in run.rows if row.method in METHODS)
+    joined = _raw_hs(run)
+    raw_hs.update(joined.values())
+    columns: dict[tuple[System, Unit], dict[str, Row]] = {}
+    for row in run.rows:
+        series = _series(run, row)
+        outside = row.method not in METHODS or (trained and _untrained(row.model))
+        system = System(joined.get(series, series), row.method, row.alpha, outside)
+        unit = Unit(row.task, row.type, row.split, row.subset)
+        metrics = columns.setdefault((system, unit), {})
+        if row.metric in metrics and metrics[row.metric].score != row.score:
+            raise MoeeIndexError(
+                f"{run.label}: two scores for {row.task}, {row.metric}, {row.method} of "
+                f"{row.model} with the same options; run the bench again with --overwrite"
+            )
+        metrics[row.metric] = row
+    return columns
 
 
 def _untrained(model: str) -> bool:
     return "untrained" in short(model).lower()
 
 
-def _system(run: Run, row: Row, trained: bool) -> System:
-    series = Series(run.label, row.model, row.prompt, row.standardize, row.fit, row.rw, row.pooling)
-    outside = row.method not in METHODS or (trained and _untrained(row.model))
-    return System(series, row.method, row.alpha, outside)
+def _series(run: Run, row: Row) -> Series:
+    return Series(run.label, *(getattr(row, name) for name in SERIES_FIELDS[1:]))
 
 
-def _join_raw_hs(scores: Scores) -> None:
-    """The authors' way leaves HS alone as it is: it belongs beside its standardised RW and sum."""
-    for raw in [s for s in scores.columns if s.series.fit == "batch"]:
-        series = replace(raw.series, standardize="both")
-        alone = [s.method for s in scores.columns if s.series == raw.series] == ["hs"]
-        others = [s.method for s in scores.columns if s.series == series]
-        if raw.series.standardize != "none" or not alone or not others or "hs" in others:
-            continue
-        moved = replace(raw, series=series)
-        scores.columns = {moved if s == raw else s: c for s, c in scores.columns.items()}
-        scores.beside = {
-            (moved if s == raw else s, unit): b for (s, unit), b in scores.beside.items()
-        }
-        scores.broken = [(moved if s == raw else s, unit) for s, unit in scores.broken]
-        scores.raw_hs.add(series)
+def _raw_hs(run: Run) -> dict[Series, Series]:
+    """The authors' way leaves HS alone as it is: its series → that of its standardized RW and sum,
+    beside which it belongs.
+    """
+    methods: dict[Series, set[str]] = {}
+    for row in run.rows:
+        methods.setdefault(_series(run, row), set()).add(row.method)
+    joined = {}
+    for raw, alone in methods.items():
+        whole = replace(raw, standardize="both")
+        others = methods.get(whole, set())
+        by_authors = (raw.fit, raw.standardize) == ("batch", "none")
+        if by_authors and alone == {"hs"} and others and "hs" not in others:
+            joined[raw] = whole
+    return joined
 
 
-def _put(scores: Scores, system: System, unit: Unit, metrics: Mapping[str, Row]) -> None:
-    main = next((m for m in metrics if m not in _SIDE_METRICS), next(iter(metrics)))
-    row = metrics[main]
-    column = scores.columns.setdefault(system, {})
-    if row.score is None:
-        scores.broken.append((system, unit))
-    else:
-        column[unit] = Cell(row.score, row.sample, row.metric, row.paper)
-    for name, other in metrics.items():
-        if name != main and other.score is not None:
-            scores.beside.setdefault((system, unit), {})[name] = other.score
-
-
-def _put_extras(scores: Scores, run: Run) -> None:
-    """extras.json names a setting without rw and pooling: it belongs to all that fit."""
-    fields = ("task", "split", "subset", "model", "method", "prompt", "alpha", "standardize", "fit")
+def _extras(run: Run) -> dict[tuple[object, ...], dict[str, float]]:
+    """Task, split, subset and setting (which has no rw and pooling) → name → value."""
     values: dict[tuple[object, ...], dict[str, float]] = {}
     for entry in run.extras:
         value = entry.get("value")
         if isinstance(value, int | float) and not isinstance(value, bool):
-            key = tuple(entry.get(name) for name in fields)
+            key = tuple(entry.get(name) for name in _EXTRA)
             values.setdefault(key, {})[entry["name"]] = float(value)
-    for system, column in scores.columns.items():
-        series = system.series
-        if series.run != run.label:
-            continue
-        setting = (series.model, system.method, series.prompt, system.alpha)
-        for unit in column:
-            found = values.get(
-                (unit.task, unit.split, unit.subset, *setting, series.standardize, series.fit)
-            )
-            if found:
-                scores.beside.setdefault((system, unit), {}).update(found)
+    return values
 
 
 def type_order(types: Iterable[str]) -> list[str]:
@@ -260,8 +252,9 @@ def common(columns: Sequence[Mapping[Unit, Cell]]) -> list[Unit]:
     return unit_order(set(columns[0]).intersection(*columns[1:]))
 
 
-def average(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | None:
-    """Mean over tasks of the mean over each task's units; None where the column lacks one."""
+def average(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Figure | None:
+    """Mean over tasks of the mean over each task's units, a sample if one of them is; None where
+    the column lacks one."""
     if not units or any(unit not in column for unit in units):
         return None
     tasks: dict[str, list[float]] = {}
@@ -269,23 +262,22 @@ def average(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | Non
         tasks.setdefault(unit.task, []).append(column[unit].score)
     means = [sum(values) / len(values) for values in tasks.values()]
     sample = any(column[unit].sample for unit in units)
-    return Average(sum(means) / len(means), sample, len(means))
+    return Figure(sum(means) / len(means), sample)
 
 
-def mean_of_types(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Average | None:
+def mean_of_types(column: Mapping[Unit, Cell], units: Sequence[Unit]) -> Figure | None:
     """The paper's average: the unweighted mean of the types' averages."""
     types = type_order(u.type for u in units)
     means = [average(column, [u for u in units if u.type == kind]) for kind in types]
     found = [mean for mean in means if mean is not None]
     if not found or len(found) < len(means):
         return None
-    score = sum(mean.score for mean in found) / len(found)
-    return Average(score, any(m.sample for m in found), sum(m.tasks for m in found))
+    return Figure(sum(m.score for m in found) / len(found), any(m.sample for m in found))
 
 
 def by_type(
     scores: Scores, systems: Sequence[System], units: Sequence[Unit], types: Sequence[str] = ()
-) -> dict[str, list[Average | None]]:
+) -> dict[str, list[Figure | None]]:
     """Type (those of the units, or `types`) → each system's average over its units."""
     return {
         kind: [average(scores.columns[s], [u for u in units if u.type == kind]) for s in systems]

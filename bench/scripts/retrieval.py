@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from moee_index.bench import baselines
-from moee_index.bench.candidate_lists import ListData, list_key, load_lists
+from moee_index.bench.candidate_lists import list_key, load_lists
 from moee_index.errors import CorpusError, MoeeIndexError
 from moee_index.readers.corpus import read_corpora
 from moee_index.readers.queries import read_queries
@@ -31,32 +31,19 @@ from moee_index.tune import metrics as measures
 
 METHODS = ("hs", "rw", "concat", "sum")
 DEPTH = 100
-_NAMES = {"bm25": "BM25", "tfidf": "TF-IDF"}
-
-
-@dataclass(frozen=True)
-class Score:
-    """One cell of the table. score: from 0 to 1; seconds: what embedding and search took."""
-
-    data: str
-    metric: str
-    system: str
-    method: str | None
-    score: float
-    queries: int
-    seconds: float
+_NAMES: dict[baselines.Baseline, str] = {"bm25": "BM25", "tfidf": "TF-IDF"}
 
 
 class CommandError(RuntimeError):
     """A command failed; the message holds what it said."""
 
 
-def moee_index(*arguments: str | Path) -> str:
+def moee_index(*arguments: object) -> str:
     """Run one command and return its stdout; its stderr is shown only when it fails.
 
     Raises CommandError.
     """
-    command = [str(Path(sys.executable).with_name("moee-index")), *map(str, arguments)]
+    command = [str(Path(sys.executable).with_name("moee-index")), "--quiet", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing"]
@@ -64,169 +51,149 @@ def moee_index(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def qrels_of(folder: Path) -> Qrels:
-    """A BEIR folder's test judgements. Raises CorpusError when there are none."""
-    for name in ("test.tsv", "test.jsonl"):
-        if (folder / "qrels" / name).is_file():
-            return read_qrels(folder / "qrels" / name)
-    raise CorpusError(f"{folder}: no qrels/test.tsv or qrels/test.jsonl")
-
-
-def retrieval_baseline(kind: baselines.Baseline, folder: Path, qrels: Qrels) -> Run:
-    """The run of a baseline on a BEIR folder: 100 documents for each judged query."""
-    documents = list(read_corpora([folder]))
-    model = baselines.fit(kind, [document.content for document in documents])
-    return {
-        query.id: {documents[i].id: score for i, score in model.top(query.text, DEPTH)}
-        for query in read_queries(folder)
-        if query.id in qrels
-    }
-
-
-def rerank_baseline(kind: baselines.Baseline, data: ListData) -> Run:
-    """The run of a baseline on candidate lists, fitted on all of their texts together."""
-    texts = sorted({text for texts in data.texts for text in texts})
-    position = {text: i for i, text in enumerate(texts)}
-    model = baselines.fit(kind, texts)
-    run: Run = {}
-    for number, query in enumerate(data.queries):
-        scores = model.scores(query)
-        run[str(number)] = {
-            list_key(i): float(scores[position[text]]) for i, text in enumerate(data.texts[number])
-        }
-    return run
-
-
-def retrieval_run(
-    folder: Path, qrels: Qrels, index: Path, method: str, weight: Sequence[str]
-) -> tuple[Run, float]:
-    """(run, seconds) of `query --trec` over an index that is there."""
-    queries = index.with_name(index.name + ".queries.jsonl")
-    with queries.open("w", encoding="utf-8") as file:
-        for query in read_queries(folder):
-            if query.id in qrels:
-                file.write(json.dumps({"_id": query.id, "text": query.text}) + "\n")
-    started = time.perf_counter()
-    out = moee_index(
-        *("--quiet", "query", "--index", index, "--queries", queries, "--trec"),
-        *("-k", str(DEPTH), "--method", method, *weight),
-    )
-    seconds = time.perf_counter() - started
-    path = index.with_name(f"{index.name}.{method}.trec")
-    path.write_text(out, encoding="utf-8")
-    return run_scores(path), seconds
-
-
-def rerank_run(
-    data: ListData, work: Path, method: str, options: Sequence[str]
-) -> tuple[Run, float]:
-    """(run, seconds) of `rerank --candidates --json`."""
-    path = work / "lists.jsonl"
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        for number, query in enumerate(data.queries):
-            candidates = [{"id": list_key(i), "text": t} for i, t in enumerate(data.texts[number])]
-            one = {"query": query, "query_id": str(number), "candidates": candidates}
-            file.write(json.dumps(one) + "\n")
-    started = time.perf_counter()
-    out = moee_index(
-        "--quiet", "rerank", "--candidates", path, "--json", "--method", method, *options
-    )
-    seconds = time.perf_counter() - started
-    answers: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
-    return {a["query_id"]: {h["id"]: h["score"] for h in a["hits"]} for a in answers}, seconds
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What to measure. models: None is the bundled one; the commands choose what is None."""
+class Retrieval:
+    """A BEIR folder: an index for each model, queries against it."""
 
-    work: Path
-    models: Sequence[str | None]
-    methods: Sequence[str]
-    kinds: Sequence[baselines.Baseline]
-    alpha: float | None = None
-    standardize: str | None = None
+    metric = "nDCG@10"
+    score = staticmethod(measures.ndcg)
 
-    @property
-    def fit(self) -> list[str]:
-        return ["--standardize", self.standardize] if self.standardize else []
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.folder, self.work, self.name = folder, work, folder.resolve().name
+        self.qrels = self._qrels()
+        self.queries = [query for query in read_queries(folder) if query.id in self.qrels]
 
-    def weight(self, method: str) -> list[str]:
-        """alpha as options: it acts on `sum` alone."""
-        return [] if self.alpha is None or method != "sum" else ["--alpha", str(self.alpha)]
+    def _qrels(self) -> Qrels:
+        for name in ("test.tsv", "test.jsonl"):
+            if (self.folder / "qrels" / name).is_file():
+                return read_qrels(self.folder / "qrels" / name)
+        raise CorpusError(f"{self.folder}: no qrels/test.tsv or qrels/test.jsonl")
+
+    def baseline(self, kind: baselines.Baseline) -> Run:
+        """100 documents for each judged query."""
+        documents = list(read_corpora([self.folder]))
+        model = baselines.fit(kind, [document.content for document in documents])
+        return {
+            query.id: {documents[i].id: score for i, score in model.top(query.text, DEPTH)}
+            for query in self.queries
+        }
+
+    def prepare(self, model: str | None, options: Sequence[str]) -> None:
+        """Build the index of a model."""
+        tell(f"{self.name}: building an index with {short(model)}")
+        tell(moee_index("build", self.folder, "--index", self._index(model), "--json", *options))
+        queries = ({"_id": query.id, "text": query.text} for query in self.queries)
+        write_lines(self.work / "queries.jsonl", queries)
+
+    def _index(self, model: str | None) -> Path:
+        return self.work / f"{self.name}-{short(model)}"
+
+    def run(self, model: str | None, _options: Sequence[str], weight: Sequence[str]) -> Run:
+        """What `query --trec` answers over the index that is there."""
+        index, ranking = self._index(model), self.work / "ranking.trec"
+        given = ("--index", index, "--queries", self.work / "queries.jsonl", "--trec", "-k", DEPTH)
+        ranking.write_text(moee_index("query", *given, *weight), encoding="utf-8")
+        return run_scores(ranking)
 
 
-def measure_folder(folder: Path, asked: Asked, tell: Callable[[str], None]) -> Iterator[Score]:
-    """The scores of every system on one data folder, each as soon as it is known.
+class Reranking:
+    """A folder of candidate lists."""
+
+    metric = "MAP"
+    score = staticmethod(measures.average_precision)
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.name, self.lists = folder.resolve().name, work / "lists.jsonl"
+        self.data = load_lists(folder / "test.jsonl")
+        self.qrels = self.data.qrels
+
+    def baseline(self, kind: baselines.Baseline) -> Run:
+        """Fitted on all texts of all lists together."""
+        texts = sorted({text for texts in self.data.texts for text in texts})
+        position = {text: i for i, text in enumerate(texts)}
+        model = baselines.fit(kind, texts)
+        run: dict[str, dict[str, float]] = {}
+        for number, query in enumerate(self.data.queries):
+            scores = model.scores(query)
+            listed = enumerate(self.data.texts[number])
+            run[str(number)] = {list_key(i): float(scores[position[t]]) for i, t in listed}
+        return run
+
+    def prepare(self, model: str | None, options: Sequence[str]) -> None:
+        """Write the lists as `rerank` reads them."""
+        lists = enumerate(zip(self.data.queries, self.data.texts, strict=True))
+        write_lines(
+            self.lists,
+            (
+                {
+                    "query": query,
+                    "query_id": str(number),
+                    "candidates": [{"id": list_key(i), "text": t} for i, t in enumerate(texts)],
+                }
+                for number, (query, texts) in lists
+            ),
+        )
+
+    def run(self, _model: str | None, options: Sequence[str], weight: Sequence[str]) -> Run:
+        """What `rerank --candidates --json` answers."""
+        out = moee_index("rerank", "--candidates", self.lists, "--json", *options, *weight)
+        answers = map(json.loads, out.splitlines())
+        return {a["query_id"]: {hit["id"]: hit["score"] for hit in a["hits"]} for a in answers}
+
+
+def measure(folder: Path, work: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for every system on one data folder, each as soon as it is known. score: from 0 to 1;
+    seconds: what embedding and search took.
 
     Raises CorpusError for a folder of neither form, CommandError.
     """
     if (folder / "corpus.jsonl").is_file():
-        return _measure_retrieval(folder, asked, tell)
-    if (folder / "test.jsonl").is_file():
-        return _measure_lists(folder, asked)
-    if not folder.is_dir():
-        raise CorpusError(f"{folder}: no such folder; is the data at hand?")
-    raise CorpusError(f"{folder}: neither corpus.jsonl nor test.jsonl is in it")
+        data: Retrieval | Reranking = Retrieval(folder, work)
+    elif (folder / "test.jsonl").is_file():
+        data = Reranking(folder, work)
+    else:
+        raise CorpusError(f"{folder}: neither corpus.jsonl nor test.jsonl; is the data at hand?")
 
-
-def _measure_retrieval(folder: Path, asked: Asked, tell: Callable[[str], None]) -> Iterator[Score]:
-    name, qrels = folder.resolve().name, qrels_of(folder)
-
-    def scored(system: str, method: str | None, run: Run, seconds: float) -> Score:
-        score = measures.ndcg(qrels, run, complete=True)
-        return Score(name, "nDCG@10", system, method, score, len(qrels), seconds)
-
-    for kind in asked.kinds:
+    def row(system: str, method: str | None, answer: Callable[[], Run]) -> dict[str, Any]:
         started = time.perf_counter()
-        run = retrieval_baseline(kind, folder, qrels)
-        yield scored(_NAMES[kind], None, run, time.perf_counter() - started)
-    for model in asked.models:
-        index = asked.work / f"{name}-{_short(model)}"
-        tell(f"{name}: building an index with {_short(model)}")
-        options = [*_chosen(model), *asked.fit]
-        tell(moee_index("--quiet", "build", folder, "--index", index, "--json", *options).strip())
-        for method in asked.methods:
-            run, seconds = retrieval_run(folder, qrels, index, method, asked.weight(method))
-            yield scored(_short(model), method, run, seconds)
+        run = answer()
+        spent = time.perf_counter() - started
+        score = data.score(data.qrels, run, complete=True)
+        return {
+            **{"data": data.name, "metric": data.metric, "system": system, "method": method},
+            **{"score": score, "queries": len(data.qrels), "seconds": spent},
+        }
+
+    for kind in given.baselines:
+        yield row(_NAMES[kind], None, partial(data.baseline, kind))
+    for model in given.model if given.methods else ():
+        options = ["--model", model] if model is not None else []
+        options += ["--standardize", given.standardize] if given.standardize else []
+        data.prepare(model, options)
+        for method in given.methods:
+            weight = ["--method", method]
+            weight += ["--alpha", given.alpha] if given.alpha and method == "sum" else []
+            yield row(short(model), method, partial(data.run, model, options, weight))
 
 
-def _measure_lists(folder: Path, asked: Asked) -> Iterator[Score]:
-    name, data = folder.resolve().name, load_lists(folder / "test.jsonl")
-
-    def scored(system: str, method: str | None, run: Run, seconds: float) -> Score:
-        score = measures.average_precision(data.qrels, run, complete=True)
-        return Score(name, "MAP", system, method, score, len(data.qrels), seconds)
-
-    for kind in asked.kinds:
-        started = time.perf_counter()
-        run = rerank_baseline(kind, data)
-        yield scored(_NAMES[kind], None, run, time.perf_counter() - started)
-    for model in asked.models:
-        for method in asked.methods:
-            options = [*_chosen(model), *asked.fit, *asked.weight(method)]
-            run, seconds = rerank_run(data, asked.work, method, options)
-            yield scored(_short(model), method, run, seconds)
-
-
-def _short(model: str | None) -> str:
+def short(model: str | None) -> str:
     return "tiny" if model is None else Path(model).name
 
 
-def _chosen(model: str | None) -> list[str]:
-    return [] if model is None else ["--model", model]
-
-
-def table(scores: Sequence[Score]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: systems down, data across, 100 times the score."""
-    data = list(dict.fromkeys((s.data, s.metric) for s in scores))
-    systems = list(dict.fromkeys((s.system, s.method) for s in scores))
-    cells = {(s.data, s.system, s.method): f"{100 * s.score:.2f}" for s in scores}
+    data = list(dict.fromkeys((row["data"], row["metric"]) for row in rows))
+    systems = list(dict.fromkeys((row["system"], row["method"]) for row in rows))
+    cells = {(r["data"], r["system"], r["method"]): f"{100 * r['score']:.2f}" for r in rows}
     lines = ["| system | " + " | ".join(f"{name} ({metric})" for name, metric in data) + " |"]
     lines.append("|---|" + "---:|" * len(data))
     for system, method in systems:
-        row = [cells.get((name, system, method), "–") for name, _ in data]
-        lines.append(f"| {system}{f', {method}' if method else ''} | " + " | ".join(row) + " |")
+        line = [cells.get((name, system, method), "–") for name, _ in data]
+        lines.append(f"| {system}{f', {method}' if method else ''} | " + " | ".join(line) + " |")
     return "\n".join(lines)
 
 
@@ -237,44 +204,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma list; empty for none")
-    parser.add_argument("--baselines", default=",".join(baselines.BASELINES), help="comma list")
-    parser.add_argument("--alpha", type=float, help="weight of RW in `sum`")
+    parser.add_argument(
+        "--methods", type=names(METHODS), default=METHODS, help="comma list; empty for none"
+    )
+    parser.add_argument(
+        "--baselines", type=names(_NAMES), default=baselines.BASELINES, help="comma list"
+    )
+    parser.add_argument("--alpha", help="weight of RW in `sum`")
     parser.add_argument("--standardize", metavar="WHICH", help="both, rw, hs or none")
     parser.add_argument("--work", type=Path, help="keep the indexes here, and use those there")
     parser.add_argument("--json", action="store_true", help="one score a line instead of a table")
-    options = parser.parse_args(arguments)
-    methods = [m for m in options.methods.split(",") if m]
-    kinds = [kind for kind in baselines.BASELINES if kind in options.baselines.split(",")]
-    if set(methods) - set(METHODS):
-        parser.error(f"--methods: of {', '.join(METHODS)}")
-
-    scores: list[Score] = []
-    failed = False
-    models: list[str | None] = options.model or [None]
+    given = parser.parse_args(arguments)
+    given.model = given.model or [None]
+    rows, failed = [], False
     with tempfile.TemporaryDirectory() as temporary:
-        work: Path = options.work or Path(temporary)
+        work: Path = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        asked = Asked(
-            work, models if methods else [], methods, kinds, options.alpha, options.standardize
-        )
-        for folder in options.data:
+        for folder in given.data:
             try:
-                for score in measure_folder(folder, asked, _tell):
-                    scores.append(score)
-                    if options.json:
-                        print(json.dumps(asdict(score)), flush=True)
-                    _tell(f"{score.data}: {score.system} {score.method or ''} {score.score:.4f}")
+                for row in measure(folder, work, given):
+                    rows.append(row)
+                    if given.json:
+                        print(json.dumps(row), flush=True)
+                    tell(f"{row['data']}: {row['system']} {row['method'] or ''} {row['score']:.4f}")
             except (MoeeIndexError, CommandError) as error:
                 failed = True
-                _tell(f"Error: {error}")
-    if not options.json and scores:
-        print(table(scores))
+                tell(f"Error: {error}")
+    if rows and not given.json:
+        print(table(rows))
     return int(failed)
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Reads a comma list of known names."""
+
+    def read(text: str) -> list[str]:
+        found = [name for name in text.split(",") if name]
+        if set(found) - set(known):
+            raise argparse.ArgumentTypeError(f"of {', '.join(known)}")
+        return found
+
+    return read
+
+
+def tell(line: str) -> None:
+    print(line.strip(), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

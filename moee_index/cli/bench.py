@@ -1,4 +1,4 @@
-"""`moee-index bench`: MTEB through the same encoder; `bench report` and `bench analyze`."""
+"""`moee-index bench`: MTEB through the same encoder, and the group of `report` and `analyze`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moee_index.cli.bench_analyze import command as analyze
+from moee_index.cli.bench_options import (
+    data_option,
+    keep_offline,
+    languages_option,
+    limit_option,
+    model_of,
+    read_question,
+    splits_option,
+    vectors_option,
+)
 from moee_index.cli.bench_output import print_outcome, print_plan
+from moee_index.cli.bench_report import command as report
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
     STANDARDIZE,
     json_option,
     model_options,
     split_model_options,
-    tell_bundled,
 )
 from moee_index.cli.output import print_json
 from moee_index.errors import MisuseError
@@ -28,35 +39,6 @@ METHODS = ("hs", "rw", "concat", "sum")
 DEFAULT_OUT = Path("bench-results")
 TYPES = "STS, Classification, Clustering, PairClassification, Reranking, Summarization, Retrieval"
 
-_data = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of data sets in the hub's layout (DIR/mteb/stsbenchmark-sts/…); nothing is then "
-    "asked of the hub. [default: the hub and its cache]",
-)
-_vectors = click.option(
-    "--vectors",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Where raw vectors are kept, so that no text is embedded twice. [default: vectors in "
-    "MOEE_INDEX_CACHE or the platform's cache]",
-)
-_languages = click.option(
-    "--languages",
-    metavar="L,…",
-    help="ISO 639-3 codes, or all. A task's subset runs when all its languages are named. "
-    "[default: eng where a task has it]",
-)
-_splits = click.option("--splits", metavar="S,…", help="Splits. [default: those of mteb]")
-_limit = click.option(
-    "--limit",
-    type=int,
-    metavar="N",
-    help="A sample of N rows, texts or queries of each split, seeded by the task's name: to try "
-    "things, no score.",
-)
-
 
 @click.group("bench", invoke_without_command=True)
 @click.option(
@@ -66,10 +48,10 @@ _limit = click.option(
     "tables) or all.",
 )
 @click.option("--benchmark", metavar="NAME", help='A benchmark of mteb, such as "MTEB(eng, v1)".')
-@_data
-@_languages
-@_splits
-@_limit
+@data_option
+@languages_option
+@splits_option
+@limit_option
 @click.option(
     "--list", "list_only", is_flag=True, help="Show what would run, sizes, and where the data are."
 )
@@ -129,7 +111,7 @@ _limit = click.option(
     metavar="DIR",
     help="Results, summary.json, report.md, report.html, plots. Runs may share it.",
 )
-@_vectors
+@vectors_option
 @click.option("--overwrite", is_flag=True, help="Evaluate again what is there; vectors are kept.")
 @json_option
 @model_options("bench", many_prompts=True)
@@ -153,8 +135,8 @@ def command(
     others run, and the exit status is 1.
     """
     if ctx.invoked_subcommand is not None:
-        own = ctx.get_parameter_source
-        named = [p.name for p in command.params if p.name and own(p.name) is _COMMANDLINE]
+        source = ctx.get_parameter_source
+        named = [p.name for p in command.params if p.name and source(p.name) is _COMMANDLINE]
         if named:
             raise MisuseError(
                 f"--{named[0].replace('_', '-')} belongs to `bench` itself; give options of "
@@ -169,8 +151,8 @@ def command(
     console: Console = ctx.obj
     options, rest = split_model_options(given)
     offline = bool(options["offline"])
-    _keep_offline(offline)
-    question = _question(tasks, benchmark, data, languages, splits, rest["paper_protocol"])
+    keep_offline(offline)
+    question = read_question(tasks, benchmark, data, languages, splits, rest["paper_protocol"])
     if list_only:
         _list(console, question, as_json)
         return
@@ -184,37 +166,6 @@ def command(
 
 
 _COMMANDLINE = click.core.ParameterSource.COMMANDLINE
-
-
-def _keep_offline(offline: bool) -> None:
-    """--offline must stand before the hub's client is imported; it reads it once."""
-    import os
-
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def _question(
-    tasks: str | None,
-    benchmark: str | None,
-    data: Path | None,
-    languages: str | None,
-    splits: str | None,
-    deprecated_summeval: bool = False,
-) -> Question:
-    from moee_index.bench.tasks import Question, split_list
-
-    def values(text: str | None, option: str) -> tuple[str, ...]:
-        return () if text is None else tuple(split_list(text, option))
-
-    return Question(
-        tasks=values(tasks, "--tasks"),
-        benchmark=benchmark,
-        languages=values(languages, "--languages"),
-        splits=values(splits, "--splits"),
-        data=data,
-        deprecated_summeval=deprecated_summeval,
-    )
 
 
 def _run(
@@ -240,9 +191,8 @@ def _run(
         raise MisuseError(f"--paper-protocol settles --{min(clash)}; give one of the two")
     if not given["paper_protocol"] and "paper_instruction" in explicit:
         raise MisuseError("--paper-instruction is for --paper-protocol alone")
-    tell_bundled(console, options)
     prompts = options.pop("prompt")
-    model = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
+    model = model_of(console, options)
     with (
         console.progress("evaluating", "settings") as progress,
         console.progress("embedding", "texts") as embedding,
@@ -309,108 +259,5 @@ def _end(missing: Sequence[Missing]) -> None:
         raise DataError(f"did not run, or not whole: {names} ({first.task}: {first.why})")
 
 
-@command.command("report")
-@click.argument(
-    "directories", nargs=-1, required=True, metavar="DIR…", type=click.Path(path_type=Path)
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Where the report goes. [default: the directory, or bench-report for several]",
-)
-@click.pass_obj
-def report(console: Console, /, directories: tuple[Path, ...], out: Path | None) -> None:
-    """Write report.md, report.html and the plots anew; with several run directories, compare
-    them."""
-    from moee_index.bench.report.build import write_report
-
-    target = out or (directories[0] if len(directories) == 1 else Path("bench-report"))
-    for path in write_report(list(directories), target, tell=console.tell):
-        click.echo(str(path))
-
-
-@command.command("analyze")
-@click.option(
-    "--tasks",
-    default="STS,Clustering",
-    show_default=True,
-    metavar="T,…",
-    help="STS and clustering tasks, by type or name.",
-)
-@_data
-@_languages
-@_splits
-@_limit
-@click.option(
-    "--only",
-    metavar="A,…",
-    help="Some of: clusters, prompts, complementarity, routing, controls. [default: all]",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("bench-analysis"),
-    show_default=True,
-    metavar="DIR",
-    help="analysis.md, analysis.html, analysis.json and plots.",
-)
-@_vectors
-@json_option
-@model_options("bench_analyze")
-@click.pass_context
-def analyze(
-    ctx: click.Context,
-    /,
-    tasks: str,
-    data: Path | None,
-    languages: str | None,
-    splits: str | None,
-    limit: int | None,
-    only: str | None,
-    out: Path,
-    vectors: Path | None,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    """Look at the paper's analyses with any model: agreement of HS and RW clusters, the nine
-    prompts, error complementarity, RW layer by layer, and controls that the paper lacks."""
-    console: Console = ctx.obj
-    options, _ = split_model_options(given)
-    _keep_offline(bool(options["offline"]))
-    question = _question(tasks, None, data, languages, splits)
-
-    from moee_index.bench.analyses.run import analyze as look
-    from moee_index.bench.data import DataError
-    from moee_index.bench.tasks import split_list
-    from moee_index.bench.vector_cache.encoder import StoredEncoder
-    from moee_index.bench.vector_cache.store import VectorStore, default_directory
-
-    names = split_list(only, "--only") if only is not None else None
-    tell_bundled(console, options)
-    model = {**options, "bits": options["bits"] if options["bits"] is not None else 4}
-    store = VectorStore(vectors or default_directory(), notify=console.tell)
-    try:
-        stored = StoredEncoder.open(store, **model, notify=console.tell)
-        with console.progress("embedding", "texts") as progress:
-            found = look(
-                question,
-                stored,
-                out,
-                offline=bool(options["offline"]),
-                limit=limit,
-                only=names,
-                tell=console.tell,
-                progress=lambda what: progress,
-            )
-    finally:
-        store.close()
-    if as_json:
-        print_json({"out": str(out), "files": [str(path) for path in found.files]})
-    else:
-        for path in found.files:
-            click.echo(str(path))
-    if found.missing:
-        task, why = found.missing[0]
-        more = f" and {len(found.missing) - 1} more" if len(found.missing) > 1 else ""
-        raise DataError(f"could not be analysed: {task}: {why}{more}")
+command.add_command(report)
+command.add_command(analyze)

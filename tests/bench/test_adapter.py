@@ -16,7 +16,6 @@ from paths import PARITY
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score
 
-from fakes.indexes import fake_spec
 from fakes.mock_tasks import check_list, of_known, tried
 from fakes.tasks import (
     classification_task,
@@ -33,6 +32,7 @@ from fakes.tasks import (
     summary_task,
     with_vectors,
 )
+from fakes.word_encoder import fake_spec
 from moee_index.bench.adapter.encoder import MoeeEncoder, Setting
 from moee_index.bench.adapter.meta import model_name
 from moee_index.bench.adapter.search import MoeeSearch

@@ -806,10 +806,10 @@ def test_pictures_hold_no_clock_and_no_version() -> None:
         assert not set(chunks) & {b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf"}
 
 
-def test_styles_tell_lines_apart_without_colour() -> None:
+def test_styles_tell_lines_apart_without_color() -> None:
     names = ["HS", "RW", "concat", "sum (α = 1)", "all-MiniLM-L6-v2", "BM25", "TF-IDF", "x, sum"]
     styles = [plots.style_of(name, names[4:]) for name in names]
-    assert len({style.colour for style in styles}) == len(names)
+    assert len({style.color for style in styles}) == len(names)
     assert len({style.marker for style in styles}) == len(names)
     assert len({(str(style.stroke), style.hatch) for style in styles}) == len(names)
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from paths import DATA, PARITY
 
-from fakes.indexes import fake_spec
 from fakes.tasks import (
     ensure_slowly,
     get,
@@ -28,6 +27,7 @@ from fakes.tasks import (
     random_embeddings,
     stored_over,
 )
+from fakes.word_encoder import fake_spec
 from moee_index.bench.adapter.model_facts import count_parameters
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import StoreKey, VectorStore

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import PARITY
 
-from fakes.indexes import FakeEncoder, fake_spec, word_offsets
+from fakes.word_encoder import FakeEncoder, fake_spec, word_offsets
 from moee_index.encode.chunking import _inside, _mark, divide, split
 from moee_index.encode.encoder import Encoder
 from moee_index.encode.prompts import TEMPLATES, parse_prompt

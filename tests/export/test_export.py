@@ -23,7 +23,8 @@ from paths import PARITY
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from fakes.indexes import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder, export_limited, fake_documents
+from fakes.indexes import export_limited, fake_documents
+from fakes.word_encoder import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError
 from moee_index.export import formats as exportfile
 from moee_index.export.export import ExportReport, export_index, ids_beside

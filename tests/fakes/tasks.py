@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fakes.indexes import FakeEncoder, FakePlan, fake_spec, word_vector
+from fakes.word_encoder import FakeEncoder, FakePlan, fake_spec, word_vector
 from moee_index.bench import mteb_internals as installed
 from moee_index.bench.data import quiet
 from moee_index.bench.vector_cache.encoder import Identity, StoredEncoder

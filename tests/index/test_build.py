@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes.indexes import FakeEncoder, build_slowly, fake_documents, fake_spec, index_bytes
+from fakes.indexes import build_slowly, fake_documents, index_bytes
+from fakes.word_encoder import FakeEncoder, fake_spec
 from moee_index.atomic import WriterLock
 from moee_index.errors import (
     CorpusError,

@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 from paths import FAST
 
-from fakes.indexes import (
-    FakeEncoder,
-    Interrupted,
-    expected_of,
-    fake_documents,
-    fake_spec,
-    held,
-    interrupt_at,
-)
+from fakes.indexes import Interrupted, fake_documents, interrupt_at
+from fakes.word_encoder import FakeEncoder, expected_of, fake_spec, held
 from moee_index.atomic import WriterLock
 from moee_index.errors import (
     CorpusError,

@@ -27,10 +27,8 @@ from paths import FAST
 
 from fakes.indexes import (
     CHANGES,
-    FakeEncoder,
     change_for_ever,
     fake_documents,
-    held,
     left_over,
     prepared,
     reindex_for_ever,
@@ -39,6 +37,7 @@ from fakes.indexes import (
     state,
     trap_everywhere,
 )
+from fakes.word_encoder import FakeEncoder, held
 from moee_index.atomic import LOCK
 from moee_index.errors import IndexDamagedError, MoeeIndexError, NotAnIndexError, StorageError
 from moee_index.index import Index, add_documents, build_index, compact_index, verify_index

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes.indexes import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder, fake_documents
+from fakes.indexes import fake_documents
+from fakes.word_encoder import HS_DIM, RW_DIM, FakeEncoder, GivenEncoder
 from moee_index.cli import cli
 from moee_index.errors import IndexDamagedError
 from moee_index.index import (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes.indexes import FakeEncoder
+from fakes.word_encoder import FakeEncoder
 from moee_index.errors import IndexDamagedError
 from moee_index.index import Index, add_documents, build_index, compact_index, verify_index
 from moee_index.index.filters import Filter, FilterError

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes.indexes import FakeEncoder, build_limited, fake_documents, index_bytes, read_for_ever
+from fakes.indexes import build_limited, fake_documents, index_bytes, read_for_ever
+from fakes.word_encoder import FakeEncoder
 from moee_index.atomic import replacing, storage_errors
 from moee_index.errors import (
     IndexDamagedError,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes.indexes import GivenEncoder
+from fakes.word_encoder import GivenEncoder
 from moee_index.backends import load_faiss
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import fuse, top_k, unit_vectors

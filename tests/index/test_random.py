@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 from paths import FAST
 
-from fakes.indexes import FakeEncoder
+from fakes.word_encoder import FakeEncoder
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.index import (
     Index,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import FAST
 
-from fakes.indexes import FakeEncoder, GivenEncoder, fake_spec
+from fakes.word_encoder import FakeEncoder, GivenEncoder, fake_spec
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
 from moee_index.index import Index
 from moee_index.index.index import Hits

@@ -11,8 +11,6 @@ process opens the index, searches it and looks up documents, and must never see 
 
 The vectors are hashed words, not a model's: what is tried here is the order of writes. Every batch
 takes two milliseconds, so that a command lasts long enough to be killed within.
-
-Knows the library's functions behind the commands. Refuses to know how they do it.
 """
 
 from __future__ import annotations
@@ -31,13 +29,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fakes.word_encoder import Held, expected_of, held
 from moee_index.errors import MoeeIndexError
 from moee_index.index import verify_index
 from moee_index.index.store.layout import MANIFEST
 from moee_index.index.store.manifest import Manifest
 from moee_index.readers.corpus import read_corpora
 from moee_index.types import Document
-from stress.crash_index import Change, Held, expected, held, read_for_ever, sample, work
+from stress.crash_index import Change, encoder, read_for_ever, sample, work
 
 COMMANDS = ("build", "add", "delete", "reindex", "compact")
 # Documents that an add brings or a delete takes.
@@ -172,7 +171,7 @@ class Trial:
         target = self._folder / f"fresh-{self._round}" if fresh else index
         if fresh:
             change = replace(change, overwrite=False)
-        before, after = expected(now), expected(then)
+        before, after = (expected_of(documents, encoder=encoder()) for documents in (now, then))
         revision = None if fresh else Manifest.read(index).revision
         try:
             if self._processes.run(change, target, share * outcome.took) is None:

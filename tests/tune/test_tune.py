@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from paths import PARITY
 
-from fakes.indexes import FakeEncoder, GivenEncoder, fake_documents
+from fakes.indexes import fake_documents
+from fakes.word_encoder import FakeEncoder, GivenEncoder
 from moee_index.atomic import WriterLock
 from moee_index.cli import cli
 from moee_index.errors import CorpusError, IndexLockedError, MisuseError, NotAnIndexError

@@ -1,8 +1,9 @@
-"""Batches of real tokens: a corpus cut into texts of an exact number of tokens."""
+"""Batches: real tokens in texts of an exact number of tokens, and random ones of any shape."""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def pieces_of_corpus(
         f"{corpus} holds only {len(ids)} tokens, {count * length} are needed; give a larger "
         "corpus, or ask for fewer tokens"
     )
+
+
+def random_batch(
+    numbers: random.Random, tokens: int, longest: int, vocabulary: int
+) -> list[TokenizedText]:
+    """About `tokens` random tokens in texts of 1 to `longest`, all of other lengths each time."""
+    lengths: list[int] = []
+    limit = numbers.randint(2, longest)
+    while (remaining := tokens - sum(lengths)) > 0:
+        lengths.append(min(numbers.randint(1, limit), remaining))
+    return [bare(tuple(numbers.randrange(vocabulary) for _ in range(length))) for length in lengths]
 
 
 def tokenize(checkpoint: Checkpoint, texts: list[str], prompt: Prompt) -> list[TokenizedText]:

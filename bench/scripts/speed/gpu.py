@@ -25,7 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import CORPUS, GB, import_all, make_parser, memory, say, seconds, show
+from harness import CORPUS, GB, import_all, make_parser, memory, say, show
+from layer_states import cosines, mean_and_least
+from layer_states import line_of as states_line
 from mixed_lengths import compare, line_of, read_set
 
 GOAL_RATIO = 0.35
@@ -50,30 +52,13 @@ def load(given: argparse.Namespace, device: str) -> Any:
 
 def large_batch(given: argparse.Namespace, running: Any) -> dict[str, Any]:
     """Tokens and operations a second of large batches, and the product's rate between them."""
-    from arithmetic import count_operations, experts_of, product_rate
     from batches import pieces_of_corpus
+    from large_batch import against_product
 
     count = max(1, given.tokens // given.length)
     texts = pieces_of_corpus(running.checkpoint, CORPUS, count, given.length)
-    shape, device, compute = experts_of(running), running.device.value, running.compute.value
-    work = count_operations(running, texts)  # warms the kernels up, too
-    rates = [product_rate(shape, work.tokens, compute, device, 1.0)]
-    times = []
-    for _ in range(given.repeat):
-        times.append(seconds(lambda: running.embed(texts)))  # returns numpy: nothing is pending
-        rates.append(product_rate(shape, work.tokens, compute, device, 1.0))
-    taken, rate = statistics.median(times), statistics.median(rates)
-    return {
-        "tokens": work.tokens,
-        "length": given.length,
-        "seconds": times,
-        "tokens_per_s": work.tokens / taken,
-        "gflop_per_s": work.computed / taken / 1e9,
-        "product_gflop_per_s": rate / 1e9,
-        "ratio": work.computed / taken / rate,
-        "busiest_expert_over_mean": work.imbalance,
-        **goal(given, running, work.computed / taken / rate, GOAL_RATIO),
-    }
+    row = against_product(running, texts, given.repeat, 1.0)
+    return {"length": given.length, **row, **goal(given, running, row["ratio"], GOAL_RATIO)}
 
 
 def mixed_lengths(given: argparse.Namespace, encoder: Any) -> Iterator[dict[str, Any]]:
@@ -150,7 +135,6 @@ def name_of(device: Any) -> str:
 def parity(given: argparse.Namespace, encoder: Any) -> dict[str, Any]:
     """Cosines of HS and RW between the device and the CPU. Loads the model there."""
     from batches import pieces_of_corpus
-    from quantization import cosines
 
     texts = pieces_of_corpus(encoder.running.checkpoint, CORPUS, given.parity, 32)
     here = encoder.running.embed(texts)
@@ -158,14 +142,13 @@ def parity(given: argparse.Namespace, encoder: Any) -> dict[str, Any]:
     on_cpu = load(given, "cpu").running
     loaded = time.perf_counter() - before
     there = on_cpu.embed(texts)
-    found = {"hs": cosines(here.hs, there.hs), "rw": cosines(here.rw, there.rw)}
     return {
         "texts": len(texts),
         "compute": str(encoder.running.compute.value),
         "compute_on_cpu": str(on_cpu.compute.value),
         "cpu_load_s": loaded,
-        **{f"{kind}_cosine": float(values.mean()) for kind, values in found.items()},
-        **{f"{kind}_least": float(values.min()) for kind, values in found.items()},
+        **mean_and_least("hs", cosines(here.hs, there.hs)),
+        **mean_and_least("rw", cosines(here.rw, there.rw)),
     }
 
 
@@ -193,7 +176,8 @@ def measure(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
     yield (
         row,
         f"large batch of {row['tokens']} tokens: {row['tokens_per_s']:.0f} tokens/s, "
-        f"{row['gflop_per_s']:.0f} GFLOP/s of {row['product_gflop_per_s']:.0f}: "
+        f"{row['gflop_per_s']:.0f} GFLOP/s of "
+        f"{statistics.median(row['product_gflop_per_s']):.0f}: "
         f"{row['ratio']:.1%} ({_goal(row, '.0%')}); {_memory(row)}",
     )
 
@@ -205,9 +189,8 @@ def measure(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
     row = {"part": "parity", **parity(given, encoder)}
     yield (
         row,
-        f"parity with the CPU, {row['texts']} texts: HS {row['hs_cosine']:.6f} (least "
-        f"{row['hs_least']:.6f}), RW {row['rw_cosine']:.6f} (least {row['rw_least']:.6f}); "
-        f"{row['compute']} there, {row['compute_on_cpu']} on the CPU",
+        f"parity with the CPU, {row['texts']} texts: {states_line(row)}; {row['compute']} there, "
+        f"{row['compute_on_cpu']} on the CPU",
     )
 
 

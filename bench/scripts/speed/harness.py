@@ -40,6 +40,14 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """CHECKPOINT, and how it is loaded."""
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--double-quant", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--cache", action=argparse.BooleanOptionalAction, default=True)
+
+
 def show(row: dict[str, Any], as_json: bool, line: str) -> None:
     """Print a result at once: the row as JSON, or the line for reading."""
     print(json.dumps(row) if as_json else line, flush=True)
@@ -133,6 +141,33 @@ def import_all(model_type: str) -> float:
 
     import_bitsandbytes()
     return time.perf_counter() - before
+
+
+def running_model(checkpoint: Any, *, cache: bool = True, **options: Any) -> Any:
+    """A checkpoint in 4 bits (or `bits`) that pools the last token; options: of `RunningModel`."""
+    from moee_index.model.checkpoint.find import find_checkpoint
+    from moee_index.model.load.cache import Cache
+    from moee_index.model.run.model import RunningModel
+
+    if isinstance(checkpoint, Path):
+        checkpoint = find_checkpoint(checkpoint)
+    given = {"bits": 4, "double_quant": True, "rw": "auto", "pooling": "last", **options}
+    return RunningModel(checkpoint, **given, cache=Cache(say) if cache else None)
+
+
+def transformers_model(checkpoint: Path) -> Any:
+    """What the authors' code asks for: transformers' own `load_in_4bit` (experts stay in bf16)."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, quantization_config=config)
+    return model.eval()
 
 
 def need_accelerate() -> None:

@@ -92,8 +92,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     from moee_index.index import build_index
 
     encoder = Encoder.load(given.model, notify=say)
-    probe = [document.text for document in sentences(given.text, _PROBE)]
-    before = _PROBE / seconds(lambda: encoder.encode(probe))
+    probe = [document.text for document in sentences(given.text, min(_PROBE, given.documents))]
+    before = len(probe) / seconds(lambda: encoder.encode(probe))
     timeline: list[tuple[float, int]] = [(time.perf_counter(), 0)]
     told = time.perf_counter()
 
@@ -110,7 +110,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         report = build_index(
             given.index, sentences(given.text, given.documents), encoder, progress=progress
         )
-    after = _PROBE / seconds(lambda: encoder.encode(probe))
+    after = len(probe) / seconds(lambda: encoder.encode(probe))
     files = [path for path in given.index.rglob("*") if path.is_file()]
     sizes = {path.name: path.stat().st_size / report.embedded for path in files}
     per_document = report.seconds / report.embedded

@@ -1,10 +1,12 @@
 """Loading a model in 4 bits: from its 16-bit files, from the cache, and as a whole `query`.
 
     python bench/scripts/speed/load.py CHECKPOINT [--double-quant both] [--cache-dir DIR] [--runs 3]
+    python bench/scripts/speed/load.py CHECKPOINT --imports
+    python bench/scripts/speed/load.py CHECKPOINT --accuracy 16
 
 Each way runs in a process of its own, with an empty cache made in DIR (beside the checkpoint by
 default, removed at the end), in this order:
-  16-bit         the 16-bit files are streamed and quantised; the standard form is cached
+  16-bit         the 16-bit files are streamed and quantized; the standard form is cached
   standard       the standard form from the cache
   pack           the standard form from the cache is packed; the packed form is cached
   packed         the packed form from the cache
@@ -14,6 +16,16 @@ Told: seconds from the end of imports to ready, and of the first and the next qu
 the first query, anonymous and file-backed apart; the highest anonymous memory while loading and
 after; bytes of the cache. Then 20 short texts are indexed, and `moee-index query` is timed as a
 whole process. What the cached ways read was just written or read, so the page cache is warm.
+
+--imports tells instead what importing costs before a command can answer, part by part, each in
+fresh processes and all in turn. `bitsandbytes as shipped` asks a hub and imports torch's compiler;
+`ours` does neither.
+
+--accuracy N tells instead what 4 bits cost: N texts of real tokens pass one by one through the
+16-bit checkpoint and through every 4-bit form of it (plain and double quantization, standard and
+packed layout). After each decoder layer the last token's hidden state is compared with the
+reference's by its cosine, and so are the router's outputs, with the share of the chosen experts
+that agree. One model is in memory at a time.
 """
 
 from __future__ import annotations
@@ -42,6 +54,7 @@ from harness import (
     median_seconds,
     memory,
     run_way,
+    running_model,
     say,
     seconds,
     show,
@@ -51,6 +64,31 @@ WAYS = {"16-bit": False, "standard": False, "pack": True, "packed": True, "16-bi
 DEFAULT_WAYS = ("16-bit", "standard", "pack", "packed")
 FROM_16_BIT = ("16-bit", "16-bit-packed")
 QUERY = "Which treaty ended the long war between the two northern kingdoms?"
+ACCURACY_TOKENS = 32
+IMPORTS = {
+    "torch": ("", "import torch"),
+    "transformers, OLMoE's classes": (
+        "import torch",
+        "import transformers.models.olmoe.modeling_olmoe",
+    ),
+    "bitsandbytes as shipped": (
+        "import torch, transformers.models.olmoe.modeling_olmoe",
+        "import bitsandbytes",
+    ),
+    "bitsandbytes, ours": (
+        "import torch, transformers.models.olmoe.modeling_olmoe; "
+        "from moee_index.backends import import_bitsandbytes",
+        "import_bitsandbytes()",
+    ),
+    "faiss": ("import torch", "import faiss"),
+    "moee-index --help": ("", "import moee_index.cli"),
+}
+IMPORT_CODE = """{before}
+import time
+start = time.perf_counter()
+{step}
+print(time.perf_counter() - start)
+"""
 BOTH = {"both": (True, False), "on": (True,), "off": (False,)}
 
 
@@ -98,7 +136,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def measure_ways(given: argparse.Namespace, quantised: bool, cache: Path) -> Iterator[Any]:
+def measure_ways(given: argparse.Namespace, quantized: bool, cache: Path) -> Iterator[Any]:
     """A row a way, the median run of those from the cache."""
     more: list[object] = ["--large", given.large] if given.large is not None else []
     more += ["--threads", given.threads] if given.threads is not None else []
@@ -112,7 +150,7 @@ def measure_ways(given: argparse.Namespace, quantised: bool, cache: Path) -> Ite
                 __file__,
                 [
                     *(given.checkpoint, "--way", way),
-                    *("--double-quant", "on" if quantised else "off"),
+                    *("--double-quant", "on" if quantized else "off"),
                     *more,
                 ],
                 MOEE_INDEX_CACHE=str(cache),
@@ -133,7 +171,7 @@ def entries(cache: Path) -> dict[str, int]:
     return dict(Cache(say, cache).entries())
 
 
-def measure_query(given: argparse.Namespace, quantised: bool, cache: Path) -> dict[str, Any]:
+def measure_query(given: argparse.Namespace, quantized: bool, cache: Path) -> dict[str, Any]:
     """Index 20 short texts with the model, then time whole query processes."""
     with tempfile.TemporaryDirectory(prefix="moee-speed-") as made:
         corpus, index = Path(made) / "few.jsonl", Path(made) / "index"
@@ -143,12 +181,12 @@ def measure_query(given: argparse.Namespace, quantised: bool, cache: Path) -> di
             "".join(json.dumps({"id": row["id"], "text": row["title"]}) + "\n" for row in rows),
             encoding="utf-8",
         )
-        quantisation = "--double-quant" if quantised else "--no-double-quant"
+        quantization = "--double-quant" if quantized else "--no-double-quant"
         common = ["--threads", str(given.threads)] if given.threads is not None else []
         built, _ = process(
             [
                 *("build", corpus, "--index", index),
-                *("--model", given.checkpoint.resolve(), quantisation, *common),
+                *("--model", given.checkpoint.resolve(), quantization, *common),
             ],
             cache,
         )
@@ -157,7 +195,7 @@ def measure_query(given: argparse.Namespace, quantised: bool, cache: Path) -> di
         ]
     return {
         "way": "query process",
-        "double_quant": quantised,
+        "double_quant": quantized,
         "build_s": built,
         "process_s": statistics.median(taken for taken, _ in runs),
         "process_s_of_runs": [taken for taken, _ in runs],
@@ -184,15 +222,15 @@ def process(arguments: list[Any], cache: Path) -> tuple[float, float]:
 
 def line_of(row: dict[str, Any]) -> str:
     """A row for reading."""
-    quantised = "double" if row["double_quant"] else "plain"
+    quantized = "double" if row["double_quant"] else "plain"
     if "process_s" in row:
         return (
-            f"{quantised:<6} whole query process {row['process_s']:.2f} s, at most "
+            f"{quantized:<6} whole query process {row['process_s']:.2f} s, at most "
             f"{row['peak_rss_gb']:.2f} GB resident (build of 20 titles {row['build_s']:.1f} s)"
         )
     cached = sum(row["cache_bytes"].values()) / GB
     return (
-        f"{quantised:<6} {row['way']:<13} ({row['layout']}) ready {row['ready_s']:6.2f} s, first "
+        f"{quantized:<6} {row['way']:<13} ({row['layout']}) ready {row['ready_s']:6.2f} s, first "
         f"query {row['first_query_s']:.2f} s, then {row['query_s']:.3f} s; resident "
         f"{row['rss_gb']:.2f} GB (anonymous {row['anonymous_gb']:.2f}, file {row['file_gb']:.2f}); "
         f"peak anonymous {row['peak_anonymous_gb']:.2f} "
@@ -200,8 +238,50 @@ def line_of(row: dict[str, Any]) -> str:
     )
 
 
-def quantisation_of(directory: Path) -> bool | None:
-    """Whether a 4-bit checkpoint is quantised double; None for one that is not in 4 bits."""
+def measure_imports(runs: int) -> Iterator[tuple[dict[str, Any], str]]:
+    """The median of each step in fresh processes, in turn so that drift hits all alike."""
+    spent: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    for _ in range(runs):
+        for name, (before, step) in IMPORTS.items():
+            code = IMPORT_CODE.format(before=before, step=step)
+            command = [sys.executable, "-c", code]
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment()
+            )
+            spent[name].append(float(done.stdout.split()[-1]))
+    for name, values in spent.items():
+        middle = statistics.median(values)
+        row = {"step": name, "seconds": middle, "runs": values}
+        yield row, f"{name:<32} {middle:6.2f} s   ({min(values):.2f} to {max(values):.2f})"
+
+
+def measure_accuracy(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
+    """A row for each 4-bit form and layer, `final` and `mean` after them."""
+    from batches import pieces_of_corpus
+    from layer_states import compare, states_of
+    from layer_states import line_of as states_line
+
+    def states(**options: Any) -> tuple[str, Any]:
+        running = running_model(given.checkpoint, cache=False, threads=given.threads, **options)
+        texts = pieces_of_corpus(running.checkpoint, CORPUS, given.accuracy, ACCURACY_TOKENS)
+        return running.layout.value, states_of(running, texts)
+
+    if quantization_of(given.checkpoint) is not None:
+        raise SystemExit(f"{given.checkpoint} is in 4 bits already; give what it was made from")
+    _, reference = states(bits=16)
+    for double in BOTH[given.double_quant]:
+        for packed in (False, True):
+            layout, found = states(double_quant=double, few_texts=packed)
+            if packed and layout != "packed":
+                continue  # such a processor or model has one layout alone
+            form = f"{'double' if double else 'plain'}, {layout}"
+            for row in compare(reference, found):
+                line = f"{form:<16} layer {row['layer']!s:>5}  {states_line(row)}"
+                yield {"form": form, **row}, line
+
+
+def quantization_of(directory: Path) -> bool | None:
+    """Whether a 4-bit checkpoint is quantized double; None for one that is not in 4 bits."""
     from moee_index.model.checkpoint.find import find_checkpoint
 
     said = find_checkpoint(directory).quantization
@@ -233,23 +313,30 @@ def main() -> None:
     parser.add_argument(
         "--large", type=int, help="4-bit weights from which a model counts as large (for trials)"
     )
+    parser.add_argument("--imports", action="store_true", help="what importing costs, instead")
+    parser.add_argument("--accuracy", type=int, metavar="N", help="what 4 bits cost, instead")
     parser.add_argument("--way", choices=tuple(WAYS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
         print(json.dumps(measure(given)))
         return
+    if given.imports or given.accuracy:
+        told = measure_imports(given.runs) if given.imports else measure_accuracy(given)
+        for row, line in told:
+            show(row, given.json, line)
+        return
     directory = given.cache_dir or given.checkpoint.resolve().parent
     check_space(given, directory)
     wanted = BOTH[given.double_quant]
-    if (own := quantisation_of(given.checkpoint)) is not None:
+    if (own := quantization_of(given.checkpoint)) is not None:
         wanted, given.ways = (own,), [way for way in given.ways if way not in FROM_16_BIT]
-    for quantised in wanted:
+    for quantized in wanted:
         with tempfile.TemporaryDirectory(prefix="moee-speed-cache-", dir=directory) as made:
             cache = Path(made) / "cache"
-            for row in measure_ways(given, quantised, cache):
+            for row in measure_ways(given, quantized, cache):
                 show(row, given.json, line_of(row))
             if given.query:
-                row = measure_query(given, quantised, cache)
+                row = measure_query(given, quantized, cache)
                 show(row, given.json, line_of(row))
 
 

@@ -21,7 +21,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness import import_all, make_parser, memory, need_accelerate, run_way, say, seconds, show
+from harness import (
+    add_model_options,
+    import_all,
+    make_parser,
+    memory,
+    need_accelerate,
+    run_way,
+    say,
+    seconds,
+    show,
+    transformers_model,
+)
 
 ORDERS = ("evaluator", "rows")
 
@@ -100,9 +111,9 @@ def compare(
 
 
 def measure_theirs(given: argparse.Namespace, sets: dict[str, list[str]]) -> dict[str, Any]:
-    """transformers' own 4-bit model (experts stay in bf16 there), the authors' call."""
+    """transformers' own 4-bit model, the authors' call."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoTokenizer
 
     from moee_index.encode.prompts import parse_prompt
 
@@ -111,16 +122,7 @@ def measure_theirs(given: argparse.Namespace, sets: dict[str, list[str]]) -> dic
     import_all(json.loads((given.checkpoint / "config.json").read_text())["model_type"])
     tokenizer = AutoTokenizer.from_pretrained(given.checkpoint, padding_side="left")
     tokenizer.pad_token_id = 0
-    model = AutoModelForCausalLM.from_pretrained(
-        given.checkpoint,
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        ),
-    )
-    model.eval()
+    model = transformers_model(given.checkpoint)
     prompt = parse_prompt("none")
 
     def run(texts: list[str]) -> None:
@@ -162,7 +164,7 @@ def line_of(row: dict[str, Any]) -> str:
 def main() -> None:
     """Print one row a way."""
     parser = make_parser(__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    add_model_options(parser)
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--texts", type=int, default=256, help="texts of each set")
     parser.add_argument("--order", choices=ORDERS, default=ORDERS[0])
@@ -172,9 +174,6 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", metavar="WAY", help="only these, in this order")
     parser.add_argument("--repeat", type=int, default=1, help="the best of so many is taken")
     parser.add_argument("--batch-tokens", type=int)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--double-quant", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--cache", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--transformers", action="store_true", help="theirs as it is, too")
     parser.add_argument("--theirs", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

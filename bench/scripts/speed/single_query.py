@@ -26,9 +26,10 @@ from harness import (
     memory,
     need_accelerate,
     run_way,
-    say,
+    running_model,
     seconds,
     show,
+    transformers_model,
 )
 
 WAYS = ("packed", "standard", "transformers")
@@ -36,20 +37,10 @@ WAYS = ("packed", "standard", "transformers")
 
 def ours(checkpoint: Path, tokens: int, packed: bool) -> Callable[[], None]:
     """A call that embeds one query of `tokens` tokens."""
-    from moee_index.model.checkpoint.find import find_checkpoint
-    from moee_index.model.load.cache import Cache
-    from moee_index.model.run.model import RunningModel, TokenizedText
+    from batches import bare
 
-    running = RunningModel(
-        find_checkpoint(checkpoint),
-        bits=4,
-        double_quant=True,
-        rw="auto",
-        pooling="last",
-        few_texts=packed,
-        cache=Cache(say),
-    )
-    query = TokenizedText(tuple(range(100, 100 + tokens)), (0, tokens))
+    running = running_model(checkpoint, few_texts=packed)
+    query = bare(tuple(range(100, 100 + tokens)))
 
     def embed() -> None:
         running.embed([query])
@@ -60,16 +51,8 @@ def ours(checkpoint: Path, tokens: int, packed: bool) -> Callable[[], None]:
 def theirs(checkpoint: Path, tokens: int) -> Callable[[], None]:
     """The same query through transformers alone, as the authors' code asks for it."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, quantization_config=config)
-    model.eval()
+    model = transformers_model(checkpoint)
     ids = torch.arange(100, 100 + tokens)[None]
 
     def query() -> None:

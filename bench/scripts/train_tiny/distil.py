@@ -17,14 +17,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 
-def standardised(x: Tensor) -> Tensor:
+def standardized(x: Tensor) -> Tensor:
     """Per dimension over the batch, then unit length; [n, d]."""
     return F.normalize((x - x.mean(0)) / (x.std(0) + 1e-6), dim=1)
 
 
 def similarity_loss(x: Tensor, target: Tensor, temperature: float = 0.05) -> Tensor:
     """Rows of the similarity matrix against the teacher's: KL divergence and squared error."""
-    similar = standardised(x)
+    similar = standardized(x)
     similar = similar @ similar.T
     itself = torch.eye(len(x), dtype=torch.bool)
     wanted = (target / temperature).masked_fill(itself, -1e4).log_softmax(1)

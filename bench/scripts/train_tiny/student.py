@@ -160,13 +160,13 @@ class Student(nn.Module):
         sign[: len(sign) // 2] = -1
         self.register_buffer("sin", (angles.sin() * sign).bfloat16(), persistent=False)
 
-    def quantised_names(self) -> list[str]:
+    def quantized_names(self) -> list[str]:
         """The weights that the product keeps in 4 bits: experts and attention matrices."""
         return [n for n in self.weights if n.endswith("_proj")]
 
     def refresh_errors(self) -> None:
         """From now on the forward pass sees 4-bit weights, gradients pass straight through."""
-        self.errors = {n: nf4_error(self.weights[n]).bfloat16() for n in self.quantised_names()}
+        self.errors = {n: nf4_error(self.weights[n]).bfloat16() for n in self.quantized_names()}
 
     def cast(self) -> dict[str, Tensor]:
         """Fix the weights that the next forward passes see: leaves of the graph, bfloat16, the
@@ -257,16 +257,16 @@ class Student(nn.Module):
         turned = torch.cat(heads.chunk(2, dim=2)[::-1], dim=2)
         return torch.addcmul(heads * cos[:, None], turned, sin[:, None]).view_as(x)
 
-    def save(self, folder: Path, quantised: bool = False) -> None:
+    def save(self, folder: Path, quantized: bool = False) -> None:
         """Write config.json and model.safetensors, bfloat16, in transformers' names.
 
-        quantised: write the weights rounded to NF4's values instead (for measuring).
+        quantized: write the weights rounded to NF4's values instead (for measuring).
         """
         folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         for flat, value in self.weights.items():
             value = value.detach()
-            if quantised and flat in self.quantised_names():
+            if quantized and flat in self.quantized_names():
                 value = value.bfloat16().float()
                 value = value + nf4_error(value)
             value = value.bfloat16()

@@ -208,7 +208,7 @@ def train(
     pool = ThreadPoolExecutor(threads)
     parameters = [*student.weights.values(), *heads.parameters()]
     shares = [parameters[i::threads] for i in range(threads)]
-    optimisers = [
+    optimizers = [
         torch.optim.AdamW(
             [
                 {"params": [p for p in share if p.dim() > 1], "weight_decay": 0.01},
@@ -223,13 +223,13 @@ def train(
     if state and state.exists():
         saved = torch.load(state, weights_only=True)
         heads.load_state_dict(saved["heads"])
-        for optimiser, old in zip(optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(old)
+        for optimizer, old in zip(optimizers, saved["optimisers"], strict=True):
+            optimizer.load_state_dict(old)
 
     def keep() -> None:
         publish(student, source, out)
         if state:
-            both = {"optimisers": [o.state_dict() for o in optimisers], "heads": heads.state_dict()}
+            both = {"optimisers": [o.state_dict() for o in optimizers], "heads": heads.state_dict()}
             beside = state.with_name(state.name + ".new")
             torch.save(both, beside)
             beside.replace(state)
@@ -244,8 +244,8 @@ def train(
             break
         factor = min(1.0, passed / 0.02 + 0.05)
         factor *= floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * passed))
-        for optimiser in optimisers:
-            for settings in optimiser.param_groups:
+        for optimizer in optimizers:
+            for settings in optimizer.param_groups:
                 settings["lr"] = rate * factor
         if passed >= four_bit_from and step % 8 == 0:
             student.refresh_errors()
@@ -254,7 +254,7 @@ def train(
         ids, teacher = data.take_near(batch) if step * 37 % 100 < near else data.take(batch)
         losses = gradients(student, heads, head, ids, teacher, pool, threads)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        list(pool.map(lambda o: o.step(), optimisers))
+        list(pool.map(lambda o: o.step(), optimizers))
         step, seen, tokens = step + 1, seen + len(ids), tokens + sum(map(len, ids))
         for name, value in losses.items():
             average[name] = average.get(name, value) * 0.95 + value * 0.05

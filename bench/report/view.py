@@ -1,4 +1,4 @@
-"""What columns and series are called, how a row of figures is shown, and the pictures drawn."""
+"""Scores with what columns and series are called, how figures are shown, and the pictures drawn."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from moee_index.fusion import METHODS
 SAMPLE = "sample, no score"
 METHOD_NAMES = {"hs": "HS", "rw": "RW", "concat": "concat", "sum": "sum"}
 _OUTSIDE = {"bm25": "BM25", "tfidf": "TF-IDF"}
+_ABOVE = "the figures are in the table above."
 
 
 def model_label(name: str) -> str:
@@ -21,10 +22,20 @@ def model_label(name: str) -> str:
     return _OUTSIDE.get(name, name)
 
 
-class Names:
-    """What columns and series are called: as short as tells them apart."""
+def pictured(system: System) -> bool:
+    """Of an outside model that has all of MoEE's methods, `sum` alone is drawn."""
+    return not system.outside or system.method not in METHODS or system.method == "sum"
+
+
+class View:
+    """Scores, and what their columns and series are called: as short as tells them apart.
+
+    series, systems: names by series and by column. others: the outside columns that are drawn.
+    """
 
     def __init__(self, scores: Scores) -> None:
+        self.scores = scores
+        self.pictures = Pictures()
         every = list(dict.fromkeys(system.series for system in scores.columns))
         models = {series.model for series in every}
         self._short = len({short(model) for model in models}) == len(models)
@@ -35,14 +46,9 @@ class Names:
             if name not in ("model", "prompt") and len({getattr(s, name) for s in inside}) > 1
         ]
         self.series = {s: self._series(s) for s in every}
-        pictured = [self.column(s) for s in scores.outside() if self.pictured(s)]
-        self.others = list(dict.fromkeys(pictured))
+        drawn = [self.column(s) for s in scores.outside() if pictured(s)]
+        self.others = list(dict.fromkeys(drawn))
         self.systems = {system: self._system(system) for system in scores.columns}
-
-    @staticmethod
-    def pictured(system: System) -> bool:
-        """Of an outside model that has all of MoEE's methods, `sum` alone is drawn."""
-        return not system.outside or system.method not in METHODS or system.method == "sum"
 
     def model(self, series: Series) -> str:
         return model_label(short(series.model) if self._short else series.model)
@@ -80,18 +86,28 @@ class Pictures:
         self.drawn: list[Picture] = []
         self.skipped = 0
 
-    def add(self, kind: str, about: str, alt: str, draw: Callable[[], bytes]) -> Picture | None:
-        """The picture; its file is `<kind>-<about>.png`, numbered where that repeats."""
+    def add(
+        self,
+        kind: str,
+        series: str,
+        alt: str,
+        title: str,
+        draw: Callable[[str], bytes],
+        figures: str = _ABOVE,
+    ) -> Picture | None:
+        """The picture that `draw` makes of its title, in `<kind>-<series>.png`, numbered where that
+        repeats. figures: where they can be read, for the alternative text.
+        """
         if not self.drawing:
             self.skipped += 1
             return None
-        slug = re.sub(r"[^a-z0-9.]+", "-", f"{kind} {about}".lower()).strip("-.")[:80].strip("-.")
+        slug = re.sub(r"[^a-z0-9.]+", "-", f"{kind} {series}".lower()).strip("-.")[:80].strip("-.")
         taken = {picture.name for picture in self.drawn}
         name, number = f"{slug}.png", 1
         while name in taken:
             number += 1
             name = f"{slug}-{number}.png"
-        self.drawn.append(Picture(name, draw(), alt))
+        self.drawn.append(Picture(name, draw(title), f"{alt}: {title}; {figures}"))
         return self.drawn[-1]
 
 
