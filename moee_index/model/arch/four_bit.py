@@ -22,7 +22,6 @@ from moee_index.model.arch.select import (
 )
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.quant_config import BITSANDBYTES
-from moee_index.model.nf4.packed import PackedStack
 from moee_index.model.nf4.quantize import BLOCK
 from moee_index.model.nf4.stack import NF4Linear, NF4Stack, Workspace, stacks
 
@@ -39,7 +38,7 @@ def install_four_bits(model: Any, checkpoint: Checkpoint, double_quant: bool) ->
         turned = bool(getattr(module, "is_transposed", False)) and turns(checkpoint)
         _install_stack(Matrix(name, module, attribute), checkpoint, double_quant, turned)
     for matrix in own:
-        _install_stack(matrix, checkpoint, double_quant).read_by_owner = True
+        _install_stack(matrix, checkpoint, double_quant)
     for name, linear in linears:
         rows, cols = linear.weight.shape
         _check_blocks(f"{name}.weight", rows, cols, checkpoint)
@@ -124,7 +123,7 @@ def bytes_by_kind(model: Any) -> dict[str, int]:
                 continue
             seen.add(id(value))
             size = value.numel() * value.element_size()
-            if isinstance(module, NF4Stack | PackedStack):
+            if isinstance(module, NF4Stack):
                 counted["4-bit"] += size
             elif value.element_size() <= 2:
                 counted["16-bit"] += size

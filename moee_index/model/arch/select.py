@@ -92,10 +92,9 @@ def left_in_16_bits(model: Any) -> list[Matrix]:
 
 def _stays(module: nn.Module) -> bool:
     """Whether a module's parameters stay in 16 bits: embeddings and convolutions."""
-    from moee_index.model.nf4.packed import PackedStack
     from moee_index.model.nf4.stack import NF4Stack
 
     return isinstance(
         module,
-        nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d | NF4Stack | PackedStack,
+        nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d | NF4Stack,
     )

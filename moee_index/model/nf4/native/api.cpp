@@ -101,7 +101,8 @@ void dequantize_part(void *context, int64_t task, int) {
 struct Multiply {
     const Nf4Kernels *kernels;
     const Nf4Stack *stack;
-    const int64_t *index, *starts, *source;
+    const int64_t *index, *starts;
+    const int64_t *gathered;  // the row of x that is prepared, where not all are
     const char *x;        // [rows of x, cols]
     int64_t stride;       // bytes between its rows
     char *prepared;       // the same, as the kernels want them
@@ -117,7 +118,7 @@ struct Multiply {
 void prepare_row(void *context, int64_t row, int) {
     const Multiply &job = *(const Multiply *)context;
     char *to = job.prepared + row * job.row_bytes;
-    const char *from = job.x + row * job.stride;
+    const char *from = job.x + (job.gathered ? job.gathered[row] : row) * job.stride;
     if (job.type == F32)
         job.kernels->prepare_f32((const float *)from, job.stack->cols, to);
     else
@@ -222,6 +223,11 @@ NF4_API int nf4_multiply(int isa, const Nf4Stack *stack, const int64_t *index,
     job.parts = (stack->rows + job.part_rows - 1) / job.part_rows;
     job.scratch_bytes = (job.kernels->scratch_bytes(stack->cols, job.part_rows) + 63) / 64 * 64;
     threads = (int)at_least(threads, 1);
+    // Where several products share a row it is prepared once.
+    if (source && products <= rows) {
+        job.gathered = source;
+        rows = products;
+    }
     Room prepared(rows * job.row_bytes), scratch(threads * job.scratch_bytes);
     Room pointers(products * (int64_t)sizeof(void *));
     if (!prepared.get() || !scratch.get() || !pointers.get()) return 2;
@@ -229,7 +235,7 @@ NF4_API int nf4_multiply(int isa, const Nf4Stack *stack, const int64_t *index,
     job.scratch = scratch.get();
     job.rows = (const void **)pointers.get();
     for (int64_t i = 0; i < products; i++)
-        job.rows[i] = job.prepared + (source ? source[i] : i) * job.row_bytes;
+        job.rows[i] = job.prepared + (source && !job.gathered ? source[i] : i) * job.row_bytes;
     nf4_run(prepare_row, &job, rows, rows * stack->cols > TASK_WEIGHTS ? threads : 1);
     nf4_run(multiply_part, &job, count * job.parts, threads);
     return 0;

@@ -25,6 +25,18 @@ BITSANDBYTES = "bitsandbytes"
 _INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512bf16", "neon")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
+# Where dequantizing and torch's own product become faster (bench/scripts/speed/kernels.py). In
+# float32 vector instructions make these kernels as fast as any.
+_ALL = 2**31
+_MOST_ROWS = {
+    ("avx2", torch.float32): _ALL,
+    ("avx512", torch.float32): _ALL,
+    ("avx512bf16", torch.float32): _ALL,
+    ("neon", torch.float32): _ALL,
+    ("avx512bf16", torch.bfloat16): 64,
+}
+_MOST_ROWS_OTHERWISE = 4
+
 _INT64_POINTER = ctypes.POINTER(ctypes.c_int64)
 
 
@@ -108,11 +120,17 @@ def instruction_set() -> Choice:
     return Choice(wanted, f"{VARIABLE} says so")
 
 
-def native(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether these kernels are in use for a dtype on a device."""
-    return (
-        device.type == "cpu" and dtype in _TYPES and instruction_set().value != BITSANDBYTES
-    )
+def in_use(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether these kernels are used for a dtype on a device."""
+    return device.type == "cpu" and dtype in _TYPES and instruction_set().value != BITSANDBYTES
+
+
+def most_rows(dtype: torch.dtype, device: torch.device) -> int:
+    """Up to how many rows a matrix is multiplied sooner as it is than dequantized first; 0 where
+    these kernels are not used."""
+    if not in_use(dtype, device):
+        return 0
+    return _MOST_ROWS.get((instruction_set().value, dtype), _MOST_ROWS_OTHERWISE)
 
 
 def dequantize(
