@@ -21,7 +21,6 @@ from commands import one_line_error, run
 from paths import PARITY
 
 from fakes.indexes import FakeEncoder, fake_documents
-from fakes.kernels import instruction_set
 from moee_index import backends as libraries
 from moee_index import dependencies
 from moee_index.backends import load_faiss
@@ -35,6 +34,7 @@ from moee_index.model.arch import experts, routing
 from moee_index.model.arch.tested import architecture_table
 from moee_index.model.checkpoint.find import find_checkpoint
 from moee_index.model.nf4 import stack as nf4
+from moee_index.model.nf4.native import library
 from moee_index.model.nf4.stack import NF4Stack, Workspace
 from moee_index.types import Embeddings
 
@@ -150,7 +150,7 @@ def doing_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_c_functions_of_bitsandbytes_vectors_are_the_same(
     monkeypatch: pytest.MonkeyPatch, take_away: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    with instruction_set("bitsandbytes"):
+    with library.forced(library.BITSANDBYTES):
         wanted = Encoder.load(PARITY / "olmoe").encode(TEXTS)
         nf4._c_kernel.cache_clear()
         libraries.cpu_kernel.cache_clear()

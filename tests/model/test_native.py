@@ -14,7 +14,6 @@ import torch
 from commands import one_line_error, run
 from paths import PARITY
 
-from fakes.kernels import instruction_set
 from moee_index.backends import import_bitsandbytes
 from moee_index.encode.encoder import Encoder
 from moee_index.model.nf4.native import library
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="installed without a C++ compil
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    with instruction_set(request.param):
+    with library.forced(request.param):
         yield request.param
 
 
@@ -189,7 +188,7 @@ def test_models_give_the_same_under_every_instruction_set(
     from moee_index.model.precision import Choice
 
     monkeypatch.setattr(running, "choose_compute", lambda *_: Choice(torch.float32, "a test"))
-    with instruction_set(library.BITSANDBYTES):
+    with library.forced(library.BITSANDBYTES):
         wanted = encode(kind, TEXTS)
     for found, reference in zip(encode(kind, TEXTS), wanted, strict=True):
         assert np.abs(found - reference).max() < 2e-5 * np.abs(reference).max()
@@ -204,7 +203,7 @@ def test_models_give_the_same_under_every_instruction_set(
 def test_models_in_bfloat16_agree(isa: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from moee_index.model.precision import Choice
 
-    with instruction_set(library.BITSANDBYTES):
+    with library.forced(library.BITSANDBYTES):
         monkeypatch.setattr(running, "choose_compute", lambda *_: Choice(torch.float32, "a test"))
         wanted = encode(kind, TEXTS)[0]
     monkeypatch.setattr(running, "choose_compute", lambda *_: Choice(torch.bfloat16, "a test"))
@@ -216,7 +215,7 @@ def test_models_in_bfloat16_agree(isa: str, kind: str, monkeypatch: pytest.Monke
 def test_bfloat16_is_left_to_its_own_instruction_set() -> None:
     cpu = torch.device("cpu")
     for name in ISAS:
-        with instruction_set(name):
+        with library.forced(name):
             computed = running.choose_compute(4, cpu)
             assert (computed.value == torch.bfloat16) == (name == "avx512bf16")
             assert running.choose_kernels(4, cpu).value == name
@@ -237,7 +236,7 @@ def test_an_instruction_set_that_is_not_there_is_named(
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("one line\nanother\n")
-    with instruction_set(value):
+    with library.forced(value):
         error = one_line_error(run("build", corpus, "--index", tmp_path / "i", status=1))
     assert f"MOEE_INDEX_ISA={value} is {said}; take one of portable" in error
     assert not (tmp_path / "i").exists()

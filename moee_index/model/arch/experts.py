@@ -260,7 +260,8 @@ def _groups(experts: Any, name: str, counts: Sequence[int], dtype: torch.dtype) 
         if group.experts and (fused != group.fused or size + cost > most):
             yield group
             group, size = _Group([], fused), 0
-        group = _Group([*group.experts, expert], fused)
+        group = group._replace(fused=fused)
+        group.experts.append(expert)
         size += cost
     if group.experts:
         yield group

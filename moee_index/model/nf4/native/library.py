@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,22 @@ def instruction_set() -> Choice:
         state = "unknown" if wanted not in _INSTRUCTION_SETS else "not available here"
         raise ModelError(f"{VARIABLE}={wanted} is {state}; take one of {names}, or unset it")
     return Choice(wanted, f"{VARIABLE} says so")
+
+
+@contextmanager
+def forced(name: str) -> Iterator[None]:
+    """As if the program had been started with MOEE_INDEX_ISA=name; for tests and measurements."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    instruction_set.cache_clear()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+        instruction_set.cache_clear()
 
 
 def in_use(dtype: torch.dtype, device: torch.device) -> bool:
