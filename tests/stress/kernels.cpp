@@ -10,6 +10,8 @@
 #include "../../moee_index/model/nf4/native/kernels.h"
 
 extern "C" int nf4_instruction_sets();
+extern "C" int nf4_quantize(int isa, const void *weights, int64_t blocks, int type,
+                            uint8_t *packed, float *absmax, int threads);
 extern "C" int nf4_dequantize(int isa, const Nf4Stack *stack, const int64_t *index, int64_t count,
                               int64_t first, int64_t blocks, int type, void *out, int threads);
 extern "C" int nf4_multiply(int isa, const Nf4Stack *stack, const int64_t *index,
@@ -44,6 +46,34 @@ void check(bool good, const char *what, int isa, int64_t rows, int64_t cols, int
     failures++;
     printf("wrong: %s, instruction set %d, %lld x %lld, %lld rows\n", what, isa, (long long)rows,
            (long long)cols, (long long)count);
+}
+
+void test_codes(int isa, int64_t blocks, int type) {
+    std::vector<float> weights(blocks * 64), absmax(blocks);
+    std::vector<uint16_t> short_weights(weights.size());
+    std::vector<uint8_t> packed(blocks * 32);
+    for (size_t i = 0; i < weights.size(); i++) {
+        weights[i] = (float)(uniform() * 2 - 1);
+        short_weights[i] = to_bf16(weights[i]);
+        if (type) weights[i] = from_bf16(short_weights[i]);
+    }
+    nf4_quantize(isa, type ? (void *)short_weights.data() : (void *)weights.data(), blocks, type,
+                 packed.data(), absmax.data(), 3);
+    bool same = true;
+    for (int64_t block = 0; block < blocks; block++) {
+        const float *values = weights.data() + block * 64;
+        float most = 0;
+        for (int i = 0; i < 64; i++) most = std::fmax(most, std::fabs(values[i]));
+        same = same && absmax[block] == most;
+        for (int i = 0; i < 64; i++) {
+            int code = 0;
+            for (int t = 0; t < 15; t++)
+                code += values[i] * (1.0f / most) > (nf4_table[t] + nf4_table[t + 1]) / 2;
+            const uint8_t byte = packed[block * 32 + i / 2];
+            same = same && code == (i % 2 ? byte & 15 : byte >> 4);
+        }
+    }
+    check(same, "codes", isa, blocks, 64, type);
 }
 
 void test(int isa, int64_t rows, int64_t cols, bool nested, int64_t count) {
@@ -130,10 +160,12 @@ void test(int isa, int64_t rows, int64_t cols, bool nested, int64_t count) {
 int main() {
     const int64_t shapes[][2] = {{64, 64}, {7, 192}, {130, 64},  {64, 48},
                                  {4, 80},  {5, 1088}, {12, 2112}, {6, 4160}};
-    const int64_t counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 97, 130};
+    const int64_t counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 97, 500};
     int tried = 0;
     for (int isa = 0; isa < 8; isa++) {
         if (!(nf4_instruction_sets() >> isa & 1)) continue;
+        for (int64_t blocks : {1, 3, 2049})
+            for (int type : {0, 1}) test_codes(isa, blocks, type);
         for (auto &shape : shapes) {
             if (shape[0] * shape[1] % 64) continue;
             for (int64_t count : counts)

@@ -57,6 +57,9 @@ def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     row-major matrix.
     """
     if matrix.device.type == "cpu" and matrix.numel() % BLOCK == 0:
+        if native.in_use(torch.float32, matrix.device):
+            kept = matrix if matrix.dtype == torch.bfloat16 else matrix.float()
+            return native.quantize(kept.detach().contiguous())
         return quantize_on_cpu(matrix)
     import_bitsandbytes()
     packed, absmax = torch.ops.bitsandbytes.quantize_4bit(

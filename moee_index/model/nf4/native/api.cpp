@@ -23,7 +23,11 @@ enum Type { F32, BF16 };
 
 // Weights of a task: long enough that taking it costs nothing, short enough that nobody waits long
 // for the last one.
-const int64_t TASK_WEIGHTS = 1 << 17, MOST_TASK_ROWS = 256;
+const int64_t TASK_WEIGHTS = 1 << 17;
+
+// Rows of weights of a task at most, and rows of x: with as many of each, both are read from
+// memory so seldom that it costs nothing, and there are tasks for all threads.
+const int64_t TASK_ROWS = 256, TASK_PRODUCTS = 384;
 
 const Nf4Kernels *kernels_of(int isa) {
     switch (isa) {
@@ -77,6 +81,29 @@ class Room {
     char *start_;
 };
 
+struct Quantize {
+    const Nf4Kernels *kernels;
+    const void *weights;
+    int64_t blocks;
+    int type;
+    uint8_t *packed;
+    float *absmax;
+};
+
+void quantize_part(void *context, int64_t task, int) {
+    const Quantize &job = *(const Quantize *)context;
+    const int64_t first = task * (TASK_WEIGHTS / NF4_BLOCK);
+    const int64_t count = at_most(TASK_WEIGHTS / NF4_BLOCK, job.blocks - first);
+    uint8_t *packed = job.packed + first * (NF4_BLOCK / 2);
+    float *absmax = job.absmax + first;
+    if (job.type == F32)
+        job.kernels->quantize_f32((const float *)job.weights + first * NF4_BLOCK, count, packed,
+                                  absmax);
+    else
+        job.kernels->quantize_bf16((const uint16_t *)job.weights + first * NF4_BLOCK, count,
+                                   packed, absmax);
+}
+
 struct Dequantize {
     const Nf4Kernels *kernels;
     const Nf4Stack *stack;
@@ -98,10 +125,15 @@ void dequantize_part(void *context, int64_t task, int) {
         job.kernels->dequantize_bf16(&matrix, job.first + start, count, (uint16_t *)job.out + at);
 }
 
+// Consecutive products with one matrix.
+struct Piece {
+    int64_t matrix, begin, end;
+};
+
 struct Multiply {
     const Nf4Kernels *kernels;
     const Nf4Stack *stack;
-    const int64_t *index, *starts;
+    const Piece *pieces;
     const int64_t *gathered;  // the row of x that is prepared, where not all are
     const char *x;        // [rows of x, cols]
     int64_t stride;       // bytes between its rows
@@ -127,16 +159,15 @@ void prepare_row(void *context, int64_t row, int) {
 
 void multiply_part(void *context, int64_t number, int worker) {
     const Multiply &job = *(const Multiply *)context;
-    const int64_t which = number / job.parts, begin = job.starts[which];
+    const Piece &piece = job.pieces[number / job.parts];
     Nf4Task task = {};
     task.first = number % job.parts * job.part_rows;
     task.last = at_most(task.first + job.part_rows, job.stack->rows);
-    task.count = job.starts[which + 1] - begin;
-    if (task.count == 0) return;
-    task.matrix = matrix_of(*job.stack, job.index[which]);
-    task.x = job.rows + begin;
+    task.count = piece.end - piece.begin;
+    task.matrix = matrix_of(*job.stack, piece.matrix);
+    task.x = job.rows + piece.begin;
     task.stride = job.stack->rows;
-    task.out = (char *)job.out + begin * job.stack->rows * (job.type == F32 ? 4 : 2);
+    task.out = (char *)job.out + piece.begin * job.stack->rows * (job.type == F32 ? 4 : 2);
     task.scratch = job.scratch + worker * job.scratch_bytes;
     if (job.type == F32)
         job.kernels->multiply_f32(&task);
@@ -178,8 +209,19 @@ NF4_API int nf4_instruction_sets() {
     return found;
 }
 
+// `blocks` blocks of weights to packed [32 * blocks] and absmax [blocks]. Returns 0, or 1 where the
+// instruction set is not in this library.
+NF4_API int nf4_quantize(int isa, const void *weights, int64_t blocks, int type, uint8_t *packed,
+                         float *absmax, int threads) {
+    Quantize job = {kernels_of(isa), weights, blocks, type, packed, absmax};
+    if (!job.kernels) return 1;
+    const int64_t part = TASK_WEIGHTS / NF4_BLOCK;
+    nf4_run(quantize_part, &job, (blocks + part - 1) / part, threads);
+    return 0;
+}
+
 // Blocks first.. of `count` matrices, `blocks` of each, one after the other into out.
-// Returns 0, or 1 where the instruction set is not in this library.
+// Returns 0 or 1, as above.
 NF4_API int nf4_dequantize(int isa, const Nf4Stack *stack, const int64_t *index, int64_t count,
                            int64_t first, int64_t blocks, int type, void *out, int threads) {
     Dequantize job = {};
@@ -209,9 +251,12 @@ NF4_API int nf4_multiply(int isa, const Nf4Stack *stack, const int64_t *index,
     if (!job.kernels) return 1;
     const int64_t products = starts[count];
     if (products == 0) return 0;
+    int64_t most = 0, pieces = 0;
+    for (int64_t i = 0; i < count; i++) {
+        most = at_least(starts[i + 1] - starts[i], most);
+        pieces += (starts[i + 1] - starts[i] + TASK_PRODUCTS - 1) / TASK_PRODUCTS;
+    }
     job.stack = stack;
-    job.index = index;
-    job.starts = starts;
     job.x = (const char *)x;
     job.stride = stride * (type == F32 ? 4 : 2);
     job.type = type;
@@ -219,7 +264,8 @@ NF4_API int nf4_multiply(int isa, const Nf4Stack *stack, const int64_t *index,
     job.row_bytes = type == F32 ? job.kernels->row_bytes_f32(stack->cols)
                                 : job.kernels->row_bytes_bf16(stack->cols);
     // Whole tiles of four rows, and at least one.
-    job.part_rows = at_most(at_least(TASK_WEIGHTS / stack->cols, 4) / 4 * 4, MOST_TASK_ROWS);
+    job.part_rows = most > TASK_PRODUCTS / 4 ? TASK_ROWS : at_least(TASK_WEIGHTS / stack->cols, 4);
+    job.part_rows = at_most(job.part_rows / 4 * 4, TASK_ROWS);
     job.parts = (stack->rows + job.part_rows - 1) / job.part_rows;
     job.scratch_bytes = (job.kernels->scratch_bytes(stack->cols, job.part_rows) + 63) / 64 * 64;
     threads = (int)at_least(threads, 1);
@@ -229,14 +275,19 @@ NF4_API int nf4_multiply(int isa, const Nf4Stack *stack, const int64_t *index,
         rows = products;
     }
     Room prepared(rows * job.row_bytes), scratch(threads * job.scratch_bytes);
-    Room pointers(products * (int64_t)sizeof(void *));
-    if (!prepared.get() || !scratch.get() || !pointers.get()) return 2;
+    Room pointers(products * (int64_t)sizeof(void *)), divided(pieces * (int64_t)sizeof(Piece));
+    if (!prepared.get() || !scratch.get() || !pointers.get() || !divided.get()) return 2;
+    Piece *piece = (Piece *)divided.get();
+    job.pieces = piece;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t begin = starts[i]; begin < starts[i + 1]; begin += TASK_PRODUCTS)
+            *piece++ = {index[i], begin, at_most(begin + TASK_PRODUCTS, starts[i + 1])};
     job.prepared = prepared.get();
     job.scratch = scratch.get();
     job.rows = (const void **)pointers.get();
     for (int64_t i = 0; i < products; i++)
         job.rows[i] = job.prepared + (source && !job.gathered ? source[i] : i) * job.row_bytes;
     nf4_run(prepare_row, &job, rows, rows * stack->cols > TASK_WEIGHTS ? threads : 1);
-    nf4_run(multiply_part, &job, count * job.parts, threads);
+    nf4_run(multiply_part, &job, pieces * job.parts, threads);
     return 0;
 }

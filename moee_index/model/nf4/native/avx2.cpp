@@ -78,6 +78,44 @@ struct Avx2F32 {
     }
     static NF4_INLINE float element(float x) { return x; }
     static NF4_INLINE float element(uint16_t x) { return bf16_to_float(x); }
+    static NF4_INLINE float largest_magnitude(const float *values) {
+        const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+        __m256i most = _mm256_setzero_si256();
+        for (int i = 0; i < NF4_BLOCK; i += 8) {
+            __m256i bits = _mm256_loadu_si256((const __m256i *)(values + i));
+            most = _mm256_max_epi32(most, _mm256_and_si256(bits, magnitude));
+        }
+        __m128i four = _mm_max_epi32(_mm256_castsi256_si128(most),
+                                     _mm256_extracti128_si256(most, 1));
+        __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
+        __m128i one = _mm_max_epi32(two, _mm_shuffle_epi32(two, 1));
+        return _mm_cvtss_f32(_mm_castsi128_ps(one));
+    }
+    static NF4_INLINE void quantize_block(const float *values, float inverse,
+                                          const Midpoints &midpoints, uint8_t *packed) {
+        for (int half = 0; half < 2; half++, values += 32, packed += 16) {
+            __m256 scaled[4];
+            __m256i codes[4];
+            for (int i = 0; i < 4; i++) {
+                scaled[i] = _mm256_mul_ps(_mm256_loadu_ps(values + 8 * i), _mm256_set1_ps(inverse));
+                codes[i] = _mm256_setzero_si256();
+            }
+            for (int t = 0; t < 15; t++) {
+                const __m256 midpoint = _mm256_broadcast_ss(&midpoints.value[t]);
+                for (int i = 0; i < 4; i++) {
+                    __m256 above = _mm256_cmp_ps(scaled[i], midpoint, _CMP_GT_OQ);
+                    codes[i] = _mm256_sub_epi32(codes[i], _mm256_castps_si256(above));
+                }
+            }
+            __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(codes[0], codes[1]),
+                                                _mm256_packs_epi32(codes[2], codes[3]));
+            bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            // 16 times the even column and once the odd one
+            __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x0110));
+            pairs = _mm256_permute4x64_epi64(_mm256_packus_epi16(pairs, pairs), 0xd8);
+            _mm_storeu_si128((__m128i *)packed, _mm256_castsi256_si128(pairs));
+        }
+    }
     static NF4_INLINE Table load_table() { return byte_tables(); }
     static NF4_INLINE Sum zero() { return _mm256_setzero_ps(); }
     static NF4_INLINE Scale scale(const float *absmax) { return _mm256_broadcast_ss(absmax); }
@@ -200,6 +238,8 @@ void dequantize_bf16(const Nf4Matrix *matrix, int64_t first, int64_t blocks, uin
 }  // namespace
 
 extern const Nf4Kernels nf4_avx2 = {
+    quantize<Avx2F32, float>,
+    quantize<Avx2F32, uint16_t>,
     dequantize_f32,
     dequantize_bf16,
     row_bytes<Avx2F32>,

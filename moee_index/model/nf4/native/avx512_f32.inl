@@ -25,6 +25,38 @@ struct Avx512F32 {
     }
     static NF4_INLINE float element(float x) { return x; }
     static NF4_INLINE float element(uint16_t x) { return bf16_to_float(x); }
+    static NF4_INLINE float largest_magnitude(const float *values) {
+        __m512i most = _mm512_setzero_si512();
+        for (int i = 0; i < NF4_BLOCK; i += 16) {
+            __m512i bits = _mm512_loadu_si512(values + i);
+            most = _mm512_max_epi32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
+        }
+        const int bits = _mm512_reduce_max_epi32(most);
+        return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(bits)));
+    }
+    static NF4_INLINE void quantize_block(const float *values, float inverse,
+                                          const Midpoints &midpoints, uint8_t *packed) {
+        const __m512i one = _mm512_set1_epi32(1);
+        __m512 scaled[4];
+        __m512i codes[4];
+        for (int i = 0; i < 4; i++) {
+            scaled[i] = _mm512_mul_ps(_mm512_loadu_ps(values + 16 * i), _mm512_set1_ps(inverse));
+            codes[i] = _mm512_setzero_si512();
+        }
+        for (int t = 0; t < 15; t++) {
+            const __m512 midpoint = _mm512_set1_ps(midpoints.value[t]);
+            for (int i = 0; i < 4; i++) {
+                __mmask16 above = _mm512_cmp_ps_mask(scaled[i], midpoint, _CMP_GT_OQ);
+                codes[i] = _mm512_mask_add_epi32(codes[i], above, codes[i], one);
+            }
+        }
+        for (int i = 0; i < 4; i++) {
+            // 16 times the even column and once the odd one
+            __m128i pairs = _mm_maddubs_epi16(_mm512_cvtepi32_epi8(codes[i]),
+                                              _mm_set1_epi16(0x0110));
+            _mm_storel_epi64((__m128i *)(packed + 8 * i), _mm_packus_epi16(pairs, pairs));
+        }
+    }
     static NF4_INLINE Table load_table() { return _mm512_loadu_ps(nf4_table); }
     static NF4_INLINE Sum zero() { return _mm512_setzero_ps(); }
     static NF4_INLINE Scale scale(const float *absmax) {

@@ -97,6 +97,8 @@ struct Avx512Bf16 {
 }  // namespace
 
 extern const Nf4Kernels nf4_avx512bf16 = {
+    quantize<Avx512F32, float>,
+    quantize<Avx512F32, uint16_t>,
     dequantize_f32,
     dequantize_bf16,
     row_bytes<Avx512F32>,

@@ -51,6 +51,11 @@ struct Nf4Task {
 // The functions of one instruction set. bf16 is bfloat16, rounded to nearest even; its products
 // round weights to bfloat16 and sum in float32.
 struct Nf4Kernels {
+    // Blocks of 64 weights to codes and absmax, as bitsandbytes has them: a code counts the
+    // midpoints of the table that weight / absmax is above. A weight that is not finite makes its
+    // block's absmax so.
+    void (*quantize_f32)(const float *weights, int64_t blocks, uint8_t *packed, float *absmax);
+    void (*quantize_bf16)(const uint16_t *weights, int64_t blocks, uint8_t *packed, float *absmax);
     // Blocks first_block.. of a matrix, `blocks` of them, in order.
     void (*dequantize_f32)(const Nf4Matrix *, int64_t first_block, int64_t blocks, float *out);
     void (*dequantize_bf16)(const Nf4Matrix *, int64_t first_block, int64_t blocks, uint16_t *out);

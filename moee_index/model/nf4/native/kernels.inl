@@ -51,6 +51,34 @@ NF4_INLINE const float *absmax_of(const Nf4Matrix &matrix, int64_t first, int64_
     return room;
 }
 
+NF4_INLINE float as_float(float value) { return value; }
+NF4_INLINE float as_float(uint16_t value) { return bf16_to_float(value); }
+
+// The midpoints of the table, which decide a code.
+struct Midpoints {
+    float value[15];
+};
+
+NF4_INLINE Midpoints table_midpoints() {
+    Midpoints midpoints;
+    for (int i = 0; i < 15; i++) midpoints.value[i] = (nf4_table[i] + nf4_table[i + 1]) / 2;
+    return midpoints;
+}
+
+// Magnitudes are compared as integers, in whose order what is no number is the largest.
+template <class A, class Source>
+void quantize(const Source *weights, int64_t blocks, uint8_t *packed, float *absmax) {
+    const Midpoints midpoints = table_midpoints();
+    for (int64_t block = 0; block < blocks; block++) {
+        float values[NF4_BLOCK];
+        for (int i = 0; i < NF4_BLOCK; i++) values[i] = as_float(weights[block * NF4_BLOCK + i]);
+        const float largest = A::largest_magnitude(values);
+        absmax[block] = largest;
+        A::quantize_block(values, 1.0f / (largest < 1e-38f ? 1e-38f : largest), midpoints,
+                          packed + block * (NF4_BLOCK / 2));
+    }
+}
+
 template <class A>
 int64_t row_bytes(int64_t cols) {
     int64_t groups = (cols + A::GROUP - 1) / A::GROUP;

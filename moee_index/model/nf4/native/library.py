@@ -65,6 +65,15 @@ def library() -> ctypes.CDLL | None:
             loaded = ctypes.CDLL(str(path))
         except OSError:  # built for another system, as in a directory that two machines share
             continue
+        loaded.nf4_quantize.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        ]
         loaded.nf4_dequantize.argtypes = [
             ctypes.c_int,
             ctypes.POINTER(Stack),
@@ -148,6 +157,25 @@ def most_rows(dtype: torch.dtype, device: torch.device) -> int:
     if not in_use(dtype, device):
         return 0
     return _MOST_ROWS.get((instruction_set().value, dtype), _MOST_ROWS_OTHERWISE)
+
+
+def quantize(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Contiguous float32 or bfloat16 weights, a multiple of 64, to packed uint8 [n / 2] and absmax
+    float32 [n / 64]: code for code what bitsandbytes gives."""
+    blocks = weights.numel() // 64
+    packed = torch.empty(blocks * 32, dtype=torch.uint8)
+    absmax = torch.empty(blocks, dtype=torch.float32)
+    status = _loaded().nf4_quantize(
+        _number(),
+        weights.data_ptr(),
+        blocks,
+        _TYPES[weights.dtype],
+        packed.data_ptr(),
+        absmax.data_ptr(),
+        torch.get_num_threads(),
+    )
+    _check(status)
+    return packed, absmax
 
 
 def dequantize(

@@ -61,6 +61,34 @@ struct NeonF32 {
     }
     static NF4_INLINE float element(float x) { return x; }
     static NF4_INLINE float element(uint16_t x) { return bf16_to_float(x); }
+    static NF4_INLINE float largest_magnitude(const float *values) {
+        uint32x4_t most = vdupq_n_u32(0);
+        for (int i = 0; i < NF4_BLOCK; i += 4) {
+            uint32x4_t bits = vreinterpretq_u32_f32(vld1q_f32(values + i));
+            most = vmaxq_u32(most, vandq_u32(bits, vdupq_n_u32(0x7fffffffu)));
+        }
+        const uint32_t bits = vmaxvq_u32(most);
+        float largest;
+        memcpy(&largest, &bits, 4);
+        return largest;
+    }
+    static NF4_INLINE void quantize_block(const float *values, float inverse,
+                                          const Midpoints &midpoints, uint8_t *packed) {
+        for (int part = 0; part < 4; part++, values += 16, packed += 8) {
+            uint32x4_t codes[4];
+            for (int i = 0; i < 4; i++) {
+                const float32x4_t scaled = vmulq_n_f32(vld1q_f32(values + 4 * i), inverse);
+                codes[i] = vdupq_n_u32(0);
+                for (int t = 0; t < 15; t++)
+                    codes[i] = vsubq_u32(codes[i],
+                                         vcgtq_f32(scaled, vdupq_n_f32(midpoints.value[t])));
+            }
+            uint8x8_t low = vmovn_u16(vcombine_u16(vmovn_u32(codes[0]), vmovn_u32(codes[1])));
+            uint8x8_t high = vmovn_u16(vcombine_u16(vmovn_u32(codes[2]), vmovn_u32(codes[3])));
+            uint8x8_t even = vuzp1_u8(low, high), odd = vuzp2_u8(low, high);
+            vst1_u8(packed, vorr_u8(vshl_n_u8(even, 4), odd));
+        }
+    }
     static NF4_INLINE Table load_table() { return byte_tables(); }
     static NF4_INLINE Sum zero() { return vdupq_n_f32(0); }
     static NF4_INLINE Scale scale(const float *absmax) { return *absmax; }
@@ -165,6 +193,8 @@ void dequantize_bf16(const Nf4Matrix *matrix, int64_t first, int64_t blocks, uin
 }  // namespace
 
 extern const Nf4Kernels nf4_neon = {
+    quantize<NeonF32, float>,
+    quantize<NeonF32, uint16_t>,
     dequantize_f32,
     dequantize_bf16,
     row_bytes<NeonF32>,

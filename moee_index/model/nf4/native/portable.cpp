@@ -26,6 +26,28 @@ struct PortableF32 {
     static int column(int i) { return i; }
     static float element(float x) { return x; }
     static float element(uint16_t x) { return bf16_to_float(x); }
+    static float largest_magnitude(const float *values) {
+        uint32_t most = 0;
+        for (int i = 0; i < NF4_BLOCK; i++) {
+            uint32_t bits;
+            memcpy(&bits, &values[i], 4);
+            bits &= 0x7fffffffu;
+            most = bits > most ? bits : most;
+        }
+        float largest;
+        memcpy(&largest, &most, 4);
+        return largest;
+    }
+    static void quantize_block(const float *values, float inverse, const Midpoints &midpoints,
+                               uint8_t *packed) {
+        for (int i = 0; i < NF4_BLOCK / 2; i++) {
+            int codes[2] = {0, 0};
+            for (int half = 0; half < 2; half++)
+                for (float midpoint : midpoints.value)
+                    codes[half] += values[2 * i + half] * inverse > midpoint;
+            packed[i] = (uint8_t)(codes[0] << 4 | codes[1]);
+        }
+    }
     static Table load_table() { return 0; }
     static Sum zero() { return Sum(); }
     static Scale scale(const float *absmax) { return *absmax; }
@@ -113,6 +135,8 @@ uint16_t rounded(float value) { return float_to_bf16(value); }
 }  // namespace
 
 extern const Nf4Kernels nf4_portable = {
+    quantize<PortableF32, float>,
+    quantize<PortableF32, uint16_t>,
     dequantize<float, same>,
     dequantize<uint16_t, rounded>,
     row_bytes<PortableF32>,
