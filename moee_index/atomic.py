@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,17 +78,77 @@ def _told(code: int | None, text: str, where: Path, message: str | None = None) 
     return f"writing {where} failed ({text}); check the disk and start the same command again"
 
 
+def open_for_update(path: Path) -> int:
+    """A handle for `read_at` and `write_at`; the file is made where there is none."""
+    # Windows has no O_CLOEXEC, Python closes there what a child is not given, and text is a mode.
+    flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)
+
+
+def read_at(handle: int, size: int, place: int) -> bytes:
+    """Up to `size` bytes from `place` on. One thread a handle, for Windows has one position."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, place)
+    os.lseek(handle, place, os.SEEK_SET)
+    return os.read(handle, size)
+
+
+def write_at(handle: int, content: memoryview, place: int) -> None:
+    """All of content at `place`. One thread a handle, as above."""
+    while content:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(handle, content, place)
+        else:
+            os.lseek(handle, place, os.SEEK_SET)
+            written = os.write(handle, content)
+        content, place = content[written:], place + written
+
+
+def sync_file(handle: int) -> None:
+    """Return when a file is on disk.
+
+    macOS' fsync leaves it in the drive's cache, which loses it in a power cut; F_FULLFSYNC does
+    not. Network file systems there lack it.
+    """
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync_file(handle)
     finally:
         os.close(handle)
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames and new names in a directory survive a power cut."""
-    _sync(directory)
+    """Make renames and new names in a directory survive a power cut.
+
+    Windows opens no directory; NTFS keeps a journal of its names.
+    """
+    if os.name != "nt":
+        _sync(directory)
+
+
+# Windows refuses to replace a file while another process reads it: seconds to wait, times to try.
+_PAUSE, _TRIES = 0.05, 40
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if os.name != "nt" or not left:
+                raise
+            time.sleep(_PAUSE)
 
 
 @contextlib.contextmanager
@@ -100,8 +162,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with storage_errors(path):
             with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
+                sync_file(file.fileno())
+            _replace(temporary, path)
             sync_directory(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -138,7 +200,7 @@ def new_files(
         yield files
         for file in files:
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         check()
         _rename_together(temporaries, paths)
 
@@ -149,7 +211,7 @@ def _rename_together(temporaries: Sequence[Path], paths: Sequence[Path]) -> None
     done: list[Path] = []
     try:
         for temporary, path in zip(reversed(temporaries), reversed(paths), strict=True):
-            temporary.replace(path)
+            _replace(temporary, path)
             done.append(path)
     except BaseException:
         for path in done:
@@ -181,7 +243,8 @@ def finish_directory(temporary: Path, directory: Path) -> None:
     temporary.chmod(0o755)
     for file in temporary.iterdir():
         file.chmod(0o644)
-        _sync(file)
+        with file.open("rb+") as opened:
+            sync_file(opened.fileno())
     temporary.rename(directory)
     sync_directory(directory.parent)
 
@@ -201,6 +264,21 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _lock(handle: int) -> None:
+    """Lock an open file until it is closed. Raises BlockingIOError where another process has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except PermissionError as error:
+            raise BlockingIOError(error.errno, error.strerror) from error
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class WriterLock:
     """One writer to an index directory: an advisory lock that ends with the process that holds it.
 
@@ -212,14 +290,11 @@ class WriterLock:
         self._handle: int | None = None
 
     def __enter__(self) -> WriterLock:
-        # Here and not above: readers need no lock, and not every system has fcntl.
-        import fcntl
-
         while self._handle is None:
             with storage_errors(self._path):
-                handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                handle = open_for_update(self._path)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(handle)
                 # A writer that gave up may have removed the name that was locked here.
                 if self._names(handle):
                     self._handle = handle
@@ -243,7 +318,8 @@ class WriterLock:
 
     def remove(self) -> None:
         """Remove the lock file; only for a directory that is being removed."""
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows removes no open file
+            self._path.unlink(missing_ok=True)
 
     def __exit__(
         self,

@@ -38,8 +38,10 @@ def describe_program() -> dict[str, Any]:
     from moee_index.backends import has_avx512bf16
     from moee_index.dependencies import newer_than_tested
     from moee_index.model.load.cache import Cache
+    from moee_index.model.nf4.native.library import instruction_set
 
     cache = Cache(ignore)
+    kernels = instruction_set()
     bf16 = has_avx512bf16()
     devices = [
         f"cpu: {counted(os.cpu_count() or 1, 'processor')}, "
@@ -53,6 +55,7 @@ def describe_program() -> dict[str, Any]:
         "versions": versions(),
         "newer_than_tested": newer_than_tested(),
         "devices": devices,
+        "kernels": f"{kernels.value} ({kernels.reason})",
         "threads": torch.get_num_threads(),
         "models": models_at_hand(),
         "architectures": architectures(),

@@ -35,9 +35,10 @@ multiprocessing.set_forkserver_preload(["torch", "faiss", "safetensors.numpy", "
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option may come in from the environment of whoever runs the tests."""
+    """No option may come in from the environment of whoever runs the tests, but for the instruction
+    set that all of them are run under."""
     for name in list(os.environ):
-        if name.startswith("MOEE_INDEX_"):
+        if name.startswith("MOEE_INDEX_") and name != "MOEE_INDEX_ISA":
             monkeypatch.delenv(name)
     monkeypatch.setenv("MOEE_INDEX_CACHE", "/nonexistent/cache")
     # Tables for people are as wide as the terminal; workers are told that theirs has 80 columns.

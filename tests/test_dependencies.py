@@ -34,9 +34,10 @@ from moee_index.index.search import kernels as scan
 from moee_index.model.arch import experts, routing
 from moee_index.model.arch.tested import architecture_table
 from moee_index.model.checkpoint.find import find_checkpoint
-from moee_index.model.nf4 import packed
 from moee_index.model.nf4 import stack as nf4
+from moee_index.model.nf4.native import library
 from moee_index.model.nf4.stack import NF4Stack, Workspace
+from moee_index.types import Embeddings
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ["rain in spring", "a train that is late", ""]
@@ -49,7 +50,6 @@ def look_again() -> Iterator[None]:
         load_faiss,
         libraries.cpu_kernel,
         nf4._c_kernel,
-        packed.fast_kernel,
         scan._scanner_works,
     )
     for one in kept:
@@ -142,7 +142,6 @@ def without_functions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def doing_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nf4, "cpu_kernel", lambda name: lambda *arguments: None)
-    monkeypatch.setattr(packed, "cpu_kernel", lambda name: lambda *arguments: None)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +151,17 @@ def doing_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_c_functions_of_bitsandbytes_vectors_are_the_same(
     monkeypatch: pytest.MonkeyPatch, take_away: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    wanted = Encoder.load(PARITY / "olmoe").encode(TEXTS)
-    nf4._c_kernel.cache_clear()
-    libraries.cpu_kernel.cache_clear()
-    packed.fast_kernel.cache_clear()
-    take_away(monkeypatch)
+    with library.forced(library.BITSANDBYTES):
+        wanted = Encoder.load(PARITY / "olmoe").encode(TEXTS)
+        nf4._c_kernel.cache_clear()
+        libraries.cpu_kernel.cache_clear()
+        take_away(monkeypatch)
+        _without_c_functions(wanted)
+
+
+def _without_c_functions(wanted: Embeddings) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert nf4._c_kernel(dtype) is None
-    assert packed.fast_kernel() is None
     found = Encoder.load(PARITY / "olmoe", few_texts=True).encode(TEXTS)
     np.testing.assert_array_equal(found.hs, wanted.hs)
     np.testing.assert_array_equal(found.rw, wanted.rw)
@@ -176,8 +178,6 @@ def test_the_c_functions_of_bitsandbytes_are_found_where_it_has_them() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         name = nf4._C_KERNELS[dtype]
         assert (nf4._c_kernel(dtype) is None) == (libraries.cpu_kernel(name) is None)
-    if libraries.has_avx512bf16():
-        assert (packed.fast_kernel() is None) == (libraries.cpu_kernel(packed._KERNEL) is None)
 
 
 def test_the_processor_is_known_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
 from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.load.cache import Cache
-from moee_index.model.load.load import PACKED
+from moee_index.model.nf4.native.library import BITSANDBYTES
 from moee_index.model.run.model import RunningModel, TokenizedText
 from moee_index.types import (
     LEAST_SIZE,
@@ -49,8 +49,8 @@ class RunOptions(TypedDict, total=False):
     """How an encoder runs; none of these decides an embedding beyond rounding.
 
     batch_tokens: tokens in a batch, padding included. threads: of torch and FAISS. device: `auto`,
-    `cpu` or `cuda[:N]`. few_texts: texts will come a few at a time (queries), which lets large
-    models take a faster layout. cache: keep 4-bit forms of large models under `MOEE_INDEX_CACHE`
+    `cpu` or `cuda[:N]`. few_texts: texts will come a few at a time (queries), so that nothing
+    is prepared for many. cache: keep 4-bit forms of large models under `MOEE_INDEX_CACHE`
     (default true). notify: called with each choice once, with its reason. progress: (done, total)
     bytes while loading.
     """
@@ -187,8 +187,11 @@ class Encoder:
             f"{counted(running.threads, 'thread')}, batches of {counted(budget, 'token')} "
             f"({reason})"
         )
-        if running.layout.value == PACKED:
-            tell(f"4-bit layout {running.layout.value}: {running.layout.reason}")
+        if running.device.value.type == "cpu" and running.kernels.value == BITSANDBYTES:
+            tell(
+                "4-bit products by bitsandbytes, several times slower than by our own kernels: "
+                f"{running.kernels.reason}"
+            )
         return cls(spec, running, tokenizer, budget)
 
     @classmethod

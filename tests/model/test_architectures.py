@@ -40,9 +40,7 @@ from moee_index.errors import ModelError
 from moee_index.model.arch import tested as known
 from moee_index.model.arch.tested import architecture_table, installed_packages
 from moee_index.model.checkpoint.find import find_checkpoint
-from moee_index.model.load import load as loading
 from moee_index.model.load.quantize import quantize_checkpoint
-from moee_index.model.nf4.packed import fast_kernel
 from moee_index.model.run.model import RunningModel
 
 KINDS = [kind for row in architecture_table()["architectures"].values() for kind in row["kinds"]]
@@ -185,40 +183,6 @@ def test_a_four_bit_checkpoint_gives_the_same(kind: str, tmp_path: Path) -> None
     assert max(apart(one_by_one(load(find_checkpoint(quantised), 4)), direct)) < 1e-5
     dense = one_by_one(load(find_checkpoint(quantised), 32))
     assert min(cosines(dense, direct)) > 0.999
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [("qwen3_vl_moe", None), ("gpt_oss", "is 64 x 96"), ("llama4_text", "its class's own way")],
-)
-@pytest.mark.usefixtures("dtype_as_chosen")
-def test_packed_where_the_layout_is_the_kernels(
-    kind: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if fast_kernel() is None:
-        pytest.skip("the packed product needs a processor with AVX512-BF16")
-    monkeypatch.setattr(loading, "LARGE", 0)
-    own = make(kind, tmp_path)
-    model = load(own.checkpoint, 4, few_texts=True)
-    if said is not None:
-        assert model.layout.value == "standard" and said in model.layout.reason
-        return
-    assert model.layout.value == "packed", model.layout.reason
-    assert min(cosines(one_by_one(model), one_by_one(load(own.checkpoint, 4)))) > 0.99
-
-
-def test_a_packed_matrix_is_the_standard_one() -> None:
-    from moee_index.model.nf4.packed import PackedStack
-    from moee_index.model.nf4.stack import NF4Stack
-
-    stack = NF4Stack(2, 64, 128, double_quant=False)
-    stack.allocate()
-    for index in range(2):
-        weights = torch.randn(64, 128, generator=torch.Generator().manual_seed(index))
-        stack.put(index, 0, weights.bfloat16())
-    packed = PackedStack.of(stack)
-    for index in range(2):
-        assert torch.equal(packed.matrix(index, torch.float32), stack.matrix(index, torch.float32))
 
 
 def test_a_stack_stands_in_for_its_tensor() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,104 +160,15 @@ def test_a_damaged_four_bit_checkpoint_is_refused(four_bit_olmoe: Path, tmp_path
         quantize_checkpoint(PARITY / "olmoe", four_bit_olmoe)
 
 
-def test_a_model_that_cannot_be_packed_says_so_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moee_index.model.load import load as loading
-    from moee_index.model.nf4.packed import fast_kernel
-
-    if fast_kernel() is None:
-        pytest.skip("the packed product needs a processor with AVX512-BF16")
-    monkeypatch.setattr(loading, "LARGE", 0)
-    texts = [f"text number {number} about something" for number in range(9)]
-    for kind, columns in (("olmoe", "x 48"), ("deepseek", "x 160")):
-        checkpoint = PARITY / kind
-        standard = Encoder.load(checkpoint, double_quant=False)
-        told: list[str] = []
-        other = Encoder.load(checkpoint, double_quant=False, few_texts=True, notify=told.append)
-        # columns that are no multiple of the block: such a model stays as it is, and says why
-        assert other.running.layout.value == "standard"
-        assert columns in other.running.layout.reason
-        assert not any("layout" in line for line in told)
-        assert np.array_equal(other.encode(texts).hs, standard.encode(texts).hs)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 5, 33, 70])
-def test_the_packed_product_is_the_product(rows: int) -> None:
-    from moee_index.model.nf4.packed import PackedStack, fast_kernel
-
-    if fast_kernel() is None:
-        pytest.skip("the packed product needs a processor with AVX512-BF16")
-    generator = torch.Generator().manual_seed(3)
-    stack = NF4Stack(3, 96, 128, double_quant=False)
-    stack.allocate()
-    for index in range(3):
-        stack.put(index, 0, torch.randn(96, 128, generator=generator))
-    packed = PackedStack.of(stack)
-    x = torch.randn(rows, 128, generator=generator).bfloat16()
-    for index in range(3):
-        weights = stack.dequantize(torch.tensor([index]), torch.float32, Workspace())[0]
-        wanted = x.float() @ weights.T
-        found = packed.multiply(index, x).float()
-        assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
-
-
-def test_a_packed_model_counts_as_four_bits_and_agrees(
-    monkeypatch: pytest.MonkeyPatch, wide_olmoe: Path
-) -> None:
-    from moee_index.model.load import load as loading
-    from moee_index.model.nf4.packed import PackedStack, fast_kernel
-
-    if fast_kernel() is None:
-        pytest.skip("the packed product needs a processor with AVX512-BF16")
-    texts = [f"text number {number} about something" for number in range(9)]
-    standard = Encoder.load(wide_olmoe)
-    monkeypatch.setattr(loading, "LARGE", 0)
-    packed = Encoder.load(wide_olmoe, few_texts=True)
-    assert packed.running.layout.value == "packed"
-    assert any(isinstance(module, PackedStack) for module in packed.running.model.modules())
-    assert not list(stacks(packed.running.model))
-    assert_four_bits(left_in_16_bits(packed.running.plan))
-    held = packed.running.bytes()
-    assert held["4-bit"] > 0
-    assert held["16-bit"] == standard.running.bytes()["16-bit"]
-    wanted, found = standard.encode(texts), packed.encode(texts)
-    assert np.median(cosines(found.hs, wanted.hs)) > 0.999
-    assert np.median(cosines(found.rw, wanted.rw)) > 0.999
-    assert packed.spec.identity() == standard.spec.identity()
-
-
-def test_packing_lets_go_of_each_stack_as_it_goes(wide_olmoe: Path) -> None:
-    from moee_index.model.nf4 import packed
-
-    model = Encoder.load(wide_olmoe).running.model
-    alive = [weakref.ref(stack) for _, stack in stacks(model)]
-    most = 0
-    original = packed.PackedStack.of
-
-    def counting(stack: NF4Stack, home: object) -> packed.PackedStack:
-        nonlocal most
-        assert home is None
-        made = original(stack)
-        most = max(most, sum(one() is None for one in alive))
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed.PackedStack, "of", counting)
-        packed.pack_model(model)
-    # when the last one was packed, nearly all others were gone already
-    assert most >= len(alive) - 3
-
-
 def test_large_models_are_kept_in_the_cache_and_damage_is_found(
     monkeypatch: pytest.MonkeyPatch, wide_olmoe: Path, tmp_path: Path
 ) -> None:
     from moee_index.model.load import load as loading
     from moee_index.model.load.cache import Cache
-    from moee_index.model.nf4.packed import fast_kernel
 
     monkeypatch.setattr(loading, "LARGE", 0)
     monkeypatch.setenv("MOEE_INDEX_CACHE", str(tmp_path / "cache"))
     texts = ["one text", "another, longer text"]
-    forms = 2 if fast_kernel() is not None else 1
     told: list[str] = []
 
     def load(**options: object) -> np.ndarray:
@@ -276,18 +186,22 @@ def test_large_models_are_kept_in_the_cache_and_damage_is_found(
     assert np.array_equal(load(), first) and kept() == 0
     assert np.array_equal(first, plain)
     queries = load(few_texts=True)
-    assert kept() == forms - 1
-    assert np.array_equal(load(few_texts=True), queries) and kept() == 0
+    assert kept() == 0
     cache = Cache(told.append)
-    assert len(cache.entries()) == forms
+    assert len(cache.entries()) == 1
+    outdated = cache.directory / f"{cache.entries()[0][0]}-packed"
+    outdated.mkdir()
+    assert np.array_equal(load(), first)
+    assert sum("earlier version" in line for line in told) == 1
+    assert not outdated.exists()
     for name, _ in cache.entries():
         weights = cache.directory / name / "model.safetensors"
         content = bytearray(weights.read_bytes())
         content[-1] ^= 1
         weights.write_bytes(content)
     assert np.array_equal(load(few_texts=True), queries)
-    assert sum("damaged" in line for line in told) == forms
-    assert kept() == forms
+    assert sum("damaged" in line for line in told) == 1
+    assert kept() == 1
     assert cache.prune() > 0
     assert cache.entries() == []
 

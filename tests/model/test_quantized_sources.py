@@ -30,7 +30,6 @@ from moee_index.model.checkpoint.find import find_checkpoint
 from moee_index.model.checkpoint.tensors import Format, Readers, dense, fold, read_headers
 from moee_index.model.load import load as loading
 from moee_index.model.load.quantize import quantize_checkpoint
-from moee_index.model.nf4.packed import fast_kernel
 from moee_index.model.nf4.stack import stacks
 
 TEXTS = ["one text", "another, somewhat longer text about something else", ""]
@@ -229,23 +228,6 @@ def test_one_expert_of_mxfp4_is_in_memory_at_a_time(
     # two layers of four experts, each a gate_up_proj [128, 64] and a down_proj [64, 64]
     assert sorted(turned) == [(64, 2, 16)] * 8 + [(128, 2, 16)] * 8
     assert max(sizes) == 128 * 64 // 2 + 128 * 2
-
-
-def test_gpt_oss_is_multiplied_packed_for_queries(
-    gpt_oss: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its experts lie [in, out]; they are quantised as [out, in], which can be packed."""
-    if fast_kernel() is None:
-        pytest.skip("the packed product needs a processor with AVX512-BF16")
-    quantised.write(gpt_oss, tmp_path / "mxfp4", experts, quantised.mxfp4, MXFP4)
-    standard = Encoder.load(tmp_path / "mxfp4")
-    monkeypatch.setattr(loading, "LARGE", 0)
-    packed = Encoder.load(tmp_path / "mxfp4", few_texts=True, cache=False)
-    assert packed.running.layout.value == "packed"
-    for part in ("hs", "rw"):
-        found, wanted = (getattr(one.encode(TEXTS), part) for one in (packed, standard))
-        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-        assert np.median((found * wanted).sum(axis=1) / lengths) > 0.99
 
 
 def test_a_cached_form_whose_experts_lie_otherwise_is_made_anew(

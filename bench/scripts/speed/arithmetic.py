@@ -18,11 +18,10 @@ import torch
 from torch import nn
 
 from moee_index.model.arch.experts import lies_transposed
-from moee_index.model.nf4.packed import PackedLinear, PackedStack
 from moee_index.model.nf4.stack import NF4Linear, NF4Stack
 from moee_index.model.run.model import RunningModel, TokenizedText
 
-LINEAR = (nn.Linear, NF4Linear, PackedLinear)
+LINEAR = (nn.Linear, NF4Linear)
 _BYTES_OF_WEIGHTS = 256 * 2**20
 
 
@@ -124,7 +123,7 @@ def _weights_a_token(layer: nn.Module, top_k: int) -> int:
     and plain matrices whole, of stacks of experts those of `top_k`."""
     total = 0
     for module in layer.modules():
-        if isinstance(module, NF4Stack | PackedStack):
+        if isinstance(module, NF4Stack):
             total += module.rows * module.cols * (top_k if module.n > 1 else 1)
         for parameter in module.parameters(recurse=False):
             if parameter.dim() == 2:

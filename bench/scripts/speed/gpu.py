@@ -164,7 +164,7 @@ def measure(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
     row: dict[str, Any] = {
         "part": "load",
         "device": name_of(device),
-        "layout": running.layout.value,
+        "kernels": running.kernels.value,
         "ready_s": ready,
         "weights_gb": {kind: size / GB for kind, size in running.bytes().items()},
         **used.read(),

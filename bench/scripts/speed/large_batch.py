@@ -60,7 +60,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     row = {
         "checkpoint": running.checkpoint.name,
         "length": given.length,
-        "layout": running.layout.value,
+        "kernels": running.kernels.value,
         "compute": str(running.compute.value),
         "threads": running.threads,
         **against_product(running, texts, given.repeat),

@@ -6,24 +6,20 @@
 
 Each way runs in a process of its own, with an empty cache made in DIR (beside the checkpoint by
 default, removed at the end), in this order:
-  16-bit         the 16-bit files are streamed and quantized; the standard form is cached
-  standard       the standard form from the cache
-  pack           the standard form from the cache is packed; the packed form is cached
-  packed         the packed form from the cache
-  16-bit-packed  (only if asked for, with an emptied cache) 16-bit files, both forms cached
-Of a 4-bit checkpoint (`moee-index quantize`) only the forms that need no 16 bits are measured.
+  16-bit         the 16-bit files are streamed and quantized; the 4-bit form is cached
+  cached         the 4-bit form from the cache
+Of a 4-bit checkpoint (`moee-index quantize`) only the second is measured.
 Told: seconds from the end of imports to ready, and of the first and the next queries; memory after
 the first query, anonymous and file-backed apart; the highest anonymous memory while loading and
 after; bytes of the cache. Then 20 short texts are indexed, and `moee-index query` is timed as a
-whole process. What the cached ways read was just written or read, so the page cache is warm.
+whole process. What the cached way reads was just written or read, so the page cache is warm.
 
 --imports tells instead what importing costs before a command can answer, part by part, each in
 fresh processes and all in turn. `bitsandbytes as shipped` asks a hub and imports torch's compiler;
 `ours` does neither.
 
 --accuracy N tells instead what 4 bits cost: N texts of real tokens pass one by one through the
-16-bit checkpoint and through every 4-bit form of it (plain and double quantization, standard and
-packed layout). After each decoder layer the last token's hidden state is compared with the
+16-bit checkpoint and through both 4-bit forms of it (plain and double quantization). After each decoder layer the last token's hidden state is compared with the
 reference's by its cosine, and so are the router's outputs, with the share of the chosen experts
 that agree. One model is in memory at a time.
 """
@@ -60,9 +56,8 @@ from harness import (
     show,
 )
 
-WAYS = {"16-bit": False, "standard": False, "pack": True, "packed": True, "16-bit-packed": True}
-DEFAULT_WAYS = ("16-bit", "standard", "pack", "packed")
-FROM_16_BIT = ("16-bit", "16-bit-packed")
+FROM_16_BIT, CACHED = "16-bit", "cached"
+WAYS = (FROM_16_BIT, CACHED)
 QUERY = "Which treaty ended the long war between the two northern kingdoms?"
 ACCURACY_TOKENS = 32
 IMPORTS = {
@@ -107,7 +102,6 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         encoder = Encoder.load(
             given.checkpoint,
             double_quant=given.double_quant == "on",
-            few_texts=WAYS[given.way],
             threads=given.threads,
             notify=said.append,
         )
@@ -120,7 +114,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "way": given.way,
         "double_quant": given.double_quant == "on",
-        "layout": encoder.running.layout.value,
+        "kernels": encoder.running.kernels.value,
         "compute": str(encoder.running.compute.value),
         "threads": encoder.running.threads,
         "imports_s": imports,
@@ -141,10 +135,10 @@ def measure_ways(given: argparse.Namespace, quantized: bool, cache: Path) -> Ite
     more: list[object] = ["--large", given.large] if given.large is not None else []
     more += ["--threads", given.threads] if given.threads is not None else []
     for way in given.ways:
-        if way in FROM_16_BIT:
+        if way == FROM_16_BIT:
             shutil.rmtree(cache, ignore_errors=True)
         # Only from the cache can a way be repeated as it was.
-        repeated = given.runs if way in ("standard", "packed") else 1
+        repeated = given.runs if way == CACHED else 1
         rows = [
             run_way(
                 __file__,
@@ -230,7 +224,7 @@ def line_of(row: dict[str, Any]) -> str:
         )
     cached = sum(row["cache_bytes"].values()) / GB
     return (
-        f"{quantized:<6} {row['way']:<13} ({row['layout']}) ready {row['ready_s']:6.2f} s, first "
+        f"{quantized:<6} {row['way']:<13} ({row['kernels']}) ready {row['ready_s']:6.2f} s, first "
         f"query {row['first_query_s']:.2f} s, then {row['query_s']:.3f} s; resident "
         f"{row['rss_gb']:.2f} GB (anonymous {row['anonymous_gb']:.2f}, file {row['file_gb']:.2f}); "
         f"peak anonymous {row['peak_anonymous_gb']:.2f} "
@@ -261,23 +255,19 @@ def measure_accuracy(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any]
     from layer_states import compare, states_of
     from layer_states import line_of as states_line
 
-    def states(**options: Any) -> tuple[str, Any]:
+    def states(**options: Any) -> Any:
         running = running_model(given.checkpoint, cache=False, threads=given.threads, **options)
         texts = pieces_of_corpus(running.checkpoint, CORPUS, given.accuracy, ACCURACY_TOKENS)
-        return running.layout.value, states_of(running, texts)
+        return states_of(running, texts)
 
     if quantization_of(given.checkpoint) is not None:
         raise SystemExit(f"{given.checkpoint} is in 4 bits already; give what it was made from")
-    _, reference = states(bits=16)
+    reference = states(bits=16)
     for double in BOTH[given.double_quant]:
-        for packed in (False, True):
-            layout, found = states(double_quant=double, few_texts=packed)
-            if packed and layout != "packed":
-                continue  # such a processor or model has one layout alone
-            form = f"{'double' if double else 'plain'}, {layout}"
-            for row in compare(reference, found):
-                line = f"{form:<16} layer {row['layer']!s:>5}  {states_line(row)}"
-                yield {"form": form, **row}, line
+        form = "double" if double else "plain"
+        for row in compare(reference, states(double_quant=double)):
+            line = f"{form:<6} layer {row['layer']!s:>5}  {states_line(row)}"
+            yield {"form": form, **row}, line
 
 
 def quantization_of(directory: Path) -> bool | None:
@@ -289,13 +279,13 @@ def quantization_of(directory: Path) -> bool | None:
 
 
 def check_space(given: argparse.Namespace, directory: Path) -> None:
-    """Stop before a disk fills up: two 4-bit forms take at most 0.66 of the 16-bit files."""
-    needed = 0.66 * sum(file.stat().st_size for file in given.checkpoint.glob("*.safetensors"))
+    """Stop before a disk fills up: a 4-bit form takes at most 0.33 of the 16-bit files."""
+    needed = 0.33 * sum(file.stat().st_size for file in given.checkpoint.glob("*.safetensors"))
     directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free
     if free < needed + GB:
         raise SystemExit(
-            f"{directory} has {free / GB:.1f} GB free, two 4-bit forms may take "
+            f"{directory} has {free / GB:.1f} GB free, a 4-bit form may take "
             f"{needed / GB:.1f}; give another --cache-dir"
         )
 
@@ -305,7 +295,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--double-quant", choices=tuple(BOTH), default="both")
-    parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=list(DEFAULT_WAYS))
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--query", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--cache-dir", type=Path, help="where the empty cache is made")
     parser.add_argument("--runs", type=int, default=3, help="of what can be repeated")
@@ -315,7 +305,7 @@ def main() -> None:
     )
     parser.add_argument("--imports", action="store_true", help="what importing costs, instead")
     parser.add_argument("--accuracy", type=int, metavar="N", help="what 4 bits cost, instead")
-    parser.add_argument("--way", choices=tuple(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
         print(json.dumps(measure(given)))
@@ -329,7 +319,7 @@ def main() -> None:
     check_space(given, directory)
     wanted = BOTH[given.double_quant]
     if (own := quantization_of(given.checkpoint)) is not None:
-        wanted, given.ways = (own,), [way for way in given.ways if way not in FROM_16_BIT]
+        wanted, given.ways = (own,), [CACHED]
     for quantized in wanted:
         with tempfile.TemporaryDirectory(prefix="moee-speed-cache-", dir=directory) as made:
             cache = Path(made) / "cache"

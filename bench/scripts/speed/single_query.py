@@ -1,9 +1,9 @@
-r"""One short query on a large model: ours in both 4-bit layouts beside transformers' own path.
+r"""One short query on a large model: ours beside bitsandbytes' kernels and transformers' own path.
 
     python bench/scripts/speed/single_query.py \\
         CHECKPOINT [--tokens 16] [--runs 5] [--json] [--skip-theirs]
 
-Each way runs in a process of its own, in turn. Theirs is what the authors' code asks for:
+Each way runs in a process of its own, in turn; MOEE_INDEX_ISA says which of our kernels. Theirs is what the authors' code asks for:
 `AutoModelForCausalLM` with `load_in_4bit`, hidden states of all layers, router logits. Also told:
 seconds to load, resident and anonymous memory after the first query, and the highest anonymous
 memory while loading.
@@ -32,14 +32,14 @@ from harness import (
     transformers_model,
 )
 
-WAYS = ("packed", "standard", "transformers")
+WAYS = ("moee-index", "bitsandbytes", "transformers")
 
 
-def ours(checkpoint: Path, tokens: int, packed: bool) -> Callable[[], None]:
+def ours(checkpoint: Path, tokens: int) -> Callable[[], None]:
     """A call that embeds one query of `tokens` tokens."""
     from batches import bare
 
-    running = running_model(checkpoint, few_texts=packed)
+    running = running_model(checkpoint, few_texts=True)
     query = bare(tuple(range(100, 100 + tokens)))
 
     def embed() -> None:
@@ -75,7 +75,7 @@ def measure(way: str, checkpoint: Path, tokens: int, runs: int) -> dict[str, Any
         if way == "transformers":
             query = theirs(checkpoint, tokens)
         else:
-            query = ours(checkpoint, tokens, packed=way == "packed")
+            query = ours(checkpoint, tokens)
     loaded = time.perf_counter() - before
     first = seconds(query)
     held = memory()
@@ -108,7 +108,8 @@ def main() -> None:
         if way == "transformers" and given.skip_theirs:
             continue
         sizes = ["--tokens", given.tokens, "--runs", given.runs]
-        row = run_way(__file__, [given.checkpoint, "--way", way, *sizes])
+        more = {"MOEE_INDEX_ISA": way} if way == "bitsandbytes" else {}
+        row = run_way(__file__, [given.checkpoint, "--way", way, *sizes], **more)
         show(
             row,
             given.json,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.atomic import storage_errors
+from moee_index.atomic import open_for_update, read_at, storage_errors, sync_file, write_at
 from moee_index.errors import IndexDamagedError, ModelError, StorageError, counted
 from moee_index.index.store.checksums import check_rows
 from moee_index.index.store.layout import ROW_CHECKS, STORES, raw_name
@@ -44,10 +44,7 @@ class _File:
     row_bytes: int
 
     def write_at(self, row: int, content: bytes | memoryview) -> None:
-        view, offset = memoryview(content), row * self.row_bytes
-        while view:
-            written = os.pwrite(self.handle, view, offset)
-            view, offset = view[written:], offset + written
+        write_at(self.handle, memoryview(content), row * self.row_bytes)
 
 
 class RowWriter:
@@ -71,7 +68,7 @@ class RowWriter:
 
     def _opened(self, path: Path, row_bytes: int) -> _File:
         with self._errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = open_for_update(path)
         return _File(path, handle, row_bytes)
 
     def __enter__(self) -> RowWriter:
@@ -111,7 +108,7 @@ class RowWriter:
         for file in self._files:
             size = file.row_bytes
             with self._errors(file.path):
-                content = os.pread(file.handle, size, source * size)
+                content = read_at(file.handle, size, source * size)
                 if len(content) != size:
                     raise StorageError(
                         f"{file.path} ends before row {source}; build with --overwrite"
@@ -122,7 +119,7 @@ class RowWriter:
         """Return when everything written is on disk."""
         for file in self._files:
             with self._errors(file.path):
-                os.fsync(file.handle)
+                sync_file(file.handle)
 
     def holds(self, rows: int) -> bool:
         """Whether all files are long enough for so many rows."""

@@ -6,16 +6,16 @@ It uses transformers' experts interface (the layout flags `has_gate`, `has_bias`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from moee_index.dependencies import internal
-from moee_index.model.nf4.packed import PackedStack
 from moee_index.model.nf4.stack import NF4Stack, chunks, rounded_rows
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -25,6 +25,9 @@ IMPLEMENTATION = "moee_index"
 # Weights dequantised at once: 4 Mi bf16 weights (8 MB) stay near the cores' caches, one expert's
 # projection of the published models is 2 to 6 Mi.
 CHUNK_WEIGHTS = 4 * 2**20
+
+# Elements of the products that are computed at once with the codes as they are: 32 MB in float32.
+FUSED_ELEMENTS = 2**23
 
 # Weights dequantised at once on a GPU: 2 GB in bf16, a whole layer of the published models.
 GROUPED_WEIGHTS = 2**30
@@ -80,10 +83,11 @@ def experts_forward(
 ) -> torch.Tensor:
     """Routed experts of one layer: hidden_states [tokens, d] -> [tokens, d].
 
-    For each chunk of hit experts the 4-bit weights are dequantised into a reused workspace and
-    multiplied with the tokens routed there; packed weights are multiplied as they are. Sums run in
-    float32 in the order of the experts, so a token's result does not depend on its neighbours
-    beyond the rounding of the products.
+    Experts with few tokens are multiplied with their 4-bit codes as they are, many of them in one
+    call. Of others the weights are dequantised into a reused workspace, a chunk of experts at a
+    time, and multiplied with the tokens routed there. Sums run in float32 in the order of the
+    experts, so a token's result does not depend on its neighbours beyond the rounding of the
+    products.
     """
     tokens: Tokens | None = getattr(self, "moee_tokens", None)
     rows = tokens.rows if tokens is not None and tokens.count == len(hidden_states) else None
@@ -102,30 +106,57 @@ def experts_forward(
         return _grouped_forward(
             self, hidden_states, Routed(token, order, share, counts, top_k), up_name
         )
-    ends = counts.cumsum(0).tolist()
     result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
-    for group in _groups(self, up_name, counts.nonzero()[:, 0]):
-        up = _products(self, up_name, group, hidden_states.dtype)
-        down = _products(self, "down_proj", group, hidden_states.dtype)
-        for place, expert in enumerate(group.tolist()):
-            start, end = (ends[expert - 1] if expert else 0), ends[expert]
-            own = token[start:end]
-            state = _gathered(self, hidden_states, _padded(own))
+    counted = counts.tolist()
+    starts = [0, *accumulate(counted)]
+    for group in _groups(self, up_name, counted, hidden_states.dtype):
+        if group.fused:
+            span = slice(starts[group.experts[0]], starts[group.experts[-1] + 1])
+            bounds = [starts[expert] - span.start for expert in group.experts]
+            bounds.append(span.stop - span.start)
+            state = _fused(self, up_name, group.experts, bounds, hidden_states, token[span])
+            _add(result, token[span], state, share[span])
+            continue
+        up = _products(self, up_name, group.experts, hidden_states.dtype)
+        down = _products(self, "down_proj", group.experts, hidden_states.dtype)
+        for place, expert in enumerate(group.experts):
+            span = slice(starts[expert], starts[expert + 1])
+            state = _gathered(self, hidden_states, _padded(token[span]))
             state = _biased(self, up_name, expert, up[place](state))
-            state = self._apply_gate(state) if self.has_gate else self.act_fn(state)
+            state = _activated(self, state)
             state = _biased(self, "down_proj", expert, down[place](state))
-            state = state[: len(own)]
-            if self.has_post_expert_norm:
-                state = self.post_expert_norm(state)
-            weighted = zip(
-                torch.split(own, ADDED_ROWS),
-                torch.split(state, ADDED_ROWS),
-                torch.split(share[start:end], ADDED_ROWS),
-                strict=True,
-            )
-            for places, part, weight in weighted:
-                result.index_add_(0, places, part.float().mul_(weight))
+            _add(result, token[span], _normed(self, state[: counted[expert]]), share[span])
     return result.to(hidden_states.dtype)
+
+
+def _fused(
+    experts: Any,
+    up_name: str,
+    group: Sequence[int],
+    starts: Sequence[int],
+    states: torch.Tensor,
+    token: torch.Tensor,
+) -> torch.Tensor:
+    """What each expert of a group makes of its rows `token` of the states: [len(token), d]."""
+    up, down = getattr(experts, up_name), experts.down_proj
+    state = up.multiply(group, starts, states, token)
+    state = _activated(experts, _all_biased(experts, up_name, group, starts, state))
+    state = down.multiply(group, starts, state)
+    return _normed(experts, _all_biased(experts, "down_proj", group, starts, state))
+
+
+def _add(
+    result: torch.Tensor, token: torch.Tensor, state: torch.Tensor, share: torch.Tensor
+) -> None:
+    """Add states [n, d], weighed by their shares [n, 1], to their tokens' rows of the result."""
+    weighted = zip(
+        torch.split(token, ADDED_ROWS),
+        torch.split(state, ADDED_ROWS),
+        torch.split(share, ADDED_ROWS),
+        strict=True,
+    )
+    for rows, part, weight in weighted:
+        result.index_add_(0, rows, part.float().mul_(weight))
 
 
 def grouped(device: torch.device) -> bool:
@@ -154,11 +185,9 @@ def _grouped_forward(
         local_ends = (ends[group] - start).to(torch.int32)
         state = torch.index_select(states, 0, routed.token[start:end])
         state = _grouped_product(experts, up_name, group, state, local_ends)
-        state = experts._apply_gate(state) if experts.has_gate else experts.act_fn(state)
+        state = _activated(experts, state)
         state = _grouped_product(experts, "down_proj", group, state, local_ends)
-        if experts.has_post_expert_norm:
-            state = experts.post_expert_norm(state)
-        products[start:end] = state
+        products[start:end] = _normed(experts, state)
         start = end
     if start < len(products):
         products[start:] = 0
@@ -206,24 +235,49 @@ def _padded(tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat((tokens, tokens[:1].expand(missing))) if missing else tokens
 
 
-def _groups(experts: Any, name: str, hit: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Hit experts in chunks whose dequantised weights share one workspace."""
-    held = getattr(experts, name)
-    return chunks(hit, held.size, CHUNK_WEIGHTS) if isinstance(held, NF4Stack) else (hit,)
+class _Group(NamedTuple):
+    """Experts that are computed together. fused: with their codes as they are."""
+
+    experts: list[int]
+    fused: bool
 
 
-def _products(experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype) -> list[Product]:
+def _groups(experts: Any, name: str, counts: Sequence[int], dtype: torch.dtype) -> Iterator[_Group]:
+    """Experts with tokens, in order, in groups whose products or dequantised weights share
+    memory. counts: tokens of each."""
+    held = [getattr(experts, name), experts.down_proj]
+    stacks = [one for one in held if isinstance(one, NF4Stack)]
+    fusible = len(stacks) == 2 and not any(lies_transposed(experts, one) for one in held)
+    group, size = _Group([], False), 0
+    for expert, count in enumerate(counts):
+        if not count:
+            continue
+        fused = fusible and all(stack.multiplies(dtype, count) for stack in stacks)
+        if fused:
+            cost, most = count * stacks[0].rows, FUSED_ELEMENTS
+        else:
+            cost, most = (stacks[0].size if stacks else 0), CHUNK_WEIGHTS
+        if group.experts and (fused != group.fused or size + cost > most):
+            yield group
+            group, size = _Group([], fused), 0
+        group = group._replace(fused=fused)
+        group.experts.append(expert)
+        size += cost
+    if group.experts:
+        yield group
+
+
+def _products(experts: Any, name: str, group: Sequence[int], dtype: torch.dtype) -> list[Product]:
     """For each expert of a chunk what multiplies rows with its weights, however these are kept.
 
     Valid until the same projection of another chunk is asked for.
     """
     held = getattr(experts, name)
-    if isinstance(held, PackedStack):
-        return [partial(held.multiply, expert) for expert in group.tolist()]
     if isinstance(held, NF4Stack):
-        weights = held.dequantize(group, dtype, experts.moee_workspaces[name]).unbind()
+        index = torch.tensor(group)
+        weights = held.dequantize(index, dtype, experts.moee_workspaces[name]).unbind()
     else:
-        weights = tuple(held[expert] for expert in group.tolist())
+        weights = tuple(held[expert] for expert in group)
     if lies_transposed(experts, held):
         weights = tuple(weight.T for weight in weights)
     return [partial(_times, weight) for weight in weights]
@@ -231,8 +285,7 @@ def _products(experts: Any, name: str, group: torch.Tensor, dtype: torch.dtype) 
 
 def lies_transposed(experts: Any, held: Any) -> bool:
     """Whether matrices are [in, out], as in some classes, and not [out, in]."""
-    turned = isinstance(held, PackedStack) or getattr(held, "turned", False)
-    return bool(experts.is_transposed) and not turned
+    return bool(experts.is_transposed) and not getattr(held, "turned", False)
 
 
 def _times(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -241,3 +294,22 @@ def _times(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def _biased(experts: Any, name: str, expert: int, product: torch.Tensor) -> torch.Tensor:
     return product + getattr(experts, f"{name}_bias")[expert] if experts.has_bias else product
+
+
+def _all_biased(
+    experts: Any, name: str, group: Sequence[int], starts: Sequence[int], products: torch.Tensor
+) -> torch.Tensor:
+    if not experts.has_bias:
+        return products
+    bias = getattr(experts, f"{name}_bias")[torch.tensor(group)]
+    return products + bias.repeat_interleave(torch.tensor(starts).diff(), dim=0)
+
+
+def _activated(experts: Any, states: torch.Tensor) -> torch.Tensor:
+    activated = experts._apply_gate(states) if experts.has_gate else experts.act_fn(states)
+    return cast(torch.Tensor, activated)
+
+
+def _normed(experts: Any, states: torch.Tensor) -> torch.Tensor:
+    normed = experts.post_expert_norm(states) if experts.has_post_expert_norm else states
+    return cast(torch.Tensor, normed)

@@ -15,7 +15,6 @@ from moee_index.model.arch.conventions import holds_experts
 from moee_index.model.arch.select import STAYS, Matrix, ModelPlan
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.quant_config import BITSANDBYTES
-from moee_index.model.nf4.packed import PackedStack
 from moee_index.model.nf4.quantize import BLOCK
 from moee_index.model.nf4.stack import NF4Linear, NF4Stack, Workspace, stacks
 
@@ -30,7 +29,7 @@ def install_four_bits(plan: ModelPlan, checkpoint: Checkpoint, double_quant: boo
         turned = bool(getattr(matrix.module, "is_transposed", False)) and turns(checkpoint)
         _install_stack(matrix, checkpoint, double_quant, turned)
     for matrix in plan.own_matrices:
-        _install_stack(matrix, checkpoint, double_quant).read_by_owner = True
+        _install_stack(matrix, checkpoint, double_quant)
     for matrix in plan.linears:
         rows, cols = matrix.value.shape
         _check_blocks(matrix.name, rows, cols, checkpoint)
@@ -83,7 +82,7 @@ def left_in_16_bits(plan: ModelPlan) -> list[Matrix]:
     whatever form they are kept (parameter, buffer, fused or not)."""
     left = []
     for name, module in plan.model.named_modules():
-        if module in plan.routing or isinstance(module, (*STAYS, NF4Stack, PackedStack)):
+        if module in plan.routing or isinstance(module, (*STAYS, NF4Stack)):
             continue
         tensors = list(module.named_parameters(recurse=False))
         if holds_experts(module):
@@ -130,7 +129,7 @@ def bytes_by_kind(model: Any) -> dict[str, int]:
                 continue
             seen.add(id(value))
             size = value.numel() * value.element_size()
-            if isinstance(module, NF4Stack | PackedStack):
+            if isinstance(module, NF4Stack):
                 counted["4-bit"] += size
             elif value.element_size() <= 2:
                 counted["16-bit"] += size

@@ -186,7 +186,12 @@ def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoin
     import os
 
     from huggingface_hub import is_offline_mode, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     offline = offline or is_offline_mode() or bool(os.environ.get("HF_HUB_OFFLINE"))
     failure = f"there is no directory {repository!r}, and no model of that name could be fetched"
@@ -202,6 +207,16 @@ def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoin
         raise ModelError(
             f"{repository!r} is neither a directory nor a hub id (owner/name); give --model either"
         ) from None
+    except GatedRepoError as error:
+        raise ModelError(
+            f"the hub's model {repository} is gated: accept its terms on "
+            f"https://huggingface.co/{repository}, log in with `hf auth login`, and start again"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"no directory {repository!r}, and the hub shows no model of that name: check the "
+            "name; if the model is private, log in with `hf auth login`"
+        ) from error
     except LocalEntryNotFoundError as error:
         why = "offline, and it is not in the hub's cache" if offline else first_line(error)
         raise ModelError(f"{failure}: {why}") from error

@@ -1,14 +1,12 @@
 """4-bit forms of large models, kept so that the second start takes seconds.
 
 `MOEE_INDEX_CACHE` names the directory (default: the platform's cache directory). An entry is a
-directory named after the source's fingerprint: a 4-bit checkpoint, and beside it the same weights
-packed for the fast product. Entries appear whole or not at all, and are checked to the byte when
-they are opened: a damaged one is removed and made anew.
+directory named after the source's fingerprint: a 4-bit checkpoint. Entries appear whole or not at
+all, and are checked to the byte when they are opened: a damaged one is removed and made anew.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -21,7 +19,8 @@ from moee_index.model.load.weight_file import WEIGHTS_FILE, Draft, Specs, check_
 from moee_index.model.precision import Storage
 from moee_index.types import Notify
 
-_RECORD = "packed.json"
+# What earlier versions kept beside an entry for queries, and nothing reads any more.
+_OUTDATED = "-packed"
 
 
 class Cache:
@@ -37,6 +36,7 @@ class Cache:
         """The intact 4-bit checkpoint made from this one, or None. turned: whether its matrices
         must be turned (`four_bit.turns`)."""
         entry = self._entry(checkpoint, storage)
+        self._remove_outdated(entry)
         if not entry.is_dir():
             return None
         try:
@@ -50,53 +50,29 @@ class Cache:
             self._remove_damaged(entry, error)
             return None
 
-    def draft(
-        self, checkpoint: Checkpoint, storage: Storage, specs: Specs, *, packed: bool = False
-    ) -> Draft | None:
+    def draft(self, checkpoint: Checkpoint, storage: Storage, specs: Specs) -> Draft | None:
         """A draft of an entry to fill; None, told, where there is no room for it."""
         try:
-            return Draft(self._entry(checkpoint, storage, packed), specs)
+            return Draft(self._entry(checkpoint, storage), specs)
         except StorageError as error:
-            self._tell(f"the {_form(packed)} is not kept: {error}")
+            self._tell(f"the 4-bit form is not kept: {error}")
             return None
 
-    def publish(
-        self, draft: Draft, checkpoint: Checkpoint, storage: Storage, *, packed: bool = False
-    ) -> None:
+    def publish(self, draft: Draft, checkpoint: Checkpoint, storage: Storage) -> None:
         """Make a filled draft an entry; where that fails the model runs all the same."""
         try:
-            if packed:
-                draft.publish(_RECORD, draft.checksum())
-            else:
-                publish_four_bit(
-                    draft,
-                    checkpoint,
-                    double_quant=storage.double_quant,
-                    turned=turns(checkpoint),
-                )
+            publish_four_bit(
+                draft, checkpoint, double_quant=storage.double_quant, turned=turns(checkpoint)
+            )
         except StorageError as error:
             if not draft.directory.is_dir():  # else another process was faster
-                self._tell(f"the {_form(packed)} is not kept: {error}")
+                self._tell(f"the 4-bit form is not kept: {error}")
             return
         size = sum(file.stat().st_size for file in draft.directory.iterdir())
         self._tell(
-            f"the {_form(packed)} is kept in {draft.directory} ({size / 1e9:.2f} GB), so that the "
+            f"the 4-bit form is kept in {draft.directory} ({size / 1e9:.2f} GB), so that the "
             "next start is fast; --no-cache keeps nothing, info --prune-cache removes it"
         )
-
-    def packed(self, checkpoint: Checkpoint, storage: Storage) -> Path | None:
-        """The weight file of the sound packed entry of this checkpoint, or None."""
-        entry = self._entry(checkpoint, storage, packed=True)
-        file = entry / WEIGHTS_FILE
-        if not entry.is_dir():
-            return None
-        try:
-            said = json.loads((entry / _RECORD).read_text(encoding="utf-8"))
-            check_digest(file, said["bytes"], said["digest"])
-            return file
-        except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
-            self._remove_damaged(entry, error)
-            return None
 
     def entries(self) -> list[tuple[str, int]]:
         """(name, bytes) of each entry, leftovers of interrupted writes included."""
@@ -122,17 +98,19 @@ class Cache:
             freed += size
         return freed
 
-    def _entry(self, checkpoint: Checkpoint, storage: Storage, packed: bool = False) -> Path:
+    def _entry(self, checkpoint: Checkpoint, storage: Storage) -> Path:
         kind = "-nf4-double" if storage.double_quant else "-nf4"
-        return self.directory / (checkpoint.fingerprint[:32] + kind + ("-packed" if packed else ""))
+        return self.directory / (checkpoint.fingerprint[:32] + kind)
+
+    def _remove_outdated(self, entry: Path) -> None:
+        outdated = entry.with_name(entry.name + _OUTDATED)
+        if outdated.is_dir():
+            self._tell(f"{outdated} was kept by an earlier version and is removed")
+            shutil.rmtree(outdated, ignore_errors=True)
 
     def _remove_damaged(self, entry: Path, error: Exception) -> None:
         self._tell(f"a damaged cache entry is made anew: {error}")
         shutil.rmtree(entry, ignore_errors=True)
-
-
-def _form(packed: bool) -> str:
-    return "packed form" if packed else "4-bit form"
 
 
 def cache_directory() -> Path:

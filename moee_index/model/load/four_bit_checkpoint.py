@@ -18,9 +18,8 @@ from torch import nn
 from moee_index.errors import ModelError
 from moee_index.model.checkpoint.find import DEFAULTS_FILE, FORMAT, Checkpoint
 from moee_index.model.load.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
-from moee_index.model.nf4.packed import PackedStack
 from moee_index.model.nf4.parameters import assign, check_shape, dense_dtype, owner
-from moee_index.model.nf4.stack import NF4Stack, dequantize, stacks
+from moee_index.model.nf4.stack import NF4Stack, stacks
 from moee_index.model.precision import Storage
 
 _COPIED = (
@@ -119,7 +118,7 @@ def fill_mapped(model: Any, file: Path, storage: Storage) -> None:
     """Fill a model whose modules have the layout of the file; 4-bit stacks are memory-mapped."""
     with _Tensors(file) as tensors:
         for name, module in model.named_modules():
-            if isinstance(module, NF4Stack | PackedStack):
+            if isinstance(module, NF4Stack):
                 for part, (shape, dtype) in module.shapes().items():
                     tensor = tensors.take(f"{name}.{part}", shape, storage, exactly=dtype)
                     setattr(module, part, tensor)
@@ -184,8 +183,7 @@ def _dequantized(
         setattr(stack, part, tensors.take(f"{name}.{part}", part_shape, storage, exactly=dtype))
     whole = torch.empty((count, rows, cols), dtype=storage.kept, device=storage.device)
     for index in range(count):
-        absmax = stack.full_absmax(torch.tensor([index]))
-        dequantize(stack.packed[index], absmax, stack.size, whole[index].view(-1))
+        stack.write(index, 0, whole[index].view(-1))
     if turned:
         whole = whole.transpose(1, 2).contiguous()
     return whole if len(shape) == 3 else whole[0]
@@ -198,5 +196,5 @@ def _dense_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
         (name, buffer)
         for name, buffer in model.named_buffers()
         if name in persistent
-        and not isinstance(model.get_submodule(name.rpartition(".")[0]), NF4Stack | PackedStack)
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), NF4Stack)
     ]

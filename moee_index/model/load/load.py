@@ -26,21 +26,17 @@ from moee_index.model.arch.select import Matrix, ModelPlan
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.four_bit_checkpoint import (
-    dense_tensors,
     fill_from_four_bit,
     fill_mapped,
     tensor_specs,
 )
 from moee_index.model.load.stream import fill_from_sources
-from moee_index.model.nf4.packed import PackedStack, cannot_pack, pack_model, packed_specs
 from moee_index.model.nf4.parameters import assign, dense_dtype
 from moee_index.model.nf4.stack import NF4Stack, Workspace, stacks
-from moee_index.model.precision import Choice, Storage
+from moee_index.model.precision import Storage
 from moee_index.types import Progress
 
-PACKED = "packed"
-
-# Models with fewer 4-bit weights load and multiply fast enough without cached or packed forms.
+# Models with fewer 4-bit weights load fast enough without a cached form.
 LARGE = 2**28
 
 Shapes = dict[str, tuple[int, ...]]
@@ -48,11 +44,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Loaded:
-    """What loading settled: the 4-bit layout, the matrices of a 4-bit model that are left in 16
-    bits, and which tokens experts compute: all real ones, but in the last layer only those whose
-    states are read."""
+    """What loading settled: the matrices of a 4-bit model that are left in 16 bits, and which
+    tokens experts compute: all real ones, but in the last layer only those whose states are
+    read."""
 
-    layout: Choice
     left: list[Matrix]
     real_tokens: Tokens
     last_layer_tokens: Tokens
@@ -63,32 +58,22 @@ def load_model(
     checkpoint: Checkpoint,
     storage: Storage,
     *,
-    few_texts: bool = False,
     cache: Cache | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
     """Fill an empty model (`build_empty`) from its checkpoint and ready it for inference.
 
-    few_texts: texts will come a few at a time, see `choose_layout`. cache: where 4-bit forms of
-    large models are kept and looked up.
+    cache: where 4-bit forms of large models are kept and looked up.
 
     Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged.
     """
     model = plan.model
     shapes = prepare(plan, checkpoint, storage)
-    layout = choose_layout(model, few_texts, storage)
     large = weights_in_four_bits(model) >= LARGE
     kept = cache if large and storage.bits == 4 else None
-    packed = kept.packed(checkpoint, storage) if kept and layout.value == PACKED else None
     try:
         with torch.no_grad():
-            if packed is not None:
-                pack_model(model)
-                fill_mapped(model, packed, storage)
-            else:
-                _fill_standard(plan, checkpoint, storage, shapes, kept, progress)
-                if layout.value == PACKED:
-                    _pack(model, checkpoint, storage, kept)
+            _fill(plan, checkpoint, storage, shapes, kept, progress)
     except SafetensorError as error:
         raise ModelError(
             f"{checkpoint.path}: a weight file is damaged ({error}); copy it again"
@@ -101,7 +86,7 @@ def load_model(
     for module in plan.experts:
         module.moee_tokens = last if module in plan.skipping else real
         module.moee_workspaces = workspaces
-    return Loaded(layout, left, real, last)
+    return Loaded(left, real, last)
 
 
 def prepare(plan: ModelPlan, checkpoint: Checkpoint, storage: Storage) -> Shapes:
@@ -113,26 +98,7 @@ def prepare(plan: ModelPlan, checkpoint: Checkpoint, storage: Storage) -> Shapes
     return shapes
 
 
-def choose_layout(model: Any, few_texts: bool, storage: Storage) -> Choice:
-    """The layout of 4-bit weights in memory: `packed` for a few texts at a time, else `standard`.
-
-    Packed products round absmax to bfloat16, so small models, which gain little, stay standard.
-    """
-    if storage.bits != 4:
-        return Choice("dense", f"{storage.bits} bits were requested")
-    if not few_texts:
-        return Choice("standard", "whole batches are dequantised once and multiplied")
-    if weights_in_four_bits(model) < LARGE:
-        return Choice("standard", "the model is small")
-    if storage.compute != torch.bfloat16 or storage.device.type != "cpu":
-        return Choice("standard", "packed products are for processors with AVX512-BF16")
-    why_not = cannot_pack(model)
-    if why_not is not None:
-        return Choice("standard", why_not)
-    return Choice(PACKED, "few tokens at a time are multiplied with 4-bit weights as they are")
-
-
-def _fill_standard(
+def _fill(
     plan: ModelPlan,
     checkpoint: Checkpoint,
     storage: Storage,
@@ -140,7 +106,7 @@ def _fill_standard(
     cache: Cache | None,
     progress: Progress | None,
 ) -> None:
-    """Fill a model in the standard layout from the quickest source: a 4-bit checkpoint, the cached
+    """Fill a model from the quickest source: a 4-bit checkpoint, the cached
     one, or the 16-bit checkpoint itself, whose 4-bit form is then kept."""
     model = plan.model
     if checkpoint.quantization is not None:
@@ -163,23 +129,6 @@ def _fill_standard(
         fill_mapped(model, draft.file, storage)
 
 
-def _pack(model: Any, checkpoint: Checkpoint, storage: Storage, cache: Cache | None) -> None:
-    """Pack a standard model, into the cache if there is one."""
-    dense = dense_tensors(model)
-    specs = {name: (tuple(value.shape), value.dtype) for name, value in dense.items()}
-    specs.update(packed_specs(model))
-    draft = cache.draft(checkpoint, storage, specs, packed=True) if cache else None
-    if cache is None or draft is None:
-        pack_model(model)
-        return
-    with draft:
-        for name, value in dense.items():
-            draft.tensors[name].copy_(value)
-        pack_model(model, draft.tensors)
-        cache.publish(draft, checkpoint, storage, packed=True)
-        fill_mapped(model, draft.file, storage)
-
-
 def _finish(model: Any, storage: Storage) -> None:
     """Cast everything to its compute dtype; nothing may be left on the meta device."""
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
@@ -188,7 +137,7 @@ def _finish(model: Any, storage: Storage) -> None:
     embedding = model.get_input_embeddings()
     plain = type(embedding) is nn.Embedding  # others compute with what they looked up
     for name, module in model.named_modules():
-        if isinstance(module, NF4Stack | PackedStack):
+        if isinstance(module, NF4Stack):
             module.dtype = storage.compute
             continue
         for attribute, parameter in module.named_parameters(recurse=False):

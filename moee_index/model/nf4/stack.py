@@ -1,4 +1,4 @@
-"""NF4 matrices: quantise slice by slice, dequantise into a reused workspace.
+"""NF4 matrices: quantized slice by slice, multiplied as they are or dequantized first.
 
 The layout is bitsandbytes' standard one (two codes a byte, block 64, absmax per block), so that
 what is written to disk moves between machines.
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from moee_index.backends import Kernel, cpu_kernel, import_bitsandbytes
+from moee_index.model.nf4.native import library as native
 from moee_index.model.nf4.quantize import BLOCK, quantize_on_cpu
 from moee_index.model.nf4.tensor_like import TensorLike
 
@@ -56,6 +57,9 @@ def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     row-major matrix.
     """
     if matrix.device.type == "cpu" and matrix.numel() % BLOCK == 0:
+        if native.in_use(torch.float32, matrix.device):
+            kept = matrix if matrix.dtype == torch.bfloat16 else matrix.float()
+            return native.quantize(kept.detach().contiguous())
         return quantize_on_cpu(matrix)
     import_bitsandbytes()
     packed, absmax = torch.ops.bitsandbytes.quantize_4bit(
@@ -148,7 +152,6 @@ class NF4Stack(TensorLike):
         self.n, self.rows, self.cols, self.double_quant = n, rows, cols, double_quant
         self.turned = turned
         self.size = rows * cols
-        self.read_by_owner = False  # whether the owner's own forward reads it, see `TensorLike`
         if self.size % BLOCK:
             raise ValueError(f"a {rows} x {cols} matrix is not a multiple of {BLOCK} weights")
         self.blocks = self.size // BLOCK
@@ -251,11 +254,14 @@ class NF4Stack(TensorLike):
     ) -> torch.Tensor:
         """Matrices `index` (int64 [k]) as [k, rows, cols], valid until the workspace's next use."""
         count = len(index) * self.size
+        out = workspace.take(count, dtype, self.packed.device)
+        if native.in_use(dtype, out.device):
+            native.dequantize(self._native(), index.tolist(), 0, self.blocks, out)
+            return out.view(len(index), self.rows, self.cols)
         absmax = self.full_absmax(index)
         first, last = int(index[0]), int(index[-1])
         whole_run = last - first + 1 == len(index)
         packed = self.packed[first : last + 1] if whole_run else self.packed[index]
-        out = workspace.take(count, dtype, self.packed.device)
         return dequantize(packed, absmax, count, out).view(len(index), self.rows, self.cols)
 
     def matrix(self, index: int, dtype: torch.dtype) -> torch.Tensor:
@@ -268,13 +274,50 @@ class NF4Stack(TensorLike):
             return self.matrix(0, dtype)[row : row + count]
         return self._weights(0, row, count, dtype)
 
+    def multiplies(self, dtype: torch.dtype, most: int) -> bool:
+        """Whether up to `most` rows a matrix are multiplied sooner with the codes as they are than
+        with dequantized weights."""
+        return self.cols % BLOCK == 0 and most <= native.most_rows(dtype, self.packed.device)
+
+    def multiply(
+        self,
+        index: Sequence[int],
+        starts: Sequence[int],
+        x: torch.Tensor,
+        source: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x [n, cols] times matrices `index`, transposed, as `native.multiply` has it: products
+        starts[i]..starts[i + 1] are those of matrix index[i], and source names their rows of x."""
+        return native.multiply(self._native(), index, starts, x, source)
+
+    def _native(self) -> native.Stack:
+        """Where the buffers lie; valid as long as they are not replaced."""
+        shared = {"packed": self.packed.data_ptr(), "rows": self.rows, "cols": self.cols}
+        if not self.double_quant:
+            return native.Stack(absmax=self.absmax.data_ptr(), **shared)
+        assert self.absmax_scale is not None and self.absmax_offset is not None
+        return native.Stack(
+            codes=self.absmax.data_ptr(),
+            scale=self.absmax_scale.data_ptr(),
+            offset=self.absmax_offset.data_ptr(),
+            map=dynamic_map(self.packed.device).data_ptr(),
+            **shared,
+        )
+
     def _weights(self, index: int, row: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        first, size = row * self.cols, count * self.cols
-        blocks = slice(first // BLOCK, (first + size) // BLOCK)
+        out = torch.empty(count * self.cols, dtype=dtype, device=self.packed.device)
+        self.write(index, row * self.cols // BLOCK, out)
+        return out.view(count, self.cols)
+
+    def write(self, index: int, block: int, out: torch.Tensor) -> None:
+        """Dequantize matrix `index` from `block` on into the flat tensor `out`, whole blocks."""
+        blocks = slice(block, block + out.numel() // BLOCK)
+        if native.in_use(out.dtype, out.device):
+            native.dequantize(self._native(), [index], block, blocks.stop - block, out)
+            return
         absmax = self.full_absmax(torch.tensor([index], device=self.packed.device))[0, blocks]
-        codes = self.packed[index, first // 2 : (first + size) // 2]
-        out = torch.empty(size, dtype=dtype, device=codes.device)
-        return dequantize(codes, absmax.contiguous(), size, out).view(count, self.cols)
+        codes = self.packed[index, blocks.start * BLOCK // 2 : blocks.stop * BLOCK // 2]
+        dequantize(codes, absmax.contiguous(), out.numel(), out)
 
     def extra_repr(self) -> str:
         kind = "double quantisation" if self.double_quant else "float32 absmax"
@@ -297,6 +340,12 @@ class NF4Linear(nn.Module):
         self.workspace = workspace
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.numel() // self.in_features
+        if self.weight.multiplies(x.dtype, rows):
+            product = self.weight.multiply([0], [0, rows], x.reshape(rows, self.in_features))
+            if self.bias is not None:
+                product += self.bias
+            return product.view(*x.shape[:-1], self.out_features)
         only = torch.zeros(1, dtype=torch.int64, device=x.device)
         weight = self.weight.dequantize(only, x.dtype, self.workspace)[0]
         if x.device.type != "cpu":

@@ -23,6 +23,7 @@ from moee_index.model.arch.tested import is_tested
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.load import load_model
+from moee_index.model.nf4.native import library as native
 from moee_index.model.precision import Choice, Storage
 from moee_index.model.run.blocks import run_in_blocks
 from moee_index.types import Embeddings, Notify, Progress, ignore
@@ -81,9 +82,21 @@ def choose_compute(bits: int, device: torch.device) -> Choice:
         return Choice(torch.bfloat16, "CUDA device")
     if bits == 16:
         return Choice(torch.bfloat16, "16 bits were requested")
-    if has_avx512bf16():
+    kernels = native.instruction_set()
+    if kernels.value == "avx512bf16" or (kernels.value == native.BITSANDBYTES and has_avx512bf16()):
         return Choice(torch.bfloat16, "the processor has AVX512-BF16")
+    if "avx512bf16" in native.available():
+        return Choice(torch.float32, kernels.reason)
     return Choice(torch.float32, "the processor has no bfloat16 arithmetic")
+
+
+def choose_kernels(bits: int, device: torch.device) -> Choice:
+    """What multiplies 4-bit weights: an instruction set of our kernels, or a library."""
+    if bits != 4:
+        return Choice("torch", f"{bits} bits were requested")
+    if device.type != "cpu":
+        return Choice(native.BITSANDBYTES, f"device {device.type}")
+    return native.instruction_set()
 
 
 class RunningModel:
@@ -116,13 +129,12 @@ class RunningModel:
         self.threads = set_threads(threads)
         self.device = choose_device(device)
         self.compute = choose_compute(bits, self.device.value)
+        self.kernels = choose_kernels(bits, self.device.value)
         storage = Storage(bits, double_quant, self.compute.value, self.device.value)
         self.plan = build_empty(checkpoint)
         self.rw = rw_kind(rw, checkpoint, self.plan)
-        loaded = load_model(
-            self.plan, checkpoint, storage, few_texts=few_texts, cache=cache, progress=progress
-        )
-        self.model, self.layout = self.plan.model, loaded.layout
+        loaded = load_model(self.plan, checkpoint, storage, cache=cache, progress=progress)
+        self.model = self.plan.model
         self._loaded = loaded
         if self.device.value.type == "cpu":
             run_in_blocks(self.plan, loaded.real_tokens)
