@@ -37,6 +37,7 @@ def describe_program() -> dict[str, Any]:
     from moee_index.backends import has_avx512bf16
     from moee_index.dependencies import newer_than_tested
     from moee_index.model.load.cache import Cache
+    from moee_index.model.run.model import choose_threads
 
     cache = Cache(ignore)
     bf16 = has_avx512bf16()
@@ -51,7 +52,7 @@ def describe_program() -> dict[str, Any]:
         "versions": versions(),
         "newer_than_tested": newer_than_tested(),
         "devices": devices,
-        "threads": torch.get_num_threads(),
+        "threads": choose_threads(None).value,
         "models": models_at_hand(),
         "architectures": architectures(),
         "cache": {

@@ -28,12 +28,13 @@ from moee_index.model.load.four_bit_checkpoint import (
     fill_mapped,
     tensor_specs,
 )
+from moee_index.model.load.memory import check_memory
 from moee_index.model.load.stream import fill_from_sources
 from moee_index.model.nf4.packed import PackedStack, cannot_pack, pack_model, packed_specs
 from moee_index.model.nf4.parameters import assign, dense_dtype
 from moee_index.model.nf4.stack import NF4Stack, Workspace, stacks
 from moee_index.model.precision import Choice, Storage
-from moee_index.types import Progress
+from moee_index.types import Notify, Progress, ignore
 
 PACKED = "packed"
 
@@ -62,18 +63,22 @@ def load_model(
     few_texts: bool = False,
     cache: Cache | None = None,
     progress: Progress | None = None,
+    tell: Notify = ignore,
 ) -> Loaded:
     """Load a checkpoint as a base model.
 
     few_texts: texts will come a few at a time, see `choose_layout`. cache: where 4-bit forms of
-    large models are kept and looked for.
+    large models are kept and looked for. tell: is told where a model is larger than the memory.
 
-    Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged.
+    Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged,
+    or before a weight is read where the memory cannot hold them.
     """
     model, shapes = empty_model(checkpoint, storage)
     layout = choose_layout(model, few_texts, storage)
     large = weights_in_four_bits(model) >= LARGE
     kept = cache if large and storage.bits == 4 else None
+    mapped = storage.bits == 4 and (kept is not None or checkpoint.quantization is not None)
+    check_memory(model, checkpoint.name, storage, mapped=mapped, tell=tell)
     packed = kept.packed(checkpoint, storage) if kept and layout.value == PACKED else None
     try:
         with torch.no_grad():
@@ -150,6 +155,7 @@ def _fill_standard(
         return
     draft = cache.draft(checkpoint, storage, tensor_specs(model, storage.kept)) if cache else None
     if cache is None or draft is None:
+        check_memory(model, checkpoint.name, storage, mapped=False)
         fill_from_sources(model, checkpoint, storage, shapes, progress=progress)
         return
     with draft:

@@ -7,6 +7,7 @@ section 3; camera-ready 4.1: last token for both).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 
 from moee_index.backends import has_avx512bf16, limit_kernel_caches, set_threads
 from moee_index.errors import ModelError
+from moee_index.limits import processor_limit
 from moee_index.model.arch.build import rw_kind
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
 from moee_index.model.arch.routing import Router, find_routers, raw_scores
@@ -86,6 +88,21 @@ def choose_compute(bits: int, device: torch.device) -> Choice:
     return Choice(torch.float32, "the processor has no bfloat16 arithmetic")
 
 
+def choose_threads(asked: int | None) -> Choice:
+    """As asked; else the libraries' own choice, but no more than the process may use. The reason is
+    empty where nothing is to be told."""
+    limit, machine = processor_limit(), os.cpu_count() or 1
+    if asked is not None:
+        slower = (
+            f"--threads {asked} is more than the {limit.value} processors that this process may "
+            f"use ({limit.reason}): not faster than --threads {limit.value}, as a rule"
+        )
+        return Choice(asked, slower if asked > limit.value else "")
+    threads = min(limit.value, set_threads(None))
+    few = f"{threads} threads on {machine} processors: {limit.reason}"
+    return Choice(threads, few if threads == limit.value < machine else "")
+
+
 class RunningModel:
     """A base model with its routers hooked, ready for batches of token ids.
 
@@ -114,12 +131,20 @@ class RunningModel:
         self.pooling = pooling
         self.rw = rw_kind(rw, checkpoint)
         limit_kernel_caches()
-        self.threads = set_threads(threads)
+        chosen = choose_threads(threads)
+        if chosen.reason:
+            self._tell(chosen.reason)
+        self.threads = set_threads(chosen.value)
         self.device = choose_device(device)
         self.compute = choose_compute(bits, self.device.value)
         storage = Storage(bits, double_quant, self.compute.value, self.device.value)
         loaded = load_model(
-            checkpoint, storage, few_texts=few_texts, cache=cache, progress=progress
+            checkpoint,
+            storage,
+            few_texts=few_texts,
+            cache=cache,
+            progress=progress,
+            tell=self._tell,
         )
         self.model, self.layout = loaded.model, loaded.layout
         self._loaded = loaded
