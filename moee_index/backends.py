@@ -66,6 +66,12 @@ _UNUSED = {
 }
 _UNUSED_BY = ("transformers.", "torch.distributed.")
 
+# How an OpenMP runtime's threads wait for one another: they look again so many times, or so many
+# milliseconds, before they sleep. By itself GNU's looks 300,000 times (3 ms and more), LLVM's for
+# 200 ms: on a busy machine that is time which the thread that all wait for does not get.
+_WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+_ASKED_WAITING = (*_WAITING, "OMP_WAIT_POLICY")
+
 # The modules of transformers that import all that, and those that any model needs.
 _TRANSFORMERS = ("integrations.moe", "modeling_layers", "generation.utils", "masking_utils")
 
@@ -85,7 +91,11 @@ def collector_paused() -> Iterator[None]:
 
 @cache
 def load_torch() -> ModuleType:
-    """torch, imported before all that shares its OpenMP runtime."""
+    """torch, imported before all that shares its OpenMP runtime, whose threads shall wait for one
+    another in a way that suits a busy machine. What the user has set of that stays as it is; where
+    torch is there already, it is too late."""
+    if not any(name in os.environ for name in _ASKED_WAITING):
+        os.environ.update(_WAITING)
     with collector_paused():
         import torch
     return torch  # type: ignore[no-any-return,unused-ignore]

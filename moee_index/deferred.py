@@ -21,6 +21,9 @@ from typing import Any
 
 COMPILER = "torch._dynamo"
 
+# Two threads at once would leave each other's stand-ins behind.
+_ONE_AT_A_TIME = threading.RLock()
+
 # Names that stand behind `except`.
 _EXCEPTIONS = frozenset({"GuardOnDataDependentSymNode"})
 
@@ -200,6 +203,31 @@ class _Compiler:
         return function
 
 
+@dataclass
+class _Importing:
+    """In place of `builtins.__import__` for one thread and some importers, and that for all
+    others."""
+
+    original: Callable[..., Any]
+    thread: int
+    importers: tuple[str, ...]
+    names: Mapping[str, frozenset[str]]
+    active: bool = True
+
+    def __call__(
+        self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> Any:
+        if self.active and not level and threading.get_ident() == self.thread:
+            importer = (globals or {}).get("__name__") or ""
+            wanted = set(fromlist or ())
+            if wanted and importer.startswith(self.importers) and name not in sys.modules:
+                if wanted <= self.names.get(name, frozenset()):
+                    return _Names(name)
+            elif not wanted and name == COMPILER and importer in _HANDING_ON:
+                return sys.modules["torch"]
+        return self.original(name, globals, locals, fromlist, level)
+
+
 @contextmanager
 def deferring(importers: tuple[str, ...], names: Mapping[str, frozenset[str]]) -> Iterator[None]:
     """Import inside without what `names` lists: of each module the names that are not needed yet.
@@ -211,36 +239,21 @@ def deferring(importers: tuple[str, ...], names: Mapping[str, frozenset[str]]) -
     """
     import torch
 
-    thread, original = threading.get_ident(), builtins.__import__
-    compiler = None if COMPILER in sys.modules else _Compiler(thread)
-    before = set(sys.modules)
-    active = True
-
-    def importing(
-        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
-    ) -> Any:
-        if active and not level and threading.get_ident() == thread:
-            importer = (globals or {}).get("__name__") or ""
-            wanted = set(fromlist or ())
-            if wanted and importer.startswith(importers):
-                if wanted <= names.get(name, frozenset()) and name not in sys.modules:
-                    return _Names(name)
-            elif name == COMPILER and importer in _HANDING_ON and compiler is not None:
-                return torch
-        return original(name, globals, locals, fromlist, level)
-
-    builtins.__import__ = importing
-    if compiler is not None:
-        vars(torch)["_dynamo"] = compiler
-    try:
-        yield
-    finally:
-        active = False
-        if builtins.__import__ is importing:  # unless somebody has replaced it meanwhile
-            builtins.__import__ = original
-        if vars(torch).get("_dynamo") is compiler and compiler is not None:
-            del vars(torch)["_dynamo"]
-        _note_places(importers, before)
+    with _ONE_AT_A_TIME:
+        thread, before = threading.get_ident(), set(sys.modules)
+        importing = _Importing(builtins.__import__, thread, importers, names)
+        compiler = _Compiler(thread)
+        vars(torch).setdefault("_dynamo", compiler)
+        builtins.__import__ = importing
+        try:
+            yield
+        finally:
+            importing.active = False
+            if builtins.__import__ is importing:  # unless somebody has replaced it meanwhile
+                builtins.__import__ = importing.original
+            if vars(torch)["_dynamo"] is compiler:
+                del vars(torch)["_dynamo"]
+            _note_places(importers, before)
 
 
 def _note_places(importers: tuple[str, ...], before: set[str]) -> None:

@@ -32,13 +32,12 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 def describe_program() -> dict[str, Any]:
     """The fields of `info --json` without an index."""
-    import torch
-
-    from moee_index.backends import has_avx512bf16
+    from moee_index.backends import has_avx512bf16, load_torch
     from moee_index.dependencies import newer_than_tested
     from moee_index.model.load.cache import Cache
     from moee_index.model.run.model import choose_threads
 
+    torch = load_torch()
     cache = Cache(ignore)
     bf16 = has_avx512bf16()
     devices = [

@@ -1,4 +1,4 @@
-"""Starting quickly: what a query does not load, and that nobody can tell afterwards that transformers
+"""A quick start: what a query does not load, and that nobody can tell afterwards that transformers
 was imported without it."""
 
 from __future__ import annotations
