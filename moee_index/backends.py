@@ -1,22 +1,26 @@
 """Imports of the heavy libraries, in one place and in the one right order.
 
-Torch comes before FAISS, so that both share one OpenMP runtime; bitsandbytes comes without asking a
-hub for kernels and without torch's compiler.
+Torch comes before FAISS, so that both share one OpenMP runtime; transformers comes without what
+only training and several machines need, bitsandbytes without asking a hub for kernels, and both
+without torch's compiler.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from moee_index.deferred import deferring
 from moee_index.dependencies import lacking
 
 Kernel = Callable[..., Any]
@@ -37,6 +41,80 @@ _FAISS = (
     "set_deserialization_vector_byte_limit",
 )
 
+# What is imported for losses, for training, for several machines and for compiling: scipy, sympy,
+# torch's compiler. Used by functions that we never call.
+_UNUSED = {
+    "accelerate": frozenset({"PartialState", "dispatch_model"}),
+    "accelerate.hooks": frozenset({"AlignDevicesHook", "add_hook_to_module"}),
+    "accelerate.utils": frozenset(
+        {
+            *("extract_model_from_parallel", "get_balanced_memory", "get_max_memory"),
+            *("infer_auto_device_map", "reduce"),
+        }
+    ),
+    "accelerate.utils.modeling": frozenset({"clean_device_map", "get_max_layer_size"}),
+    "scipy.optimize": frozenset({"linear_sum_assignment"}),
+    "torch._dynamo._trace_wrapped_higher_order_op": frozenset({"TransformGetItemToIndex"}),
+    "torch.distributed._composable.fsdp": frozenset({"fully_shard"}),
+    "torch.distributed.checkpoint.hf_storage": frozenset(
+        {"HuggingFaceStorageReader", "HuggingFaceStorageWriter"}
+    ),
+    "torch.distributed.fsdp": frozenset({"CPUOffloadPolicy", "MixedPrecisionPolicy"}),
+    "torch.fx.experimental.symbolic_shapes": frozenset(
+        {"GuardOnDataDependentSymNode", "guard_or_false", "statically_known_true"}
+    ),
+}
+_UNUSED_BY = ("transformers.", "torch.distributed.")
+
+# How an OpenMP runtime's threads wait for one another: they look again so many times, or so many
+# milliseconds, before they sleep. By itself GNU's looks 300,000 times (3 ms and more), LLVM's for
+# 200 ms: on a busy machine that is time which the thread that all wait for does not get.
+_WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+_ASKED_WAITING = (*_WAITING, "OMP_WAIT_POLICY")
+
+# The modules of transformers that import all that, and those that any model needs.
+_TRANSFORMERS = ("integrations.moe", "modeling_layers", "generation.utils", "masking_utils")
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without looking for garbage inside: imports make a million objects and no garbage, and
+    looking for it takes a third of their time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@cache
+def load_torch() -> ModuleType:
+    """torch, imported before all that shares its OpenMP runtime, whose threads shall wait for one
+    another in a way that suits a busy machine. What the user has set of that stays as it is; where
+    torch is there already, it is too late."""
+    if not any(name in os.environ for name in _ASKED_WAITING):
+        os.environ.update(_WAITING)
+    with collector_paused():
+        import torch
+    return torch  # type: ignore[no-any-return,unused-ignore]
+
+
+@cache
+def load_transformers() -> ModuleType:
+    """transformers with what all its models are made of, and without `_UNUSED`."""
+    load_torch()
+    with collector_paused(), deferring(_UNUSED_BY, _UNUSED):
+        for name in _TRANSFORMERS:
+            import_module(f"transformers.{name}")
+    return sys.modules["transformers"]
+
+
+def without_compiler() -> AbstractContextManager[None]:
+    """Without torch's compiler, which an operation written in Python imports at its first call."""
+    return deferring((), {})
+
 
 def import_bitsandbytes() -> ModuleType:
     """Import bitsandbytes, quietly and without its two slow habits.
@@ -53,7 +131,7 @@ def import_bitsandbytes() -> ModuleType:
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
-            with _without_torch_compile(), _offline_hub():
+            with collector_paused(), _without_torch_compile(), _offline_hub():
                 import bitsandbytes
         finally:
             logger.setLevel(level)
@@ -94,8 +172,9 @@ def load_faiss() -> ModuleType:
     Raises LibraryError where the installed release has not what is used of it (the scanner of
     search/kernels.py not counted, which has a substitute).
     """
-    import torch  # noqa: F401, I001
-    import faiss
+    load_torch()
+    with collector_paused():
+        import faiss
 
     for name in _FAISS:
         if not hasattr(faiss, name):

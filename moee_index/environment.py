@@ -33,13 +33,13 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 def describe_program() -> dict[str, Any]:
     """The fields of `info --json` without an index."""
-    import torch
-
-    from moee_index.backends import has_avx512bf16
+    from moee_index.backends import has_avx512bf16, load_torch
     from moee_index.dependencies import newer_than_tested
     from moee_index.model.load.cache import Cache
     from moee_index.model.nf4.native.library import instruction_set
+    from moee_index.model.run.model import choose_threads
 
+    torch = load_torch()
     cache = Cache(ignore)
     kernels = instruction_set()
     bf16 = has_avx512bf16()
@@ -56,7 +56,7 @@ def describe_program() -> dict[str, Any]:
         "newer_than_tested": newer_than_tested(),
         "devices": devices,
         "kernels": f"{kernels.value} ({kernels.reason})",
-        "threads": torch.get_num_threads(),
+        "threads": choose_threads(None).value,
         "models": models_at_hand(),
         "architectures": architectures(),
         "cache": {

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = (
     {"errors"},
-    {"types", "dependencies"},
-    {"atomic", "backends"},
+    {"types", "dependencies", "deferred"},
+    {"atomic", "backends", "limits"},
     {"fusion", "readers", "model"},
     {"encode"},
     {"reranking"},

@@ -175,6 +175,9 @@ def _run(
     options: dict[str, Any],
     given: dict[str, Any],
 ) -> Outcome:
+    from moee_index.backends import load_torch
+
+    load_torch()  # before mteb imports it in its own way
     from moee_index.bench.options import BenchOptions
     from moee_index.bench.run import run
     from moee_index.bench.tasks import split_list

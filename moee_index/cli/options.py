@@ -5,6 +5,7 @@ The library is imported inside functions only, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, fields
@@ -216,11 +217,21 @@ def hit_output_options(function: F) -> F:
 
 def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
     """Load the model that the options name, showing what was chosen."""
-    from moee_index.encode.encoder import Encoder
-
+    encoder_class = _encoder_class()
     tell_bundled(console, options)
     with console.progress("loading", "B", scale=True) as progress:
-        return Encoder.load(**options, notify=console.tell, progress=progress)
+        return encoder_class.load(**options, notify=console.tell, progress=progress)
+
+
+def _encoder_class() -> type[Encoder]:
+    """The Encoder, imported with all that it needs. That stays until the process ends, so Python
+    need not look through it for garbage again and again."""
+    from moee_index.backends import collector_paused
+
+    with collector_paused():
+        from moee_index.encode.encoder import Encoder
+    gc.freeze()
+    return Encoder
 
 
 def tell_bundled(console: Console, options: dict[str, Any]) -> None:
@@ -240,10 +251,9 @@ def load_encoder_of(
 ) -> Encoder:
     """Load the model that an index was built with; refuses contradicting options. few_texts:
     whether it is for a few texts at a time, as queries are."""
-    from moee_index.encode.encoder import Encoder
-
+    encoder_class = _encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
-        return Encoder.for_spec(
+        return encoder_class.for_spec(
             index.spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
         )
 

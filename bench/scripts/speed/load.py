@@ -1,7 +1,6 @@
 """Loading a model in 4 bits: from its 16-bit files, from the cache, and as a whole `query`.
 
     python bench/scripts/speed/load.py CHECKPOINT [--double-quant both] [--cache-dir DIR] [--runs 3]
-    python bench/scripts/speed/load.py CHECKPOINT --imports
     python bench/scripts/speed/load.py CHECKPOINT --accuracy 16
 
 Each way runs in a process of its own, with an empty cache made in DIR (beside the checkpoint by
@@ -14,14 +13,11 @@ the first query, anonymous and file-backed apart; the highest anonymous memory w
 after; bytes of the cache. Then 20 short texts are indexed, and `moee-index query` is timed as a
 whole process. What the cached way reads was just written or read, so the page cache is warm.
 
---imports tells instead what importing costs before a command can answer, part by part, each in
-fresh processes and all in turn. `bitsandbytes as shipped` asks a hub and imports torch's compiler;
-`ours` does neither.
-
 --accuracy N tells instead what 4 bits cost: N texts of real tokens pass one by one through the
-16-bit checkpoint and through both 4-bit forms of it (plain and double quantization). After each decoder layer the last token's hidden state is compared with the
-reference's by its cosine, and so are the router's outputs, with the share of the chosen experts
-that agree. One model is in memory at a time.
+16-bit checkpoint and through both 4-bit forms of it (plain and double quantization). After each
+decoder layer the last token's hidden state is compared with the reference's by its cosine, and so
+are the router's outputs, with the share of the chosen experts that agree. One model is in memory
+at a time.
 """
 
 from __future__ import annotations
@@ -60,30 +56,6 @@ FROM_16_BIT, CACHED = "16-bit", "cached"
 WAYS = (FROM_16_BIT, CACHED)
 QUERY = "Which treaty ended the long war between the two northern kingdoms?"
 ACCURACY_TOKENS = 32
-IMPORTS = {
-    "torch": ("", "import torch"),
-    "transformers, OLMoE's classes": (
-        "import torch",
-        "import transformers.models.olmoe.modeling_olmoe",
-    ),
-    "bitsandbytes as shipped": (
-        "import torch, transformers.models.olmoe.modeling_olmoe",
-        "import bitsandbytes",
-    ),
-    "bitsandbytes, ours": (
-        "import torch, transformers.models.olmoe.modeling_olmoe; "
-        "from moee_index.backends import import_bitsandbytes",
-        "import_bitsandbytes()",
-    ),
-    "faiss": ("import torch", "import faiss"),
-    "moee-index --help": ("", "import moee_index.cli"),
-}
-IMPORT_CODE = """{before}
-import time
-start = time.perf_counter()
-{step}
-print(time.perf_counter() - start)
-"""
 BOTH = {"both": (True, False), "on": (True,), "off": (False,)}
 
 
@@ -232,23 +204,6 @@ def line_of(row: dict[str, Any]) -> str:
     )
 
 
-def measure_imports(runs: int) -> Iterator[tuple[dict[str, Any], str]]:
-    """The median of each step in fresh processes, in turn so that drift hits all alike."""
-    spent: dict[str, list[float]] = {name: [] for name in IMPORTS}
-    for _ in range(runs):
-        for name, (before, step) in IMPORTS.items():
-            code = IMPORT_CODE.format(before=before, step=step)
-            command = [sys.executable, "-c", code]
-            done = subprocess.run(
-                command, check=True, capture_output=True, text=True, env=environment()
-            )
-            spent[name].append(float(done.stdout.split()[-1]))
-    for name, values in spent.items():
-        middle = statistics.median(values)
-        row = {"step": name, "seconds": middle, "runs": values}
-        yield row, f"{name:<32} {middle:6.2f} s   ({min(values):.2f} to {max(values):.2f})"
-
-
 def measure_accuracy(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
     """A row for each 4-bit form and layer, `final` and `mean` after them."""
     from batches import pieces_of_corpus
@@ -303,16 +258,14 @@ def main() -> None:
     parser.add_argument(
         "--large", type=int, help="4-bit weights from which a model counts as large (for trials)"
     )
-    parser.add_argument("--imports", action="store_true", help="what importing costs, instead")
     parser.add_argument("--accuracy", type=int, metavar="N", help="what 4 bits cost, instead")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
         print(json.dumps(measure(given)))
         return
-    if given.imports or given.accuracy:
-        told = measure_imports(given.runs) if given.imports else measure_accuracy(given)
-        for row, line in told:
+    if given.accuracy:
+        for row, line in measure_accuracy(given):
             show(row, given.json, line)
         return
     directory = given.cache_dir or given.checkpoint.resolve().parent

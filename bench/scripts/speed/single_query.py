@@ -1,12 +1,12 @@
-r"""One short query on a large model: ours beside bitsandbytes' kernels and transformers' own path.
+r"""One short query on a large model: our kernels, bitsandbytes', and transformers' own path.
 
     python bench/scripts/speed/single_query.py \\
         CHECKPOINT [--tokens 16] [--runs 5] [--json] [--skip-theirs]
 
-Each way runs in a process of its own, in turn; MOEE_INDEX_ISA says which of our kernels. Theirs is what the authors' code asks for:
-`AutoModelForCausalLM` with `load_in_4bit`, hidden states of all layers, router logits. Also told:
-seconds to load, resident and anonymous memory after the first query, and the highest anonymous
-memory while loading.
+Each way runs in a process of its own, in turn; MOEE_INDEX_ISA says which of our kernels.
+transformers' is what the authors' code asks for: `AutoModelForCausalLM` with `load_in_4bit`, hidden
+states of all layers, router logits. Also told: seconds to load, resident and anonymous memory after
+the first query, and the highest anonymous memory while loading.
 """
 
 from __future__ import annotations
@@ -72,10 +72,7 @@ def measure(way: str, checkpoint: Path, tokens: int, runs: int) -> dict[str, Any
     imports = import_all(json.loads((checkpoint / "config.json").read_text())["model_type"])
     before = time.perf_counter()
     with PeakAnonymous() as watched:
-        if way == "transformers":
-            query = theirs(checkpoint, tokens)
-        else:
-            query = ours(checkpoint, tokens)
+        query = (theirs if way == "transformers" else ours)(checkpoint, tokens)
     loaded = time.perf_counter() - before
     first = seconds(query)
     held = memory()

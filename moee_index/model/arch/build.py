@@ -11,7 +11,9 @@ import inspect
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
+from moee_index.backends import load_transformers
 from moee_index.dependencies import internal
 from moee_index.errors import MisuseError, ModelError, first_line
 from moee_index.model.arch import experts
@@ -38,9 +40,7 @@ def build_empty(checkpoint: Checkpoint) -> ModelPlan:
     Raises ModelError if transformers does not have the architecture, if it has no routers, or if it
     is not a causal decoder.
     """
-    from transformers import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
+    load_transformers().logging.set_verbosity_error()
     experts.register()
     config = _config_of(checkpoint)
     text = config.get_text_config(decoder=True)
@@ -179,9 +179,44 @@ def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
     )
 
 
+class _OnMeta(TorchFunctionMode):
+    """Keeps from the meta device the arithmetic of small tensors, which imports torch's compiler
+    there: ranges, and what is made of them, are on the processor for the time being; normal
+    numbers, which nobody will see, are not drawn."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if function is torch.nn.init.normal_:
+            return named["tensor"] if "tensor" in named else args[0]
+        if function is torch.arange and named.get("device") is None:
+            named = {**named, "device": "cpu"}
+        return function(*args, **named)
+
+
 def _on_meta(model_class: Any, config: Any) -> Any:
-    with torch.device("meta"):
-        return model_class(config)
+    try:
+        with torch.device("meta"), _OnMeta():
+            return _without_values(model_class(config))
+    except RuntimeError:  # ranges meet tensors of the meta device
+        with torch.device("meta"):
+            return model_class(config)
+
+
+def _without_values(model: Any) -> Any:
+    """A model whose tensors are all on the meta device."""
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, value in held.items():
+                if value is None or value.is_meta:
+                    continue
+                empty = torch.empty(value.shape, dtype=value.dtype, device="meta")
+                if held is module._parameters:
+                    empty = torch.nn.Parameter(empty, requires_grad=value.requires_grad)
+                held[name] = made.setdefault(id(value), empty)
+    return model
 
 
 def _base_class(config: Any, checkpoint: Checkpoint) -> Any:
@@ -264,7 +299,7 @@ def _materialize_buffers(model: Any, checkpoint: Checkpoint) -> None:
         }
         for key, buffer in absent.items():
             unset = torch.nan if buffer.is_floating_point() else 0
-            module._buffers[key] = torch.full_like(buffer, unset, device="cpu")
+            module._buffers[key] = torch.full(buffer.shape, unset, dtype=buffer.dtype)
         if absent:
             model._init_weights(module)
         for key in absent:

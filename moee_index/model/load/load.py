@@ -30,11 +30,12 @@ from moee_index.model.load.four_bit_checkpoint import (
     fill_mapped,
     tensor_specs,
 )
+from moee_index.model.load.memory import check_memory
 from moee_index.model.load.stream import fill_from_sources
 from moee_index.model.nf4.parameters import assign, dense_dtype
 from moee_index.model.nf4.stack import NF4Stack, Workspace, stacks
 from moee_index.model.precision import Storage
-from moee_index.types import Progress
+from moee_index.types import Notify, Progress, ignore
 
 # Models with fewer 4-bit weights load fast enough without a cached form.
 LARGE = 2**28
@@ -60,17 +61,22 @@ def load_model(
     *,
     cache: Cache | None = None,
     progress: Progress | None = None,
+    tell: Notify = ignore,
 ) -> Loaded:
     """Fill an empty model (`build_empty`) from its checkpoint and ready it for inference.
 
-    cache: where 4-bit forms of large models are kept and looked up.
+    cache: where 4-bit forms of large models are kept and looked up. tell: called where a model is
+    larger than the memory.
 
-    Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged.
+    Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged,
+    or before a weight is read where the memory cannot hold them.
     """
     model = plan.model
     shapes = prepare(plan, checkpoint, storage)
     large = weights_in_four_bits(model) >= LARGE
     kept = cache if large and storage.bits == 4 else None
+    mapped = storage.bits == 4 and (kept is not None or checkpoint.quantization is not None)
+    check_memory(model, checkpoint.name, storage, mapped=mapped, tell=tell)
     try:
         with torch.no_grad():
             _fill(plan, checkpoint, storage, shapes, kept, progress)
@@ -119,6 +125,7 @@ def _fill(
         return
     draft = cache.draft(checkpoint, storage, tensor_specs(model, storage.kept)) if cache else None
     if cache is None or draft is None:
+        check_memory(model, checkpoint.name, storage, mapped=False)
         fill_from_sources(plan, checkpoint, storage, shapes, progress=progress)
         return
     with draft:

@@ -7,6 +7,7 @@ section 3; camera-ready 4.1: last token for both).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 
 from moee_index.backends import has_avx512bf16, limit_kernel_caches, set_threads
 from moee_index.errors import ModelError
+from moee_index.limits import processor_limit
 from moee_index.model.arch.build import build_empty, rw_kind
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
 from moee_index.model.arch.routing import Router, raw_scores
@@ -99,6 +101,21 @@ def choose_kernels(bits: int, device: torch.device) -> Choice:
     return native.instruction_set()
 
 
+def choose_threads(requested: int | None) -> Choice:
+    """As requested; else the libraries' own choice, but no more than the process may use. The
+    reason is empty where nothing is to be told."""
+    limit, machine = processor_limit(), os.cpu_count() or 1
+    if requested is not None:
+        slower = (
+            f"--threads {requested} is more than the {limit.value} processors that this process "
+            f"may use ({limit.reason}): not faster than --threads {limit.value}, as a rule"
+        )
+        return Choice(requested, slower if requested > limit.value else "")
+    threads = min(limit.value, set_threads(None))
+    few = f"{threads} threads on {machine} processors: {limit.reason}"
+    return Choice(threads, few if threads == limit.value < machine else "")
+
+
 class RunningModel:
     """A base model with hooks on its routers, ready for batches of token ids.
 
@@ -126,14 +143,19 @@ class RunningModel:
         self.checkpoint = checkpoint
         self.pooling = pooling
         limit_kernel_caches()
-        self.threads = set_threads(threads)
+        chosen = choose_threads(threads)
+        if chosen.reason:
+            self._tell(chosen.reason)
+        self.threads = set_threads(chosen.value)
         self.device = choose_device(device)
         self.compute = choose_compute(bits, self.device.value)
         self.kernels = choose_kernels(bits, self.device.value)
         storage = Storage(bits, double_quant, self.compute.value, self.device.value)
         self.plan = build_empty(checkpoint)
         self.rw = rw_kind(rw, checkpoint, self.plan)
-        loaded = load_model(self.plan, checkpoint, storage, cache=cache, progress=progress)
+        loaded = load_model(
+            self.plan, checkpoint, storage, cache=cache, progress=progress, tell=self._tell
+        )
         self.model = self.plan.model
         self._loaded = loaded
         if self.device.value.type == "cpu":
