@@ -178,10 +178,10 @@ def test_grouped_products_know_every_layout(
 @pytest.mark.parametrize("kind", ["deepseek_v3", "gpt_oss", "jetmoe", "dbrx", "qwen3_vl_moe"])
 def test_a_four_bit_checkpoint_gives_the_same(kind: str, tmp_path: Path) -> None:
     own = make(kind, tmp_path / "source")
-    quantised = quantize_checkpoint(tmp_path / "source", tmp_path / "four", double_quant=False)
+    quantized = quantize_checkpoint(tmp_path / "source", tmp_path / "four", double_quant=False)
     direct = one_by_one(load(own.checkpoint, 4))
-    assert max(apart(one_by_one(load(find_checkpoint(quantised), 4)), direct)) < 1e-5
-    dense = one_by_one(load(find_checkpoint(quantised), 32))
+    assert max(apart(one_by_one(load(find_checkpoint(quantized), 4)), direct)) < 1e-5
+    dense = one_by_one(load(find_checkpoint(quantized), 32))
     assert min(cosines(dense, direct)) > 0.999
 
 

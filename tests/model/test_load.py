@@ -35,7 +35,7 @@ def codes_to_values(packed: torch.Tensor, absmax: torch.Tensor, count: int) -> t
 
 @pytest.mark.parametrize("shape", [(64, 48), (160, 64), (64, 160), (256, 128), (2, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dequantising_is_right_for_any_number_of_columns(
+def test_dequantizing_is_right_for_any_number_of_columns(
     shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     # bitsandbytes' own call is wrong by more than 1 where columns are no multiple of 64
@@ -138,9 +138,9 @@ def test_a_four_bit_checkpoint_gives_the_very_same_vectors(four_bit_olmoe: Path)
     wanted, found = direct.encode(texts), reopened.encode(texts)
     np.testing.assert_array_equal(found.hs, wanted.hs)
     np.testing.assert_array_equal(found.rw, wanted.rw)
-    dequantised = Encoder.load(four_bit_olmoe, bits=32)
-    assert dequantised.running.bytes()["4-bit"] == 0
-    assert cosines(dequantised.encode(texts).hs, direct.encode(texts).hs).min() > 0.999
+    dequantized = Encoder.load(four_bit_olmoe, bits=32)
+    assert dequantized.running.bytes()["4-bit"] == 0
+    assert cosines(dequantized.encode(texts).hs, direct.encode(texts).hs).min() > 0.999
 
 
 def test_a_damaged_four_bit_checkpoint_is_refused(four_bit_olmoe: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from paths import PARITY
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fakes import quantized as quantised
+from fakes import quantized
 from moee_index.backends import import_bitsandbytes
 from moee_index.cli import cli
 from moee_index.encode.encoder import Encoder
@@ -70,7 +70,7 @@ def gpt_oss(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sliding_window=16,
     )
     folder = tmp_path_factory.mktemp("gpt_oss") / "gpt-oss"
-    return quantised.save_random(GptOssForCausalLM, config, folder)
+    return quantized.save_random(GptOssForCausalLM, config, folder)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +100,7 @@ def deepseek_v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=512,
     )
     folder = tmp_path_factory.mktemp("deepseek_v3") / "deepseek-v3"
-    return quantised.save_random(DeepseekV3ForCausalLM, config, folder)
+    return quantized.save_random(DeepseekV3ForCausalLM, config, folder)
 
 
 def weights_of(encoder: Encoder) -> dict[str, torch.Tensor]:
@@ -108,7 +108,7 @@ def weights_of(encoder: Encoder) -> dict[str, torch.Tensor]:
 
 
 def assert_same_model(found: Path, plain: Path, bits: int) -> Encoder:
-    """The same weights, to the bit, and the same vectors as a checkpoint that was dequantised."""
+    """The same weights, to the bit, and the same vectors as a checkpoint that was dequantized."""
     encoder, reference = Encoder.load(found, bits=bits), Encoder.load(plain, bits=bits)
     own, wanted = weights_of(encoder), weights_of(reference)
     assert own.keys() == wanted.keys()
@@ -134,23 +134,23 @@ def assert_as_transformers(found: Path, quantization: Any) -> None:
         assert torch.equal(own[name].to(value.dtype), value), name
 
 
-FORMATS: dict[str, tuple[quantised.Encode, dict[str, Any]]] = {
-    "fp8": (quantised.fp8((128, 128)), FP8),
-    "fp8-small": (quantised.fp8((32, 64)), SMALL),
-    "fp8-tensor": (quantised.fp8(None, "_scale"), TENSOR),
-    "nf4": (quantised.bitsandbytes("nf4"), NF4),
-    "nf4-blocks": (quantised.bitsandbytes("nf4", block=128, double=True), NF4),
-    "nf4-storage": (quantised.bitsandbytes("nf4", storage=torch.bfloat16), NF4),
-    "fp4": (quantised.bitsandbytes("fp4", double=True), {**NF4, "bnb_4bit_quant_type": "fp4"}),
-    "int8": (quantised.int8, INT8),
+FORMATS: dict[str, tuple[quantized.Encode, dict[str, Any]]] = {
+    "fp8": (quantized.fp8((128, 128)), FP8),
+    "fp8-small": (quantized.fp8((32, 64)), SMALL),
+    "fp8-tensor": (quantized.fp8(None, "_scale"), TENSOR),
+    "nf4": (quantized.bitsandbytes("nf4"), NF4),
+    "nf4-blocks": (quantized.bitsandbytes("nf4", block=128, double=True), NF4),
+    "nf4-storage": (quantized.bitsandbytes("nf4", storage=torch.bfloat16), NF4),
+    "fp4": (quantized.bitsandbytes("fp4", double=True), {**NF4, "bnb_4bit_quant_type": "fp4"}),
+    "int8": (quantized.int8, INT8),
 }
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_quantised_checkpoint_is_the_model_it_stands_for(form: str, tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_the_model_it_stands_for(form: str, tmp_path: Path) -> None:
     # per expert, router and shared expert included, as transformers 4 quantised them
     encode, said = FORMATS[form]
-    plain = quantised.write(PARITY / "qwen2_moe", tmp_path / form, linears, encode, said)
+    plain = quantized.write(PARITY / "qwen2_moe", tmp_path / form, linears, encode, said)
     for bits in (32, 4):
         assert_same_model(tmp_path / form, plain, bits)
 
@@ -172,7 +172,7 @@ def test_fused_experts_are_read_matrix_by_matrix(
         tensors[prefix + "down_proj"] = down
     save_file(tensors, fused / "model.safetensors", metadata={"format": "pt"})
     encode, said = FORMATS[form]
-    plain = quantised.write(fused, tmp_path / form, experts, encode, said)
+    plain = quantized.write(fused, tmp_path / form, experts, encode, said)
     assert_same_model(tmp_path / form, plain, 32)
     module = from_fp8 if form.startswith("fp8") else from_bitsandbytes
     sizes = spy_on_reads(monkeypatch, module)
@@ -199,22 +199,22 @@ def spy_on_reads(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[int]:
 
 @pytest.mark.parametrize("bits", [32, 16, 4])
 def test_gpt_oss_in_mxfp4(bits: int, gpt_oss: Path, tmp_path: Path) -> None:
-    plain = quantised.write(gpt_oss, tmp_path / "mxfp4", experts, quantised.mxfp4, MXFP4)
+    plain = quantized.write(gpt_oss, tmp_path / "mxfp4", experts, quantized.mxfp4, MXFP4)
     encoder = assert_same_model(tmp_path / "mxfp4", plain, bits)
     assert (encoder.running.bytes()["4-bit"] > 0) == (bits == 4)
 
 
-def test_mxfp4_is_what_transformers_dequantises(gpt_oss: Path, tmp_path: Path) -> None:
+def test_mxfp4_is_what_transformers_dequantizes(gpt_oss: Path, tmp_path: Path) -> None:
     from transformers import Mxfp4Config
 
-    quantised.write(gpt_oss, tmp_path / "mxfp4", experts, quantised.mxfp4, MXFP4)
+    quantized.write(gpt_oss, tmp_path / "mxfp4", experts, quantized.mxfp4, MXFP4)
     assert_as_transformers(tmp_path / "mxfp4", Mxfp4Config(dequantize=True))
 
 
 def test_one_expert_of_mxfp4_is_in_memory_at_a_time(
     gpt_oss: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantised.write(gpt_oss, tmp_path / "mxfp4", experts, quantised.mxfp4, MXFP4)
+    quantized.write(gpt_oss, tmp_path / "mxfp4", experts, quantized.mxfp4, MXFP4)
     turned = []
     original = from_mxfp4.MXFP4Matrix.dense
 
@@ -252,7 +252,7 @@ def test_deepseek_v3_in_fp8_with_ragged_blocks(
     bits: int, deepseek_v3: Path, tmp_path: Path
 ) -> None:
     encode, said = FORMATS["fp8"]
-    plain = quantised.write(deepseek_v3, tmp_path / "fp8", wide_linears, encode, said)
+    plain = quantized.write(deepseek_v3, tmp_path / "fp8", wide_linears, encode, said)
     assert_same_model(tmp_path / "fp8", plain, bits)
 
 
@@ -260,12 +260,12 @@ def wide_linears(name: str, weight: torch.Tensor) -> bool:
     return weight.dim() == 2 and "proj" in name
 
 
-def test_fp8_is_what_transformers_dequantises(deepseek_v3: Path, tmp_path: Path) -> None:
+def test_fp8_is_what_transformers_dequantizes(deepseek_v3: Path, tmp_path: Path) -> None:
     from transformers import FineGrainedFP8Config
 
     # blocks that divide every matrix, for transformers' own dequantising wants that
-    encode, said = quantised.fp8((32, 32)), {**FP8, "weight_block_size": [32, 32]}
-    quantised.write(deepseek_v3, tmp_path / "fp8", wide_linears, encode, said)
+    encode, said = quantized.fp8((32, 32)), {**FP8, "weight_block_size": [32, 32]}
+    quantized.write(deepseek_v3, tmp_path / "fp8", wide_linears, encode, said)
     assert_as_transformers(
         tmp_path / "fp8", FineGrainedFP8Config(weight_block_size=(32, 32), dequantize=True)
     )
@@ -275,7 +275,7 @@ def test_fp8_is_what_transformers_dequantises(deepseek_v3: Path, tmp_path: Path)
 def test_scales_of_fp8_come_in_many_forms(scale: str, tmp_path: Path) -> None:
     weight = torch.randn(96, 64, generator=torch.Generator().manual_seed(5))
     said: dict[str, Any] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
-    stored, _ = quantised.fp8((32, 32))("x.weight", weight)
+    stored, _ = quantized.fp8((32, 32))("x.weight", weight)
     codes, scales = stored.values()
     name = "x.weight_scale_inv"
     if scale in ("U8", "F8_E8M0"):
@@ -321,7 +321,7 @@ def test_every_scale_of_mxfp4_is_exact_and_255_is_no_number(tmp_path: Path) -> N
     found = folded(tmp_path, {"x_blocks": blocks, "x_scales": scales}, MXFP4, from_mxfp4.FORMAT)[
         "x"
     ][0]
-    values = np.array(quantised.E2M1 + [-value for value in quantised.E2M1]).repeat(2)
+    values = np.array(quantized.E2M1 + [-value for value in quantized.E2M1]).repeat(2)
     wanted = values[:, None] * 2.0 ** (np.arange(255) - 127.0)
     inside = np.abs(wanted) < 2.0**128
     np.testing.assert_array_equal(found[:, :255].double().numpy()[inside], wanted[inside])
@@ -373,8 +373,8 @@ def test_nf4_layers_that_transformers_saved_are_taken_as_they_are(
 
 @pytest.mark.parametrize("double", [False, True])
 def test_nf4_codes_of_experts_are_taken_as_they_are(double: bool, tmp_path: Path) -> None:
-    encode = quantised.bitsandbytes("nf4", double=True)
-    quantised.write(PARITY / "olmoe", tmp_path / "nf4", linears, encode, NF4)
+    encode = quantized.bitsandbytes("nf4", double=True)
+    quantized.write(PARITY / "olmoe", tmp_path / "nf4", linears, encode, NF4)
     on_disk = load_file(tmp_path / "nf4" / "a.safetensors")
     statistics = load_file(tmp_path / "nf4" / "b.safetensors")
     own = dict(stacks(Encoder.load(tmp_path / "nf4", double_quant=double).running.model))
@@ -397,9 +397,9 @@ def test_nf4_codes_of_experts_are_taken_as_they_are(double: bool, tmp_path: Path
             assert torch.equal(full, torch.cat(absmax))
 
 
-def test_four_bits_are_written_from_a_quantised_checkpoint(tmp_path: Path) -> None:
+def test_four_bits_are_written_from_a_quantized_checkpoint(tmp_path: Path) -> None:
     encode, said = FORMATS["fp8-tensor"]
-    plain = quantised.write(PARITY / "qwen2_moe", tmp_path / "fp8", linears, encode, said)
+    plain = quantized.write(PARITY / "qwen2_moe", tmp_path / "fp8", linears, encode, said)
     source, target = str(tmp_path / "fp8"), str(tmp_path / "four")
     ran = CliRunner().invoke(cli, ["quantize", source, target])
     assert ran.exit_code == 0, ran.output
@@ -428,7 +428,7 @@ def test_no_thread_sees_bitsandbytes_half_imported() -> None:
 
 
 def test_what_becomes_of_the_weights_is_told(tmp_path: Path) -> None:
-    quantised.write(PARITY / "olmoe", tmp_path / "int8", linears, quantised.int8, INT8)
+    quantized.write(PARITY / "olmoe", tmp_path / "int8", linears, quantized.int8, INT8)
     for bits, said in ((4, "the rest is quantised to NF4"), (16, "dequantised to 16 bits")):
         told: list[str] = []
         encoder = Encoder.load(tmp_path / "int8", bits=bits, notify=told.append)
@@ -460,7 +460,7 @@ def test_what_becomes_of_the_weights_is_told(tmp_path: Path) -> None:
         "no-such-one",
     ],
 )
-def test_other_quantisations_are_refused_by_name_before_a_weight_is_read(
+def test_other_quantizations_are_refused_by_name_before_a_weight_is_read(
     method: str, copy_checkpoint: Callable[..., Path]
 ) -> None:
     checkpoint = copy_checkpoint("olmoe", quantization_config={"quant_method": method})
@@ -513,11 +513,11 @@ def test_contradictory_configs_are_refused(
         Encoder.load(copy_checkpoint("olmoe", **changes))
 
 
-def test_quantised_weights_without_a_word_in_the_config_are_refused(tmp_path: Path) -> None:
+def test_quantized_weights_without_a_word_in_the_config_are_refused(tmp_path: Path) -> None:
     for form in ("fp8", "nf4", "int8"):
         encode, said = FORMATS[form]
         folder = tmp_path / form
-        quantised.write(PARITY / "olmoe", folder, linears, encode, said)
+        quantized.write(PARITY / "olmoe", folder, linears, encode, said)
         config = json.loads((folder / "config.json").read_text())
         del config["quantization_config"]
         (folder / "config.json").write_text(json.dumps(config))
@@ -556,11 +556,11 @@ def test_a_type_of_numbers_that_is_not_known_is_refused(
 Q = "model.layers.0.self_attn.q_proj."
 
 
-def without(name: str) -> Callable[[quantised.Tensors], object]:
+def without(name: str) -> Callable[[quantized.Tensors], object]:
     return lambda tensors: tensors.pop(name)
 
 
-def with_another(name: str, value: torch.Tensor) -> Callable[[quantised.Tensors], object]:
+def with_another(name: str, value: torch.Tensor) -> Callable[[quantized.Tensors], object]:
     return lambda tensors: tensors.update({name: value})
 
 
@@ -591,13 +591,13 @@ STATE = torch.tensor(list(b'{"blocksize": 64}'), dtype=torch.uint8)
     ],
 )
 def test_damage_is_an_error_by_name(
-    form: str, change: Callable[[quantised.Tensors], object], said: str, tmp_path: Path
+    form: str, change: Callable[[quantized.Tensors], object], said: str, tmp_path: Path
 ) -> None:
     encode, config = FORMATS[form]
-    quantised.write(PARITY / "olmoe", tmp_path / form, linears, encode, config)
+    quantized.write(PARITY / "olmoe", tmp_path / form, linears, encode, config)
     codes, statistics = (load_file(tmp_path / form / f"{n}.safetensors") for n in "ab")
     change(statistics)
-    quantised.save_sharded(tmp_path / form, {"a.safetensors": codes, "b.safetensors": statistics})
+    quantized.save_sharded(tmp_path / form, {"a.safetensors": codes, "b.safetensors": statistics})
     with pytest.raises(ModelError, match=said) as refused:
         Encoder.load(tmp_path / form)
     assert "\n" not in str(refused.value)
@@ -613,9 +613,9 @@ def test_damage_is_an_error_by_name(
     ],
 )
 def test_damaged_mxfp4_is_an_error_by_name(
-    change: Callable[[quantised.Tensors], object], said: str, tmp_path: Path
+    change: Callable[[quantized.Tensors], object], said: str, tmp_path: Path
 ) -> None:
-    tensors, _ = quantised.mxfp4("x", torch.randn(1, 64, 4))
+    tensors, _ = quantized.mxfp4("x", torch.randn(1, 64, 4))
     change(tensors)
     with pytest.raises(ModelError, match=said):
         folded(tmp_path, tensors, MXFP4, from_mxfp4.FORMAT)

@@ -16,15 +16,7 @@ from torch.overrides import TorchFunctionMode
 from moee_index.backends import load_transformers
 from moee_index.dependencies import internal
 from moee_index.errors import MisuseError, ModelError, first_line
-from moee_index.model.arch import experts
-from moee_index.model.arch.conventions import (
-    SCORING_FUNCTION,
-    has_head,
-    is_attention,
-    is_headless_class,
-    modeling_module,
-    scores_by_sigmoid,
-)
+from moee_index.model.arch import conventions, experts
 from moee_index.model.arch.routing import find_routers
 from moee_index.model.arch.select import ModelPlan, plan_model
 from moee_index.model.checkpoint.find import Checkpoint
@@ -95,14 +87,11 @@ def has_sigmoid_scores(checkpoint: Checkpoint, plan: ModelPlan | None = None) ->
     """Whether a checkpoint's router scores by sigmoid: its text model's config says so or, if that
     is silent, its router's class."""
     text = _config_of(checkpoint).get_text_config(decoder=True)
-    for name in SCORING_FUNCTION:
+    for name in conventions.SCORING_FUNCTION:
         if (function := getattr(text, name, None)) is not None:
             return bool(function == "sigmoid")
     plan = plan or build_empty(checkpoint)
-    return any(
-        scores_by_sigmoid(router.module, plan.model.get_submodule(router.name.rpartition(".")[0]))
-        for router in plan.routers
-    )
+    return any(conventions.scores_by_sigmoid(plan.model, router.name) for router in plan.routers)
 
 
 def _config_of(checkpoint: Checkpoint) -> Any:
@@ -231,11 +220,9 @@ def _base_class(config: Any, checkpoint: Checkpoint) -> Any:
 
 def _unregistered_class(config: Any, checkpoint: Checkpoint) -> Any:
     """The class for a text config that is only registered as a part of another."""
-    module = importlib.import_module(modeling_module(config))
+    module = importlib.import_module(conventions.modeling_module(config))
     for _, candidate in inspect.getmembers(module, inspect.isclass):
-        if getattr(candidate, "config_class", None) is type(config) and is_headless_class(
-            candidate
-        ):
+        if conventions.is_headless_class(candidate, config):
             return candidate
     raise ModelError(f"{checkpoint.name}: transformers has no text model for {config.model_type!r}")
 
@@ -272,7 +259,9 @@ def _text_part(full: Any, text: Any, checkpoint: Checkpoint) -> tuple[str, Any]:
         and module.base_model is module
     ]
     if candidates:
-        return min(candidates, key=lambda part: (not find_routers(part[1]), has_head(part[1])))
+        return min(
+            candidates, key=lambda part: (not find_routers(part[1]), conventions.has_head(part[1]))
+        )
     raise ModelError(
         f"{checkpoint.name} ({full.config.model_type}): it has no text model; give --model a text "
         "model"
@@ -315,7 +304,7 @@ def _check_causal(model: Any, text: Any, checkpoint: Checkpoint) -> None:
     decoder of a diffusion model), attends in both directions."""
     for name, module in model.named_modules():
         if (
-            is_attention(module)
+            conventions.is_attention(module)
             and type(getattr(module, "config", text)) is type(text)
             and not getattr(module, "is_causal", True)
         ):

@@ -39,8 +39,8 @@ POSITION_ARGUMENTS = {
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module normalizes each row by itself. Norms have no common base class."""
-    shapes = [parameter.dim() for parameter in module.parameters()]
-    return type(module).__name__.endswith("Norm") and shapes == [1]
+    name = type(module).__name__
+    return name.endswith("Norm") and [value.dim() for value in module.parameters()] == [1]
 
 
 def is_attention(module: nn.Module) -> bool:
@@ -76,11 +76,13 @@ def is_gate(name: str) -> bool:
     return leaf == "gate" or "router" in leaf
 
 
-def scores_by_sigmoid(router: nn.Module, block: nn.Module) -> bool:
-    """Whether a router, or a method `route…` of the block around it, is written with a sigmoid.
-    Where a config does not name the scoring function, the source is all that does."""
-    methods = [getattr(type(block), name) for name in dir(type(block)) if name.startswith("route")]
-    return any("sigmoid(" in inspect.getsource(code) for code in [type(router), *methods])
+def scores_by_sigmoid(model: Any, router: str) -> bool:
+    """Whether the router under this name, or a method `route…` of the block around it, is written
+    with a sigmoid. Where a config does not name the scoring function, only the source does."""
+    block = type(model.get_submodule(router.rpartition(".")[0]))
+    methods = [getattr(block, name) for name in dir(block) if name.startswith("route")]
+    code = [type(model.get_submodule(router)), *methods]
+    return any("sigmoid(" in inspect.getsource(part) for part in code)
 
 
 def decoder_layers(model: Any) -> Any:
@@ -93,9 +95,11 @@ def has_head(model: nn.Module) -> bool:
     return "For" in type(model).__name__
 
 
-def is_headless_class(model_class: type) -> bool:
-    """Whether a class of a package is its model without a head, where none is registered."""
-    name = model_class.__name__
+def is_headless_class(candidate: type, config: Any) -> bool:
+    """Whether a class is the model without a head for a config, where none is registered."""
+    name = candidate.__name__
+    if getattr(candidate, "config_class", None) is not type(config):
+        return False
     return name.endswith("Model") and not name.endswith("PreTrainedModel")
 
 

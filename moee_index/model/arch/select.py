@@ -14,14 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from moee_index.model.arch.conventions import (
-    decoder_layers,
-    holds_experts,
-    is_attention,
-    is_norm,
-    mixes_tokens,
-    uses_interface,
-)
+from moee_index.model.arch import conventions
 from moee_index.model.arch.routing import Router, find_routers, routing_modules
 from moee_index.model.checkpoint.keys import Naming
 
@@ -38,8 +31,7 @@ class Matrix(NamedTuple):
 
     @property
     def value(self) -> torch.Tensor:
-        tensor: torch.Tensor = getattr(self.module, self.attribute)
-        return tensor
+        return getattr(self.module, self.attribute)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -76,12 +68,8 @@ def plan_model(model: Any, naming: Naming) -> ModelPlan:
     routing = routing_modules(routers)
     recorded = {router.module for router in routers}
     modules = list(model.named_modules())
-    experts = [(name, module) for name, module in modules if uses_interface(module)]
-    others = [
-        (name, module)
-        for name, module in modules
-        if module not in routing and not uses_interface(module)
-    ]
+    experts = [(name, module) for name, module in modules if conventions.uses_interface(module)]
+    rest = [pair for pair in modules if pair not in experts and pair[1] not in routing]
     return ModelPlan(
         model=model,
         naming=naming,
@@ -90,25 +78,26 @@ def plan_model(model: Any, naming: Naming) -> ModelPlan:
         experts=tuple(module for _, module in experts),
         skipping=_skipping(model),
         expert_stacks=_matrices(experts, lambda _module, _name, value: value.dim() == 3),
-        linears=_matrices(others, _is_linear_weight),
-        own_matrices=_matrices(others, _is_own_matrix),
-        norms=tuple(module for _, module in modules if is_norm(module)),
+        linears=_matrices(rest, _is_linear_weight),
+        own_matrices=_matrices(rest, _is_own_matrix),
+        norms=tuple(module for _, module in modules if conventions.is_norm(module)),
         attentions=tuple(
             module
             for _, module in modules
-            if is_attention(module) and recorded.isdisjoint(module.modules())
+            if conventions.is_attention(module) and recorded.isdisjoint(module.modules())
         ),
     )
 
 
 def _matrices(
-    modules: Iterable[tuple[str, nn.Module]], wanted: Callable[[nn.Module, str, nn.Parameter], bool]
+    modules: Iterable[tuple[str, nn.Module]],
+    matches: Callable[[nn.Module, str, nn.Parameter], bool],
 ) -> tuple[Matrix, ...]:
     return tuple(
         Matrix(f"{name}.{attribute}".lstrip("."), module, attribute)
         for name, module in modules
         for attribute, parameter in module.named_parameters(recurse=False)
-        if wanted(module, attribute, parameter)
+        if matches(module, attribute, parameter)
     )
 
 
@@ -122,22 +111,22 @@ def _is_own_matrix(module: nn.Module, attribute: str, parameter: nn.Parameter) -
         return False
     if isinstance(module, nn.Linear):
         return attribute == "weight"
-    fused = parameter.dim() == 3 or holds_experts(module)
+    fused = parameter.dim() == 3 or conventions.holds_experts(module)
     return fused and not isinstance(module, STAYS)
 
 
 def _skipping(model: Any) -> tuple[nn.Module, ...]:
     """Experts of the last layer, if its one attention precedes them. Only then does nobody read
     what they make of tokens that are not pooled."""
-    layers = decoder_layers(model)
+    layers = conventions.decoder_layers(model)
     mixers: list[str] = []
     experts: list[nn.Module] = []
     for name, module in layers[-1].named_modules() if layers else ():
-        if uses_interface(module):
+        if conventions.uses_interface(module):
             if not mixers:
                 return ()
             experts.append(module)
         inside = any(name.startswith(f"{mixer}.") for mixer in mixers)
-        if name and not inside and mixes_tokens(module):
+        if name and not inside and conventions.mixes_tokens(module):
             mixers.append(name)
     return tuple(experts) if len(mixers) == 1 else ()

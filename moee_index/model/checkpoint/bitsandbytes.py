@@ -70,7 +70,7 @@ class FourBitMatrix:
         return values.view(self.shape)
 
     def as_ours(self) -> Quantized | None:
-        """Codes and statistics as they are, where they are in our own format."""
+        """Codes and statistics as they are if they are in our own format, else None."""
         size = math.prod(self.shape)
         if self.block != BLOCK or size % BLOCK or not torch.equal(self.table, _table("nf4")):
             return None
@@ -97,7 +97,7 @@ class EightBitMatrix:
 def _join(
     header: Header, headers: Headers, readers: Readers, _source: SourceFormat
 ) -> Stored | None:
-    """A state is read for it, some hundred bytes a tensor."""
+    """Reads the state of each tensor, some hundred bytes."""
     for suffix in _STATES:
         if header.key + suffix in headers:
             return _four_bit(header, headers, readers, headers[header.key + suffix])

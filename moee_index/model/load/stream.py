@@ -143,7 +143,7 @@ def _put(
 
 def _check_finite(part: torch.Tensor, target: str, checkpoint: Checkpoint) -> None:
     # The sum of finite numbers overflows float32 only past 1e38, so one cheap pass finds NaN and
-    # inf; a block at a time, for all of a large embedding in float32 would be a gigabyte.
+    # inf; a block at a time, because a large embedding in float32 would take a gigabyte.
     if not part.is_floating_point():
         return
     for block in torch.split(part.reshape(-1), _CHECKED):
