@@ -173,12 +173,17 @@ def load_faiss() -> ModuleType:
     search/kernels.py not counted, which has a substitute).
     """
     load_torch()
+    if sys.platform == "darwin":
+        # Both wheels bring LLVM's runtime there, and the second one that is loaded would abort.
+        os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
     with collector_paused():
         import faiss
 
     for name in _FAISS:
         if not hasattr(faiss, name):
             raise lacking("faiss-cpu", f"has no {name}")
+    if sys.platform == "darwin":
+        faiss.omp_set_num_threads(1)  # two runtimes' threads would wait for one another's cores
     return faiss
 
 

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from fakes.indexes import FakeEncoder, fake_documents
-from moee_index import atomic
+from moee_index import atomic, backends
 from moee_index.errors import IndexLockedError, ModelError, StorageError
 from moee_index.index import Index, build_index
 from moee_index.model.checkpoint.find import find_checkpoint
@@ -184,3 +184,16 @@ def test_a_model_that_asks_for_a_login_says_so(
     with pytest.raises(ModelError, match=said) as caught:
         find_checkpoint("some/model")
     assert "Client Error" not in str(caught.value)
+
+
+def test_two_openmp_runtimes_live_side_by_side_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMP_DUPLICATE_LIB_OK", "to be restored")
+    monkeypatch.delenv("KMP_DUPLICATE_LIB_OK")
+    threads = backends.load_faiss().omp_get_max_threads()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    try:
+        faiss = backends.load_faiss.__wrapped__()
+        assert os.environ["KMP_DUPLICATE_LIB_OK"] == "TRUE"
+        assert faiss.omp_get_max_threads() == 1
+    finally:
+        backends.load_faiss().omp_set_num_threads(threads)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from moee_index.cli.bench_options import (
+from moee_index.cli.bench.options import (
     data_option,
     keep_offline,
     languages_option,

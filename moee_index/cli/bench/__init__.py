@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moee_index.cli.bench_analyze import command as analyze
-from moee_index.cli.bench_options import (
+from moee_index.cli.bench.analyze import command as analyze
+from moee_index.cli.bench.options import (
     data_option,
     keep_offline,
     languages_option,
@@ -19,8 +19,8 @@ from moee_index.cli.bench_options import (
     splits_option,
     vectors_option,
 )
-from moee_index.cli.bench_output import print_outcome, print_plan
-from moee_index.cli.bench_report import command as report
+from moee_index.cli.bench.output import print_outcome, print_plan
+from moee_index.cli.bench.report import command as report
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
     STANDARDIZE,
