@@ -327,8 +327,8 @@ class Index:
                 positions.setdefault((segment, document.number), position)
             if len(positions) >= k or len(ranking.rows) < depth:
                 best = np.fromiter(positions.values(), dtype=np.int64)[:k]
-                documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(documents, False)
+                best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(best_documents, False)
             depth *= 4
 
     def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:

@@ -112,9 +112,7 @@ def _header(rows: int, dim: int) -> bytes:
         ).to_bytes(8, "little")
 
     if with_counts(1) + bytes(2 * dim) != serialized(1):
-        raise lacking(
-            "faiss-cpu", "writes flat indexes in a layout that this version does not know"
-        )
+        raise lacking("faiss-cpu", "writes flat indexes in an unknown layout")
     return with_counts(rows)
 
 
