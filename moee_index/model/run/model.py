@@ -17,7 +17,7 @@ import torch
 
 from moee_index.backends import has_avx512bf16, limit_kernel_caches, set_threads
 from moee_index.errors import ModelError
-from moee_index.limits import processor_limit
+from moee_index.limits import bound_processors, processor_limit
 from moee_index.model.arch.build import rw_kind
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
 from moee_index.model.arch.routing import Router, find_routers, raw_scores
@@ -89,9 +89,15 @@ def choose_compute(bits: int, device: torch.device) -> Choice:
 
 
 def choose_threads(asked: int | None) -> Choice:
-    """As asked; else the libraries' own choice, but no more than the process may use. The reason is
-    empty where nothing is to be told."""
-    limit, machine = processor_limit(), os.cpu_count() or 1
+    """As asked, but never more than there are processors to run on; else the libraries' own choice
+    within what the process may use. The reason is empty where nothing is to be told."""
+    bound, limit, machine = bound_processors(), processor_limit(), os.cpu_count() or 1
+    if asked is not None and asked > bound.value:
+        return Choice(
+            bound.value,
+            f"--threads {asked} is more than the {bound.value} processors there are "
+            f"({bound.reason}): {bound.value} compute, for more would wait for one another",
+        )
     if asked is not None:
         slower = (
             f"--threads {asked} is more than the {limit.value} processors that this process may "
