@@ -69,7 +69,7 @@ _UNUSED_BY = ("transformers.", "torch.distributed.")
 # How an OpenMP runtime's threads wait for one another: they look again so many times, or so many
 # milliseconds, before they sleep. By itself GNU's looks 300,000 times (3 ms and more), LLVM's for
 # 200 ms: on a busy machine that is time which the thread that all wait for does not get.
-_WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+_WAITING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
 _ASKED_WAITING = (*_WAITING, "OMP_WAIT_POLICY")
 
 # The modules of transformers that import all that, and those that any model needs.

@@ -22,11 +22,18 @@ class Limit:
     reason: str
 
 
+def bound_processors() -> Limit:
+    """Processors that the process may run on; all of the machine's unless it is bound to fewer."""
+    machine = os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    if bound < machine:
+        return Limit(bound, "the process is bound to these")
+    return Limit(machine, "all that the machine has")
+
+
 def processor_limit(root: Path = ROOT) -> Limit:
     """Processors that may be used, quotas rounded up; of equal limits the machine's own."""
-    found = [Limit(os.cpu_count() or 1, "all that the machine has")]
-    if hasattr(os, "sched_getaffinity"):
-        found.append(Limit(len(os.sched_getaffinity(0)), "the process is bound to these"))
+    found = [bound_processors()]
     for folder in control_groups("cpu", root):
         quota = _quota(folder)
         if quota is not None:

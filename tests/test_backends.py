@@ -38,7 +38,7 @@ def shown(code: str, **more: str) -> list[str]:
     ],
 )
 def test_threads_wait_for_one_another_a_short_time(first: str) -> None:
-    assert shown(first) == ["10000", "1", "None"]
+    assert shown(first) == ["30000", "1", "None"]
 
 
 @pytest.mark.parametrize(

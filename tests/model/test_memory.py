@@ -25,6 +25,7 @@ QUOTA = "a quota of 1.5 processors in /sys/fs/cgroup/job"
 def limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of eight processors."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(running, "bound_processors", lambda: Limit(8, "all that the machine has"))
     monkeypatch.setattr(running, "processor_limit", lambda: Limit(2, QUOTA))
 
 
@@ -61,6 +62,16 @@ def test_more_threads_than_may_be_used_are_taken_with_a_warning() -> None:
     assert (
         "--threads 4 is more than the 2 processors that this process may use "
         f"({QUOTA}): not faster than --threads 2, as a rule"
+    ) in told
+
+
+@pytest.mark.usefixtures("limited", "eight_threads")
+def test_no_more_threads_compute_than_there_are_processors() -> None:
+    told: list[str] = []
+    assert Encoder.load(threads=40, notify=told.append).running.threads == 8
+    assert (
+        "--threads 40 is more than the 8 processors there are (all that the machine has): 8 "
+        "compute, for more would wait for one another"
     ) in told
 
 

@@ -30,8 +30,6 @@ def states_of(running: Any, texts: list[Any]) -> States:
     """The last token's states, text by text: one text a pass, so that nothing is padded."""
     import torch
 
-    from moee_index.model.arch.routing import find_routers
-
     layers = list(running.model.layers)
     kept: list[torch.Tensor] = []
 
@@ -50,7 +48,7 @@ def states_of(running: Any, texts: list[Any]) -> States:
     finally:
         for hook in hooks:
             hook.remove()
-    routers = [router.module for router in find_routers(running.model)]
+    routers = [router.module for router in running.plan.routers]
     return States(
         hs=np.stack(hs),
         rw=np.stack(rw).reshape(len(texts), len(routers), -1),

@@ -17,7 +17,7 @@ import torch
 
 from moee_index.backends import has_avx512bf16, limit_kernel_caches, set_threads
 from moee_index.errors import ModelError
-from moee_index.limits import processor_limit
+from moee_index.limits import bound_processors, processor_limit
 from moee_index.model.arch.build import build_empty, rw_kind
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
 from moee_index.model.arch.routing import Router, raw_scores
@@ -102,9 +102,15 @@ def choose_kernels(bits: int, device: torch.device) -> Choice:
 
 
 def choose_threads(requested: int | None) -> Choice:
-    """As requested; else the libraries' own choice, but no more than the process may use. The
-    reason is empty where nothing is to be told."""
-    limit, machine = processor_limit(), os.cpu_count() or 1
+    """As requested, but never more than there are processors to run on; else the libraries' own choice
+    within what the process may use. The reason is empty where nothing is to be told."""
+    bound, limit, machine = bound_processors(), processor_limit(), os.cpu_count() or 1
+    if requested is not None and requested > bound.value:
+        return Choice(
+            bound.value,
+            f"--threads {requested} is more than the {bound.value} processors there are "
+            f"({bound.reason}): {bound.value} compute, for more would wait for one another",
+        )
     if requested is not None:
         slower = (
             f"--threads {requested} is more than the {limit.value} processors that this process "
