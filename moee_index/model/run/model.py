@@ -102,8 +102,8 @@ def choose_kernels(bits: int, device: torch.device) -> Choice:
 
 
 def choose_threads(requested: int | None) -> Choice:
-    """As requested, but never more than there are processors to run on; else the libraries' own choice
-    within what the process may use. The reason is empty where nothing is to be told."""
+    """As requested, but never more than there are processors to run on; else the libraries' own
+    choice within what the process may use. The reason is empty where nothing is to be told."""
     bound, limit, machine = bound_processors(), processor_limit(), os.cpu_count() or 1
     if requested is not None and requested > bound.value:
         return Choice(
