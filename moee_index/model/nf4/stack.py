@@ -222,8 +222,9 @@ class NF4Stack(TensorLike):
 
     def _nest(self, index: int, absmax: torch.Tensor) -> None:
         offset = absmax.mean()
+        values = dynamic_map(absmax.device)  # first, for it imports bitsandbytes
         codes, scale = torch.ops.bitsandbytes.quantize_blockwise(
-            absmax - offset, dynamic_map(absmax.device), NESTED_BLOCK
+            absmax - offset, values, NESTED_BLOCK
         )
         self._keep_nested(index, codes, scale, offset)
 
