@@ -51,7 +51,7 @@ said = dataclasses.asdict(encoder.spec)
 del said["hs_dim"], said["rw_dim"]
 identity = Identity(**said)
 assert '"tenth": "y"' in identity.key(False).identity()
-stored = types.SimpleNamespace(identity=identity)
+stored = types.SimpleNamespace(identity=identity, instruction=None)
 with Index.open("old", Encoder.for_spec) as old:
     assert old.spec.tenth == "x", "an index from before the option has its default"
     assert old.search("a red fox", k=1)[0].id == "1"

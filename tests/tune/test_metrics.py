@@ -178,7 +178,7 @@ def test_driver_with_baselines(beir: Path, lists: Path, capsys: pytest.CaptureFi
         "| BM25 | 50.00 | 75.00 |",
         "| TF-IDF | 50.00 | 75.00 |",
     ]
-    assert "missing: no such folder" in err
+    assert "missing: neither corpus.jsonl nor test.jsonl" in err
 
 
 def command_line(seen: list[list[str]]) -> Callable[..., str]:
