@@ -301,7 +301,7 @@ def _all_biased(
 ) -> torch.Tensor:
     if not experts.has_bias:
         return products
-    bias = getattr(experts, f"{name}_bias")[torch.tensor(group)]
+    bias: torch.Tensor = getattr(experts, f"{name}_bias")[torch.tensor(group)]
     return products + bias.repeat_interleave(torch.tensor(starts).diff(), dim=0)
 
 

@@ -13,7 +13,7 @@ _UNIX = ("-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden",
 _MSVC = ("/std:c++17", "/O2", "/fp:precise")
 
 
-class BuildKernels(build_ext):
+class BuildKernels(build_ext):  # type: ignore[misc,unused-ignore]
     """The kernels as a library that is loaded by its path: it exports no module."""
 
     def build_extension(self, ext: Extension) -> None:
