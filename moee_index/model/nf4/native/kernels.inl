@@ -104,7 +104,7 @@ void direct(const Nf4Task &task, int64_t token) {
     const Nf4Matrix &matrix = task.matrix;
     const int64_t blocks = matrix.cols / NF4_BLOCK, whole = matrix.cols / A::GROUP * A::GROUP;
     // Sums that do not wait for each other; those that are scaled by absmax begin anew each time.
-    enum { CHAINS = !A::SCALED || M > 4 ? 1 : M > 2 ? 2 : 4 };
+    enum { CHAINS = !A::SCALED ? 1 : M > 2 ? 2 : 4 };
     const typename A::Element *x[M];
     for (int m = 0; m < M; m++) x[m] = (const typename A::Element *)task.x[token + m];
     const typename A::Table table = A::load_table();

@@ -36,7 +36,7 @@ _MOST_ROWS = {
     ("neon", torch.float32): _ALL,
     ("avx512bf16", torch.bfloat16): 64,
 }
-_MOST_ROWS_OTHERWISE = 4
+_MOST_ROWS_OTHERWISE = 2
 
 _INT64_POINTER = ctypes.POINTER(ctypes.c_int64)
 
