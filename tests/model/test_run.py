@@ -3,6 +3,7 @@ beginning, halved batches, rounded rows."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,6 +135,54 @@ def test_a_shared_beginning_changes_nothing(
     assert largest_difference(alone, Embeddings(wanted.hs[:1], wanted.rw[:1])) < 2e-6
 
 
+@pytest.mark.parametrize("bits", [4, 32])
+def test_pieces_of_a_batch_give_what_it_gives_whole(
+    monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    texts = some_texts(40)
+    model = _in_float32(monkeypatch, "olmoe") if bits == 4 else load("olmoe")
+    whole = model.embed(texts)
+    monkeypatch.setattr(running, "PIECE_TOKENS", 100)
+    pieces = running._pieces(texts)
+    assert len(pieces) > 5 and [text for piece in pieces for text in piece] == texts
+    assert max(sum(len(text.ids) for text in piece) for piece in pieces) <= 100 + 2 * 40
+    divided = model.embed(texts)
+    assert largest_difference(divided, whole) < 2e-5
+    # whoever computes a piece, its bytes are the same
+    for threads in (1, 3):
+        other = load("olmoe", bits=bits)
+        other._workers = running._Workers(threads)
+        again = other.embed(texts)
+        assert np.array_equal(again.hs, divided.hs) and np.array_equal(again.rw, divided.rw)
+
+
+def test_one_text_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "PIECE_TOKENS", 1)
+    texts = [TokenizedText(tuple(range(3, 43)), (0, 40))]
+    assert running._pieces(texts) == [texts]
+
+
+@pytest.mark.parametrize("prompt", ["none", "prompteol"])
+def test_calls_of_several_threads_do_not_mix(prompt: str) -> None:
+    encoder = Encoder.load(PARITY / "olmoe", bits=32, prompt=prompt)
+    lists = [[f"{a} and {b}" for b in range(3 * a + 1)] for a in range(8)]
+    wanted = [encoder.encode(texts) for texts in lists]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            found = encoder.encode(lists[number])
+            if largest_difference(found, wanted[number]) > 2e-6:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
 def test_where_layers_keep_another_state_nothing_is_shared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,11 +218,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_told_once(
     told.clear()
     whole, sizes = model._embed, []
 
-    def small(texts: Sequence[TokenizedText]) -> Embeddings:
+    def small(texts: Sequence[TokenizedText], beginning: Any) -> Embeddings:
         sizes.append(len(texts) * max(len(text.ids) for text in texts))
         if sizes[-1] > 170:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(texts)
+        return whole(texts, beginning)
 
     monkeypatch.setattr(model, "_embed", small)
     assert largest_difference(model.embed(texts), wanted) < 2e-6

@@ -6,6 +6,7 @@ It uses transformers' experts interface (the layout flags `has_gate`, `has_bias`
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,9 +40,8 @@ _grouped_mm = getattr(nn.functional, "grouped_mm", None) or torch._grouped_mm
 ADDED_ROWS = 128
 
 
-@dataclass
-class Tokens:
-    """Which flattened positions [batch * length] of the running batch a layer's experts compute.
+class Tokens(threading.local):
+    """Which flattened positions [batch * length] of a thread's batch a layer's experts compute.
 
     `rows` is int64, ascending, or None for all. Padding then never reaches an expert; in the last
     layer, neither do tokens whose state is not read. The output of skipped positions is zero.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -360,8 +361,9 @@ class NF4Linear(nn.Module):
         return product.view(*x.shape[:-1], self.out_features)
 
 
-class Workspace:
-    """One growing scratch buffer per dtype for dequantised weights: no allocation per call."""
+class Workspace(threading.local):
+    """One growing scratch buffer per thread and dtype for dequantised weights: no allocation per
+    call."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}

@@ -7,8 +7,11 @@ section 3; camera-ready 4.1: last token for both).
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +53,12 @@ class TokenizedText:
         return TokenizedText(self.ids[count:], (self.own[0] - count, self.own[1] - count))
 
 
+Piece = Sequence[TokenizedText]
+
+# Tokens of a piece of a batch: enough for the products' full rate, few enough for several pieces to
+# a thread.
+PIECE_TOKENS = 4096
+
 # A prompt's beginning is shared only if that saves at least this many tokens in a batch.
 _WORTH_SHARING = 256
 
@@ -62,6 +71,49 @@ def _shared_tokens(texts: Sequence[TokenizedText]) -> int:
         if any(text.ids[count] != first[count] for text in texts):
             return count
     return limit
+
+
+class _Pass(threading.local):
+    """What the hooks of one thread's pass read and write. weights: of the pooling, [batch, length].
+    routing: what was pooled of each layer, [batch, experts]."""
+
+    weights = torch.empty(0)
+
+    def __init__(self) -> None:
+        self.routing: list[torch.Tensor] = []
+
+
+class _Workers:
+    """Threads that compute pieces of batches, each alone; started when they are first needed."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool: ThreadPoolExecutor | None = None
+
+    def map(
+        self, function: Callable[[Piece], Embeddings], pieces: Sequence[Piece]
+    ) -> Iterable[Embeddings]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(
+                self._count, "moee-index", initializer=torch.set_num_threads, initargs=(1,)
+            )
+        return self._pool.map(function, pieces)
+
+
+def _pieces(texts: Piece) -> list[Piece]:
+    """A batch in pieces of consecutive texts, of some PIECE_TOKENS tokens each."""
+    ends = np.cumsum([len(text.ids) for text in texts])
+    count = max(1, int(ends[-1]) // PIECE_TOKENS)
+    bounds = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count) + 1
+    edges = sorted({0, *(int(bound) for bound in bounds), len(texts)})
+    return [texts[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def _joined(parts: Iterable[Embeddings]) -> Embeddings:
+    parts = list(parts)
+    return Embeddings(
+        np.concatenate([part.hs for part in parts]), np.concatenate([part.rw for part in parts])
+    )
 
 
 def choose_device(requested: str) -> Choice:
@@ -166,8 +218,8 @@ class RunningModel:
         self._loaded = loaded
         if self.device.value.type == "cpu":
             run_in_blocks(self.plan, loaded.real_tokens)
-        self._routing: list[torch.Tensor] = []
-        self._weights = torch.empty(0)
+        self._pass = _Pass()
+        self._workers = _Workers(self.threads)
         self._shared: FixedBeginning | None = None
         self.shares_beginnings = not few_texts
         for router in self.plan.routers:
@@ -194,10 +246,29 @@ class RunningModel:
         If a GPU's memory runs out, this batch and all later ones are halved until they fit. Raises
         ModelError if a single text does not fit or a value is not finite.
         """
+        return self._embed_halving(texts, self._beginning(texts))
+
+    def _embed_pieces(
+        self, texts: Sequence[TokenizedText], beginning: FixedBeginning | None
+    ) -> Embeddings:
+        """A large batch in pieces, each computed by one thread, whichever is free.
+
+        Threads that share every product wait for the slowest at each; on a busy machine that is
+        most of the time. Where pieces end depends on the texts alone, so that the number of threads
+        changes no byte.
+        """
+        pieces = _pieces(texts) if self.device.value.type == "cpu" else [texts]
+        if len(pieces) == 1:
+            return self._embed(texts, beginning)
+        return _joined(self._workers.map(lambda piece: self._embed(piece, beginning), pieces))
+
+    def _embed_halving(
+        self, texts: Sequence[TokenizedText], beginning: FixedBeginning | None
+    ) -> Embeddings:
         size = len(texts) * max(len(text.ids) for text in texts)
         if self._most is None or size <= self._most or len(texts) == 1:
             try:
-                return self._embed(texts)
+                return self._embed_pieces(texts, beginning)
             except torch.OutOfMemoryError as error:
                 if len(texts) == 1:
                     raise ModelError(
@@ -212,18 +283,18 @@ class RunningModel:
                 )
             torch.cuda.empty_cache()
         middle = len(texts) // 2
-        parts = [self.embed(texts[:middle]), self.embed(texts[middle:])]
-        return Embeddings(
-            np.concatenate([part.hs for part in parts]), np.concatenate([part.rw for part in parts])
+        return _joined(
+            self._embed_halving(half, beginning) for half in (texts[:middle], texts[middle:])
         )
 
-    def _embed(self, texts: Sequence[TokenizedText]) -> Embeddings:
+    def _embed(
+        self, texts: Sequence[TokenizedText], beginning: FixedBeginning | None
+    ) -> Embeddings:
         """One batch in one pass.
 
         Right padding, no attention mask: attention is causal, so a real token never sees padding,
         and padding never reaches an expert. In the last layer only tokens that are pooled do.
         """
-        beginning = self._beginning(texts)
         if beginning is not None:
             texts = [text.without(len(beginning.tokens)) for text in texts]
         lengths = [len(text.ids) for text in texts]
@@ -237,14 +308,14 @@ class RunningModel:
             start, end = text.own if self.pooling == "mean" else (lengths[row] - 1, lengths[row])
             weights[row, start:end] = 1.0 / (end - start)
         device = self.device.value
-        self._weights = torch.from_numpy(weights).to(device)
+        self._pass.weights = torch.from_numpy(weights).to(device)
+        self._pass.routing = []
         self._loaded.real_tokens.rows = (
             None if real.all() else torch.from_numpy(np.flatnonzero(real)).to(device)
         )
         self._loaded.real_tokens.lengths = None if real.all() else lengths
         self._loaded.real_tokens.count = self._loaded.last_layer_tokens.count = real.size
         self._loaded.last_layer_tokens.rows = torch.from_numpy(np.flatnonzero(weights)).to(device)
-        self._routing = []
         with torch.inference_mode():
             states = self.model(
                 input_ids=torch.from_numpy(ids).to(device),
@@ -252,8 +323,8 @@ class RunningModel:
                 **({} if beginning is None else {beginning.argument: beginning}),
             ).last_hidden_state
             hs = self._pool(states)
-            rw = torch.cat(self._routing, dim=1)
-        self._routing = []
+            rw = torch.cat(self._pass.routing, dim=1)
+        self._pass.routing = []
         embeddings = Embeddings(hs.cpu().numpy(), rw.cpu().numpy())
         for name, values in (("HS", embeddings.hs), ("RW", embeddings.rw)):
             if not np.isfinite(values).all():
@@ -270,23 +341,24 @@ class RunningModel:
         if not self.shares_beginnings or count < 2 or count * len(texts) < _WORTH_SHARING:
             return None
         tokens = texts[0].ids[:count]
-        if self._shared is None or self._shared.tokens != tokens:
+        shared = self._shared  # another thread may replace it
+        if shared is None or shared.tokens != tokens:
             from moee_index.model.run.prefix import compute
 
-            self._weights = torch.zeros((1, count), device=self.device.value)
+            self._pass.weights = torch.zeros((1, count), device=self.device.value)
             self._loaded.real_tokens.rows = self._loaded.real_tokens.lengths = None
             self._loaded.last_layer_tokens.rows = None
-            self._shared = compute(self.model, tokens, self.device.value)
-            self._routing = []
-            self.shares_beginnings = self._shared is not None
-        return self._shared
+            shared = self._shared = compute(self.model, tokens, self.device.value)
+            self._pass.routing = []
+            self.shares_beginnings = shared is not None
+        return shared
 
     def _pool(self, values: torch.Tensor) -> torch.Tensor:
         """Weighted sum over tokens, [batch, length, n] -> float32 [batch, n]."""
         if self.pooling == "last":
-            rows, columns = self._weights.nonzero(as_tuple=True)
+            rows, columns = self._pass.weights.nonzero(as_tuple=True)
             return values[rows, columns].float()
-        return torch.bmm(self._weights[:, None, :], values.float())[:, 0]
+        return torch.bmm(self._pass.weights[:, None, :], values.float())[:, 0]
 
     def _listen(self, router: Router, checked: bool = False) -> None:
         """Keep what the pooling needs of a router's scores. checked: they are not probabilities."""
@@ -294,7 +366,7 @@ class RunningModel:
         def keep(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             nonlocal checked
             logits = output[router.index] if isinstance(output, (tuple, list)) else output
-            batch, length = self._weights.shape
+            batch, length = self._pass.weights.shape
             if logits.numel() != batch * length * logits.shape[-1]:
                 raise ModelError(
                     f"{self.checkpoint.name}: {type(module).__name__} gives scores of shape "
@@ -312,6 +384,6 @@ class RunningModel:
                 logits = logits.softmax(-1)
             elif self.rw == "sigmoid":
                 logits = logits.sigmoid()
-            self._routing.append(self._pool(logits))
+            self._pass.routing.append(self._pool(logits))
 
         hook = router.module.register_forward_hook(keep)
