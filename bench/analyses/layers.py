@@ -75,8 +75,9 @@ class LayerCapture:
         self._rw: list[torch.Tensor] = []
 
     def __enter__(self) -> LayerCapture:
-        self._shares = self._running.shares_beginnings
-        self._running.shares_beginnings = False
+        running = self._running
+        self._before = running.shares_beginnings, running.divides_batches
+        running.shares_beginnings = running.divides_batches = False
         for layer in self._layers[:-1]:
             self._handles.append(layer.register_forward_hook(self._keep_layer))
         self._handles.append(self._running.model.register_forward_hook(self._keep_final))
@@ -94,7 +95,7 @@ class LayerCapture:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._running.shares_beginnings = self._shares
+        self._running.shares_beginnings, self._running.divides_batches = self._before
 
     def shape(self) -> LayerShape:
         """Found by one pass over one token, whatever a config calls these numbers."""

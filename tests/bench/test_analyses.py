@@ -125,6 +125,17 @@ def test_last_and_mean_of_one_token_are_the_same(tmp_path: Path) -> None:
         assert not np.allclose(last[1], mean[1])
 
 
+def test_hooks_see_a_batch_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moee_index.model.run.model.PIECE_TOKENS", 8)
+    encoder = Encoder.load(PARITY / "olmoe", bits=32, pooling="last")
+    vectors = collect(encoder, TEXTS, tmp_path)
+    found = vectors.embeddings("last", np.arange(len(TEXTS)))
+    assert encoder.running.divides_batches
+    wanted = encoder.encode(TEXTS)
+    assert np.abs(found.hs - wanted.hs).max() <= 1e-5 * np.abs(wanted.hs).max()
+    assert np.abs(found.rw - wanted.rw).max() <= 1e-5 * np.abs(wanted.rw).max()
+
+
 def test_hooks_are_gone_and_the_encoder_is_as_before(tmp_path: Path) -> None:
     encoder = Encoder.load(PARITY / "olmoe", bits=32)
     before = encoder.encode(TEXTS)

@@ -166,8 +166,10 @@ def count_operations(running: RunningModel, texts: Sequence[TokenizedText]) -> W
     routers = [router.module for router in running.plan.routers]
     top_k = experts_of(running).top_k
     layers = [_Layer(layer, routers, top_k) for layer in running.model.layers]
+    running.divides_batches, before = False, running.divides_batches
     with _watched([hook for layer in layers for hook in layer.hooks]):
         running.embed(texts)
+    running.divides_batches = before
     computed = whole = 0.0
     for number, layer in enumerate(layers):
         if layer.queries is None:

@@ -178,7 +178,9 @@ class RunningModel:
     """A base model with hooks on its routers, ready for batches of token ids.
 
     shares_beginnings: whether a prompt's fixed beginning may be computed once for many texts; set
-    it to False if hooks of yours must see every token.
+    it to False if hooks of yours must see every token. divides_batches: whether a large batch may
+    pass in pieces, side by side in several threads; set it to False if hooks must see it whole.
+    Calls from several threads do not mix.
     """
 
     def __init__(
@@ -222,6 +224,7 @@ class RunningModel:
         self._workers = _Workers(self.threads)
         self._shared: FixedBeginning | None = None
         self.shares_beginnings = not few_texts
+        self.divides_batches = self.device.value.type == "cpu"
         for router in self.plan.routers:
             self._listen(router)
         if (left := told_in_16_bits(loaded.left)) is not None:
@@ -257,7 +260,7 @@ class RunningModel:
         most of the time. Where pieces end depends on the texts alone, so that the number of threads
         changes no byte.
         """
-        pieces = _pieces(texts) if self.device.value.type == "cpu" else [texts]
+        pieces = _pieces(texts) if self.divides_batches else [texts]
         if len(pieces) == 1:
             return self._embed(texts, beginning)
         return _joined(self._workers.map(lambda piece: self._embed(piece, beginning), pieces))
