@@ -130,6 +130,10 @@ struct Avx2F32 {
                                        Vector *out) {
         unpack(table, codes, scale, out);
     }
+    static NF4_INLINE Vector rounded_product(Vector weights, Scale scale) {
+        return to_bf16_precision(_mm256_mul_ps(weights, scale));
+    }
+    static NF4_INLINE void store(float *to, Vector value) { _mm256_storeu_ps(to, value); }
     static NF4_INLINE Vector load(const float *from) { return _mm256_loadu_ps(from); }
     static NF4_INLINE void store_unpacked(const Table &table, const uint8_t *codes, Scale scale,
                                           float *out, bool) {
@@ -160,29 +164,6 @@ struct Avx2F32 {
         _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), four));
     }
     static NF4_INLINE void put(void *out, int64_t at, float value) { ((float *)out)[at] = value; }
-    static NF4_INLINE void put(void *out, int64_t at, Sum sum) { put(out, at, total(sum)); }
-};
-
-struct Avx2Bf16 : Avx2F32 {
-    enum { SCALED = 1 };
-    static NF4_INLINE void unpack(const Table &table, const uint8_t *codes, Scale scale,
-                                  Vector *out) {
-        Avx2F32::unpack(table, codes, scale, out);
-        for (int p = 0; p < PARTS; p++) out[p] = to_bf16_precision(_mm256_mul_ps(out[p], scale));
-    }
-    static NF4_INLINE void unpack_last(const Table &table, const uint8_t *codes, Scale scale,
-                                       Vector *out) {
-        unpack(table, codes, scale, out);
-    }
-    static NF4_INLINE void store_unpacked(const Table &table, const uint8_t *codes, Scale scale,
-                                          float *out, bool) {
-        Vector weights[PARTS];
-        unpack(table, codes, scale, weights);
-        for (int p = 0; p < PARTS; p++) _mm256_storeu_ps(out + 8 * p, weights[p]);
-    }
-    static NF4_INLINE void put(void *out, int64_t at, float value) {
-        ((uint16_t *)out)[at] = float_to_bf16(value);
-    }
     static NF4_INLINE void put(void *out, int64_t at, Sum sum) { put(out, at, total(sum)); }
 };
 
@@ -243,11 +224,11 @@ extern const Nf4Kernels nf4_avx2 = {
     dequantize_f32,
     dequantize_bf16,
     row_bytes<Avx2F32>,
-    row_bytes<Avx2Bf16>,
+    row_bytes<RoundedBy<Avx2F32>>,
     prepare<Avx2F32, float>,
-    prepare<Avx2Bf16, uint16_t>,
+    prepare<RoundedBy<Avx2F32>, uint16_t>,
     multiply<Avx2F32>,
-    multiply<Avx2Bf16>,
+    multiply<RoundedBy<Avx2F32>>,
     scratch_bytes<Avx2F32>,
 };
 

@@ -74,6 +74,11 @@ struct Avx512F32 {
     static NF4_INLINE void unpack_last(Table table, const uint8_t *codes, Scale, Vector *out) {
         look_up(table, _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)codes)), out);
     }
+    static NF4_INLINE Vector rounded_product(Vector weights, Scale scale) {
+        __m512i bits = rounded_to_bf16(_mm512_mul_ps(weights, scale));
+        return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000)));
+    }
+    static NF4_INLINE void store(float *to, Vector value) { _mm512_storeu_ps(to, value); }
     static NF4_INLINE Vector load(const float *from) { return _mm512_loadu_ps(from); }
     static NF4_INLINE void store_unpacked(Table table, const uint8_t *codes, Scale scale,
                                           float *out, bool last) {

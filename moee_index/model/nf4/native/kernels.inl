@@ -251,6 +251,42 @@ int64_t scratch_bytes(int64_t cols, int64_t rows) {
     return row_statistics + sums + weights + SLAB_BYTES + 256;
 }
 
+// Products of bfloat16 by float32 arithmetic `F`: weights are rounded, x and the sums are what they
+// are, and what comes out is rounded.
+template <class F>
+struct RoundedBy : F {
+    typedef typename F::Vector Vector;
+    enum { SCALED = 1 };
+    static NF4_INLINE void round_all(typename F::Scale scale, Vector *weights) {
+        for (int p = 0; p < F::PARTS; p++) weights[p] = F::rounded_product(weights[p], scale);
+    }
+    static NF4_INLINE void unpack(const typename F::Table &table, const uint8_t *codes,
+                                  typename F::Scale scale, Vector *out) {
+        F::unpack(table, codes, scale, out);
+        round_all(scale, out);
+    }
+    static NF4_INLINE void unpack_last(const typename F::Table &table, const uint8_t *codes,
+                                       typename F::Scale scale, Vector *out) {
+        F::unpack_last(table, codes, scale, out);
+        round_all(scale, out);
+    }
+    static NF4_INLINE void store_unpacked(const typename F::Table &table, const uint8_t *codes,
+                                          typename F::Scale scale, float *out, bool last) {
+        Vector weights[F::PARTS];
+        if (last)
+            unpack_last(table, codes, scale, weights);
+        else
+            unpack(table, codes, scale, weights);
+        for (int p = 0; p < F::PARTS; p++) F::store(out + p * F::LANES, weights[p]);
+    }
+    static NF4_INLINE void put(void *out, int64_t at, float value) {
+        ((uint16_t *)out)[at] = float_to_bf16(value);
+    }
+    static NF4_INLINE void put(void *out, int64_t at, const typename F::Sum &sum) {
+        put(out, at, F::total(sum));
+    }
+};
+
 template <class A>
 void multiply(const Nf4Task *task) {
     if (task->count > A::DIRECT) {

@@ -104,6 +104,10 @@ struct NeonF32 {
                                        Vector *out) {
         unpack(table, codes, scale, out);
     }
+    static NF4_INLINE Vector rounded_product(Vector weights, Scale scale) {
+        return to_bf16_precision(vmulq_n_f32(weights, scale));
+    }
+    static NF4_INLINE void store(float *to, Vector value) { vst1q_f32(to, value); }
     static NF4_INLINE Vector load(const float *from) { return vld1q_f32(from); }
     static NF4_INLINE void store_unpacked(const Table &table, const uint8_t *codes, Scale scale,
                                           float *out, bool) {
@@ -127,29 +131,6 @@ struct NeonF32 {
         vst1q_f32(to, vaddq_f32(vld1q_f32(to), vpaddq_f32(low, high)));
     }
     static NF4_INLINE void put(void *out, int64_t at, float value) { ((float *)out)[at] = value; }
-    static NF4_INLINE void put(void *out, int64_t at, Sum sum) { put(out, at, total(sum)); }
-};
-
-struct NeonBf16 : NeonF32 {
-    enum { SCALED = 1 };
-    static NF4_INLINE void unpack(const Table &table, const uint8_t *codes, Scale scale,
-                                  Vector *out) {
-        NeonF32::unpack(table, codes, scale, out);
-        for (int p = 0; p < PARTS; p++) out[p] = to_bf16_precision(vmulq_n_f32(out[p], scale));
-    }
-    static NF4_INLINE void unpack_last(const Table &table, const uint8_t *codes, Scale scale,
-                                       Vector *out) {
-        unpack(table, codes, scale, out);
-    }
-    static NF4_INLINE void store_unpacked(const Table &table, const uint8_t *codes, Scale scale,
-                                          float *out, bool) {
-        Vector weights[PARTS];
-        unpack(table, codes, scale, weights);
-        for (int p = 0; p < PARTS; p++) vst1q_f32(out + 4 * p, weights[p]);
-    }
-    static NF4_INLINE void put(void *out, int64_t at, float value) {
-        ((uint16_t *)out)[at] = float_to_bf16(value);
-    }
     static NF4_INLINE void put(void *out, int64_t at, Sum sum) { put(out, at, total(sum)); }
 };
 
@@ -198,11 +179,11 @@ extern const Nf4Kernels nf4_neon = {
     dequantize_f32,
     dequantize_bf16,
     row_bytes<NeonF32>,
-    row_bytes<NeonBf16>,
+    row_bytes<RoundedBy<NeonF32>>,
     prepare<NeonF32, float>,
-    prepare<NeonBf16, uint16_t>,
+    prepare<RoundedBy<NeonF32>, uint16_t>,
     multiply<NeonF32>,
-    multiply<NeonBf16>,
+    multiply<RoundedBy<NeonF32>>,
     scratch_bytes<NeonF32>,
 };
 

@@ -22,7 +22,7 @@ struct PortableF32 {
     typedef float Element;
     typedef float Scale;
     typedef int Table;
-    enum { GROUP = 64, LANES = 16, PARTS = 4, DIRECT = 2, TILE = 2, SCALED = 1 };
+    enum { GROUP = 64, LANES = 16, PARTS = 4, DIRECT = 2, TILE = 2, SCALED = 0 };
     static int column(int i) { return i; }
     static float element(float x) { return x; }
     static float element(uint16_t x) { return bf16_to_float(x); }
@@ -52,24 +52,31 @@ struct PortableF32 {
     static Sum zero() { return Sum(); }
     static Scale scale(const float *absmax) { return *absmax; }
     static Scale last_scale(const float *absmax) { return *absmax; }
-    static float weight(int code, Scale scale) { return nf4_table[code] * scale; }
-    static void unpack(Table, const uint8_t *codes, Scale scale, Vector *out) {
+    static void unpack(Table, const uint8_t *codes, Scale, Vector *out) {
         for (int i = 0; i < 32; i++) {
             float *pair = &out[i / 8].value[i % 8 * 2];
-            pair[0] = weight(codes[i] >> 4, scale);
-            pair[1] = weight(codes[i] & 15, scale);
+            pair[0] = nf4_table[codes[i] >> 4];
+            pair[1] = nf4_table[codes[i] & 15];
         }
     }
     static void unpack_last(Table table, const uint8_t *codes, Scale scale, Vector *out) {
         unpack(table, codes, scale, out);
     }
+    static Vector rounded_product(Vector weights, Scale scale) {
+        for (int i = 0; i < 16; i++)
+            weights.value[i] = bf16_to_float(float_to_bf16(weights.value[i] * scale));
+        return weights;
+    }
+    static void store(float *to, const Vector &value) { memcpy(to, &value, sizeof value); }
     static Vector load(const float *from) {
         Vector result;
         memcpy(&result, from, sizeof result);
         return result;
     }
     static void store_unpacked(Table table, const uint8_t *codes, Scale scale, float *out, bool) {
-        unpack(table, codes, scale, (Vector *)out);
+        Vector weights[PARTS];
+        unpack(table, codes, scale, weights);
+        for (int i = 0; i < GROUP; i++) out[i] = weights[i / 16].value[i % 16] * scale;
     }
     static Sum add_product(Sum sum, const Vector &weights, const float *x) {
         for (int i = 0; i < 16; i++) sum.value[i] += weights.value[i] * x[i];
@@ -78,7 +85,10 @@ struct PortableF32 {
     static Sum add_vectors(Sum sum, const Vector &weights, const Vector &x) {
         return add_product(sum, weights, x.value);
     }
-    static Sum add_scaled(Sum sum, const Sum &, Scale) { return sum; }
+    static Sum add_scaled(Sum sum, const Sum &more, Scale scale) {
+        for (int i = 0; i < 16; i++) sum.value[i] += more.value[i] * scale;
+        return sum;
+    }
     static Sum plus(Sum sum, const Sum &more) {
         for (int i = 0; i < 16; i++) sum.value[i] += more.value[i];
         return sum;
@@ -92,26 +102,6 @@ struct PortableF32 {
         for (int r = 0; r < TILE_ROWS; r++) to[r] += total(sums[r]);
     }
     static void put(void *out, int64_t at, float value) { ((float *)out)[at] = value; }
-    static void put(void *out, int64_t at, const Sum &sum) { put(out, at, total(sum)); }
-};
-
-struct PortableBf16 : PortableF32 {
-    static void unpack(Table, const uint8_t *codes, Scale scale, Vector *out) {
-        for (int i = 0; i < 32; i++) {
-            float *pair = &out[i / 8].value[i % 8 * 2];
-            pair[0] = bf16_to_float(float_to_bf16(weight(codes[i] >> 4, scale)));
-            pair[1] = bf16_to_float(float_to_bf16(weight(codes[i] & 15, scale)));
-        }
-    }
-    static void unpack_last(Table table, const uint8_t *codes, Scale scale, Vector *out) {
-        unpack(table, codes, scale, out);
-    }
-    static void store_unpacked(Table table, const uint8_t *codes, Scale scale, float *out, bool) {
-        unpack(table, codes, scale, (Vector *)out);
-    }
-    static void put(void *out, int64_t at, float value) {
-        ((uint16_t *)out)[at] = float_to_bf16(value);
-    }
     static void put(void *out, int64_t at, const Sum &sum) { put(out, at, total(sum)); }
 };
 
@@ -140,10 +130,10 @@ extern const Nf4Kernels nf4_portable = {
     dequantize<float, same>,
     dequantize<uint16_t, rounded>,
     row_bytes<PortableF32>,
-    row_bytes<PortableBf16>,
+    row_bytes<RoundedBy<PortableF32>>,
     prepare<PortableF32, float>,
-    prepare<PortableBf16, uint16_t>,
+    prepare<RoundedBy<PortableF32>, uint16_t>,
     multiply<PortableF32>,
-    multiply<PortableBf16>,
+    multiply<RoundedBy<PortableF32>>,
     scratch_bytes<PortableF32>,
 };
