@@ -15,8 +15,8 @@ from moee_index.backends import load_faiss
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import fuse, top_k, unit_vectors
 from moee_index.index import Index
+from moee_index.index.search import bfloat16_scan as rough
 from moee_index.index.search import kernels as scan
-from moee_index.index.search import prefilter as rough
 from moee_index.index.search.kernels import Scanner
 from moee_index.types import Document, Embeddings
 

@@ -11,7 +11,7 @@ AVX-512 BF16; float32 with the program as it was before bfloat16, in the next mi
 |---|---|---|---|---|---|---|---|---|
 | FAISS's scanner, query by query | 25 | 46 | 70 | | | | | |
 | float32, 512 codes at a time and one GEMM | | | | | 110 | 118 | 187 | 314 |
-| bfloat16, and what it leaves again (prefilter.py) | | | | 99 | 109 | 119 | 156 | 225 |
+| bfloat16, and what it leaves again (bfloat16_scan.py) | | | | 99 | 109 | 119 | 156 | 225 |
 | two `IndexFlatIP.search` calls, k = 10 | 75 | | | | | | | 899 |
 
 Torch's half-precision product was rounded to 3 digits and no faster; numpy's conversion took 2000.
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from moee_index.backends import load_faiss
-from moee_index.index.search import prefilter as rough
+from moee_index.index.search import bfloat16_scan as rough
 from moee_index.index.store.checksums import CheckedCodes, Codes
 from moee_index.index.store.rows import RowNumbers
 from moee_index.types import FloatArray
@@ -85,7 +85,7 @@ class Scanner:
 
         All parts have the same rows and q. room: what `room` gave, where they are written until
         the next call with it. Differences to exact arithmetic on the codes stay below 1e-5, or
-        roughly below what prefilter.py says. Raises IndexDamagedError where codes are altered.
+        roughly below what bfloat16_scan.py says. Raises IndexDamagedError where codes are altered.
         """
         queries, width = len(parts[0][1]), len(rows) + _PAD
         if room is None:

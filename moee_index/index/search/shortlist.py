@@ -7,7 +7,7 @@ Each part's similarities are off by no more than the longest difference between 
 its float16 codes, which the manifest keeps, and by rounding. So a row whose score is more than
 twice that below the k-th cannot be among the best k, and all others are left (at least those
 within 1e-4·(1+α), DESIGN, maths 4). Where a processor is faster in bfloat16, many queries first
-scan all rows roughly, under bounds that are as strict (prefilter.py), and then the candidates
+scan all rows roughly, under bounds that are as strict (bfloat16_scan.py), and then the candidates
 exactly.
 """
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import Method, UnitVectors, fuse
-from moee_index.index.search import prefilter
+from moee_index.index.search import bfloat16_scan
 from moee_index.index.search.kernels import Scanner
 from moee_index.index.store.checksums import CheckedCodes
 from moee_index.index.store.rows import RowNumbers
@@ -142,7 +142,7 @@ class FlatScan:
         rows = len(self._norms) if request.allowed is None else len(request.allowed)
         most = min(rows // _PREFILTER_SHARE, _PREFILTER_MOST)
         if request.k * _PREFILTER_PER_K <= most and self._scanner.rough_pays(len(nonzero_queries)):
-            candidates = self._prefilter_bf16(request, nonzero_queries, most)
+            candidates = self._scan_in_bfloat16(request, nonzero_queries, most)
         remaining_queries = [query for query in nonzero_queries if query not in candidates]
         if remaining_queries:
             vectors = self._vectors(request, remaining_queries)
@@ -159,14 +159,14 @@ class FlatScan:
         for query in range(len(request.queries)):
             yield candidates.get(query, first_rows)
 
-    def _prefilter_bf16(
+    def _scan_in_bfloat16(
         self, request: SearchRequest, queries: Sequence[int], max_candidates: int
     ) -> dict[int, RowNumbers]:
         """As `candidates`, for the queries of which a rough pass leaves at most so many rows."""
         vectors = self._vectors(request, queries)
         fp32_bounds = self._fp32_bounds(request, len(queries))
         bf16_bounds = [
-            bound + prefilter.bounds(values, 1.0 + self._codes_error[part])
+            bound + bfloat16_scan.bounds(values, 1.0 + self._codes_error[part])
             for part, bound, values in zip(request.parts, fp32_bounds, vectors, strict=True)
         ]
         largest = [np.zeros(len(queries)) for _ in vectors]
@@ -178,7 +178,7 @@ class FlatScan:
                     raise IndexDamagedError(NOT_FINITE)
                 largest[part] = np.maximum(largest[part], extent)
             error_bounds = [
-                bound + prefilter.ROUNDING * most
+                bound + bfloat16_scan.ROUNDING * most
                 for bound, most in zip(bf16_bounds, largest, strict=True)
             ]
             self._cut(request, queries, cuts, request.margins(error_bounds), block)
