@@ -41,10 +41,11 @@ def test_the_parts_of_the_device_script_on_a_cpu(tmp_path: Path) -> None:
     )  # fmt: skip
     rows = [json.loads(line) for line in out.splitlines()]
     assert list(dict.fromkeys(row["part"] for row in rows)) == [
-        *("load", "large batch", "mixed lengths", "parity")
+        *("load", "one query", "large batch", "mixed lengths", "parity")
     ]
-    assert rows[1]["tokens"] == 64
-    assert rows[1]["ratio"] > 0
+    assert rows[1]["query_s"] > 0
+    assert rows[2]["tokens"] == 64
+    assert rows[2]["ratio"] > 0
     assert rows[-1]["hs_least"] == pytest.approx(1, abs=1e-6)
 
 

@@ -5,6 +5,7 @@
 
 Compared, each part told as soon as it is done:
   load           seconds to ready, device memory held
+  one query      a text of 16 tokens, the first time and the median of the next ones
   large batch    one batch of --tokens real tokens in texts of --length: operations really
                  computed over seconds, against the device's own product at the experts' shapes,
                  measured between the batches (goal: 35 %; see large_batch.py)
@@ -25,13 +26,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import CORPUS, GB, import_all, make_parser, memory, say, show
+from harness import CORPUS, GB, import_all, make_parser, median_seconds, memory, say, seconds, show
 from layer_states import cosines, mean_and_least
 from layer_states import line_of as states_line
 from mixed_lengths import compare, line_of, read_set
 
 GOAL_RATIO = 0.35
 GOAL_TIMES = 5.0
+QUERY_TOKENS = 16
 SENTENCES = "wikinews sentences"
 
 
@@ -154,6 +156,8 @@ def parity(given: argparse.Namespace, encoder: Any) -> dict[str, Any]:
 
 def measure(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
     """Each part's row and its line for reading."""
+    from batches import bare
+
     import_all(json.loads((given.checkpoint / "config.json").read_text())["model_type"])
     before = time.perf_counter()
     encoder = load(given, given.device)
@@ -170,6 +174,19 @@ def measure(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
         **used.read(),
     }
     yield row, f"load on {row['device']}: {row['ready_s']:.1f} s, {_memory(row)}"
+
+    query = bare(tuple(range(100, 100 + QUERY_TOKENS)))
+    row = {
+        "part": "one query",
+        "tokens": QUERY_TOKENS,
+        "first_s": seconds(lambda: running.embed([query])),
+        "query_s": median_seconds(lambda: running.embed([query]), 10 * given.repeat),
+    }
+    yield (
+        row,
+        f"one query of {QUERY_TOKENS} tokens: {row['query_s'] * 1e3:.1f} ms (first "
+        f"{row['first_s'] * 1e3:.1f})",
+    )
 
     used.reset()
     row = {"part": "large batch", **large_batch(given, running), **used.read()}
