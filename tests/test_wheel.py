@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from moee_index.model.nf4.native import library
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -47,11 +49,17 @@ def test_every_module_and_the_model_are_in_the_wheel(names: list[str]) -> None:
         assert f"moee_index/bench/report/{file}" in names
 
 
+@pytest.mark.skipif(library.library() is None, reason="installed without a C++ compiler")
+def test_the_kernels_are_in_the_wheel_for_every_python(names: list[str]) -> None:
+    assert [name for name in names if re.search(r"nf4/native/_kernels\.abi3\.(so|pyd)$", name)]
+
+
 def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:
     allowed = ("moee_index/", "moee_index-")
     assert [name for name in names if not name.startswith(allowed)] == []
     for name in names:
         assert not name.startswith(("moee_index/bench/results", "moee_index/bench/scripts"))
         assert not re.search(r"(^|/)(tests?/|test_|conftest)", name)
+        assert not name.endswith((".cpp", ".h", ".inl"))
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("licenses/moee_index/model/tiny/NOTICE") for name in names)
