@@ -27,11 +27,7 @@ struct Bytes {
 
 NF4_INLINE Bytes byte_tables() {
     uint8_t bytes[4][16];
-    for (int code = 0; code < 16; code++) {
-        uint32_t bits;
-        memcpy(&bits, &nf4_table[code], 4);
-        for (int plane = 0; plane < 4; plane++) bytes[plane][code] = (uint8_t)(bits >> 8 * plane);
-    }
+    table_bytes(bytes);
     Bytes tables;
     for (int plane = 0; plane < 4; plane++)
         tables.plane[plane] =
@@ -64,6 +60,24 @@ NF4_INLINE __m256 to_bf16_precision(__m256 value) {
     return _mm256_blendv_ps(_mm256_castsi256_ps(kept), quiet, nan);
 }
 
+// 64 weights in order: even and odd columns are interleaved before they are looked up.
+NF4_INLINE void unpack_in_order(const Bytes &table, const uint8_t *codes, __m256 absmax,
+                                __m256 *out) {
+    const __m256i bytes = _mm256_loadu_si256((const __m256i *)codes);
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i odd = _mm256_and_si256(bytes, mask);
+    const __m256i even = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+    __m256 parts[8];
+    look_up(table, _mm256_unpacklo_epi8(even, odd), parts);
+    look_up(table, _mm256_unpackhi_epi8(even, odd), parts + 4);
+    for (int i = 0; i < 4; i++) {
+        __m256 first = _mm256_permute2f128_ps(parts[2 * i], parts[2 * i + 1], 0x20);
+        __m256 second = _mm256_permute2f128_ps(parts[2 * i], parts[2 * i + 1], 0x31);
+        out[i] = _mm256_mul_ps(first, absmax);
+        out[4 + i] = _mm256_mul_ps(second, absmax);
+    }
+}
+
 struct Avx2F32 {
     typedef __m256 Vector;
     typedef __m256 Sum;
@@ -76,8 +90,6 @@ struct Avx2F32 {
         int vector = i / 8 % 4, half = i / 4 % 2, byte = half * 16 + vector * 4 + i % 4;
         return 2 * byte + (i < 32 ? 1 : 0);
     }
-    static NF4_INLINE float element(float x) { return x; }
-    static NF4_INLINE float element(uint16_t x) { return bf16_to_float(x); }
     static NF4_INLINE float largest_magnitude(const float *values) {
         const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
         __m256i most = _mm256_setzero_si256();
@@ -130,17 +142,29 @@ struct Avx2F32 {
                                        Vector *out) {
         unpack(table, codes, scale, out);
     }
-    static NF4_INLINE Vector rounded_product(Vector weights, Scale scale) {
-        return to_bf16_precision(_mm256_mul_ps(weights, scale));
+    static NF4_INLINE Vector scaled(Vector weights, Scale scale) {
+        return _mm256_mul_ps(weights, scale);
     }
+    static NF4_INLINE Vector rounded(Vector weights) { return to_bf16_precision(weights); }
     static NF4_INLINE void store(float *to, Vector value) { _mm256_storeu_ps(to, value); }
     static NF4_INLINE Vector load(const float *from) { return _mm256_loadu_ps(from); }
-    static NF4_INLINE void store_unpacked(const Table &table, const uint8_t *codes, Scale scale,
-                                          float *out, bool) {
+    static NF4_INLINE void write_block(const Table &table, const uint8_t *codes, float absmax,
+                                       float *out) {
         Vector weights[PARTS];
-        unpack(table, codes, scale, weights);
-        for (int p = 0; p < PARTS; p++)
-            _mm256_storeu_ps(out + 8 * p, _mm256_mul_ps(weights[p], scale));
+        unpack_in_order(table, codes, _mm256_set1_ps(absmax), weights);
+        for (int p = 0; p < PARTS; p++) store(out + LANES * p, weights[p]);
+    }
+    static NF4_INLINE void write_block(const Table &table, const uint8_t *codes, float absmax,
+                                       uint16_t *out) {
+        Vector weights[PARTS];
+        unpack_in_order(table, codes, _mm256_set1_ps(absmax), weights);
+        for (int p = 0; p < PARTS; p += 2, out += 2 * LANES) {
+            __m256i low = _mm256_castps_si256(to_bf16_precision(weights[p]));
+            __m256i high = _mm256_castps_si256(to_bf16_precision(weights[p + 1]));
+            __m256i both =
+                _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16));
+            _mm256_storeu_si256((__m256i *)out, _mm256_permute4x64_epi64(both, 0xd8));
+        }
     }
     static NF4_INLINE Sum add_product(Sum sum, Vector weights, const float *x) {
         return _mm256_fmadd_ps(weights, _mm256_loadu_ps(x), sum);
@@ -167,70 +191,9 @@ struct Avx2F32 {
     static NF4_INLINE void put(void *out, int64_t at, Sum sum) { put(out, at, total(sum)); }
 };
 
-// 64 weights in order: even and odd columns are interleaved before they are looked up.
-NF4_INLINE void unpack_in_order(const Bytes &table, const uint8_t *codes, __m256 absmax,
-                                __m256 *out) {
-    const __m256i bytes = _mm256_loadu_si256((const __m256i *)codes);
-    const __m256i mask = _mm256_set1_epi8(15);
-    const __m256i odd = _mm256_and_si256(bytes, mask);
-    const __m256i even = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
-    __m256 parts[8];
-    look_up(table, _mm256_unpacklo_epi8(even, odd), parts);
-    look_up(table, _mm256_unpackhi_epi8(even, odd), parts + 4);
-    for (int i = 0; i < 4; i++) {
-        __m256 first = _mm256_permute2f128_ps(parts[2 * i], parts[2 * i + 1], 0x20);
-        __m256 second = _mm256_permute2f128_ps(parts[2 * i], parts[2 * i + 1], 0x31);
-        out[i] = _mm256_mul_ps(first, absmax);
-        out[4 + i] = _mm256_mul_ps(second, absmax);
-    }
-}
-
-void dequantize_f32(const Nf4Matrix *matrix, int64_t first, int64_t blocks, float *out) {
-    const Bytes table = byte_tables();
-    for (int64_t block = 0; block < blocks; block++) {
-        float room;
-        const float *absmax = absmax_of(*matrix, first + block, 1, &room);
-        __m256 weights[8];
-        unpack_in_order(table, matrix->packed + (first + block) * 32, _mm256_broadcast_ss(absmax),
-                        weights);
-        for (int i = 0; i < 8; i++) _mm256_storeu_ps(out + block * 64 + 8 * i, weights[i]);
-    }
-}
-
-void dequantize_bf16(const Nf4Matrix *matrix, int64_t first, int64_t blocks, uint16_t *out) {
-    const Bytes table = byte_tables();
-    for (int64_t block = 0; block < blocks; block++) {
-        float room;
-        const float *absmax = absmax_of(*matrix, first + block, 1, &room);
-        __m256 weights[8];
-        unpack_in_order(table, matrix->packed + (first + block) * 32, _mm256_broadcast_ss(absmax),
-                        weights);
-        for (int i = 0; i < 4; i++) {
-            __m256i low = _mm256_castps_si256(to_bf16_precision(weights[2 * i]));
-            __m256i high = _mm256_castps_si256(to_bf16_precision(weights[2 * i + 1]));
-            __m256i both =
-                _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16));
-            _mm256_storeu_si256((__m256i *)(out + block * 64 + 16 * i),
-                                _mm256_permute4x64_epi64(both, 0xd8));
-        }
-    }
-}
-
 }  // namespace
 
-extern const Nf4Kernels nf4_avx2 = {
-    quantize<Avx2F32, float>,
-    quantize<Avx2F32, uint16_t>,
-    dequantize_f32,
-    dequantize_bf16,
-    row_bytes<Avx2F32>,
-    row_bytes<RoundedBy<Avx2F32>>,
-    prepare<Avx2F32, float>,
-    prepare<RoundedBy<Avx2F32>, uint16_t>,
-    multiply<Avx2F32>,
-    multiply<RoundedBy<Avx2F32>>,
-    scratch_bytes<Avx2F32>,
-};
+extern const Nf4Kernels nf4_avx2 = kernels<Avx2F32, RoundedBy<Avx2F32>>();
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -17,19 +17,7 @@
 
 #include "avx512_f32.inl"
 
-extern const Nf4Kernels nf4_avx512 = {
-    quantize<Avx512F32, float>,
-    quantize<Avx512F32, uint16_t>,
-    dequantize_f32,
-    dequantize_bf16,
-    row_bytes<Avx512F32>,
-    row_bytes<RoundedBy<Avx512F32>>,
-    prepare<Avx512F32, float>,
-    prepare<RoundedBy<Avx512F32>, uint16_t>,
-    multiply<Avx512F32>,
-    multiply<RoundedBy<Avx512F32>>,
-    scratch_bytes<Avx512F32>,
-};
+extern const Nf4Kernels nf4_avx512 = kernels<Avx512F32, RoundedBy<Avx512F32>>();
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -11,6 +11,14 @@ NF4_INLINE __m512i rounded_to_bf16(__m512 value) {
     return _mm512_mask_set1_epi32(sum, nan, 0x7fc00000);
 }
 
+// Sixteen weights in order from eight bytes: each byte becomes a 64-bit word, its high half (the
+// even column) the index of the lower 32 bits, its low half that of the upper.
+NF4_INLINE __m512 sixteen_in_order(__m512 table, const uint8_t *codes) {
+    __m512i words = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)codes));
+    __m512i both = _mm512_or_si512(_mm512_srli_epi64(words, 4), _mm512_slli_epi64(words, 32));
+    return _mm512_permutexvar_ps(both, table);
+}
+
 struct Avx512F32 {
     typedef __m512 Vector;
     typedef __m512 Sum;
@@ -23,8 +31,6 @@ struct Avx512F32 {
         int part = i / 16, byte = i % 16 * 4 + part / 2;
         return 2 * byte + (part % 2 == 0 ? 1 : 0);
     }
-    static NF4_INLINE float element(float x) { return x; }
-    static NF4_INLINE float element(uint16_t x) { return bf16_to_float(x); }
     static NF4_INLINE float largest_magnitude(const float *values) {
         __m512i most = _mm512_setzero_si512();
         for (int i = 0; i < NF4_BLOCK; i += 16) {
@@ -74,21 +80,29 @@ struct Avx512F32 {
     static NF4_INLINE void unpack_last(Table table, const uint8_t *codes, Scale, Vector *out) {
         look_up(table, _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)codes)), out);
     }
-    static NF4_INLINE Vector rounded_product(Vector weights, Scale scale) {
-        __m512i bits = rounded_to_bf16(_mm512_mul_ps(weights, scale));
+    static NF4_INLINE Vector scaled(Vector weights, Scale scale) {
+        return _mm512_mul_ps(weights, scale);
+    }
+    static NF4_INLINE Vector rounded(Vector weights) {
+        __m512i bits = rounded_to_bf16(weights);
         return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000)));
     }
     static NF4_INLINE void store(float *to, Vector value) { _mm512_storeu_ps(to, value); }
     static NF4_INLINE Vector load(const float *from) { return _mm512_loadu_ps(from); }
-    static NF4_INLINE void store_unpacked(Table table, const uint8_t *codes, Scale scale,
-                                          float *out, bool last) {
-        Vector weights[PARTS];
-        if (last)
-            unpack_last(table, codes, scale, weights);
-        else
-            unpack(table, codes, scale, weights);
-        for (int p = 0; p < PARTS; p++)
-            _mm512_storeu_ps(out + LANES * p, _mm512_mul_ps(weights[p], scale));
+    static NF4_INLINE void write_block(Table table, const uint8_t *codes, float absmax,
+                                       float *out) {
+        for (int i = 0; i < 4; i++)
+            store(out + 16 * i,
+                  _mm512_mul_ps(sixteen_in_order(table, codes + 8 * i), _mm512_set1_ps(absmax)));
+    }
+    static NF4_INLINE void write_block(Table table, const uint8_t *codes, float absmax,
+                                       uint16_t *out) {
+        for (int i = 0; i < 4; i++) {
+            __m512 weights =
+                _mm512_mul_ps(sixteen_in_order(table, codes + 8 * i), _mm512_set1_ps(absmax));
+            __m512i words = _mm512_srli_epi32(rounded_to_bf16(weights), 16);
+            _mm256_storeu_si256((__m256i *)(out + 16 * i), _mm512_cvtepi32_epi16(words));
+        }
     }
     static NF4_INLINE Sum add_product(Sum sum, Vector weights, const float *x) {
         return _mm512_fmadd_ps(weights, _mm512_loadu_ps(x), sum);
@@ -113,40 +127,5 @@ struct Avx512F32 {
     static NF4_INLINE void put(void *out, int64_t at, float value) { ((float *)out)[at] = value; }
     static NF4_INLINE void put(void *out, int64_t at, Sum sum) { put(out, at, total(sum)); }
 };
-
-// Sixteen weights in order from eight bytes: each byte becomes a 64-bit word, its high half (the
-// even column) the index of the lower 32 bits, its low half that of the upper.
-NF4_INLINE __m512 sixteen_in_order(__m512 table, const uint8_t *codes) {
-    __m512i words = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)codes));
-    __m512i both = _mm512_or_si512(_mm512_srli_epi64(words, 4), _mm512_slli_epi64(words, 32));
-    return _mm512_permutexvar_ps(both, table);
-}
-
-void dequantize_f32(const Nf4Matrix *matrix, int64_t first, int64_t blocks, float *out) {
-    const __m512 table = _mm512_loadu_ps(nf4_table);
-    for (int64_t block = 0; block < blocks; block++) {
-        float room;
-        const __m512 absmax = _mm512_set1_ps(*absmax_of(*matrix, first + block, 1, &room));
-        const uint8_t *codes = matrix->packed + (first + block) * 32;
-        for (int i = 0; i < 4; i++)
-            _mm512_storeu_ps(out + block * 64 + 16 * i,
-                             _mm512_mul_ps(sixteen_in_order(table, codes + 8 * i), absmax));
-    }
-}
-
-void dequantize_bf16(const Nf4Matrix *matrix, int64_t first, int64_t blocks, uint16_t *out) {
-    const __m512 table = _mm512_loadu_ps(nf4_table);
-    for (int64_t block = 0; block < blocks; block++) {
-        float room;
-        const __m512 absmax = _mm512_set1_ps(*absmax_of(*matrix, first + block, 1, &room));
-        const uint8_t *codes = matrix->packed + (first + block) * 32;
-        for (int i = 0; i < 4; i++) {
-            __m512 weights = _mm512_mul_ps(sixteen_in_order(table, codes + 8 * i), absmax);
-            _mm256_storeu_si256(
-                (__m256i *)(out + block * 64 + 16 * i),
-                _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_to_bf16(weights), 16)));
-        }
-    }
-}
 
 }  // namespace

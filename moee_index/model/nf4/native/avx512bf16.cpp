@@ -37,7 +37,6 @@ struct Avx512Bf16 {
     enum { GROUP = 128, LANES = 32, PARTS = 4, DIRECT = 6, TILE = 6, SCALED = 1 };
     // Vector p holds the p-th of the four codes of each of 32 words.
     static int column(int i) { return i % 32 * 4 + (i / 32 ^ 1); }
-    static NF4_INLINE uint16_t element(uint16_t x) { return x; }
     static NF4_INLINE Table load_table() { return Avx512F32::load_table(); }
     static NF4_INLINE Sum zero() { return _mm512_setzero_ps(); }
     // All weights that two blocks can have, rounded: sixteen of the first, sixteen of the second.
@@ -67,15 +66,8 @@ struct Avx512Bf16 {
         look_up(weights, _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)codes)), out);
     }
     static NF4_INLINE Vector load(const uint16_t *from) { return _mm512_loadu_si512(from); }
-    static NF4_INLINE void store_unpacked(Table table, const uint8_t *codes, Scale scale,
-                                          uint16_t *out, bool last) {
-        Vector weights[PARTS];
-        if (last)
-            unpack_last(table, codes, scale, weights);
-        else
-            unpack(table, codes, scale, weights);
-        for (int p = 0; p < PARTS; p++) _mm512_storeu_si512(out + LANES * p, weights[p]);
-    }
+    static NF4_INLINE void store(uint16_t *to, Vector value) { _mm512_storeu_si512(to, value); }
+    static NF4_INLINE Vector scaled(Vector weights, Scale) { return weights; }
     static NF4_INLINE Sum add_product(Sum sum, Vector weights, const uint16_t *x) {
         return _mm512_dpbf16_ps(sum, as<__m512bh>(weights), as<__m512bh>(_mm512_loadu_si512(x)));
     }
@@ -96,19 +88,7 @@ struct Avx512Bf16 {
 
 }  // namespace
 
-extern const Nf4Kernels nf4_avx512bf16 = {
-    quantize<Avx512F32, float>,
-    quantize<Avx512F32, uint16_t>,
-    dequantize_f32,
-    dequantize_bf16,
-    row_bytes<Avx512F32>,
-    row_bytes<Avx512Bf16>,
-    prepare<Avx512F32, float>,
-    prepare<Avx512Bf16, uint16_t>,
-    multiply<Avx512F32>,
-    multiply<Avx512Bf16>,
-    scratch_bytes<Avx512F32>,
-};
+extern const Nf4Kernels nf4_avx512bf16 = kernels<Avx512F32, Avx512Bf16>();
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -10,6 +10,8 @@
 //   TILE          rows of x whose sums stay in registers beside those of four rows of weights
 //   SCALED        whether `unpack` gives weights (else table values, to be scaled by absmax)
 //   column(i)     the column of the group whose weight is element i of its vectors
+//   scaled        a vector of what `unpack` gives as weights
+//   write_block   a block's weights in the order of their columns
 
 #include <stddef.h>
 #include <string.h>
@@ -51,8 +53,18 @@ NF4_INLINE const float *absmax_of(const Nf4Matrix &matrix, int64_t first, int64_
     return room;
 }
 
-NF4_INLINE float as_float(float value) { return value; }
-NF4_INLINE float as_float(uint16_t value) { return bf16_to_float(value); }
+NF4_INLINE void copy_element(float value, float *to) { *to = value; }
+NF4_INLINE void copy_element(uint16_t value, float *to) { *to = bf16_to_float(value); }
+NF4_INLINE void copy_element(uint16_t value, uint16_t *to) { *to = value; }
+
+// The four bytes of each table value, for instruction sets that look bytes up.
+NF4_INLINE void table_bytes(uint8_t bytes[4][16]) {
+    for (int code = 0; code < 16; code++) {
+        uint32_t bits;
+        memcpy(&bits, &nf4_table[code], 4);
+        for (int plane = 0; plane < 4; plane++) bytes[plane][code] = (uint8_t)(bits >> 8 * plane);
+    }
+}
 
 // The midpoints of the table, which decide a code.
 struct Midpoints {
@@ -71,11 +83,22 @@ void quantize(const Source *weights, int64_t blocks, uint8_t *packed, float *abs
     const Midpoints midpoints = table_midpoints();
     for (int64_t block = 0; block < blocks; block++) {
         float values[NF4_BLOCK];
-        for (int i = 0; i < NF4_BLOCK; i++) values[i] = as_float(weights[block * NF4_BLOCK + i]);
+        for (int i = 0; i < NF4_BLOCK; i++) copy_element(weights[block * NF4_BLOCK + i], &values[i]);
         const float largest = A::largest_magnitude(values);
         absmax[block] = largest;
         A::quantize_block(values, 1.0f / (largest < 1e-38f ? 1e-38f : largest), midpoints,
                           packed + block * (NF4_BLOCK / 2));
+    }
+}
+
+template <class A, class Out>
+void dequantize(const Nf4Matrix *matrix, int64_t first, int64_t blocks, Out *out) {
+    const typename A::Table table = A::load_table();
+    for (int64_t block = 0; block < blocks; block++) {
+        float room;
+        const float absmax = *absmax_of(*matrix, first + block, 1, &room);
+        A::write_block(table, matrix->packed + (first + block) * (NF4_BLOCK / 2), absmax,
+                       out + block * NF4_BLOCK);
     }
 }
 
@@ -90,23 +113,37 @@ void prepare(const Source *x, int64_t cols, void *out) {
     typename A::Element *to = (typename A::Element *)out;
     int64_t start = 0;
     for (; start + A::GROUP <= cols; start += A::GROUP)
-        for (int i = 0; i < A::GROUP; i++) to[start + i] = A::element(x[start + A::column(i)]);
+        for (int i = 0; i < A::GROUP; i++) copy_element(x[start + A::column(i)], &to[start + i]);
     if (start == cols) return;
     for (int i = 0; i < A::GROUP; i++) {
         int64_t column = start + A::column(i);
-        to[start + i] = column < cols ? A::element(x[column]) : A::element(Source(0));
+        copy_element(column < cols ? x[column] : Source(0), &to[start + i]);
     }
+}
+
+// A group's weights, or its table values where arithmetic is not SCALED, and its scale. last: less
+// than a group is left.
+template <class A>
+NF4_INLINE typename A::Scale unpack_group(const typename A::Table &table, const uint8_t *codes,
+                                          const float *absmax, bool last,
+                                          typename A::Vector *weights) {
+    const typename A::Scale scale = last ? A::last_scale(absmax) : A::scale(absmax);
+    if (last)
+        A::unpack_last(table, codes, scale, weights);
+    else
+        A::unpack(table, codes, scale, weights);
+    return scale;
 }
 
 // M rows of x straight from the codes: each weight is unpacked once and stays in a register.
 template <class A, int M>
-void direct(const Nf4Task &task, int64_t token) {
+void direct(const Nf4Task &task) {
     const Nf4Matrix &matrix = task.matrix;
     const int64_t blocks = matrix.cols / NF4_BLOCK, whole = matrix.cols / A::GROUP * A::GROUP;
     // Sums that do not wait for each other; those that are scaled by absmax begin anew each time.
     enum { CHAINS = !A::SCALED ? 1 : M > 2 ? 2 : 4 };
     const typename A::Element *x[M];
-    for (int m = 0; m < M; m++) x[m] = (const typename A::Element *)task.x[token + m];
+    for (int m = 0; m < M; m++) x[m] = (const typename A::Element *)task.x[m];
     const typename A::Table table = A::load_table();
     for (int64_t row = task.first; row < task.last; row++) {
         const uint8_t *codes = matrix.packed + row * matrix.cols / 2;
@@ -116,13 +153,8 @@ void direct(const Nf4Task &task, int64_t token) {
             for (int c = 0; c < CHAINS; c++) sums[m][c] = A::zero();
         for (int64_t column = 0; column < matrix.cols; column += A::GROUP) {
             typename A::Vector weights[A::PARTS];
-            const typename A::Scale scale =
-                column < whole ? A::scale(absmax + column / NF4_BLOCK)
-                               : A::last_scale(absmax + column / NF4_BLOCK);
-            if (column < whole)
-                A::unpack(table, codes + column / 2, scale, weights);
-            else
-                A::unpack_last(table, codes + column / 2, scale, weights);
+            const typename A::Scale scale = unpack_group<A>(
+                table, codes + column / 2, absmax + column / NF4_BLOCK, column >= whole, weights);
             for (int m = 0; m < M; m++) {
                 const typename A::Element *at = x[m] + column;
                 if (A::SCALED) {
@@ -139,7 +171,7 @@ void direct(const Nf4Task &task, int64_t token) {
         }
         for (int m = 0; m < M; m++) {
             for (int c = 1; c < CHAINS; c++) sums[m][0] = A::plus(sums[m][0], sums[m][c]);
-            A::put(task.out, (token + m) * task.stride + row, sums[m][0]);
+            A::put(task.out, m * task.stride + row, sums[m][0]);
         }
     }
 }
@@ -179,13 +211,14 @@ NF4_INLINE void unpack_slab(const Nf4Matrix &matrix, int64_t row, int rows, int6
         const float *absmax = absmax_of(matrix, first / NF4_BLOCK, blocks, statistics);
         const uint8_t *codes = matrix.packed + first / 2;
         typename A::Element *to = weights + r * pitch;
-        int64_t column = 0;
-        for (; column + A::GROUP <= end - start; column += A::GROUP)
-            A::store_unpacked(table, codes + column / 2, A::scale(absmax + column / NF4_BLOCK),
-                              to + column, false);
-        if (column < end - start)
-            A::store_unpacked(table, codes + column / 2,
-                              A::last_scale(absmax + column / NF4_BLOCK), to + column, true);
+        for (int64_t column = 0; column < end - start; column += A::GROUP) {
+            typename A::Vector unpacked[A::PARTS];
+            const typename A::Scale scale =
+                unpack_group<A>(table, codes + column / 2, absmax + column / NF4_BLOCK,
+                                column + A::GROUP > end - start, unpacked);
+            for (int p = 0; p < A::PARTS; p++)
+                A::store(to + column + p * A::LANES, A::scaled(unpacked[p], scale));
+        }
     }
     for (int r = rows; r < TILE_ROWS; r++)
         memset((void *)(weights + r * pitch), 0, (size_t)pitch * sizeof *weights);
@@ -258,7 +291,7 @@ struct RoundedBy : F {
     typedef typename F::Vector Vector;
     enum { SCALED = 1 };
     static NF4_INLINE void round_all(typename F::Scale scale, Vector *weights) {
-        for (int p = 0; p < F::PARTS; p++) weights[p] = F::rounded_product(weights[p], scale);
+        for (int p = 0; p < F::PARTS; p++) weights[p] = F::rounded(F::scaled(weights[p], scale));
     }
     static NF4_INLINE void unpack(const typename F::Table &table, const uint8_t *codes,
                                   typename F::Scale scale, Vector *out) {
@@ -270,15 +303,7 @@ struct RoundedBy : F {
         F::unpack_last(table, codes, scale, out);
         round_all(scale, out);
     }
-    static NF4_INLINE void store_unpacked(const typename F::Table &table, const uint8_t *codes,
-                                          typename F::Scale scale, float *out, bool last) {
-        Vector weights[F::PARTS];
-        if (last)
-            unpack_last(table, codes, scale, weights);
-        else
-            unpack(table, codes, scale, weights);
-        for (int p = 0; p < F::PARTS; p++) F::store(out + p * F::LANES, weights[p]);
-    }
+    static NF4_INLINE Vector scaled(Vector weights, typename F::Scale) { return weights; }
     static NF4_INLINE void put(void *out, int64_t at, float value) {
         ((uint16_t *)out)[at] = float_to_bf16(value);
     }
@@ -294,13 +319,23 @@ void multiply(const Nf4Task *task) {
         return;
     }
     switch (task->count) {
-        case 1: direct<A, 1>(*task, 0); break;
-        case 2: direct<A, 2>(*task, 0); break;
-        case 3: direct<A, 3>(*task, 0); break;
-        case 4: direct<A, 4>(*task, 0); break;
-        case 5: direct<A, 5>(*task, 0); break;
-        case 6: direct<A, 6>(*task, 0); break;
+        case 1: direct<A, 1>(*task); break;
+        case 2: direct<A, 2>(*task); break;
+        case 3: direct<A, 3>(*task); break;
+        case 4: direct<A, 4>(*task); break;
+        case 5: direct<A, 5>(*task); break;
+        case 6: direct<A, 6>(*task); break;
     }
+}
+
+// The functions of an instruction set: float32 arithmetic `F`, bfloat16 arithmetic `B`.
+template <class F, class B>
+constexpr Nf4Kernels kernels() {
+    return {
+        quantize<F, float>, quantize<F, uint16_t>, dequantize<F, float>, dequantize<F, uint16_t>,
+        row_bytes<F>,       row_bytes<B>,          prepare<F, float>,    prepare<B, uint16_t>,
+        multiply<F>,        multiply<B>,           scratch_bytes<F>,
+    };
 }
 
 }  // namespace

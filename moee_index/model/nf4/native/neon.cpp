@@ -15,11 +15,7 @@ struct Bytes {
 
 NF4_INLINE Bytes byte_tables() {
     uint8_t bytes[4][16];
-    for (int code = 0; code < 16; code++) {
-        uint32_t bits;
-        memcpy(&bits, &nf4_table[code], 4);
-        for (int plane = 0; plane < 4; plane++) bytes[plane][code] = (uint8_t)(bits >> 8 * plane);
-    }
+    table_bytes(bytes);
     Bytes tables;
     for (int plane = 0; plane < 4; plane++) tables.plane[plane] = vld1q_u8(bytes[plane]);
     return tables;
@@ -48,6 +44,16 @@ NF4_INLINE float32x4_t to_bf16_precision(float32x4_t value) {
     return vreinterpretq_f32_u32(vbslq_u32(number, kept, vdupq_n_u32(0x7fc00000u)));
 }
 
+// 32 weights in order.
+NF4_INLINE void unpack_in_order(const Bytes &table, const uint8_t *codes, float absmax,
+                                float32x4_t *out) {
+    uint8x16_t bytes = vld1q_u8(codes);
+    uint8x16_t odd = vandq_u8(bytes, vdupq_n_u8(15)), even = vshrq_n_u8(bytes, 4);
+    look_up(table, vzip1q_u8(even, odd), out);
+    look_up(table, vzip2q_u8(even, odd), out + 4);
+    for (int p = 0; p < 8; p++) out[p] = vmulq_n_f32(out[p], absmax);
+}
+
 struct NeonF32 {
     typedef float32x4_t Vector;
     typedef float32x4_t Sum;
@@ -59,8 +65,6 @@ struct NeonF32 {
         int part = i / 4, byte = part / 8 * 16 + part % 4 * 4 + i % 4;
         return 2 * byte + (part / 4 % 2 == 0 ? 1 : 0);
     }
-    static NF4_INLINE float element(float x) { return x; }
-    static NF4_INLINE float element(uint16_t x) { return bf16_to_float(x); }
     static NF4_INLINE float largest_magnitude(const float *values) {
         uint32x4_t most = vdupq_n_u32(0);
         for (int i = 0; i < NF4_BLOCK; i += 4) {
@@ -104,16 +108,29 @@ struct NeonF32 {
                                        Vector *out) {
         unpack(table, codes, scale, out);
     }
-    static NF4_INLINE Vector rounded_product(Vector weights, Scale scale) {
-        return to_bf16_precision(vmulq_n_f32(weights, scale));
+    static NF4_INLINE Vector scaled(Vector weights, Scale scale) {
+        return vmulq_n_f32(weights, scale);
     }
+    static NF4_INLINE Vector rounded(Vector weights) { return to_bf16_precision(weights); }
     static NF4_INLINE void store(float *to, Vector value) { vst1q_f32(to, value); }
     static NF4_INLINE Vector load(const float *from) { return vld1q_f32(from); }
-    static NF4_INLINE void store_unpacked(const Table &table, const uint8_t *codes, Scale scale,
-                                          float *out, bool) {
+    static NF4_INLINE void write_block(const Table &table, const uint8_t *codes, float absmax,
+                                       float *out) {
         Vector weights[PARTS];
-        unpack(table, codes, scale, weights);
-        for (int p = 0; p < PARTS; p++) vst1q_f32(out + 4 * p, vmulq_n_f32(weights[p], scale));
+        unpack_in_order(table, codes, absmax, weights);
+        unpack_in_order(table, codes + 16, absmax, weights + 8);
+        for (int p = 0; p < PARTS; p++) store(out + LANES * p, weights[p]);
+    }
+    static NF4_INLINE void write_block(const Table &table, const uint8_t *codes, float absmax,
+                                       uint16_t *out) {
+        Vector weights[PARTS];
+        unpack_in_order(table, codes, absmax, weights);
+        unpack_in_order(table, codes + 16, absmax, weights + 8);
+        for (int p = 0; p < PARTS; p += 2, out += 2 * LANES) {
+            uint32x4_t low = vreinterpretq_u32_f32(to_bf16_precision(weights[p]));
+            uint32x4_t high = vreinterpretq_u32_f32(to_bf16_precision(weights[p + 1]));
+            vst1q_u16(out, vcombine_u16(vshrn_n_u32(low, 16), vshrn_n_u32(high, 16)));
+        }
     }
     static NF4_INLINE Sum add_product(Sum sum, Vector weights, const float *x) {
         return vfmaq_f32(sum, weights, vld1q_f32(x));
@@ -134,57 +151,8 @@ struct NeonF32 {
     static NF4_INLINE void put(void *out, int64_t at, Sum sum) { put(out, at, total(sum)); }
 };
 
-// 32 weights in order.
-NF4_INLINE void unpack_in_order(const Bytes &table, const uint8_t *codes, float absmax,
-                                float32x4_t *out) {
-    uint8x16_t bytes = vld1q_u8(codes);
-    uint8x16_t odd = vandq_u8(bytes, vdupq_n_u8(15)), even = vshrq_n_u8(bytes, 4);
-    look_up(table, vzip1q_u8(even, odd), out);
-    look_up(table, vzip2q_u8(even, odd), out + 4);
-    for (int p = 0; p < 8; p++) out[p] = vmulq_n_f32(out[p], absmax);
-}
-
-void dequantize_f32(const Nf4Matrix *matrix, int64_t first, int64_t blocks, float *out) {
-    const Bytes table = byte_tables();
-    for (int64_t half = 0; half < 2 * blocks; half++) {
-        float room;
-        const float absmax = *absmax_of(*matrix, first + half / 2, 1, &room);
-        float32x4_t weights[8];
-        unpack_in_order(table, matrix->packed + first * 32 + half * 16, absmax, weights);
-        for (int p = 0; p < 8; p++) vst1q_f32(out + half * 32 + 4 * p, weights[p]);
-    }
-}
-
-void dequantize_bf16(const Nf4Matrix *matrix, int64_t first, int64_t blocks, uint16_t *out) {
-    const Bytes table = byte_tables();
-    for (int64_t half = 0; half < 2 * blocks; half++) {
-        float room;
-        const float absmax = *absmax_of(*matrix, first + half / 2, 1, &room);
-        float32x4_t weights[8];
-        unpack_in_order(table, matrix->packed + first * 32 + half * 16, absmax, weights);
-        for (int p = 0; p < 4; p++) {
-            uint32x4_t low = vreinterpretq_u32_f32(to_bf16_precision(weights[2 * p]));
-            uint32x4_t high = vreinterpretq_u32_f32(to_bf16_precision(weights[2 * p + 1]));
-            vst1q_u16(out + half * 32 + 8 * p,
-                      vcombine_u16(vshrn_n_u32(low, 16), vshrn_n_u32(high, 16)));
-        }
-    }
-}
-
 }  // namespace
 
-extern const Nf4Kernels nf4_neon = {
-    quantize<NeonF32, float>,
-    quantize<NeonF32, uint16_t>,
-    dequantize_f32,
-    dequantize_bf16,
-    row_bytes<NeonF32>,
-    row_bytes<RoundedBy<NeonF32>>,
-    prepare<NeonF32, float>,
-    prepare<RoundedBy<NeonF32>, uint16_t>,
-    multiply<NeonF32>,
-    multiply<RoundedBy<NeonF32>>,
-    scratch_bytes<NeonF32>,
-};
+extern const Nf4Kernels nf4_neon = kernels<NeonF32, RoundedBy<NeonF32>>();
 
 #endif

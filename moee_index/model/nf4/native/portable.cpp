@@ -24,8 +24,6 @@ struct PortableF32 {
     typedef int Table;
     enum { GROUP = 64, LANES = 16, PARTS = 4, DIRECT = 2, TILE = 2, SCALED = 0 };
     static int column(int i) { return i; }
-    static float element(float x) { return x; }
-    static float element(uint16_t x) { return bf16_to_float(x); }
     static float largest_magnitude(const float *values) {
         uint32_t most = 0;
         for (int i = 0; i < NF4_BLOCK; i++) {
@@ -62,21 +60,31 @@ struct PortableF32 {
     static void unpack_last(Table table, const uint8_t *codes, Scale scale, Vector *out) {
         unpack(table, codes, scale, out);
     }
-    static Vector rounded_product(Vector weights, Scale scale) {
-        for (int i = 0; i < 16; i++)
-            weights.value[i] = bf16_to_float(float_to_bf16(weights.value[i] * scale));
+    static Vector scaled(Vector weights, Scale scale) {
+        for (int i = 0; i < 16; i++) weights.value[i] *= scale;
         return weights;
+    }
+    static Vector rounded(Vector weights) {
+        for (int i = 0; i < 16; i++)
+            weights.value[i] = bf16_to_float(float_to_bf16(weights.value[i]));
+        return weights;
+    }
+    static void write_block(Table, const uint8_t *codes, float absmax, float *out) {
+        for (int i = 0; i < NF4_BLOCK / 2; i++) {
+            out[2 * i] = nf4_table[codes[i] >> 4] * absmax;
+            out[2 * i + 1] = nf4_table[codes[i] & 15] * absmax;
+        }
+    }
+    static void write_block(Table table, const uint8_t *codes, float absmax, uint16_t *out) {
+        float weights[NF4_BLOCK];
+        write_block(table, codes, absmax, weights);
+        for (int i = 0; i < NF4_BLOCK; i++) out[i] = float_to_bf16(weights[i]);
     }
     static void store(float *to, const Vector &value) { memcpy(to, &value, sizeof value); }
     static Vector load(const float *from) {
         Vector result;
         memcpy(&result, from, sizeof result);
         return result;
-    }
-    static void store_unpacked(Table table, const uint8_t *codes, Scale scale, float *out, bool) {
-        Vector weights[PARTS];
-        unpack(table, codes, scale, weights);
-        for (int i = 0; i < GROUP; i++) out[i] = weights[i / 16].value[i % 16] * scale;
     }
     static Sum add_product(Sum sum, const Vector &weights, const float *x) {
         for (int i = 0; i < 16; i++) sum.value[i] += weights.value[i] * x[i];
@@ -105,35 +113,6 @@ struct PortableF32 {
     static void put(void *out, int64_t at, const Sum &sum) { put(out, at, total(sum)); }
 };
 
-template <class Out, Out (*as)(float)>
-void dequantize(const Nf4Matrix *matrix, int64_t first, int64_t blocks, Out *out) {
-    for (int64_t block = 0; block < blocks; block++) {
-        float room;
-        const float absmax = *absmax_of(*matrix, first + block, 1, &room);
-        const uint8_t *codes = matrix->packed + (first + block) * (NF4_BLOCK / 2);
-        Out *to = out + block * NF4_BLOCK;
-        for (int i = 0; i < NF4_BLOCK / 2; i++) {
-            to[2 * i] = as(nf4_table[codes[i] >> 4] * absmax);
-            to[2 * i + 1] = as(nf4_table[codes[i] & 15] * absmax);
-        }
-    }
-}
-
-float same(float value) { return value; }
-uint16_t rounded(float value) { return float_to_bf16(value); }
-
 }  // namespace
 
-extern const Nf4Kernels nf4_portable = {
-    quantize<PortableF32, float>,
-    quantize<PortableF32, uint16_t>,
-    dequantize<float, same>,
-    dequantize<uint16_t, rounded>,
-    row_bytes<PortableF32>,
-    row_bytes<RoundedBy<PortableF32>>,
-    prepare<PortableF32, float>,
-    prepare<RoundedBy<PortableF32>, uint16_t>,
-    multiply<PortableF32>,
-    multiply<RoundedBy<PortableF32>>,
-    scratch_bytes<PortableF32>,
-};
+extern const Nf4Kernels nf4_portable = kernels<PortableF32, RoundedBy<PortableF32>>();
