@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = (
     {"errors"},
-    {"types", "dependencies", "deferred"},
+    {"types", "dependencies", "deferred", "text"},
     {"atomic", "backends", "limits"},
     {"fusion", "readers", "model"},
     {"encode"},

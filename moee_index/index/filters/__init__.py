@@ -53,10 +53,11 @@ from moee_index.index.filters.grammar import (
     parse,
     tests_of,
 )
-from moee_index.index.filters.lexer import FilterError, fail, shown
+from moee_index.index.filters.lexer import FilterError, fail
 from moee_index.index.filters.over_columns import Column
 from moee_index.index.store.field_names import dotted
 from moee_index.index.store.fields import kind_of, values_of
+from moee_index.text import shown
 
 __all__ = [
     "MAX_CHARACTERS",

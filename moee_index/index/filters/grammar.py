@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from moee_index.index.filters.lexer import Token, Tokens, Value, fail, shown
+from moee_index.index.filters.lexer import Token, Tokens, Value, fail
+from moee_index.text import shown
 
 MAX_CHARACTERS = 10_000
 MAX_NESTING = 50

@@ -64,13 +64,6 @@ def fail(text: str, position: int, message: str) -> NoReturn:
     raise FilterError(f"filter, position {position}, near {excerpt!r}: {message}", position)
 
 
-def shown(name: str) -> str:
-    """Somebody's text in a message: one line, printable, not too long."""
-    if not name.isprintable():
-        name = repr(name)[1:-1]
-    return name if len(name) <= 60 else name[:59] + "…"
-
-
 class Tokens:
     """The tokens of a filter one by one, so that the first mistake is the one reported."""
 
