@@ -92,9 +92,9 @@ def architectures() -> dict[str, Any]:
 
 def models_at_hand() -> list[str]:
     """The bundled model and the checkpoints in the hub's cache that have experts."""
-    from moee_index.model.checkpoint.find import bundled_path
-
     from huggingface_hub import constants
+
+    from moee_index.model.checkpoint.find import bundled_path
 
     models = [f"tiny ({bundled_path()})"]
     for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):

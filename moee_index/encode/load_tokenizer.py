@@ -7,6 +7,7 @@ tokens: whatever is missing, damaged or of another model is refused here, before
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     if not tokenizer.is_fast:
         raise ModelError(f"{file}: transformers reads it with a slow tokenizer; {_HOW}")
     tokenizer.split_special_tokens = True  # texts are data: what they spell is plain text
+    tokenizer.model_max_length = sys.maxsize  # texts are cut elsewhere, to what the options say
+    with reading(file, _library()):
+        tokenizer(["a"], return_offsets_mapping=True, return_special_tokens_mask=True)
     if vocabulary is not None:
         _check_size(tokenizer, file, vocabulary)
     return tokenizer
@@ -75,13 +79,18 @@ def _load(checkpoint: Checkpoint, file: Path) -> Any:
 
 def _from_file(file: Path) -> Any:
     """The tokenizer of a tokenizer.json alone, whatever class its config names."""
-    import tokenizers
     from transformers import PreTrainedTokenizerFast
 
     try:
         return PreTrainedTokenizerFast(tokenizer_file=str(file))
     except Exception as error:  # tokenizers has no error class for what it cannot read
-        raise file_error(file, error, f"tokenizers {tokenizers.__version__}") from error
+        raise file_error(file, error, _library()) from error
+
+
+def _library() -> str:
+    import tokenizers
+
+    return f"tokenizers {tokenizers.__version__}"
 
 
 def _check_size(tokenizer: Any, file: Path, vocabulary: int) -> None:
