@@ -16,7 +16,7 @@ from typing import Any
 
 from moee_index.dependencies import internal
 from moee_index.errors import ModelError, MoeeIndexError
-from moee_index.model.checkpoint.faults import UnreadableError, lacks_memory
+from moee_index.model.checkpoint.faults import UnreadableError, check_weights, lacks_memory
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.text_config import is_count
 from moee_index.text import shown
@@ -164,6 +164,7 @@ def _check_extents(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         if value > checkpoint.most_weights or (
             key.endswith("layers") and value > _MANY_LAYERS and value > checkpoint.count_tensors()
         ):
+            check_weights(checkpoint.weights)
             raise ModelError(
                 f"{file}: {key!r} is {value}, more than all the weights in {checkpoint.path} are; "
                 "config.json is of another model, or damaged"

@@ -7,10 +7,12 @@ memory are told as what they are. Where files are looked for is left to `find`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from moee_index.errors import ModelError, MoeeIndexError, first_line
 from moee_index.text import shown
@@ -124,6 +126,47 @@ def weights_error(file: Path, error: Exception) -> ModelError:
         return unreadable(file, error)
     damage = f"is damaged ({shown(first_line(error), 200)}); {AGAIN}"
     return ModelError(f"{file} {fault or damage}")
+
+
+@contextmanager
+def reading_weights(files: Sequence[Path]) -> Iterator[None]:
+    """Turn what goes wrong while safetensors files are opened, read and stored in memory into one
+    line that names the file. Raises ModelError."""
+    try:
+        yield
+    except MoeeIndexError:
+        raise
+    except (SafetensorError, OSError) as error:
+        raise weights_error(_faulty(files), error) from error
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise UnreadableError(
+            f"there is not enough memory for the weights of {files[0].parent}; close other "
+            "programs, or take a smaller model"
+        ) from error
+
+
+def check_weights(files: Sequence[Path]) -> None:
+    """Raise ModelError for a weight file that cannot be opened, is something else, or is cut."""
+    for file in files:
+        try:
+            fault = content_fault(file) or _size_fault(file)
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if fault is not None:
+            raise ModelError(f"{file} {fault}")
+
+
+def _faulty(files: Sequence[Path]) -> Path:
+    """The first file in which a fault shows, or that cannot be opened; else the first one."""
+    for file in files:
+        try:
+            if content_fault(file) or _size_fault(file):
+                return file
+        except OSError:
+            return file
+    return files[0]
 
 
 def read_header(file: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from moee_index.errors import ModelError
 from moee_index.model.arch.select import ModelPlan
 from moee_index.model.checkpoint.bitsandbytes import FourBitMatrix
+from moee_index.model.checkpoint.faults import reading_weights
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.tensors import Part, Readers, dense
 from moee_index.model.load.plan import Piece, Source, pieces, plan_sources
@@ -54,7 +55,7 @@ def fill_from_sources(
     Raises ModelError naming the tensor that is missing, unexpected, misshapen or not finite.
     """
     done = 0
-    with ExitStack() as files:
+    with reading_weights(checkpoint.weights), ExitStack() as files:
         readers = {
             file: files.enter_context(safe_open(file, framework="pt"))
             for file in checkpoint.weights
