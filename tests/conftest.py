@@ -110,3 +110,9 @@ def wide_olmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole checkpoint of some 100 kB, to be copied and changed."""
     return write_small_checkpoint(tmp_path_factory.mktemp("small") / "olmoe")
+
+
+@pytest.fixture
+def checkpoint(small_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the small checkpoint, to be changed."""
+    return Path(shutil.copytree(small_checkpoint, tmp_path / "olmoe"))

@@ -34,11 +34,6 @@ def ids_of(tokenizer: Tokenizer, template: str, *texts: str) -> list[tuple[int, 
     return [one.text.ids for one in tokenizer.tokenize(texts, parse_prompt(template))]
 
 
-@pytest.fixture
-def checkpoint(small_checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_checkpoint, tmp_path / "olmoe"))
-
-
 def change(checkpoint: Path, function: Callable[[dict[str, Any]], object]) -> None:
     file = checkpoint / "tokenizer.json"
     content = json.loads(file.read_text())

@@ -5,7 +5,6 @@ anything is embedded, and for the reason that is the true one.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import shutil
@@ -18,25 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fakes.mutations import LFS_POINTER
+from fakes.small_checkpoint import edit_json as edit
 from moee_index.encode.encoder import Encoder
-from moee_index.errors import MisuseError, ModelError, MoeeIndexError, StorageError
+from moee_index.errors import MisuseError, ModelError, MoeeIndexError
 from moee_index.model.checkpoint.find import find_checkpoint
-from moee_index.model.load.cache import Cache, cache_directory
 from moee_index.model.load.quantize import quantize_checkpoint
-from moee_index.model.run.model import choose_device
 
 Change = Callable[[Path], object]
-
-
-@pytest.fixture
-def checkpoint(small_checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy of the small checkpoint, to be changed."""
-    return Path(shutil.copytree(small_checkpoint, tmp_path / "olmoe"))
-
-
-def edit(file: Path, **changes: Any) -> None:
-    content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(content | changes))
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -364,195 +351,3 @@ def test_how_a_model_computes_is_not_the_configs_to_say(
     wanted = Encoder.load(small_checkpoint).encode(["ships at sea"])
     found = Encoder.load(checkpoint).encode(["ships at sea"])
     assert (found.hs == wanted.hs).all() and (found.rw == wanted.rw).all()
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        ({"prompt": "no hole"}, "'prompt' 'no hole' is neither a known prompt"),
-        ({"prompt": 5}, "'prompt' 5 is not text"),
-        ({"query-prompt": "half \ud83d {text}"}, "'query-prompt' holds half a surrogate pair"),
-        ({"pooling": "first"}, "'pooling' first is unknown; known: last, mean"),
-        ({"max-tokens": "512"}, "'max-tokens' 512 must be an integer"),
-        ({"max-tokens": True}, "'max-tokens' True must be an integer"),
-        ({"max-tokens": 0}, "'max-tokens' 0 must be at least 1"),
-        ({"max-tokens": 300}, "'max-tokens' 300 is more than the 256 positions"),
-        ({"rw": []}, r"'rw' \[\] is unknown"),
-        ({"format": 2}, "has format 2"),
-        ({"quantization": {"type": "fp4"}}, "has type fp4, this version reads nf4"),
-        ({"quantization": {"bytes": "many"}}, "'bytes' of 'quantization' is not of type int"),
-    ],
-)
-def test_a_bad_value_of_moee_index_json_blames_that_file(
-    checkpoint: Path, said: dict[str, Any], told: str
-) -> None:
-    (checkpoint / "moee_index.json").write_text(json.dumps(said))
-    with pytest.raises(ModelError, match=rf"moee_index\.json:? (.quantization. )?{told}"):
-        Encoder.load(checkpoint)
-
-
-def test_more_tokens_than_positions_are_refused_with_both_numbers(checkpoint: Path) -> None:
-    assert Encoder.load(checkpoint).spec.max_tokens == 256  # the default, where there are fewer
-    assert Encoder.load(checkpoint, max_tokens=256).spec.max_tokens == 256
-    with pytest.raises(
-        MisuseError, match=r"--max-tokens 257 is more than the 256 positions.*max_p"
-    ):
-        Encoder.load(checkpoint, max_tokens=257)
-    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
-    edit(checkpoint / "config.json", rope_parameters=yarn | {"rope_theta": 10000.0})
-    assert Encoder.load(checkpoint, max_tokens=1024).spec.max_tokens == 1024
-    with pytest.raises(MisuseError, match="1025 is more than the 1024"):
-        Encoder.load(checkpoint, max_tokens=1025)
-
-
-def test_an_index_keeps_the_tokens_that_it_was_built_with(checkpoint: Path) -> None:
-    from dataclasses import replace
-
-    spec = replace(Encoder.load(checkpoint).spec, max_tokens=400)
-    assert Encoder.for_spec(spec).spec.max_tokens == 400
-
-
-@pytest.mark.parametrize(
-    "device", ["mps", "cud", "cuda:x", "meta", "cuda:", "", " cpu", "cpu:0", "cuda:-1", "CPU"]
-)
-def test_devices_that_there_are_not(device: str) -> None:
-    with pytest.raises(MisuseError, match=r"is none of auto, cpu and cuda\[:N\]"):
-        choose_device(device)
-
-
-@pytest.mark.parametrize(
-    ("count", "device", "error", "said"),
-    [
-        (0, "cuda", ModelError, "torch finds no CUDA device"),
-        (0, "cuda:7", MisuseError, "torch finds no CUDA device"),
-        (1, "cuda:7", MisuseError, "there is 1 CUDA device, numbered from 0"),
-        (2, "cuda:2", MisuseError, "there are 2 CUDA devices"),
-    ],
-)
-def test_cards_that_there_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-    count: int,
-    device: str,
-    error: type[MoeeIndexError],
-    said: str,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(error, match=said):
-        choose_device(device)
-
-
-# The cache
-
-
-@pytest.fixture
-def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user id without a name and no HOME."""
-    import pwd
-
-    for name in ("HOME", "XDG_CACHE_HOME", "MOEE_INDEX_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-
-    def unknown(uid: int) -> Any:
-        raise KeyError(f"getpwuid(): uid not found: {uid}")
-
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
-
-
-@pytest.mark.usefixtures("homeless")
-def test_without_a_home_nothing_is_kept_and_that_is_told_once(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from moee_index.environment import describe_program
-    from moee_index.model.load import load as loading
-
-    with pytest.raises(StorageError, match="set MOEE_INDEX_CACHE"):
-        cache_directory()
-    told: list[str] = []
-    Encoder.load(checkpoint, notify=told.append)
-    assert not any("kept" in line for line in told), "a small model asks for no cache"
-    monkeypatch.setattr(loading, "LARGE", 0)
-    Encoder.load(checkpoint, notify=told.append)
-    assert sum("the 4-bit form is not kept: there is no home" in line for line in told) == 1
-    assert "set MOEE_INDEX_CACHE" in describe_program()["cache"]["directory"]
-    monkeypatch.setenv("MOEE_INDEX_CACHE", "~/cache")
-    with pytest.raises(StorageError, match="set MOEE_INDEX_CACHE"):
-        cache_directory()
-    with pytest.raises(ModelError, match="no home directory for ~; write the whole path"):
-        Encoder.load("~/model")
-
-
-@pytest.mark.parametrize("place", ["~/.cache/huggingface/hub", "relative/hub"])
-def test_the_hubs_cache_is_never_made_where_the_program_was_started(
-    monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.delenv("HF_HOME")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", place)
-    with pytest.raises(ModelError, match=r"no place for the hub's cache.*set HF_HOME"):
-        find_checkpoint("owner/name")
-
-
-def test_a_cache_that_cannot_be_used_is_told_once_and_left_alone(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from moee_index.model.load import load as loading
-
-    monkeypatch.setattr(loading, "LARGE", 0)
-    file = tmp_path / "file"
-    file.write_text("not a directory")
-    for place in (file, file / "below"):
-        monkeypatch.setenv("MOEE_INDEX_CACHE", str(place))
-        told: list[str] = []
-        Encoder.load(checkpoint, notify=told.append)
-        assert sum("the 4-bit form is not kept" in line for line in told) == 1
-    monkeypatch.setenv("MOEE_INDEX_CACHE", str(tmp_path / "cache"))
-    Encoder.load(checkpoint)
-    ((name, _),) = Cache(told.append).entries()
-    kept = tmp_path / "cache" / name / "model.safetensors"
-    opened = Path.open
-
-    def refuse(self: Path, *args: Any, **named: Any) -> Any:
-        if self == kept:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return opened(self, *args, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refuse)
-        told.clear()
-        Encoder.load(checkpoint, notify=told.append)
-    assert not any("damaged" in line for line in told)
-    assert sum("not kept" in line and "Permission denied" in line for line in told) == 1
-    assert kept.exists(), "what may not be read is not removed"
-
-
-# Where the model of an index is
-
-
-def test_a_relative_model_is_found_from_anywhere(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from moee_index.index import Index
-    from moee_index.types import Document
-
-    monkeypatch.chdir(tmp_path)
-    encoder = Encoder.load("olmoe")
-    assert encoder.spec.path == str(tmp_path / "olmoe")
-    documents = [Document("a", "rain on the roof"), Document("b", "ships at sea")]
-    Index.build("index", documents, encoder).close()
-    monkeypatch.chdir("/")
-    with Index.open(tmp_path / "index", Encoder.for_spec) as index:
-        assert index.search("ships at sea", k=1)[0].id == "b"
-    # both moved together
-    (tmp_path / "elsewhere").mkdir()
-    for name in ("olmoe", "index"):
-        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
-    with Index.open(tmp_path / "elsewhere" / "index", Encoder.for_spec) as index:
-        assert index.search("ships at sea", k=1)[0].id == "b"
-    (tmp_path / "elsewhere" / "olmoe").rename(tmp_path / "gone")
-    with (
-        Index.open(tmp_path / "elsewhere" / "index", Encoder.for_spec) as index,
-        pytest.raises(ModelError, match="no longer there; give its new place with --model"),
-    ):
-        index.search("ships at sea", k=1)

@@ -114,20 +114,6 @@ def _ended_early(error: Exception) -> bool:
     return any(text in str(error) for text in _ENDS_EARLY)
 
 
-def weights_error(file: Path, error: Exception) -> ModelError:
-    """The error for a safetensors file that could not be opened or read."""
-    if lacks_memory(error):
-        return UnreadableError(f"there is not enough memory to read {file}")
-    try:
-        fault = content_fault(file) or _size_fault(file)
-    except OSError as refused:
-        return unreadable(file, refused)
-    if fault is None and isinstance(error, OSError):
-        return unreadable(file, error)
-    damage = f"is damaged ({shown(first_line(error), 200)}); {AGAIN}"
-    return ModelError(f"{file} {fault or damage}")
-
-
 @contextmanager
 def reading_weights(files: Sequence[Path]) -> Iterator[None]:
     """Turn what goes wrong while safetensors files are opened, read and stored in memory into one
@@ -137,7 +123,14 @@ def reading_weights(files: Sequence[Path]) -> Iterator[None]:
     except MoeeIndexError:
         raise
     except (SafetensorError, OSError) as error:
-        raise weights_error(_faulty(files), error) from error
+        # safetensors calls a file missing that may not be opened: the true reason comes first.
+        check_weights(files)
+        where = files[0] if len(files) == 1 else files[0].parent
+        if isinstance(error, OSError):
+            raise unreadable(where, error) from error
+        raise ModelError(
+            f"{where} is damaged ({shown(first_line(error), 200)}); {AGAIN}"
+        ) from error
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
@@ -156,17 +149,6 @@ def check_weights(files: Sequence[Path]) -> None:
             raise unreadable(file, error) from error
         if fault is not None:
             raise ModelError(f"{file} {fault}")
-
-
-def _faulty(files: Sequence[Path]) -> Path:
-    """The first file in which a fault shows, or that cannot be opened; else the first one."""
-    for file in files:
-        try:
-            if content_fault(file) or _size_fault(file):
-                return file
-        except OSError:
-            return file
-    return files[0]
 
 
 def read_header(file: Path) -> dict[str, Any]:

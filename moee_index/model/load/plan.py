@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import torch
 
 from moee_index.dependencies import internal
-from moee_index.errors import ModelError
+from moee_index.errors import ModelError, first_line
+from moee_index.model.arch.config import config_errors
 from moee_index.model.arch.select import ModelPlan
 from moee_index.model.checkpoint import bitsandbytes, fp8, mxfp4
+from moee_index.model.checkpoint.faults import lacks_memory
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.keys import Naming, targets_of
 from moee_index.model.checkpoint.quant_config import ADVICE, BITSANDBYTES, FP8, MXFP4
@@ -96,7 +98,8 @@ def plan_sources(
 
     Raises ModelError naming a tensor that is unexpected, unreadable or missing.
     """
-    rename = _renaming(plan.naming)
+    with config_errors(checkpoint):
+        rename = _renaming(plan.naming)
     tensors = _stored_tensors(checkpoint, readers)
     _check_wrapped(tensors, checkpoint)
     sources: dict[str, list[Source]] = defaultdict(list)
@@ -319,7 +322,15 @@ def _converted(
     for source in sorted(sources, key=lambda source: _natural(source.key)):
         tensor = dense(source.stored.whole(readers))
         filled.collected_tensors[source.pattern].append(lambda tensor=tensor: tensor)
-    converted = filled.convert(sources[0].first, model=naming, config=naming.config)
+    try:
+        converted = filled.convert(sources[0].first, model=naming, config=naming.config)
+    except Exception as error:  # its operations check nothing themselves
+        if lacks_memory(error):
+            raise
+        raise ModelError(
+            f"{target}: transformers cannot make it of {sources[0].key} {list(sources[0].shape)} "
+            f"({first_line(error)}); config.json describes another model"
+        ) from error
     value = converted[naming.in_full_model(target)]
     return value[0] if isinstance(value, list) else value  # type: ignore[no-any-return]
 
