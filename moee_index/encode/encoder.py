@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
-from moee_index.encode.chunking import divide
+from moee_index.encode.chunking import SECTION, divide, divide_long
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
@@ -278,10 +279,11 @@ class Encoder:
     def passages(
         self, documents: Sequence[tuple[str, str]], chunking: Chunking
     ) -> list[list[Span]]:
-        """Divide the texts of (title, text) pairs into passages; see `passages.divide`.
+        """Divide the texts of (title, text) pairs into passages; see `chunking.divide`.
 
-        All documents are tokenised in one call. Raises MisuseError where a passage of
-        `chunking.size` tokens and the prompt's own tokens do not fit max_tokens.
+        Of a document longer than chunking.SECTION characters only so many are looked at together.
+        Raises MisuseError where a passage of `chunking.size` tokens and the prompt's own tokens do
+        not fit max_tokens.
         """
         template, most = self._tokenizer.template_tokens(self._prompt), self._tokenizer.max_tokens
         if chunking.size + template > most:
@@ -299,11 +301,15 @@ class Encoder:
         # As it will be embedded: the clean-up swaps characters one for one, and its closing full
         # stop, if any, is counted with the template.
         cleaned = [self._prompt.apply(content)[1][: len(content)] for content in contents]
+        short = [content for content in cleaned if len(content) <= SECTION]
+        offsets = iter(self._tokenizer.offsets(short))
         return [
-            divide(title, text, offsets, chunking)
-            for (title, text), offsets in zip(
-                documents, self._tokenizer.offsets(cleaned), strict=True
+            divide(title, text, next(offsets), chunking)
+            if len(content) <= SECTION
+            else divide_long(
+                title, text, partial(self._tokenizer.offsets_within, content), chunking
             )
+            for (title, text), content in zip(documents, cleaned, strict=True)
         ]
 
     def encode(

@@ -32,7 +32,7 @@ from moee_index.index.store.layout import (
     segment_folders,
     standardizer_name,
 )
-from moee_index.types import PARTS, EncoderSpec, Pair
+from moee_index.types import PARTS, WINDOW_CHARACTERS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
 VERSION = 2
@@ -42,7 +42,8 @@ VERSION = 2
 class Building:
     """The settings of an unfinished segment, which a resumed build must share.
 
-    batch_tokens and window decide which texts share a batch: a resumed build keeps them.
+    batch_tokens, window and characters (of a window at most; None: of any number, as earlier
+    versions had it) decide which texts share a batch: a resumed build keeps them.
     chunk: how long documents are split ("200:40"), None where they are not. purpose: whether a new
     index is built or documents are added to one.
     """
@@ -55,6 +56,7 @@ class Building:
     batch_tokens: int
     window: int
     purpose: Literal["build", "add"] = "build"
+    characters: int | None = WINDOW_CHARACTERS
 
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -70,6 +72,7 @@ class Building:
             return None
         _check_version(content, path)
         with _damaged(path):
+            content.setdefault("characters", None)
             named = {field.name: content[field.name] for field in fields(cls)}
             return cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
 
