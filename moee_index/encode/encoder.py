@@ -26,6 +26,7 @@ from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoin
 from moee_index.model.load.cache import Cache
 from moee_index.model.nf4.native.library import BITSANDBYTES
 from moee_index.model.run.model import RunningModel, TokenizedText
+from moee_index.text import check_texts
 from moee_index.types import (
     LEAST_SIZE,
     AskedOptions,
@@ -259,9 +260,13 @@ class Encoder:
         return Encoder(spec, self.running, self._tokenizer, self._batch_tokens)
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
-        """Tokenise one window of texts and plan its batches; see `EncodingPlan`."""
+        """Tokenise one window of texts and plan its batches; see `EncodingPlan`.
+
+        Raises MisuseError for what is no text.
+        """
+        texts = check_texts(texts)
         prompt = self._query_prompt if query else self._prompt
-        tokenized = self._tokenizer.tokenize(list(texts), prompt)
+        tokenized = self._tokenizer.tokenize(texts, prompt)
         # Under mean pooling equal ids with different own tokens would give different embeddings.
         groups = group_equal([(*each.text.ids, *each.text.own) for each in tokenized])
         lengths = [len(tokenized[group[0]].text.ids) for group in groups]
@@ -322,7 +327,9 @@ class Encoder:
         """Raw HS float32 [n, d] and RW float32 [n, layers * experts] of texts, in their order.
 
         An empty text is embedded as the bare template. `query=True` uses the query prompt.
+        Raises MisuseError for what is no text, and for one text where several are meant.
         """
+        texts = check_texts(texts)
         hs = np.empty((len(texts), self._spec.hs_dim), dtype=np.float32)
         rw = np.empty((len(texts), self._spec.rw_dim), dtype=np.float32)
         done = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moee_index.errors import MisuseError
+from moee_index.text import check_text
 
 TEMPLATES = {
     "none": '"{text}"',
@@ -82,6 +83,7 @@ def parse_prompt(prompt: str) -> Prompt:
 
     Raises MisuseError for an unknown name or a template without the hole.
     """
+    check_text(prompt, "the prompt")
     name = prompt.replace("_", "-")
     template = TEMPLATES.get(name)
     if template is None:
