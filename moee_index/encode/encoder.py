@@ -268,7 +268,7 @@ class Encoder:
         prompt = self._query_prompt if query else self._prompt
         tokenized = self._tokenizer.tokenize(texts, prompt)
         # Under mean pooling equal ids with different own tokens would give different embeddings.
-        groups = group_equal([(*each.text.ids, *each.text.own) for each in tokenized])
+        groups = group_equal([(each.text.ids, each.text.own) for each in tokenized])
         lengths = [len(tokenized[group[0]].text.ids) for group in groups]
         batches = plan_batches(lengths, self._batch_tokens)
         grouped = [[groups[item] for item in batch] for batch in batches]

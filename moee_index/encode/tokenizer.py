@@ -52,6 +52,8 @@ class Tokenizer:
             raise MisuseError(f"--max-tokens {max_tokens} must be at least 1")
         self.max_tokens = max_tokens
         self._tokenizer = _load(checkpoint)
+        # One object for each token id: a window of long texts holds millions of them.
+        self._ids: dict[int, int] = {}
         self._fallback = next(
             (
                 int(token)
@@ -174,7 +176,8 @@ class Tokenizer:
             ids = [self._fallback]
         if last <= first:
             first, last = 0, len(ids)
-        return Tokenized(TokenizedText(tuple(ids), (first, last)), truncated)
+        shared = tuple(map(self._ids.setdefault, ids, ids))
+        return Tokenized(TokenizedText(shared, (first, last)), truncated)
 
 
 def _shares(texts: Sequence[str], most: int) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Windows of a build: full by passages or by characters, and the same again after an interruption."""
+"""Windows of a build: full by passages or by characters, and the same after an interruption."""
 
 from __future__ import annotations
 
