@@ -26,7 +26,8 @@ class DocumentMaker:
         self._reading = reading
         self._reject = reject
         self._told = reading.id is not None
-        self._unseen = set(reading.metadata or ()) | set(reading.metadata_except)
+        self._unseen = set(reading.metadata or ())
+        self._any = False
 
     def documents(
         self, records: Records, prefix: str, partitions: dict[str, str | None]
@@ -46,11 +47,12 @@ class DocumentMaker:
 
     def end(self) -> None:
         """Tell which fields were named and never there."""
-        for name in sorted(self._unseen):
+        for name in sorted(self._unseen) if self._any else ():
             self._reading.notify(f"metadata: no document has a field {name!r}")
 
     def _document(self, record: Record, prefix: str, partitions: dict[str, str | None]) -> Document:
         fields = {**partitions, **record.fields}
+        self._any = True
         if self._unseen:
             self._unseen.difference_update(fields)
         try:

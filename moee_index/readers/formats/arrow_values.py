@@ -36,7 +36,7 @@ def plain_values(array: Any) -> list[Any]:
     for is_kind, convert in _CONVERTERS:
         if is_kind(kind):
             return convert(array)
-    return [None if value is None else str(value) for value in array]  # shown as Arrow does
+    return [str(scalar) if scalar.is_valid else None for scalar in array]  # as Arrow shows it
 
 
 def _of_extension(array: Any) -> list[Any]:

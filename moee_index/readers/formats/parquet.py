@@ -73,7 +73,7 @@ def _rows(
 
     from moee_index.readers.formats.arrow_values import plain_values
 
-    with pq.ParquetFile(stream, buffer_size=_BUFFER) as file:
+    with pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as file:
         names = list(file.schema_arrow.names)
         require(names, name, reading)
         taken = _taken(names, reading)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from moee_index.readers.lines import BadLineError
@@ -22,6 +22,7 @@ class Reading:
     (None: all), metadata_except: those that are not.
     Of tables: delimiter; quoting (None: quoted, except that a .tsv is only where its first line
     is); header: whether the first line names the fields, else `columns` do.
+    partitions: fields that all records of the file have besides their own.
     """
 
     id: str | None = None
@@ -34,6 +35,7 @@ class Reading:
     header: bool = True
     columns: tuple[str, ...] | None = None
     notify: Notify = ignore
+    partitions: Mapping[str, str | None] = field(default_factory=dict)
 
     def keeps(self, name: str) -> bool:
         """Whether a field that is neither id, text nor title becomes metadata."""
