@@ -92,7 +92,8 @@ def _rows(
 
 def _rows_at_a_time(group: Any) -> int:
     """How many rows of a group make a batch, by its metadata."""
-    return max(1, min(_ROWS, BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
+    fitting: int = BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)
+    return max(1, min(_ROWS, fitting))
 
 
 def _taken(names: list[str], reading: Reading) -> list[str] | None:
