@@ -72,9 +72,13 @@ class DocumentMaker:
         if made:
             key = f"{prefix}:{record.number}"
             self._tell(fields, key)
-        title = title_of(fields.pop("title", None), numbers=True)
+        title = title_of(fields.get("title"), numbers=True)
+        if not title:
+            fields.pop("title", None)
         metadata = {
-            name: as_json(value) for name, value in fields.items() if self._reading.keeps(name)
+            name: as_json(value)
+            for name, value in fields.items()
+            if name == "title" or self._reading.keeps(name)
         }
         return Document(id_of(key, "the id"), text, metadata, title, record.source, made)
 

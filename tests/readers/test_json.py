@@ -145,6 +145,11 @@ def test_numbers_as_ids(tmp_path: Path, key: Any, expected: str) -> None:
     assert read(tmp_path, "a.jsonl", json.dumps({"id": key, "text": "a"}))[0].id == expected
 
 
+def test_metadata_keeps_its_order(tmp_path: Path) -> None:
+    content = '{"b": 1, "title": "T", "id": 1, "text": "a", "a": 2}'
+    assert list(read(tmp_path, "a.jsonl", content)[0].metadata) == ["b", "title", "a"]
+
+
 def test_a_null_text_is_an_empty_document(tmp_path: Path) -> None:
     assert read(tmp_path, "a.jsonl", '{"id": 1, "text": null}') == [Document("1", "")]
 
