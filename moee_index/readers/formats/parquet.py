@@ -33,7 +33,7 @@ def read_parquet(source: ByteSource, name: str, reading: Reading) -> Records:
             for row in _rows(stream, source, name, reading):
                 number += 1
                 yield Record(row, number, f"{name}:{number}", "")
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a name that is no text
             raise CorpusError(
                 f"{name}: cannot be read as Parquet after row {number} ({first_line(error)})"
             ) from None
