@@ -332,7 +332,11 @@ def load_encoder_of(
     encoder_class = _encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
         return encoder_class.for_spec(
-            index.spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
+            index.located_spec(),
+            **options,
+            few_texts=few_texts,
+            notify=console.tell,
+            progress=progress,
         )
 
 
