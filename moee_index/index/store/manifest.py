@@ -32,6 +32,7 @@ from moee_index.index.store.layout import (
     segment_folders,
     standardizer_name,
 )
+from moee_index.index.store.reading import known, reading, unreadable
 from moee_index.types import PARTS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
@@ -210,13 +211,8 @@ class Manifest:
         path = directory / relative
         if relative not in self.files:
             raise IndexDamagedError(f"{directory / MANIFEST} does not list {relative}")
-        try:
+        with reading(path):
             size = path.stat().st_size
-        except OSError as error:
-            raise IndexDamagedError(
-                f"{path} cannot be read ({error.strerror}); copy the whole index again if it was "
-                "copied while it was written to, else restore it or build again with --overwrite"
-            ) from error
         if size != self.files[relative].size:
             raise IndexDamagedError(
                 f"{path} has {counted(size, 'byte')} instead of {self.files[relative].size}; "
@@ -254,20 +250,22 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def _missing(directory: Path) -> str:
-    if not directory.exists():
+    if not known(directory.exists):
         return f"{directory}: no such directory; make an index there with moee-index build"
-    if any((path / BUILDING).exists() for path in segment_folders(directory)):
+    if any(known((path / BUILDING).exists) for path in segment_folders(directory)):
         return f"{directory} holds an unfinished build; start the same build again to resume it"
     return f"{directory} is not an index (it has no {MANIFEST}); make one with moee-index build"
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        written = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
+    try:
+        content = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise IndexDamagedError(
             f"{path} is damaged (it is not JSON: {error}); build again with --overwrite"
