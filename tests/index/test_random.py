@@ -182,7 +182,7 @@ class ChangingIndex(RuleBasedStateMachine):
         self.standardize = which
         rows = self.embeddings(list(self.model))
         with Index.open(self.directory) as opened:
-            assert opened.standardizer.which == which
+            assert opened.standardizer.fitted == which
             arrays = opened.standardizer.to_arrays()
         for part, found in rows.items():
             if which not in ("both", part):
