@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
-from moee_index.encode.chunking import divide
+from moee_index.encode.chunking import SECTION, divide, divide_long
 from moee_index.encode.options import resolve_options
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
@@ -26,6 +27,7 @@ from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoin
 from moee_index.model.load.cache import Cache
 from moee_index.model.nf4.native.library import BITSANDBYTES
 from moee_index.model.run.model import RunningModel, TokenizedText
+from moee_index.text import check_texts
 from moee_index.types import (
     LEAST_SIZE,
     AskedOptions,
@@ -261,11 +263,15 @@ class Encoder:
         return Encoder(spec, self.running, self._tokenizer, self._batch_tokens)
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
-        """Tokenise one window of texts and plan its batches; see `EncodingPlan`."""
+        """Tokenise one window of texts and plan its batches; see `EncodingPlan`.
+
+        Raises MisuseError for what is no text.
+        """
+        texts = check_texts(texts)
         prompt = self._query_prompt if query else self._prompt
-        tokenized = self._tokenizer.tokenize(list(texts), prompt)
+        tokenized = self._tokenizer.tokenize(texts, prompt)
         # Under mean pooling equal ids with different own tokens would give different embeddings.
-        groups = group_equal([(*each.text.ids, *each.text.own) for each in tokenized])
+        groups = group_equal([(each.text.ids, each.text.own) for each in tokenized])
         lengths = [len(tokenized[group[0]].text.ids) for group in groups]
         batches = plan_batches(lengths, self._batch_tokens)
         grouped = [[groups[item] for item in batch] for batch in batches]
@@ -281,10 +287,11 @@ class Encoder:
     def passages(
         self, documents: Sequence[tuple[str, str]], chunking: Chunking
     ) -> list[list[Span]]:
-        """Divide the texts of (title, text) pairs into passages; see `passages.divide`.
+        """Divide the texts of (title, text) pairs into passages; see `chunking.divide`.
 
-        All documents are tokenised in one call. Raises MisuseError where a passage of
-        `chunking.size` tokens and the prompt's own tokens do not fit max_tokens.
+        Of a document longer than chunking.SECTION characters only so many are looked at together.
+        Raises MisuseError where a passage of `chunking.size` tokens and the prompt's own tokens do
+        not fit max_tokens.
         """
         template, most = self._tokenizer.template_tokens(self._prompt), self._tokenizer.max_tokens
         if chunking.size + template > most:
@@ -302,11 +309,15 @@ class Encoder:
         # As it will be embedded: the clean-up swaps characters one for one, and its closing full
         # stop, if any, is counted with the template.
         cleaned = [self._prompt.apply(content)[1][: len(content)] for content in contents]
+        short = [content for content in cleaned if len(content) <= SECTION]
+        offsets = iter(self._tokenizer.offsets(short))
         return [
-            divide(title, text, offsets, chunking)
-            for (title, text), offsets in zip(
-                documents, self._tokenizer.offsets(cleaned), strict=True
+            divide(title, text, next(offsets), chunking)
+            if len(content) <= SECTION
+            else divide_long(
+                title, text, partial(self._tokenizer.offsets_within, content), chunking
             )
+            for (title, text), content in zip(documents, cleaned, strict=True)
         ]
 
     def encode(
@@ -319,7 +330,9 @@ class Encoder:
         """Raw HS float32 [n, d] and RW float32 [n, layers * experts] of texts, in their order.
 
         An empty text is embedded as the bare template. `query=True` uses the query prompt.
+        Raises MisuseError for what is no text, and for one text where several are meant.
         """
+        texts = check_texts(texts)
         hs = np.empty((len(texts), self._spec.hs_dim), dtype=np.float32)
         rw = np.empty((len(texts), self._spec.rw_dim), dtype=np.float32)
         done = 0

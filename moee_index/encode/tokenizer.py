@@ -6,7 +6,7 @@ Batches are planned elsewhere (`batches`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,21 @@ from moee_index.model.arch.config import vocabulary_of
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.run.model import TokenizedText
 from moee_index.text import shown
+
+# Of a long text so many characters for each token of the limit are looked at, and twice as many
+# while they hold too few tokens.
+_CHARACTERS = 16
+# Characters around a cut whose tokens may depend on what is behind it.
+_CONTEXT = 512
+# Characters that are handed to the library at a time: what it says of each token, as Python
+# objects, takes some hundred times the token's own size.
+_AT_A_TIME = 2**20
+
+
+# Before the text, the text, and what is behind it.
+Piece = tuple[str, str, str]
+# Token ids, the characters [start, end) of each, and 1 for each that is no part of the input.
+Encoded = tuple[list[int], list[tuple[int, int]], list[int]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,8 @@ class Tokenizer:
         self._file = checkpoint.path / FILE
         self._vocabulary = vocabulary_of(checkpoint)
         self._tokenizer = load_tokenizer(checkpoint)
+        # One object for each token id: a window of long texts holds millions of them.
+        self._ids: dict[int, int] = {}
         self._of_templates: dict[tuple[str, str], TemplateTokens | None] = {}
         self._fallback = next(
             (
@@ -60,11 +77,30 @@ class Tokenizer:
 
         Raises MisuseError where the template alone does not fit.
         """
-        if not texts:
-            return []
-        pieces = [prompt.apply(text) for text in texts]
-        encoded = self._encode(pieces)
-        return [self._finish(piece, *one) for piece, one in zip(pieces, encoded, strict=True)]
+        tokenized: list[Tokenized] = []
+        kept = self.max_tokens * _CHARACTERS
+        for some in _shares(texts, kept):
+            wholes = [prompt.apply(text) for text in some]
+            pieces = [_without_middle(whole, kept) for whole in wholes]
+            encoded = self._encode(pieces)
+            tokenized += [
+                self._finish(*self._enough(whole, piece, one))
+                for whole, piece, one in zip(wholes, pieces, encoded, strict=True)
+            ]
+        return tokenized
+
+    def _enough(self, whole: Piece, piece: Piece, encoded: Encoded) -> tuple[Piece, Encoded]:
+        """A text without its middle that comes out as the whole would, with its tokens: more than
+        max_tokens of them are before what was taken out, far enough from it not to depend on it."""
+        kept = self.max_tokens * _CHARACTERS
+        while len(piece[1]) < len(whole[1]):
+            sure = len(whole[0]) + kept - _CONTEXT
+            if sum(right <= sure for _, right in encoded[1]) > self.max_tokens:
+                break
+            kept *= 2
+            piece = _without_middle(whole, kept)
+            (encoded,) = self._encode([piece])
+        return piece, encoded
 
     def offsets(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
         """Characters [start, end) of each token of plain texts, int64 [t, 2] each.
@@ -72,20 +108,30 @@ class Tokenizer:
         No template, no special tokens, no truncation. Byte-level tokens of one character share
         its offsets.
         """
-        if not texts:
-            return []
-        batch = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            verbose=False,
-        )
-        return [
-            np.array(offsets, dtype=np.int64).reshape(-1, 2) for offsets in batch["offset_mapping"]
-        ]
+        found: list[npt.NDArray[np.int64]] = []
+        for some in _shares(texts, _AT_A_TIME):
+            batch = self._tokenizer(
+                some,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                truncation=False,
+                verbose=False,
+            )
+            found += [
+                np.array(offsets, dtype=np.int64).reshape(-1, 2)
+                for offsets in batch["offset_mapping"]
+            ]
+        return found
+
+    def offsets_within(self, text: str, start: int, end: int) -> npt.NDArray[np.int64]:
+        """Of `offsets` of a text, the tokens that hold a character of text[start:end], int64
+        [t, 2]: what is further away than a few hundred characters is not looked at."""
+        first = max(0, start - _CONTEXT)
+        (offsets,) = self.offsets([text[first : end + _CONTEXT]])
+        offsets += first
+        return offsets[(offsets[:, 1] > start) & (offsets[:, 0] < end)]
 
     def template_tokens(self, prompt: Prompt) -> int:
         """Tokens that a template adds to a text: special ones and a closing full stop included."""
@@ -93,9 +139,7 @@ class Tokenizer:
         ((ids, _, _),) = self._encode([prompt.apply(word)])
         return len(ids) - len(self.offsets([word])[0])
 
-    def _encode(
-        self, pieces: Sequence[tuple[str, str, str]]
-    ) -> list[tuple[list[int], list[tuple[int, int]], list[int]]]:
+    def _encode(self, pieces: Sequence[Piece]) -> list[Encoded]:
         """(ids, offsets, special tokens' mask) of inputs (before, text, after) of one template.
 
         Special tokens that the template holds are tokens; in a text they are plain text.
@@ -148,14 +192,9 @@ class Tokenizer:
                 "know its script, or is not the model's; take another model"
             )
 
-    def _finish(
-        self,
-        piece: tuple[str, str, str],
-        ids: list[int],
-        offsets: list[tuple[int, int]],
-        special: list[int],
-    ) -> Tokenized:
+    def _finish(self, piece: Piece, encoded: Encoded) -> Tokenized:
         before, text, after = piece
+        ids, offsets, special = encoded
         truncated = False
         while len(ids) > self.max_tokens:
             truncated = True
@@ -177,7 +216,31 @@ class Tokenizer:
         self._check_spelled(text, offsets[first:last], len(before))
         if last <= first:
             first, last = 0, len(ids)
-        return Tokenized(TokenizedText(tuple(ids), (first, last)), truncated)
+        shared = tuple(map(self._ids.setdefault, ids, ids))
+        return Tokenized(TokenizedText(shared, (first, last)), truncated)
+
+
+def _shares(texts: Sequence[str], most: int) -> Iterator[list[str]]:
+    """Texts in lists of some million characters, where `most` are looked at of each."""
+    share: list[str] = []
+    size = 0
+    for text in texts:
+        share.append(text)
+        size += min(len(text), most)
+        if size >= _AT_A_TIME:
+            yield share
+            share, size = [], 0
+    if share:
+        yield share
+
+
+def _without_middle(piece: Piece, kept: int) -> Piece:
+    """A templated text of which, where it is long, only so many characters at its beginning are
+    left and a few at its end, where the template goes on."""
+    before, text, after = piece
+    if len(text) <= kept + _CONTEXT:
+        return piece
+    return before, text[:kept] + text[-_CONTEXT:], after
 
 
 def _spells(text: str) -> bool:
