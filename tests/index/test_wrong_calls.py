@@ -33,7 +33,7 @@ from moee_index.index import (
 from moee_index.tune.unlabelled import tune_without_labels
 
 ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 10**400, -(10**5000), 1.0, 10.0, -0.5, math.nan, math.inf, 1e31,
+    None, True, False, 0, 1, -1, 10**400, -(10**400), 1.0, 10.0, -0.5, math.nan, math.inf, 1e31,
     "", " ", "1", "10", "id", "sum", "x = 1", "half \ud83d", "\x00", "a\nb\x1b[2J", b"bytes",
     [], ["x"], [None], ["x", 1], [b"x"], ["\ud800"], (), {"n": 1}, {"x"}, object(), int, len, 1j,
     Fraction(1, 3), Fraction(10**400), np.int64(3), np.float32(0.5), np.float64("nan"),
@@ -160,6 +160,9 @@ def test_numbers_of_other_types_are_numbers(index: Index) -> None:
         (lambda i, d: i.search("w3", alpha="1"), "alpha is '1'"),
         (lambda i, d: i.search("w3", alpha=math.nan), "alpha is nan"),
         (lambda i, d: i.search("w3", alpha=10**400), "alpha is 1000"),
+        (lambda i, d: i.search("w3", -(10**5000)), "k is of type int, with thousands of digits"),
+        (lambda i, d: build_index(d, [], FakeEncoder(), chunk=10**5000), "thousands of digits"),
+        (lambda i, d: build_index(d, [], FakeEncoder(), index_type=3), "index type is of type int"),
         (lambda i, d: i.search("w3", min_score="x"), "min_score is 'x'"),
         (lambda i, d: i.search("w3", passages="no"), "passages is 'no'; it is True or False"),
         (lambda i, d: i.search("w3", encoder="tiny"), "an encoder is needed, not str"),

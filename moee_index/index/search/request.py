@@ -65,7 +65,7 @@ class SearchRequest:
 
 
 def as_filter(condition: str | Filter | None) -> Filter | None:
-    """A filter, parsed if it was given as text. Raises FilterError, MisuseError for what is none."""
+    """A filter, parsed if it was given as text. Raises FilterError; MisuseError for other types."""
     if condition is None or isinstance(condition, Filter):
         return condition
     if not isinstance(condition, str):
