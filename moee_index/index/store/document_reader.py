@@ -198,8 +198,12 @@ class DocumentReader(CheckedDatabase):
             )
             if not rows:
                 raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
-            yield from rows
-            number += len(rows)
+            for identifier, count, metadata in rows:
+                # Their checksums are not looked at here, but SQLite may give values of any type.
+                if (type(identifier), type(count), type(metadata)) != (str, int, str):
+                    raise IndexDamagedError(f"{self._path}: document {number} is none; {HINT}")
+                yield identifier, count, metadata
+                number += 1
 
     def _read(
         self, where: str, values: Sequence[int], *, ordered: bool
