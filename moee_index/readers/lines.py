@@ -6,6 +6,7 @@ file it is. What a line means is left to the readers beside this one.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -164,6 +165,11 @@ def fail_reading(where: str, error: Exception) -> NoReturn:
     if isinstance(error, EOFError):
         raise CorpusError(
             f"{where}: compressed data ends here, the file was cut off; fetch or write it again"
+        ) from None
+    if isinstance(error, gzip.BadGzipFile) and "Not a gzipped" in str(error):  # behind a member
+        raise CorpusError(
+            f"{where}: something else follows the compressed data; cut it off, or fetch the file "
+            "again"
         ) from None
     if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
         raise CorpusError(f"{where}: cannot be read further ({error.strerror})") from None
