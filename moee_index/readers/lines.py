@@ -17,11 +17,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol, cast
+from typing import IO, Any, NoReturn, cast
 
 from moee_index.errors import CorpusError
 from moee_index.readers.compressed import decompressed
 from moee_index.readers.kinds import compression_of, refuse_other_kind
+from moee_index.readers.line_ends import LineSource, Returns
 from moee_index.text import escaped
 
 # A longer line is a file of another kind (a JSON array, a binary): it would fill the memory.
@@ -184,46 +185,6 @@ def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
     )
 
 
-def only_returns(head: bytes) -> bool:
-    """Whether the lines that these bytes begin end with CR alone, as on old Macs."""
-    return b"\n" not in head and b"\r" in head[:-1]
-
-
-class _LineSource(Protocol):
-    def readline(self, limit: int, /) -> bytes: ...
-
-
-class _Returns:
-    """A stream whose readline ends behind LF, CRLF, or a CR alone."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._chunk = b""
-        self._at = 0
-
-    def readline(self, limit: int, /) -> bytes:
-        parts: list[bytes] = []
-        while limit > 0 and self._fill():
-            end = self._chunk.find(b"\r", self._at) + 1 or len(self._chunk)
-            if end == len(self._chunk) and self._chunk.endswith(b"\r"):
-                self._chunk += self._stream.readline(HEAD)
-            if self._chunk[end - 1 : end + 1] == b"\r\n":
-                end += 1
-            part = self._chunk[self._at : min(end, self._at + limit)]
-            self._at += len(part)
-            limit -= len(part)
-            parts.append(part)
-            if part.endswith((b"\r", b"\n")):
-                break
-        return b"".join(parts)
-
-    def _fill(self) -> bool:
-        """Have something that is unread, unless the stream has ended."""
-        if self._at >= len(self._chunk):
-            self._chunk, self._at = self._stream.readline(HEAD), 0
-        return bool(self._chunk)
-
-
 class Lines(Iterator[str]):
     """Lines of a byte stream as text; `number` is the number of the last one, from 1.
 
@@ -241,7 +202,7 @@ class Lines(Iterator[str]):
     def __init__(
         self, stream: IO[bytes], name: str, *, keep_ends: bool = False, returns: bool = False
     ) -> None:
-        self._stream: _LineSource = _Returns(stream) if returns else stream
+        self._stream: LineSource = Returns(stream) if returns else stream
         self._keep_ends = keep_ends
         self._ends = (b"\n", b"\r") if returns else (b"\n",)
         self.name = name
