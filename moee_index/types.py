@@ -52,6 +52,11 @@ def ignore(*_: object) -> None:
     """A `Notify` or a `Progress` that does nothing."""
 
 
+# Characters of documents in a window, some 16,000 a document, beyond which it is full: a window is
+# held in memory, and at most four are on their way.
+WINDOW_CHARACTERS = 2**24
+
+
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Items in lists of `size`, the last one shorter."""
     remaining = iter(items)
@@ -73,6 +78,8 @@ class Document:
     only in metadata becomes the title.
     made_id: whether the id is made of a file's name and a line for want of one.
     source: `file:line`, for messages; empty for documents made in Python.
+
+    Raises MisuseError for fields of other types.
     """
 
     id: str
@@ -83,6 +90,16 @@ class Document:
     made_id: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("id", "text", "title", "source"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise MisuseError(
+                    f"a document's {name} is of type {type(value).__name__}, not text"
+                )
+        if not isinstance(self.metadata, dict):
+            raise MisuseError(
+                f"a document's metadata is of type {type(self.metadata).__name__}, not a dict"
+            )
         known = self.metadata.get("title")
         if self.title:
             if known != self.title:

@@ -18,6 +18,7 @@ from moee_index.cli.options import (
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 
@@ -68,7 +69,7 @@ def command(
     if as_json:
         print_json(report.as_json())
         return
-    click.echo(
+    say(
         f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
         f"unchanged {report.unchanged}, truncated {report.truncated}, skipped {report.skipped} "
         f"empty, rejected {report.rejected}; {counted(report.documents, 'document')}; "
