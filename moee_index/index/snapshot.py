@@ -18,6 +18,7 @@ import numpy as np
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
+from moee_index.index.search.request import as_filter
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
@@ -201,9 +202,9 @@ class Selector:
 
         Raises FilterError naming the position.
         """
-        if condition is None:
+        parsed = as_filter(condition)
+        if parsed is None:
             return [segment.live for segment in self._segments]
-        parsed = Filter.parse(condition) if isinstance(condition, str) else condition
         with self._lock:
             if parsed.text in self._masks:
                 self._masks.move_to_end(parsed.text)

@@ -27,6 +27,7 @@ import contextlib
 import itertools
 import json
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,10 @@ NOWHERE = "NULL"
 _OBJECT = b"o"
 _WORDS = {None: b"n", True: b"t", False: b"f"}
 LINE = "\n"
+_NO_ROOM = (
+    "the temporary database of a full check cannot be written ({why}); make room, or name a folder "
+    "that has some in SQLITE_TMPDIR"
+)
 _NOTHING = "{}"  # metadata of a document without any
 
 
@@ -256,8 +261,14 @@ class FieldReader(CheckedDatabase):
             return matching if listed.passages is None else np.repeat(matching, listed.passages)
 
     def follows_from(self, documents: DocumentReader) -> bool:
-        """Whether it is what the segment's documents give, row by row."""
-        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
+        """Whether it is what the segment's documents give, row by row.
+
+        What they give is written to a temporary database of SQLite's, most of which is on disk.
+        """
+        with (
+            storage_errors(Path(tempfile.gettempdir()), _NO_ROOM),
+            contextlib.closing(sqlite3.connect("", isolation_level=None)) as expected,
+        ):
             fill(expected, documents.described, documents.documents, ignore)
             for table in _TABLES:
                 rows = f"SELECT * FROM {table} ORDER BY rowid"  # noqa: S608
