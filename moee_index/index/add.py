@@ -74,8 +74,14 @@ class _Known:
 
     def take(self, prepared: PreparedDocument) -> bool:
         """Whether a document is to be embedded. Raises CorpusError for other content under an id
-        that is there, unless `update`, and for an id that the corpus had before."""
+        that is there, unless `update`, for an id that the corpus had before, and with `update` for
+        an id that is made up."""
         identifier = prepared.document.id
+        if self.update and prepared.document.made_id:
+            raise CorpusError(
+                f"{prepared.document.source}: no id, and --update needs one: names made of file "
+                "and line do not say what is the same document; name its field with --id-field"
+            )
         match = find_live(self.segments, [identifier]).get(identifier)
         if match is None:
             return True

@@ -193,7 +193,10 @@ class SegmentWriting:
             self.encoder = self.encoder.with_batch_tokens(building.batch_tokens)
             self.notify(f"batch tokens {building.batch_tokens}: the interrupted run's")
         self.wanted = replace(
-            self.wanted, batch_tokens=building.batch_tokens, window=building.window
+            self.wanted,
+            batch_tokens=building.batch_tokens,
+            window=building.window,
+            characters=building.characters,
         )
 
     # Writing it
@@ -234,6 +237,7 @@ class SegmentWriting:
             skip_bad=self.skip_bad,
             split=passages_of(self.encoder, building.chunk),
             wanted=self.take,
+            characters=building.characters,
         ):
             committed = store.window(reached.windows)
             if committed is not None:
