@@ -72,6 +72,8 @@ class Document:
     metadata, and a title must not be lost on the way. The two are kept equal: a `title` given
     only in metadata becomes the title.
     source: `file:line`, for messages; empty for documents made in Python.
+    untyped: its metadata come from a format without types (CSV), so a filter that compares with a
+    number reads texts that spell one as numbers.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     source: str = field(default="", compare=False)
+    untyped: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         known = self.metadata.get("title")

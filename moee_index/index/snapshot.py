@@ -196,9 +196,9 @@ class Selector:
 
         Raises FilterError naming the position.
         """
-        if condition is None:
+        parsed = Filter.of(condition)
+        if parsed is None:
             return [segment.live for segment in self._segments]
-        parsed = Filter.parse(condition) if isinstance(condition, str) else condition
         if parsed.text not in self._masks:
             # An index that has become empty knows no fields, and every filter finds nothing.
             if self._segments and self.fields is not None:

@@ -50,9 +50,8 @@ class SearchRequest:
         check_search(method, alpha, k)
         if min_score is not None and not math.isfinite(min_score):
             raise MisuseError(f"min_score is {min_score!r}; it must be a finite number")
-        parsed = Filter.parse(filter) if isinstance(filter, str) else filter
         weight = None if alpha is None else float(alpha)
-        return cls(int(k), method, weight, parsed, min_score, passages)
+        return cls(int(k), method, weight, Filter.of(filter), min_score, passages)
 
     def weight(self, default_alpha: float) -> float | None:
         """The weight of RW to search with; None for methods other than `sum`."""

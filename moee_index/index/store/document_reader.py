@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
-from moee_index.index.store.documents import VARIABLES, PreparedDocument, document_checksum
+from moee_index.index.store.documents import (
+    HAS_NUMBERS,
+    VARIABLES,
+    PreparedDocument,
+    document_checksum,
+)
 from moee_index.types import Document, Span
 
 RowNumbers = npt.NDArray[np.int64]
@@ -32,7 +38,8 @@ HINT = "restore it or build again with --overwrite"
 
 @dataclass(frozen=True)
 class StoredDocument:
-    """A document of a segment. number: its place there; first: the row of its first passage."""
+    """A document of a segment. number: its place there; first: the row of its first passage;
+    spells_numbers: whether filters read texts of its metadata as numbers."""
 
     number: int
     id: str
@@ -42,6 +49,7 @@ class StoredDocument:
     source: str
     first: int
     spans: tuple[Span, ...]
+    spells_numbers: bool = False
 
     @property
     def rows(self) -> range:
@@ -54,7 +62,14 @@ class StoredDocument:
 
     def prepared(self) -> PreparedDocument:
         """As it was when it was written."""
-        document = Document(self.id, self.text, self.metadata, self.title, self.source)
+        document = Document(
+            self.id,
+            self.text,
+            self.metadata,
+            self.title,
+            self.source,
+            untyped=self.spells_numbers,
+        )
         return PreparedDocument.of(document).split(self.spans)
 
 
@@ -177,26 +192,48 @@ class DocumentReader(CheckedDatabase):
                 raise IndexDamagedError(f"{self._path} lacks documents from {start}; {HINT}")
             yield from documents.values()
 
-    def described(self) -> Iterator[tuple[str, int, str]]:
-        """Of each document in order: id, number of its passages, metadata as JSON text."""
+    def described(self) -> Iterator[tuple[str, int, str, str | None]]:
+        """Of each document in order: id, number of its passages, metadata as JSON text, and the
+        numbers that texts of it spell, likewise (None where none does)."""
+        numbers, beside = "NULL", ""
+        if self.has_numbers:
+            numbers, beside = "fields", " LEFT JOIN numbers ON document = number"
         for start in range(0, self.documents, _AT_A_TIME):
             yield from self._rows(
-                "SELECT id, count, metadata FROM documents WHERE number >= ? AND number < ? "
-                "ORDER BY number",
+                f"SELECT id, count, metadata, {numbers} FROM documents{beside} "  # noqa: S608
+                "WHERE number >= ? AND number < ? ORDER BY number",
                 (start, start + _AT_A_TIME),
             )
+
+    @cached_property
+    def has_numbers(self) -> bool:
+        """Whether texts of any document's metadata are read as numbers: there is a table of
+        them."""
+        return bool(self._rows(HAS_NUMBERS)[0][0])
 
     def _read(
         self, where: str, values: Sequence[int], *, ordered: bool
     ) -> dict[int, StoredDocument]:
         order = " ORDER BY number" if ordered else ""
+        spells = "number IN (SELECT document FROM numbers)" if self.has_numbers else "0"
         rows = self._rows(
-            "SELECT number, id, title, text, metadata, source, first, count, checksum "  # noqa: S608
-            f"FROM documents WHERE {where}{order}",
+            "SELECT number, id, title, text, metadata, source, first, count, checksum, "  # noqa: S608
+            f"{spells} FROM documents WHERE {where}{order}",
             values,
         )
         documents: dict[int, StoredDocument] = {}
-        for number, identifier, title, text, metadata, source, first, count, checksum in rows:
+        for (
+            number,
+            identifier,
+            title,
+            text,
+            metadata,
+            source,
+            first,
+            count,
+            checksum,
+            spells,
+        ) in rows:
             spans = self._rows(
                 "SELECT start, stop FROM passages WHERE row >= ? AND row < ? ORDER BY row",
                 (first, first + count),
@@ -213,6 +250,7 @@ class DocumentReader(CheckedDatabase):
                     source,
                     first,
                     tuple(spans),
+                    bool(spells),
                 )
         return documents
 
