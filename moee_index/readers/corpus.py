@@ -104,7 +104,7 @@ def read_corpora(
     def documents() -> Generator[Document]:
         for file in files:
             prefix = _utf8(file.stem) if stems[file.stem] == 1 else file.name
-            with open_bytes(file.path, stdin) as source:
+            with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
                 progress.current = source
                 records = READERS[file.kind](source, file.name, columns)
                 yield from _made(records, columns, prefix, skipped)

@@ -453,7 +453,10 @@ def test_truncated_compression_is_an_error_even_when_skipping(write: Write, endi
 def test_damaged_compression(tmp_path: Path, write: Write, ending: str) -> None:
     path = tmp_path / f"a.jsonl{ending}"
     path.write_bytes(b"no compression at all")
-    with pytest.raises(CorpusError, match="cannot be read further"):
+    with pytest.raises(CorpusError, match=rf"is not compressed, though its name ends in {ending}"):
+        list(read_corpora([path]))
+    path.write_bytes(b"")
+    with pytest.raises(CorpusError, match=f"is empty, and no {ending} file is"):
         list(read_corpora([path]))
     path = write(f"b.jsonl{ending}", os.urandom(9000).hex())
     data = bytearray(path.read_bytes())
