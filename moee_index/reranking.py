@@ -50,7 +50,7 @@ class Reranked:
 
 
 class StoredText(Protocol):
-    """A document as an index returns it."""
+    """A passage as an index returns it. row: of the index, which tells it from all others."""
 
     @property
     def id(self) -> str: ...
@@ -58,6 +58,8 @@ class StoredText(Protocol):
     def text(self) -> str: ...
     @property
     def metadata(self) -> dict[str, Any]: ...
+    @property
+    def row(self) -> int: ...
 
 
 class StoredTexts(Protocol):
@@ -75,8 +77,8 @@ class StoredTexts(Protocol):
         """The passages of these documents, of one that is not split the document itself; ids that
         are not there are left out."""
 
-    def vectors(self, ids: Sequence[str]) -> Embeddings:
-        """Raw rows of these ids of passages, all of which are there, in their order."""
+    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
+        """Raw embeddings of these rows of the index, in their order."""
 
 
 def rerank(
@@ -172,7 +174,7 @@ def rerank_run(
     lists = (_run_list(query_id, lines, queries, index) for query_id, lines in run)
 
     def rows_of(_: Sequence[_Rows]) -> RowsOf:
-        return lambda each: index.vectors(each.passages)
+        return lambda each: index.vectors_at(each.rows)
 
     return _reranked(lists, rows_of, scoring, encoder, block)
 
@@ -200,15 +202,15 @@ def _run_list(
         for line, stored in rows
     ]
     request = CandidateList(queries[query_id], documents, query_id, lines[0].source)
-    return _Rows(request, [stored.id for _, stored in rows])
+    return _Rows(request, [stored.row for _, stored in rows])
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """A candidate list; passages: of a run, the id in the index of each candidate's passage."""
+    """A candidate list; rows: of a run, the row in the index of each candidate's passage."""
 
     asked: CandidateList
-    passages: Sequence[str] = ()
+    rows: Sequence[int] = ()
 
 
 RowsOf = Callable[[_Rows], Embeddings]

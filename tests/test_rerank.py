@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Method, Standardizer
+from moee_index.index.snapshot import Passage
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents, read_candidates
 from moee_index.readers.trec import RunLine
 from moee_index.reranking import StoredTexts, rerank, rerank_lists, rerank_run
@@ -225,16 +226,20 @@ def test_the_package_offers_the_function_whatever_was_imported_before() -> None:
 
 class FakeIndex:
     def __init__(self, documents: Sequence[Document]) -> None:
-        self._documents = {d.id: d for d in documents}
+        self._documents = list(documents)
         rows = FakeEncoder().encode([d.content for d in documents])
         self.standardizer = Standardizer.fit(rows)
         self.alpha = 0.5
 
-    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[Document]]:
-        return {i: [self._documents[i]] for i in ids if i in self._documents}
+    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[Passage]]:
+        return {
+            document.id: [Passage(document.id, document.text, document.metadata, row)]
+            for row, document in enumerate(self._documents)
+            if document.id in ids
+        }
 
-    def vectors(self, ids: Sequence[str]) -> Embeddings:
-        return FakeEncoder().encode([self._documents[i].content for i in ids])
+    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
+        return FakeEncoder().encode([self._documents[row].content for row in rows])
 
 
 def test_an_index_is_what_a_run_needs() -> None:
@@ -243,7 +248,7 @@ def test_an_index_is_what_a_run_needs() -> None:
     def fulfils(index: Index) -> StoredTexts:
         return index
 
-    assert all(hasattr(Index, name) for name in ("alpha", "passages", "vectors")), fulfils
+    assert all(hasattr(Index, name) for name in ("alpha", "passages", "vectors_at")), fulfils
 
 
 def test_a_run_takes_its_vectors_from_the_index() -> None:

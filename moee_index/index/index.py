@@ -17,7 +17,7 @@ from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
 from moee_index.index.search.pair import Ranking, joined
 from moee_index.index.search.request import SearchOptions, SearchRequest
 from moee_index.index.segment import Match
-from moee_index.index.snapshot import Passage, Snapshot, passages_of
+from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.write.resume import check_spec
@@ -61,7 +61,6 @@ class Index:
         except BaseException:
             self.snapshot.close()
             raise
-        self._begins = np.cumsum([0, *(segment.entry.rows for segment in segments)])
 
     @classmethod
     def build(
@@ -164,6 +163,10 @@ class Index:
     def vectors(self, ids: Sequence[str]) -> Embeddings:
         """As `Snapshot.vectors`: raw embeddings by id. Raises MisuseError for an unknown id."""
         return self.snapshot.vectors(ids)
+
+    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
+        """As `Snapshot.vectors_at`: raw embeddings of rows of the index."""
+        return self.snapshot.vectors_at(rows)
 
     def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
         """As `Snapshot.in_order`: all documents, each with the raw rows of its passages."""
@@ -292,9 +295,11 @@ class Index:
                 raise MisuseError(
                     f"{part.upper()} of the queries has shape {values.shape}, not [q, {dim}]"
                 )
+        if request.passages:
+            self.snapshot.check_names()
         masks = self.snapshot.masks(request.filter)
         weight = request.weight(self.alpha)
-        begins = self._begins[:-1].tolist()
+        begins = self.snapshot.begins[:-1].tolist()
 
         def rank(queries: UnitVectors, k: int) -> list[Ranking]:
             parts = [
@@ -334,9 +339,9 @@ class Index:
     def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
         """Row of the index → (its segment, its document, whose rows are those of the segment)."""
         documents: dict[int, Match] = {}
-        numbers = np.searchsorted(self._begins, rows, side="right") - 1
+        numbers = np.searchsorted(self.snapshot.begins, rows, side="right") - 1
         for segment in np.unique(numbers):
-            begin = int(self._begins[segment])
+            begin = int(self.snapshot.begins[segment])
             wanted = [
                 int(row) - begin
                 for row, segment_of_row in zip(rows, numbers, strict=True)
@@ -352,10 +357,8 @@ class Index:
         hits = []
         for position, row in enumerate(ranking.rows):
             segment, document = stored[int(row)]
-            segment_row = int(row) - int(self._begins[segment])
-            passage = None
-            if self.manifest.chunk is not None:
-                passage = passages_of(document)[segment_row - document.first].id
+            segment_row = int(row) - int(self.snapshot.begins[segment])
+            passage = document.name_at(segment_row) if self.manifest.chunk is not None else None
             hits.append(
                 Hit(
                     rank=position + 1,

@@ -29,6 +29,7 @@ from moee_index.index.store.documents import (
     PreparedDocument,
     document_checksum,
 )
+from moee_index.index.store.passage_names import named_after, passage_name
 from moee_index.types import Document, Span
 
 RowNumbers = npt.NDArray[np.int64]
@@ -54,6 +55,11 @@ class StoredDocument:
     @property
     def rows(self) -> range:
         return range(self.first, self.first + len(self.spans))
+
+    def name_at(self, row: int) -> str:
+        """The name of the passage at a row: `<id>#<n>`, or the id where the document is not
+        split."""
+        return passage_name(self.id, row - self.first + 1) if len(self.spans) > 1 else self.id
 
     def passage(self, row: int) -> str:
         """The text of the passage at a row."""
@@ -264,6 +270,21 @@ class DocumentReader(CheckedDatabase):
         if len(numbers) < len(set(ids)):
             self.check()
         return numbers
+
+    def named_after(self, identifier: str) -> Iterator[tuple[str, int]]:
+        """(id, first row) of documents whose id is that of a passage of `identifier`."""
+        for name, _, first in named_after(self._rows, identifier):
+            yield name, first
+
+    def ids_like(self, pattern: str) -> Iterator[tuple[str, int]]:
+        """(id, first row) of documents whose id fits a pattern of SQLite's GLOB. Only the index of
+        ids is read through."""
+        rowids = self._rows("SELECT number FROM documents WHERE id GLOB ?", (pattern,))
+        for part in _parts([number for (number,) in rowids]):
+            yield from self._rows(
+                f"SELECT id, first FROM documents WHERE number IN ({_marks(part)})",  # noqa: S608
+                part,
+            )
 
     def truncated(self, rows: range) -> list[bool]:
         """For each of some rows whether something was cut off."""

@@ -27,6 +27,7 @@ from typing import Any
 
 from moee_index.atomic import storage_errors
 from moee_index.errors import CorpusError
+from moee_index.index.store.passage_names import SameName, named_after, named_passage
 from moee_index.index.store.spelled_numbers import spelled_numbers
 from moee_index.types import Document, Span
 
@@ -234,6 +235,16 @@ class DocumentStore:
             "SELECT source FROM documents WHERE id = ? AND number < ?", (identifier, before)
         )
         return str(found[0][0]) if found else None
+
+    def namesake(self, identifier: str, before: int) -> SameName | None:
+        """A document below `before` whose name a passage of this one would have, or the reverse."""
+        passage = named_passage(identifier)
+        if passage is not None and self.source_of(passage[0], before) is not None:
+            return identifier, passage[0]
+        for name, number, _ in named_after(self._rows, identifier):
+            if number < before:
+                return name, identifier
+        return None
 
     def stored(self, first: int, count: int) -> list[Stored]:
         """id, title, text, metadata as JSON, and whether texts of it spell numbers, of documents

@@ -228,6 +228,7 @@ class SegmentWriting:
             self.counts,
             skip_bad=self.skip_bad,
             split=passages_of(self.encoder, building.chunk),
+            namesake=store.namesake if building.chunk is not None else None,
             wanted=self.take,
         ):
             committed = store.window(reached.windows)
