@@ -46,7 +46,8 @@ def command(
 ) -> None:
     """Embed the new documents of CORPUS into INDEX, with the index's model and standardizer.
 
-    A document that is there already is skipped. Started again after an interruption it goes on
+    A document that is there already is skipped; with --update one whose text has become empty is
+    taken out. Started again after an interruption it goes on
     where it stopped; the index answers as before until everything is in.
     """
     files = CorpusFiles(corpus, id_field, text_field, on_bad)
@@ -69,9 +70,10 @@ def command(
     if as_json:
         print_json(report.as_json())
         return
+    removed = f"removed {report.removed} (empty now), " if report.removed else ""
     click.echo(
         f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
-        f"unchanged {report.unchanged}, truncated {report.truncated}, skipped {report.skipped} "
-        f"empty, rejected {report.rejected}; {counted(report.documents, 'document')}; "
+        f"{removed}unchanged {report.unchanged}, truncated {report.truncated}, skipped "
+        f"{report.skipped} empty, rejected {report.rejected}; {counted(report.documents, 'document')}; "
         f"{report.seconds:.1f} s, {report.texts_per_second:.1f} texts/s"
     )

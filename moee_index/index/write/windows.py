@@ -24,6 +24,8 @@ SourceOf = Callable[[str, int], str | None]
 Namesake = Callable[[str, int], SameName | None]
 Split = Callable[[Sequence[PreparedDocument]], Iterable[PreparedDocument]]
 Wanted = Callable[[PreparedDocument], bool]
+# Whether a document whose text is empty takes out one that is there.
+TakesOut = Callable[[Document], bool]
 _SPLIT_AT_A_TIME = 64
 
 
@@ -125,22 +127,24 @@ def windows(
     split: Split = whole,
     namesake: Namesake | None = None,
     wanted: Wanted = lambda prepared: True,
+    takes_out: TakesOut = lambda document: False,
 ) -> Iterator[Batch]:
     """Windows of indexable documents, each of at least `size` passages except the last.
 
     A window ends with a document, so what it holds depends on the documents alone. Empty texts are
-    skipped and counted; `wanted` says which of the others are taken. Raises CorpusError for a
+    skipped and counted, but for those that `takes_out` says something of; `wanted` says which of
+    the others are taken. Raises CorpusError for a
     duplicate id, naming both places, for one that is the name of a passage (`namesake`, where
     documents are split), for what cannot be stored, and what `wanted` raises; with `skip_bad` these
     go to `rejects`.
     """
     gathered = _Gathered(size, split)
     for document in documents(rejects) if callable(documents) else documents:
-        if not document.content.strip():
-            counts.read += 1
-            counts.skipped += 1
-            continue
         try:
+            if not document.content.strip():
+                counts.skipped += not takes_out(document)
+                counts.read += 1
+                continue
             prepared = PreparedDocument.of(document)
             earlier = gathered.sources.get(document.id)
             if earlier is None:
