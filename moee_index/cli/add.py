@@ -74,6 +74,7 @@ def command(
     click.echo(
         f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
         f"{removed}unchanged {report.unchanged}, truncated {report.truncated}, skipped "
-        f"{report.skipped} empty, rejected {report.rejected}; {counted(report.documents, 'document')}; "
-        f"{report.seconds:.1f} s, {report.texts_per_second:.1f} texts/s"
+        f"{report.skipped} empty, rejected {report.rejected}; "
+        f"{counted(report.documents, 'document')}; {report.seconds:.1f} s, "
+        f"{report.texts_per_second:.1f} texts/s"
     )

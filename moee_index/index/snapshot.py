@@ -14,16 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.errors import MisuseError
+from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.passage_names import named_passage
-from moee_index.text import check_texts
+from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings, EncoderSpec, blocks
 
+# Every character that Python takes for whitespace, for SQLite's GLOB.
+WHITESPACE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
+    "\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+_WITH_WHITESPACE = f"*[{WHITESPACE}]*"
 LIKE_PASSAGES = "*#[1-9]*"
 _AT_A_TIME = 1024
 # Masks of the last filters are kept: a version of an index never changes, so they stay true.
@@ -181,6 +187,21 @@ class Snapshot:
             Passage(document.name_at(row), document.passage(row), document.metadata, begin + row)
             for row in document.rows
         ]
+
+    def check_run_ids(self, condition: str | Filter | None = None) -> None:
+        """Raises CorpusError where a document that counts, and matches a filter, has an id that a
+        line of a TREC run cannot hold. One look through the ids."""
+        unfit: list[str] = []
+        for segment, mask in zip(self._segments, self.masks(condition), strict=True):
+            for name, first in segment.documents.ids_like(_WITH_WHITESPACE):
+                if mask is None or mask[first]:
+                    unfit.append(name)
+        if unfit:
+            raise CorpusError(
+                f"{self.directory} holds {counted(len(unfit), 'document')} whose id has whitespace "
+                f"({shown(unfit[0])!r}), which a TREC line cannot hold; use --json, or leave them "
+                "out with --filter"
+            )
 
     def ids(self) -> Iterator[str]:
         """Ids that `vectors` takes, in the order of the index: of documents, of those that were
