@@ -79,8 +79,14 @@ class _Known:
 
     def take(self, prepared: PreparedDocument) -> bool:
         """Whether a document is to be embedded. Raises CorpusError for other content under an id
-        that is there, unless `update`, and for an id that the corpus had before."""
+        that is there, unless `update`, for an id that the corpus had before, and with `update` for
+        an id that is made up."""
         identifier = prepared.document.id
+        if self.update and prepared.document.made_id:
+            raise CorpusError(
+                f"{prepared.document.source}: no id, and --update needs one: names made of file "
+                "and line do not say what is the same document; name the field with --id-field"
+            )
         match = self._match(prepared.document)
         if match is None:
             self._check_name(prepared.document)
@@ -104,6 +110,8 @@ class _Known:
         """Whether a document whose text is empty is in the index, which it then leaves. Raises
         CorpusError for it unless `update`, and for an id that the corpus had before."""
         PreparedDocument.of(document)
+        if document.made_id:  # which does not say what is the same document
+            return False
         match = self._match(document)
         if match is None:
             return False

@@ -32,7 +32,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"%PDF-\d\.\d", "a PDF", "take its text out first, for instance with pdftotext"),
     (
         rb"version https://git-lfs\.github\.com/spec/",
-        "a Git LFS pointer, the file itself was not fetched",
+        "a Git LFS pointer (the file itself was not fetched)",
         "fetch it with git lfs pull",
     ),
 )

@@ -29,6 +29,8 @@ MAX_LINE = 64 * 2**20
 HEAD = 2**16
 COMPRESSED = (".gz", ".zst")
 BYTE_ORDER_MARK = "\ufeff"
+# What reading raises where the disk or the decompressor fails.
+READ_ERRORS = (EOFError, OSError, zlib.error)
 
 
 class BadLineError(CorpusError):
@@ -122,7 +124,7 @@ def _looked_at(raw: IO[bytes], name: str, size: int | None, named: str, text: bo
         stream = decompressed(raw, compression)
         if compression:
             head = _peek(stream)
-    except (EOFError, OSError, zlib.error) as error:
+    except READ_ERRORS as error:
         fail_reading(name, error)
     if text:
         refuse_other_kind(head, name)
@@ -163,7 +165,53 @@ def fail_reading(where: str, error: Exception) -> NoReturn:
         raise CorpusError(
             f"{where}: compressed data ends here, the file was cut off; fetch or write it again"
         ) from None
+    if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
+        raise CorpusError(f"{where}: cannot be read further ({error.strerror})") from None
     raise CorpusError(f"{where}: cannot be read further ({error}); is the file damaged?") from None
+
+
+def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
+    """The reason for which bytes are no text."""
+    return (
+        f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}); "
+        "convert the file, for instance: iconv -f ISO-8859-1 -t UTF-8"
+    )
+
+
+def only_returns(head: bytes) -> bool:
+    """Whether the lines that these bytes begin end with CR alone, as on old Macs."""
+    return b"\n" not in head and b"\r" in head[:-1]
+
+
+class _Returns(io.BufferedIOBase):
+    """A stream whose readline ends behind LF, CRLF, or a CR alone."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._chunk = b""
+        self._at = 0
+
+    def readline(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        while limit > 0 and self._fill():
+            end = self._chunk.find(b"\r", self._at) + 1 or len(self._chunk)
+            if end == len(self._chunk) and self._chunk.endswith(b"\r"):
+                self._chunk += self._stream.readline(HEAD)
+            if self._chunk[end - 1 : end + 1] == b"\r\n":
+                end += 1
+            part = self._chunk[self._at : min(end, self._at + limit)]
+            self._at += len(part)
+            limit -= len(part)
+            parts.append(part)
+            if part.endswith((b"\r", b"\n")):
+                break
+        return b"".join(parts)
+
+    def _fill(self) -> bool:
+        """Have something that is unread, unless the stream has ended."""
+        if self._at >= len(self._chunk):
+            self._chunk, self._at = self._stream.readline(HEAD), 0
+        return bool(self._chunk)
 
 
 class Lines(Iterator[str]):
@@ -177,12 +225,15 @@ class Lines(Iterator[str]):
     behind it; truncated or damaged compressed data raises CorpusError.
 
     keep_ends: leave the line ends and later byte order marks as they are (for csv, where a field
-    may hold them).
+    may hold them). returns: a CR alone ends a line too.
     """
 
-    def __init__(self, stream: IO[bytes], name: str, *, keep_ends: bool = False) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: IO[bytes], name: str, *, keep_ends: bool = False, returns: bool = False
+    ) -> None:
+        self._stream = _Returns(stream) if returns else stream
         self._keep_ends = keep_ends
+        self._ends = (b"\n", b"\r") if returns else (b"\n",)
         self.name = name
         self.number = 0
 
@@ -196,7 +247,7 @@ class Lines(Iterator[str]):
         if not raw:
             raise StopIteration
         self.number += 1
-        if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
+        if len(raw) > MAX_LINE and not raw.endswith(self._ends):
             self._skip_line()
             raise BadLineError(
                 self.source,
@@ -209,23 +260,25 @@ class Lines(Iterator[str]):
             raise BadLineError(
                 self.source,
                 raw.rstrip(b"\r\n").decode("utf-8", "backslashreplace"),
-                f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}); "
-                "convert the file, for instance: iconv -f ISO-8859-1 -t UTF-8",
+                not_utf8(raw, error),
             ) from None
         if self.number == 1 or not self._keep_ends:
             line = line.lstrip(BYTE_ORDER_MARK)
-        if self._keep_ends or not line.endswith("\n"):
-            return line
-        return line[:-2] if line.endswith("\r\n") else line[:-1]
+        return line if self._keep_ends else self._without_end(line)
+
+    def _without_end(self, line: str) -> str:
+        if line.endswith("\n"):
+            return line[:-2] if line.endswith("\r\n") else line[:-1]
+        return line[:-1] if line.endswith("\r") and len(self._ends) > 1 else line
 
     def _readline(self) -> bytes:
         try:
             return self._stream.readline(MAX_LINE + 1)
-        except (EOFError, OSError, zlib.error) as error:
+        except READ_ERRORS as error:
             fail_reading(f"{self.name}:{self.number + 1}", error)
 
     def _skip_line(self) -> None:
-        while (rest := self._readline()) and not rest.endswith(b"\n"):
+        while (rest := self._readline()) and not rest.endswith(self._ends):
             pass
 
 
@@ -249,7 +302,7 @@ def parse_object(line: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("broken JSON (nested too deeply)") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(_broken(line, error)) from None
     except ValueError as error:
         raise ValueError(f"broken JSON ({error})") from None
     if not isinstance(value, dict):
@@ -263,6 +316,19 @@ def parse_object(line: str) -> dict[str, Any]:
     return value
 
 
+def _broken(line: str, error: json.JSONDecodeError) -> str:
+    """Why a line is no JSON, and what it may be instead."""
+    behind = line[error.pos :].strip() if error.msg == "Extra data" else ""
+    if behind == ",":
+        return "broken JSON (a comma behind the object; take it out, or write one array [ … ])"
+    if behind.lstrip(", ").startswith("{"):
+        return "broken JSON (more than one object on the line; give each a line of its own)"
+    reason = f"broken JSON ({error.msg} at column {error.colno})"
+    if line.strip() in ("{", "["):
+        return f"{reason}; if its objects go over several lines, name the file .json"
+    return f"{reason}; is it a page of HTML or XML?" if line.lstrip().startswith("<") else reason
+
+
 def json_kind(value: object) -> str:
     """The kind of a JSON value, for a message."""
     if value is None:
@@ -273,4 +339,6 @@ def json_kind(value: object) -> str:
         return "a number"
     if isinstance(value, str):
         return "text"
+    if isinstance(value, bytes):
+        return "bytes that are not UTF-8"
     return "a list" if isinstance(value, list) else "an object"
