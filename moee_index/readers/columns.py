@@ -39,6 +39,9 @@ def split_columns(line: str, counts: Collection[int]) -> list[str]:
 def split_commas(line: str) -> list[str]:
     """The fields of a CSV row that is one line. Raises ValueError."""
     try:
-        return [column.strip() for column in next(csv.reader([line], strict=True))]
+        return [
+            column.strip()
+            for column in next(csv.reader([line], strict=True, skipinitialspace=True))
+        ]
     except (csv.Error, StopIteration) as error:
         raise ValueError(f"broken row ({error})") from None

@@ -83,6 +83,7 @@ def read_corpora(
     columns: Sequence[str] | None = None,
     delimiter: str | None = None,
     quoting: Quoting | None = None,
+    csv_types: Literal["auto", "text"] = "auto",
     on_bad: Literal["error", "skip"] = "error",
     reject: Reject | None = None,
     stdin: IO[bytes] | None = None,
@@ -100,7 +101,8 @@ def read_corpora(
     metadata, metadata_except: the other fields to keep, or not to keep.
     header, columns, delimiter, quoting: of CSV and TSV: whether the first line names the columns,
     their names where it does not, what is between fields, and whether quotation marks quote
-    ("standard", which is RFC 4180, or "none").
+    ("standard", which is RFC 4180, or "none"). csv_types: whether filters read texts of their
+    metadata that spell a number as one ("auto"), or all as the texts they are ("text").
     on_bad: "error" raises on the first line that cannot be used; "skip" calls
     `reject(source, line, reason)` for each and goes on. What ends a whole file (no such file,
     truncated compression, a header without the text column) is an error either way.
@@ -118,6 +120,7 @@ def read_corpora(
         metadata_except=tuple(metadata_except),
         delimiter=_DELIMITERS.get(delimiter or "", delimiter),
         quoting=quoting,
+        csv_types=csv_types,
         header=header,
         columns=None if columns is None else tuple(columns),
         notify=notify,
@@ -136,7 +139,8 @@ def read_corpora(
             with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
                 progress.current = source
                 records = READERS[file.kind](source, file.name, reading)
-                yield from maker.documents(records, prefix, file.partitions)
+                untyped = csv_types == "auto" and file.kind in (".csv", ".tsv")
+                yield from maker.documents(records, prefix, file.partitions, untyped=untyped)
                 progress.finish(file)
         maker.end()
 
@@ -167,6 +171,8 @@ def _check_table(reading: Reading) -> None:
         raise MisuseError("--no-header needs the columns' names, for instance --columns id,text")
     if reading.quoting not in (None, "standard", "none"):
         raise MisuseError(f"the quoting is {reading.quoting!r}; it is standard or none")
+    if reading.csv_types not in ("auto", "text"):
+        raise MisuseError(f"the types of CSV are {reading.csv_types!r}; they are auto or text")
     sign = reading.delimiter
     if sign is not None and (len(sign) != 1 or sign in '"\r\n'):
         raise MisuseError(f"the delimiter {sign!r} is not one character; tab is `tab`")

@@ -14,7 +14,14 @@ from typing import IO
 from moee_index.errors import counted
 from moee_index.readers.columns import ColumnKind, kind_of_column, split_columns, split_commas
 from moee_index.readers.fields import id_of
-from moee_index.readers.lines import BadLineError, Lines, open_bytes, parse_object
+from moee_index.readers.lines import (
+    BadLineError,
+    Lines,
+    is_object,
+    open_bytes,
+    parse_object,
+    split_name,
+)
 from moee_index.text import escaped
 
 Qrels = dict[str, dict[str, int]]
@@ -46,7 +53,7 @@ def read_qrels(path: str | Path, *, stdin: IO[bytes] | None = None) -> Qrels:
                 continue
             try:
                 if form is None:
-                    form = _Form(line)
+                    form = _Form(line, split_name(Path(path))[1])
                     if form.is_header:
                         continue
                 query_id, document_id, relevance = form.judgement(line)
@@ -66,10 +73,10 @@ def read_qrels(path: str | Path, *, stdin: IO[bytes] | None = None) -> Qrels:
 class _Form:
     """How the lines of a file are read, by its first one."""
 
-    def __init__(self, first: str) -> None:
-        self._json = first.lstrip().startswith("{")
+    def __init__(self, first: str, ending: str) -> None:
+        self._json = ending in (".jsonl", ".ndjson") or is_object(first)
         self._split: Callable[[str], list[str]] = lambda line: split_columns(line, _COUNTS)
-        if not self._json and "," in first and len(first.split()) < 3:
+        if not self._json and _is_csv(first):
             self._split = split_commas
         self._places: dict[ColumnKind, int] | None = None
         self._names = 0
@@ -97,6 +104,12 @@ class _Form:
         if len(columns) != self._names:
             raise ValueError(f"{counted(len(columns), 'column')}, but the header has {self._names}")
         return _checked(*(columns[self._places[kind]] for kind in _KINDS))
+
+
+def _is_csv(first: str) -> bool:
+    """Whether commas divide a line, in which other columns may hold some."""
+    words = first.split()
+    return "," in first and "\t" not in first and (len(words) < 3 or words[0].endswith(","))
 
 
 def _of_columns(columns: list[str]) -> tuple[str, str, int]:

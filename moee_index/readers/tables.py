@@ -18,7 +18,7 @@ from moee_index.readers.lines import (
     BYTE_ORDER_MARK,
     BadLineError,
     ByteSource,
-    parse_object,
+    is_object,
 )
 from moee_index.readers.topics import BEGINS_TOPICS
 
@@ -26,6 +26,8 @@ Kind = Literal[".jsonl", ".json", ".csv", ".tsv", "topics", "tab", "plain"]
 _JSON = {".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".json"}
 # An array of objects or texts; a line of prose has something else behind a bracket.
 _ARRAY = re.compile(r'\[\s*(\{|"|$)')
+# Of a longer first line the end may not be seen.
+_SEEN = 2**14
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,17 @@ def form_of(
 
     Raises CorpusError for a table without a column of texts, and for a kind that is not read.
     """
-    first = _first_line(source)
+    beginning = source.head.decode("utf-8", "replace").lstrip(BYTE_ORDER_MARK)
+    first = re.split("[\r\n]", beginning, maxsplit=1)[0]
     if ending in _JSON:
         return Form(".json" if _ARRAY.match(first) else _JSON[ending])  # type: ignore[arg-type]
-    if ending == ".xml" or BEGINS_TOPICS.match(first):
+    if ending == ".xml" or BEGINS_TOPICS.match(beginning):
         return Form("topics")
     if ending in (".csv", ".tsv"):
         return _table(first, name, ending, ids, texts)
     if _ARRAY.match(first) or first.strip() == "{":
         return Form(".json")
-    if _is_object(first):
+    if is_object(first) or (first.startswith("{") and len(beginning) > _SEEN):
         return Form(".jsonl")
     header = _names(first, "," if "\t" not in first else "\t")
     if _has(header, ids) and _has(header, texts):
@@ -63,25 +66,16 @@ def form_of(
     return Form("tab" if "\t" in first else "plain")
 
 
-def _first_line(source: ByteSource) -> str:
-    text = source.head.decode("utf-8", "replace").lstrip(BYTE_ORDER_MARK)
-    return re.split("[\r\n]", text, maxsplit=1)[0]
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return line.lstrip().startswith("{") and bool(parse_object(line))
-    except ValueError:
-        # Too long to be seen whole.
-        return len(line) > 2**14
-
-
 def _names(line: str, delimiter: str) -> list[str]:
-    return [name.strip().strip('"') for name in line.split(delimiter)]
+    return [name.strip('"') for name in line.split(delimiter)]
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()
 
 
 def _has(names: Sequence[str], wanted: Sequence[str]) -> bool:
-    return any(name.lower() in wanted for name in names)
+    return any(_plain(name) in wanted for name in names)
 
 
 def _table(first: str, name: str, ending: str, ids: Sequence[str], texts: Sequence[str]) -> Form:
@@ -107,7 +101,7 @@ def _column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
     """The column whose name comes first among those wanted."""
     for one in wanted:
         for name in names:
-            if name.lower() == one:
+            if _plain(name) == one:
                 return name
     return None
 
@@ -120,6 +114,6 @@ def records_of(source: ByteSource, name: str, form: Form) -> Iterator[Record]:
         if isinstance(record, BadLineError):
             raise record
         if form.text is not None:
-            fields = {key.lower(): value for key, value in record.fields.items()}
+            fields = {_plain(key): value for key, value in record.fields.items()}
             record = Record(fields, record.number, record.source, record.line)
         yield record

@@ -21,7 +21,6 @@ _OPEN = re.compile(r"<(top|topic)(\s[^>]*)?>", re.IGNORECASE)
 _CLOSE = re.compile(r"</(top|topic)>", re.IGNORECASE)
 _FIELD = re.compile(r"<([a-z][\w.-]*)(?:\s[^>]*)?>", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"\b(?:number|num|id|qid)\s*=\s*[\"']([^\"']*)[\"']", re.IGNORECASE)
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _NUMBERS = ("num", "number", "id", "qid")
 _TEXTS = ("title", "query")
 _LONGEST = 2**20
@@ -46,7 +45,7 @@ class _Topic:
 
     def query(self) -> Query:
         """Raises BadLineError where it has no number or no text."""
-        own, fields = _fields(_COMMENT.sub(" ", "\n".join(self.parts)))
+        own, fields = _fields("\n".join(self.parts))
         named = _ATTRIBUTE.search(self.attributes)
         number = named[1] if named else next((fields[n] for n in _NUMBERS if fields.get(n)), "")
         number = re.sub(r"^number:\s*", "", number.strip(), flags=re.IGNORECASE)
@@ -72,8 +71,7 @@ def read_topics(lines: Lines) -> Iterator[tuple[Query, int]]:
     """Queries, each with the number of its topic's first line. Raises CorpusError."""
     topic: _Topic | None = None
     count = 0
-    for line in lines:
-        rest = line
+    for rest in _without_comments(lines):
         while (opened := _OPEN.search(rest)) is not None:
             before, rest = rest[: opened.start()], rest[opened.end() :]
             if topic is not None:
@@ -98,12 +96,26 @@ def read_topics(lines: Lines) -> Iterator[tuple[Query, int]]:
         )
 
 
+def _without_comments(lines: Lines) -> Iterator[str]:
+    """The lines of a file without `<!-- … -->`, which may go over several."""
+    within = False
+    for line in lines:
+        kept, rest = [], line
+        while rest:
+            before, mark, rest = rest.partition("-->" if within else "<!--")
+            if not within:
+                kept.append(before)
+            within = within != bool(mark)
+        yield "".join(kept)
+
+
 def _fields(body: str) -> tuple[str, dict[str, str]]:
     """(text before the first field, field → its text up to the next mark), the first of each."""
     fields: dict[str, str] = {}
     marks = list(_FIELD.finditer(body))
     own = body[: marks[0].start()] if marks else body
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        text = body[mark.end() : following.start() if following else len(body)]
+    ends = [*(mark.start() for mark in marks[1:]), len(body)]
+    for mark, end in zip(marks, ends, strict=False):
+        text = body[mark.end() : end]
         fields.setdefault(mark[1].lower(), text.split("</")[0].strip())
     return own.split("</")[0].strip(), fields

@@ -71,6 +71,11 @@ def _record(line: str, number: int, source: str) -> Record | BadLineError:
         return BadLineError(source, line, str(error))
 
 
+def _of_text(line: str, number: int, source: str) -> Record | BadLineError:
+    """An element that is a text, as an object that holds it alone."""
+    return _record(f'{{"text": {line}}}', number, source)
+
+
 def _elements(source: ByteSource, name: str, *, array: bool) -> Records:
     number = 0
     for number, raw in enumerate(_reading(source, name, array), 1):
@@ -80,7 +85,9 @@ def _elements(source: ByteSource, name: str, *, array: bool) -> Records:
             yield BadLineError(where, "", f"an element of more than {limit} MiB")
             continue
         try:
-            yield _record(raw.decode("utf-8"), number, where)
+            element = raw.decode("utf-8")
+            is_text = element.startswith('"')
+            yield (_of_text if is_text else _record)(element, number, where)
         except UnicodeDecodeError as error:
             line = raw.decode("utf-8", "backslashreplace")
             yield BadLineError(where, line, files.not_utf8(raw, error))

@@ -21,7 +21,8 @@ class Reading:
     format: what the file is, whatever its name says. metadata: the other fields that are kept
     (None: all), metadata_except: those that are not.
     Of tables: delimiter; quoting (None: quoted, except that a .tsv is only where its first line
-    is); header: whether the first line names the fields, else `columns` do.
+    is); header: whether the first line names the fields, else `columns` do; csv_types: whether
+    filters may read numbers in their texts (auto), or not (text).
     """
 
     id: str | None = None
@@ -33,6 +34,7 @@ class Reading:
     quoting: Quoting | None = None
     header: bool = True
     columns: tuple[str, ...] | None = None
+    csv_types: str = "auto"
     notify: Notify = ignore
 
     def keeps(self, name: str) -> bool:
