@@ -211,35 +211,17 @@ def test_as_many_queries_as_were_written(
         assert dict(found) == named
 
 
+PIECES = [
+    *(b"<top>", b"</top>", b"<num>", b"1", b"<title>", b"a b", b"\n", b"\t", b",", b"{", b"}"),
+    *(b'"', b"[", b"]", b'"text"', b":", b"id", b"text", b"\xef\xbb\xbf", b"\0", b"\xff"),
+]
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.binary(max_size=60)
     | st.lists(
-        st.sampled_from(
-            [
-                b"<top>",
-                b"</top>",
-                b"<num>",
-                b"1",
-                b"<title>",
-                b"a b",
-                b"\n",
-                b"\t",
-                b",",
-                b"{",
-                b"}",
-                b'"',
-                b"[",
-                b"]",
-                b'"text"',
-                b":",
-                b"id",
-                b"text",
-                b"\xef\xbb\xbf",
-                b"\x00",
-                b"\xff",
-            ]
-        ),
+        st.sampled_from(PIECES),
         max_size=20,
     ).map(b"".join),
     st.sampled_from(["q", "q.txt", "q.jsonl", "q.json", "q.csv", "q.tsv", "q.xml", "q.jsonl.gz"]),

@@ -246,33 +246,17 @@ def test_the_ids_of_a_run_are_fit_and_each_there_once() -> None:
         ids.take("a b", 1, "f:1")
 
 
+PIECES = [
+    *(b"q", b"Q0", b"d", b"1", b"0.5", b" ", b"\t", b"\n", b",", b"{", b'"', b"qid", b"score"),
+    *(b"\r\n", b"docid", b"-1", b"\0", b"\xff", b"\xef\xbb\xbf"),
+]
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.binary(max_size=60)
     | st.lists(
-        st.sampled_from(
-            [
-                b"q",
-                b"Q0",
-                b"d",
-                b"1",
-                b"0.5",
-                b" ",
-                b"\t",
-                b"\n",
-                b",",
-                b"{",
-                b'"',
-                b"qid",
-                b"score",
-                b"\r\n",
-                b"docid",
-                b"-1",
-                b"\x00",
-                b"\xff",
-                b"\xef\xbb\xbf",
-            ]
-        ),
+        st.sampled_from(PIECES),
         max_size=20,
     ).map(b"".join),
     st.sampled_from(["f", "f.tsv", "f.csv", "f.jsonl", "f.txt.gz"]),
