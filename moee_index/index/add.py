@@ -85,7 +85,7 @@ class _Known:
         if self.update and prepared.document.made_id:
             raise CorpusError(
                 f"{prepared.document.source}: no id, and --update needs one: names made of file "
-                "and line do not say what is the same document; name the field with --id-field"
+                "and line do not say what is the same document; name its field with --id-field"
             )
         match = self._match(prepared.document)
         if match is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -138,7 +139,8 @@ def read_corpora(
             prefix = as_utf8(file.stem) if stems[file.stem] == 1 else file.name
             with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
                 progress.current = source
-                records = READERS[file.kind](source, file.name, reading)
+                within = replace(reading, partitions=file.partitions)
+                records = READERS[file.kind](source, file.name, within)
                 untyped = csv_types == "auto" and file.kind in (".csv", ".tsv")
                 yield from maker.documents(records, prefix, file.partitions, untyped=untyped)
                 progress.finish(file)

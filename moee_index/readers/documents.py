@@ -27,7 +27,8 @@ class DocumentMaker:
         self._reject = reject
         self._untyped = False
         self._told = reading.id is not None
-        self._unseen = set(reading.metadata or ()) | set(reading.metadata_except)
+        self._unseen = set(reading.metadata or ())
+        self._any = False
 
     def documents(
         self,
@@ -54,11 +55,12 @@ class DocumentMaker:
 
     def end(self) -> None:
         """Tell which fields were named and never there."""
-        for name in sorted(self._unseen):
+        for name in sorted(self._unseen) if self._any else ():
             self._reading.notify(f"metadata: no document has a field {name!r}")
 
     def _document(self, record: Record, prefix: str, partitions: dict[str, str | None]) -> Document:
         fields = {**partitions, **record.fields}
+        self._any = True
         if self._unseen:
             self._unseen.difference_update(fields)
         try:
@@ -78,9 +80,13 @@ class DocumentMaker:
         if made:
             key = f"{prefix}:{record.number}"
             self._tell(fields, key)
-        title = title_of(fields.pop("title", None), numbers=True)
+        title = title_of(fields.get("title"), numbers=True)
+        if not title:
+            fields.pop("title", None)
         metadata = {
-            name: as_json(value) for name, value in fields.items() if self._reading.keeps(name)
+            name: as_json(value)
+            for name, value in fields.items()
+            if name == "title" or self._reading.keeps(name)
         }
         key = id_of(key, "the id")
         return Document(key, text, metadata, title, record.source, made, self._untyped)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, NoReturn, Protocol, cast
 
 from moee_index.errors import CorpusError
 from moee_index.readers.compressed import decompressed
@@ -183,7 +183,11 @@ def only_returns(head: bytes) -> bool:
     return b"\n" not in head and b"\r" in head[:-1]
 
 
-class _Returns(io.BufferedIOBase):
+class _LineSource(Protocol):
+    def readline(self, limit: int, /) -> bytes: ...
+
+
+class _Returns:
     """A stream whose readline ends behind LF, CRLF, or a CR alone."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -191,7 +195,7 @@ class _Returns(io.BufferedIOBase):
         self._chunk = b""
         self._at = 0
 
-    def readline(self, limit: int) -> bytes:
+    def readline(self, limit: int, /) -> bytes:
         parts: list[bytes] = []
         while limit > 0 and self._fill():
             end = self._chunk.find(b"\r", self._at) + 1 or len(self._chunk)
@@ -231,7 +235,7 @@ class Lines(Iterator[str]):
     def __init__(
         self, stream: IO[bytes], name: str, *, keep_ends: bool = False, returns: bool = False
     ) -> None:
-        self._stream = _Returns(stream) if returns else stream
+        self._stream: _LineSource = _Returns(stream) if returns else stream
         self._keep_ends = keep_ends
         self._ends = (b"\n", b"\r") if returns else (b"\n",)
         self.name = name
@@ -306,7 +310,9 @@ def parse_object(line: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"broken JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{json_kind(value)} where a JSON object belongs, one object a line")
+        raise ValueError(
+            f'{json_kind(value)} where a JSON object belongs; make it {{"text": …}}, one a line'
+        )
     if "\\ud" in line or "\\uD" in line:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")

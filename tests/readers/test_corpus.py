@@ -640,12 +640,17 @@ def test_parquet_round_trip(tmp_path: Path, rows: list[str]) -> None:
 
 
 @quick
-@given(st.binary(max_size=200), st.sampled_from([".jsonl", ".csv", ".tsv", ".txt", ".parquet"]))
+@given(
+    st.binary(max_size=200)
+    | st.text(st.sampled_from('[]{}",:\\ \n\r\ttext1\ufeff\0'), max_size=60).map(str.encode),
+    st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".jsonl.gz"]),
+    st.sampled_from(["", "text,id\n", "text\tid\n", '[{"text": "a"}']),
+)
 def test_any_bytes_give_documents_or_one_clear_error(
-    tmp_path: Path, data: bytes, ending: str
+    tmp_path: Path, data: bytes, ending: str, before: str
 ) -> None:
     path = tmp_path / f"a{ending}"
-    path.write_bytes(b"text,id\n" * (ending == ".csv") + data)
+    path.write_bytes(before.encode() + data)
     try:
         for document in read_corpora([path], on_bad="skip"):
             document.content.encode()

@@ -36,7 +36,7 @@ def plain_values(array: Any) -> list[Any]:
     for is_kind, convert in _CONVERTERS:
         if is_kind(kind):
             return convert(array)
-    return [None if value is None else str(value) for value in array]  # shown as Arrow does
+    return [str(scalar) if scalar.is_valid else None for scalar in array]  # as Arrow shows it
 
 
 def _of_extension(array: Any) -> list[Any]:
@@ -128,8 +128,8 @@ def _timestamps(array: Any) -> list[Any]:
             if zone is not None:
                 moment = moment.replace(tzinfo=datetime.UTC).astimezone(zone)
         except OverflowError:
-            moment = np.datetime64(value, unit)
-            return None if np.isnat(moment) else f"{moment}{'+00:00' if zone else ''}"
+            far = np.datetime64(value, unit)
+            return None if np.isnat(far) else f"{far}{'+00:00' if zone else ''}"
         text = moment.isoformat()
         return text[:19] + _fraction(part, _PER_SECOND[unit]) + text[19:]
 

@@ -260,8 +260,9 @@ def require(names: Sequence[str], where: str, reading: Reading, hint: str = "") 
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if twice:
         raise CorpusError(f"{where}: the header names {twice[0]!r} more than once; rename one")
+    there = [*names, *reading.partitions]
     for kind, name in (("text", reading.text or "text"), ("id", reading.id)):
-        if name is not None and name not in names and name.split(".")[0] not in names:
+        if name is not None and name not in there and name.split(".")[0] not in there:
             alike = text_like(names) if kind == "text" else []
             hint = hint or f"choose with --{kind}-field"
             if alike and "--delimiter" not in hint:
@@ -270,5 +271,5 @@ def require(names: Sequence[str], where: str, reading: Reading, hint: str = "") 
                 f"{where}: no {kind} column {name!r}; there are {list_names(names)}; {hint}"
             )
     for name in (*(reading.metadata or ()), *reading.metadata_except):
-        if name not in names:
-            raise CorpusError(f"{where}: no column {name!r}; there are {list_names(names)}")
+        if name not in there:
+            raise CorpusError(f"{where}: no column {name!r}; there are {list_names(there)}")

@@ -33,7 +33,7 @@ def read_parquet(source: ByteSource, name: str, reading: Reading) -> Records:
             for row in _rows(stream, source, name, reading):
                 number += 1
                 yield Record(row, number, f"{name}:{number}", "")
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a name that is no text
             raise CorpusError(
                 f"{name}: cannot be read as Parquet after row {number} ({first_line(error)})"
             ) from None
@@ -73,7 +73,7 @@ def _rows(
 
     from moee_index.readers.formats.arrow_values import plain_values
 
-    with pq.ParquetFile(stream, buffer_size=_BUFFER) as file:
+    with pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False) as file:
         names = list(file.schema_arrow.names)
         require(names, name, reading)
         taken = _taken(names, reading)
@@ -92,7 +92,8 @@ def _rows(
 
 def _rows_at_a_time(group: Any) -> int:
     """How many rows of a group make a batch, by its metadata."""
-    return max(1, min(_ROWS, BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
+    fitting: int = BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)
+    return max(1, min(_ROWS, fitting))
 
 
 def _taken(names: list[str], reading: Reading) -> list[str] | None:

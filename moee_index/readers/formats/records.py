@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from moee_index.readers.lines import BadLineError
@@ -23,6 +23,7 @@ class Reading:
     Of tables: delimiter; quoting (None: quoted, except that a .tsv is only where its first line
     is); header: whether the first line names the fields, else `columns` do; csv_types: whether
     filters may read numbers in their texts (auto), or not (text).
+    partitions: fields that all records of the file have besides their own.
     """
 
     id: str | None = None
@@ -36,6 +37,7 @@ class Reading:
     columns: tuple[str, ...] | None = None
     csv_types: str = "auto"
     notify: Notify = ignore
+    partitions: Mapping[str, str | None] = field(default_factory=dict)
 
     def keeps(self, name: str) -> bool:
         """Whether a field that is neither id, text nor title becomes metadata."""
