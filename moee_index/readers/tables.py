@@ -109,7 +109,7 @@ def _column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
 def records_of(source: ByteSource, name: str, form: Form) -> Iterator[Record]:
     """The records of a file, the fields of tables under names in small letters. Raises
     BadLineError for the first that cannot be read."""
-    reading = Reading(text=form.text, delimiter=form.delimiter)
+    reading = Reading(text=form.text, delimiter=form.delimiter, texts=True)
     for record in READERS[form.kind](source, name, reading):
         if isinstance(record, BadLineError):
             raise record

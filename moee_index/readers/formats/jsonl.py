@@ -24,7 +24,7 @@ def read_jsonl(source: ByteSource, name: str, reading: Reading) -> Records:
     """One JSON object a line, blank lines skipped; or an array of objects, unless the format was
     asked for by name."""
     if reading.format is None and _ARRAY.match(source.head.lstrip(_BLANK)):
-        return _elements(source, name, array=True)
+        return _elements(source, name, reading, array=True)
     return _lines(source, name)
 
 
@@ -32,8 +32,8 @@ def read_json(source: ByteSource, name: str, reading: Reading) -> Records:
     """An array of objects, JSON lines, or objects of several lines each."""
     head = source.head.lstrip(_BLANK)
     if head.startswith(b"["):
-        return _elements(source, name, array=True)
-    return _lines(source, name) if _is_lines(head) else _elements(source, name, array=False)
+        return _elements(source, name, reading, array=True)
+    return _lines(source, name) if _is_lines(head) else _elements(source, name, reading, array=False)
 
 
 def _is_lines(head: bytes) -> bool:
@@ -76,7 +76,7 @@ def _of_text(line: str, number: int, source: str) -> Record | BadLineError:
     return _record(f'{{"text": {line}}}', number, source)
 
 
-def _elements(source: ByteSource, name: str, *, array: bool) -> Records:
+def _elements(source: ByteSource, name: str, reading: Reading, *, array: bool) -> Records:
     number = 0
     for number, raw in enumerate(_reading(source, name, array), 1):
         where = f"{name}:{number}"
@@ -86,7 +86,7 @@ def _elements(source: ByteSource, name: str, *, array: bool) -> Records:
             continue
         try:
             element = raw.decode("utf-8")
-            is_text = element.startswith('"')
+            is_text = reading.texts and element.startswith('"')
             yield (_of_text if is_text else _record)(element, number, where)
         except UnicodeDecodeError as error:
             line = raw.decode("utf-8", "backslashreplace")

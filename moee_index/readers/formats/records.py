@@ -23,7 +23,8 @@ class Reading:
     Of tables: delimiter; quoting (None: quoted, except that a .tsv is only where its first line
     is); header: whether the first line names the fields, else `columns` do; csv_types: whether
     filters may read numbers in their texts (auto), or not (text).
-    partitions: fields that all records of the file have besides their own.
+    partitions: fields that all records of the file have besides their own. texts: whether an
+    element of a JSON array may be a text, which is then an object that holds it alone.
     """
 
     id: str | None = None
@@ -38,6 +39,7 @@ class Reading:
     csv_types: str = "auto"
     notify: Notify = ignore
     partitions: Mapping[str, str | None] = field(default_factory=dict)
+    texts: bool = False
 
     def keeps(self, name: str) -> bool:
         """Whether a field that is neither id, text nor title becomes metadata."""
