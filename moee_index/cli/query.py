@@ -46,7 +46,7 @@ BLOCK = 64
 @click.option(
     "--queries",
     metavar="FILE|-",
-    help="Queries from a file: BEIR's queries.jsonl, id<TAB>text, or one per line.",
+    help="Queries from a file: JSON lines (BEIR's), CSV, id<TAB>text, TREC topics, or one a line.",
 )
 @click.option(
     "--filter",

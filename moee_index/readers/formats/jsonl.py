@@ -33,7 +33,9 @@ def read_json(source: ByteSource, name: str, reading: Reading) -> Records:
     head = source.head.lstrip(_BLANK)
     if head.startswith(b"["):
         return _elements(source, name, reading, array=True)
-    return _lines(source, name) if _is_lines(head) else _elements(source, name, reading, array=False)
+    return (
+        _lines(source, name) if _is_lines(head) else _elements(source, name, reading, array=False)
+    )
 
 
 def _is_lines(head: bytes) -> bool:
