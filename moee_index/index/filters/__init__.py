@@ -166,12 +166,12 @@ class Filter:
 def nearest(name: str, names: Iterable[str]) -> list[str]:
     """Names by their likeness to one that was written, the nearest first; case counts last."""
 
-    def unlikeness(other: str) -> tuple[float, float, str]:
+    def likeness(other: str) -> tuple[float, float, str]:
         folded = difflib.SequenceMatcher(None, other.casefold(), name.casefold()).ratio()
         exact = difflib.SequenceMatcher(None, other, name).ratio()
-        return -folded, -exact, other
+        return folded, exact, other
 
-    return sorted(names, key=unlikeness)
+    return sorted(names, key=likeness, reverse=True)
 
 
 def _plurals(kinds: Collection[str]) -> str:
