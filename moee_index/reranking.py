@@ -297,8 +297,9 @@ class _Scoring:
         default_alpha: float = 1.0,
     ) -> _Scoring:
         weight = check_search(method, alpha, 1 if k is None else k, default_alpha=default_alpha)
-        if standardizer is not None and not isinstance(standardizer, Standardizer):
-            kind = type(standardizer).__name__
+        frozen: object = standardizer
+        if frozen is not None and not isinstance(frozen, Standardizer):
+            kind = type(frozen).__name__
             raise MisuseError(
                 f"the standardizer is of type {kind}; give an index's, or leave it out"
             )

@@ -217,8 +217,9 @@ class _Ids:
             self._tell(fields)
             return _checked(Document(str(position), text, fields, title))
         key = fields.pop(name)
-        whole = int(key) if isinstance(key, numbers.Integral) and not isinstance(key, bool) else key
-        return _checked(Document(id_of(whole, f"field {name!r}"), text, fields, title))
+        if not isinstance(key, bool) and isinstance(key, numbers.Integral):
+            key = int(key)  # numpy's too
+        return _checked(Document(id_of(key, f"field {name!r}"), text, fields, title))
 
     def _tell(self, fields: Mapping[str, Any]) -> None:
         alike = [] if self._told else id_like(name for name in fields if isinstance(name, str))
