@@ -33,6 +33,7 @@ from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
+from moee_index.text import check_texts
 from moee_index.types import Notify, Pair, Progress
 
 
@@ -82,9 +83,8 @@ def delete_documents(
     Raises MisuseError naming an id that is not there, unless `missing_ok`; nothing is then
     deleted. Raises what `changing` raises.
     """
-    directory = Path(directory)
+    directory, wanted = Path(directory), list(dict.fromkeys(check_texts(ids, "id")))
     with changing(directory) as (manifest, segments):
-        wanted = list(dict.fromkeys(ids))
         matches = find_live(segments, wanted)
         missing = [identifier for identifier in wanted if identifier not in matches]
         if missing and not missing_ok:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from moee_index.types import Chunking, Document, EncodingPlan, TextEncoder, blocks
+from moee_index.types import Chunking, Document, EncodingPlan, TextEncoder
 
 _WINDOW = 1024
+# Of a window's texts, reached by the last: as much of a corpus is in memory, and its longest text.
+_CHARACTERS = 16 * 2**20
 _SAMPLED_BATCHES = 2
 
 
@@ -40,13 +42,13 @@ def estimate(
 ) -> Estimate:
     """Tokenise a corpus and embed two of its batches.
 
-    Equal texts further apart than a window of 1024 documents are counted twice, though a build
-    embeds them once.
+    Windows of 1024 documents, or of 16 Mi characters if these are fewer, are in memory one at a
+    time. Equal texts further apart are counted twice, though a build embeds them once.
     """
     spec = encoder.spec
     read = skipped = truncated = tokens = text_bytes = rows = 0
     rate = 0.0
-    for window in blocks(documents, _WINDOW):
+    for window in _windows(documents):
         read += len(window)
         taken = [document for document in window if document.content.strip()]
         skipped += len(window) - len(taken)
@@ -71,6 +73,19 @@ def estimate(
         # raw rows, float16 codes, norms, checksums, and the text twice over for SQLite's own pages
         bytes=rows * ((spec.hs_dim + spec.rw_dim) * (raw + 2) + 16) + 2 * text_bytes,
     )
+
+
+def _windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    window: list[Document] = []
+    characters = 0
+    for document in documents:
+        window.append(document)
+        characters += len(document.content)
+        if len(window) == _WINDOW or characters >= _CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
 
 
 def _contents(documents: list[Document], encoder: TextEncoder, chunk: Chunking | None) -> list[str]:

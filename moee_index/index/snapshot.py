@@ -159,14 +159,16 @@ class Snapshot:
         """Text and metadata of documents by id; ids that are not there are left out."""
         return {
             identifier: document
-            for identifier, (_, document) in find_live(self._segments, ids).items()
+            for identifier, (_, document) in find_live(
+                self._segments, check_texts(ids, "id")
+            ).items()
         }
 
     def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
         """Id of a document → its passages, name of a passage → that one. A document is looked for
         first; ids that are not there are left out."""
         passages: dict[str, list[Passage]] = {}
-        for name, (match, rows) in self._found(ids).items():
+        for name, (match, rows) in self._found(check_texts(ids, "id")).items():
             if match is not None:
                 segment, document = match
                 passages[name] = self._passages(segment, document)

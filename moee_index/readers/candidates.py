@@ -86,15 +86,15 @@ def read_candidates(
         raise MisuseError("the query is empty")
     name = "stdin" if str(path) == "-" else escaped(str(path))
     ids = _Ids(notify)
-    with open_bytes(path, stdin) as source:
-        ending = split_name(Path(path))[1]
+    ending = split_name(Path(path))[1]
+    with open_bytes(path, stdin, text=ending != ".parquet") as source:
         if query is not None:
             form = form_of(source, name, ending, _IDS, ("text",))
             documents = ids.of_list(_texts(source, name, form, ending))
             yield CandidateList(query, documents, None, name)
             return
         kind = form_of(source, name, ending, _IDS, ("text",)).kind
-        form = Form(".json" if kind == ".json" else ".jsonl")
+        form = Form(kind if kind in (".json", ".parquet") else ".jsonl")
         for record in records_of(source, name, form):
             try:
                 yield _candidate_list(record.fields, record.source, ids)

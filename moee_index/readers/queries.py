@@ -42,7 +42,7 @@ def read_queries(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterato
     """Queries of a file, each as soon as its line is read, so that stdin answers as it comes.
 
     JSON lines with `text` and `id` or `_id` (BEIR's queries.jsonl, or the folder that holds it) or
-    an array of such objects or of texts; CSV or TSV under a header; `id<TAB>text` lines; TREC
+    an array of such objects or of texts; CSV or TSV under a header, or Parquet; `id<TAB>text` lines; TREC
     topics; or one query a line. Which of these follows from the ending, else from the beginning.
     Text and id may have other names, QUERY_TEXTS and QUERY_IDS.
 
@@ -55,8 +55,9 @@ def read_queries(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterato
     path = _in_folder(path)
     name = "stdin" if str(path) == "-" else escaped(str(path))
     seen: dict[str, int] = {}
-    with open_bytes(path, stdin) as source:
-        form = form_of(source, name, split_name(Path(path))[1], QUERY_IDS, QUERY_TEXTS)
+    ending = split_name(Path(path))[1]
+    with open_bytes(path, stdin, text=ending != ".parquet") as source:
+        form = form_of(source, name, ending, QUERY_IDS, QUERY_TEXTS)
         for query, number in _queries(source, name, form):
             if query.id in seen:
                 first = f"first at line {seen[query.id]}"

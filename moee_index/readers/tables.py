@@ -22,7 +22,7 @@ from moee_index.readers.lines import (
 )
 from moee_index.readers.topics import BEGINS_TOPICS
 
-Kind = Literal[".jsonl", ".json", ".csv", ".tsv", "topics", "tab", "plain"]
+Kind = Literal[".jsonl", ".json", ".csv", ".tsv", ".parquet", "topics", "tab", "plain"]
 _JSON = {".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".json"}
 # An array of objects or texts; a line of prose has something else behind a bracket.
 _ARRAY = re.compile(r'\[\s*(\{|"|$)')
@@ -48,6 +48,8 @@ def form_of(
 
     Raises CorpusError for a table without a column of texts, and for a kind that is not read.
     """
+    if ending == ".parquet":
+        return Form(".parquet", text=_parquet_column(source, texts))
     beginning = source.head.decode("utf-8", "replace").lstrip(BYTE_ORDER_MARK)
     first = re.split("[\r\n]", beginning, maxsplit=1)[0]
     if ending in _JSON:
@@ -95,6 +97,22 @@ def _table(first: str, name: str, ending: str, ids: Sequence[str], texts: Sequen
     if len(names) == 2 and _has(names[:1], ids):
         return Form("tab", header=True)
     return Form(".tsv", text=text)
+
+
+def _parquet_column(source: ByteSource, texts: Sequence[str]) -> str | None:
+    """The column of texts of a Parquet file; None where the file cannot be read from its end,
+    which its reader says better."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if source.stream is not source.raw or not source.raw.seekable():
+        return None
+    try:
+        return _column(pq.read_schema(source.raw).names, texts)
+    except (pa.ArrowException, OSError):
+        return None
+    finally:
+        source.raw.seek(0)
 
 
 def _column(names: Sequence[str], wanted: Sequence[str]) -> str | None:

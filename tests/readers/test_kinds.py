@@ -60,7 +60,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.tsv", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.tsv", "a.jsonl.gz", "a.xlsx"])
 def test_another_kind_of_file_is_named(tmp_path: Path, what: str, name: str) -> None:
     path = tmp_path / name
     data = OTHERS[what]
@@ -100,6 +100,22 @@ def test_text_that_begins_like_another_kind_is_text(tmp_path: Path, text: str) -
     path = tmp_path / "a.txt"
     path.write_text(text + "\n")
     assert [document.text for document in read_corpora([path])] == [text]
+
+
+def test_names_and_fields_do_not_act_on_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[2J.jsonl"
+    try:
+        path.write_text('{"doc\\u001bid": "1", "text": "a"}\n{"\\u202ebody": "b"}\n')
+    except OSError:
+        pytest.skip("this file system has no such names")
+    said: list[str] = []
+    reader = read_corpora([path], notify=said.append)
+    assert next(reader).source.isprintable()
+    with pytest.raises(CorpusError) as caught:
+        next(reader)
+    said.append(str(caught.value))
+    assert len(said) == 2
+    assert all(message.isprintable() for message in said)
 
 
 def test_stdin_stays_open() -> None:

@@ -70,6 +70,8 @@ CREATE TABLE IF NOT EXISTS batches (
 """
 _NUMBERS = "CREATE TABLE IF NOT EXISTS numbers (document INTEGER PRIMARY KEY, fields TEXT NOT NULL)"
 HAS_NUMBERS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'numbers'"
+# SQLite reads JSON that is nested 1000 deep.
+DEEPEST = 900
 # SQLite's limit on variables in one statement used to be 999.
 VARIABLES = 900
 # Content hashes come in no order: the pages of their index are wanted again and again.
@@ -102,6 +104,8 @@ class PreparedDocument:
             metadata = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False)
             for text in (metadata, document.id, document.title, document.text):
                 text.encode()
+            if _depth(document.metadata, metadata) > DEEPEST:
+                raise ValueError(f"it is nested more than {DEEPEST} deep")
         except UnicodeEncodeError:
             raise CorpusError(
                 f"{where}document {document.id!r} holds half a surrogate pair, which UTF-8 "
@@ -142,6 +146,19 @@ def document_checksum(
         content = part.encode()
         crc = zlib.crc32(content, zlib.crc32(len(content).to_bytes(8, "little"), crc))
     return crc
+
+
+def _depth(metadata: dict[str, Any], written: str) -> int:
+    """How deep metadata are nested, where their JSON text has brackets enough to be so at all."""
+    if written.count("{") + written.count("[") <= DEEPEST:
+        return 0
+    level: list[Any] = [metadata]
+    depth = 0
+    while level:
+        depth += 1
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for each in inner for one in each if isinstance(one, dict | list | tuple)]
+    return depth
 
 
 @dataclass(frozen=True)
