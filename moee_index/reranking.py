@@ -202,7 +202,8 @@ def check_for_run(lists: Iterable[CandidateList]) -> None:
 
 
 def _check_encoder(encoder: TextEncoder) -> None:
-    if not callable(getattr(encoder, "encode", None)):
+    # A text has a method of that name too.
+    if isinstance(encoder, str) or not callable(getattr(encoder, "encode", None)):
         kind = type(encoder).__name__
         raise MisuseError(f"the encoder is of type {kind}; make one with Encoder.load")
 

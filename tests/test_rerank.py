@@ -18,7 +18,7 @@ from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Method, Standardizer
 from moee_index.index.snapshot import Passage
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents, read_candidates
-from moee_index.readers.trec import RunLine
+from moee_index.readers.trec import PassedOver, RunLine
 from moee_index.reranking import StoredTexts, rerank, rerank_lists, rerank_run
 from moee_index.types import Document, Embeddings, EncoderSpec, EncodingPlan
 
@@ -158,6 +158,77 @@ def test_misuse(options: dict[str, Any], reason: str) -> None:
     arguments = {"query": "q", "candidates": ["a"], "encoder": FakeEncoder(), **options}
     with pytest.raises(MisuseError, match=reason):
         rerank(**arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"query": None},
+        {"query": ["q"]},
+        {"query": b"q"},
+        {"query": "half \ud83d"},
+        {"candidates": "a text"},
+        {"candidates": None},
+        {"candidates": {"text": "a"}},
+        {"candidates": [b"a"]},
+        {"encoder": None},
+        {"encoder": "tiny"},
+        {"standardizer": "frozen"},
+        {"k": 2.0},
+        {"k": True},
+        {"k": "2"},
+        {"alpha": "1"},
+        {"alpha": np.nan},
+        {"method": None},
+        {"standardize": 1},
+    ],
+)
+def test_what_is_no_argument_is_misuse(options: dict[str, Any]) -> None:
+    arguments = {"query": "q", "candidates": ["a"], "encoder": FakeEncoder(), **options}
+    with pytest.raises(MisuseError):
+        rerank(**arguments)
+
+
+def test_numbers_of_numpy_and_generators_are_arguments() -> None:
+    texts = [f"text {i}" for i in range(5)]
+    plain = rerank("q", texts, FakeEncoder(), k=2, alpha=0.5)
+    odd = rerank("q", (t for t in texts), FakeEncoder(), k=np.int64(2), alpha=np.float32(0.5))  # type: ignore[arg-type]
+    assert odd == plain
+    assert rerank("q", np.array(texts), FakeEncoder(), k=2, alpha=0.5) == plain  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run": "run.txt"},
+        {"run": Path("run.txt")},
+        {"run": None},
+        {"queries": [("q1", "one")]},
+        {"queries": None},
+        {"queries": {"q1": None}},
+        {"index": "indexes/news"},
+        {"encoder": None},
+    ],
+)
+def test_what_is_no_run_is_misuse(options: dict[str, Any]) -> None:
+    index = FakeIndex([Document("d1", "text")])
+    run = [("q1", [RunLine("q1", "d1", 1, 0.0)])]
+    arguments = {"run": run, "queries": {"q1": "one"}, "index": index, "encoder": FakeEncoder()}
+    with pytest.raises(MisuseError):
+        list(rerank_run(**{**arguments, **options}))
+
+
+def test_what_a_run_names_and_is_not_there_is_passed_over_and_counted() -> None:
+    index, passed_over = FakeIndex([Document(f"d{i}", f"text {i}") for i in range(3)]), PassedOver()
+    run = [
+        ("q1", [RunLine("q1", name, n, 0.0) for n, name in enumerate(("d2", "dx", "d0"), 1)]),
+        ("q2", [RunLine("q2", "dy", 1, 0.0)]),
+    ]
+    ranked = list(
+        rerank_run(run, {"q1": "one", "q2": "two"}, index, FakeEncoder(), passed_over=passed_over)
+    )
+    assert [{hit.id for hit in each.hits} for each in ranked] == [{"d0", "d2"}, set()]
+    assert passed_over.unknown == 2
 
 
 def test_lists_are_embedded_together_and_equal_texts_once() -> None:

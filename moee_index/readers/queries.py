@@ -42,9 +42,9 @@ def read_queries(path: str | Path, *, stdin: IO[bytes] | None = None) -> Iterato
     """Queries of a file, each as soon as its line is read, so that stdin answers as it comes.
 
     JSON lines with `text` and `id` or `_id` (BEIR's queries.jsonl, or the folder that holds it) or
-    an array of such objects or of texts; CSV or TSV under a header, or Parquet; `id<TAB>text` lines; TREC
-    topics; or one query a line. Which of these follows from the ending, else from the beginning.
-    Text and id may have other names, QUERY_TEXTS and QUERY_IDS.
+    an array of such objects or of texts; CSV or TSV under a header, or Parquet; `id<TAB>text`
+    lines; TREC topics; or one query a line. Which of these follows from the ending, else from the
+    beginning. Text and id may have other names, QUERY_TEXTS and QUERY_IDS.
 
     A query without text is an error, and so is a blank line (ignored in JSON lines and tables): a
     query dropped in silence would spoil what is measured with the answers. An id that comes twice

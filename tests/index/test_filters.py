@@ -803,7 +803,20 @@ def test_the_deepest_filter_is_one_that_sqlite_reads(level: str, leaf: str) -> N
     if level.count("(") > 1:
         depth -= 1
     text = level * depth + leaf + ")" * depth
-    assert found(table([{"a": 1}, {"b": 1}]), text) is not None
+    for untyped in (False, True):
+        tables = table([{"a": "1" if untyped else 1}, {"b": 1}], untyped=untyped)
+        assert found(tables, text) is not None
+
+
+@pytest.mark.parametrize("value", [None, 3, 2.5, b"a = 1", ["a = 1"], {"a": 1}, np.float32(1)])
+def test_what_is_no_filter(value: Any) -> None:
+    for read in (Filter.parse, Filter.of):
+        if value is not None or read == Filter.parse:
+            with pytest.raises(FilterError, match="the filter is "):
+                read(value)
+    parsed = Filter.of("a = 1")
+    assert Filter.of(parsed) is parsed and Filter.of(None) is None
+    assert Filter.of(np.str_("a = 1")) == parsed
 
 
 # --- fields and kinds ---

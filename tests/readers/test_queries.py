@@ -154,7 +154,8 @@ def test_headers_and_beginnings(
         ("q", "<top><title>a</top>", ":1: a topic without a number"),
         ("q", "<top><num>1</top>", ":1: topic 1 has no <title>"),
         ("q", "<top><num>1<title>a</top>\n<top><num>1<title>b</top>", ":2: query id '1' again"),
-        ("q.parquet", b"PAR1\x15\x04", "is a Parquet file"),
+        ("q", b"PAR1\x15\x04", "is a Parquet file"),
+        ("q.parquet", b"PAR1\x15\x04", "cannot be read as Parquet"),
         ("q", b"PK\x03\x04abc", "is a ZIP archive"),
         ("q", b"caf\xe9\n", ":1: not UTF-8 (byte 0xe9"),
         ("q", b"\xff\xfec\0a\0t\0", "is UTF-16 text"),
@@ -252,3 +253,22 @@ def test_the_folder_of_a_beir_set(tmp_path: Path) -> None:
     assert pairs(tmp_path) == [("1", "a")]
     with pytest.raises(CorpusError, match=r"queries\.jsonl: no such file"):
         pairs(DATA)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"_id": ["q1", "q2"], "title": ["", ""], "text": ["cats", "ships"]},
+        {"query": ["cats", "ships"], "query_id": ["q1", "q2"]},
+        {"QID": ["q1", "q2"], "Query": ["cats", "ships"]},
+    ],
+)
+def test_parquet_of_the_hub(tmp_path: Path, columns: dict[str, list[str]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), tmp_path / "q.parquet")
+    assert pairs(tmp_path / "q.parquet") == [("q1", "cats"), ("q2", "ships")]
+    content = (tmp_path / "q.parquet").read_bytes()
+    with pytest.raises(CorpusError, match="stdin: is a Parquet file"):
+        pairs("-", content)
