@@ -201,7 +201,7 @@ def check_for_run(lists: Iterable[CandidateList]) -> None:
             check_run_id("document", document.id, each.source)
 
 
-def _check_encoder(encoder: TextEncoder) -> None:
+def _check_encoder(encoder: object) -> None:
     # A text has a method of that name too.
     if isinstance(encoder, str) or not callable(getattr(encoder, "encode", None)):
         kind = type(encoder).__name__
