@@ -75,6 +75,8 @@ class Document:
     source: `file:line`, for messages; empty for documents made in Python.
     untyped: its metadata come from a format without types (CSV), so a filter that compares with a
     number reads texts that spell one as numbers.
+
+    Raises MisuseError for fields of other types.
     """
 
     id: str
@@ -86,6 +88,16 @@ class Document:
     untyped: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("id", "text", "title", "source"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise MisuseError(
+                    f"a document's {name} is of type {type(value).__name__}, not text"
+                )
+        if not isinstance(self.metadata, dict):
+            raise MisuseError(
+                f"a document's metadata is of type {type(self.metadata).__name__}, not a dict"
+            )
         known = self.metadata.get("title")
         if self.title:
             if known != self.title:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, NoReturn, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -232,6 +232,12 @@ class Encoder:
             checkpoint,
             **{**spec.options(), **({} if spec.bits == 4 else {"double_quant": None})},
             **options,
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise MisuseError(
+            "an encoder cannot be pickled or copied, for it holds a model; load it where it is "
+            "needed with Encoder.load"
         )
 
     @property

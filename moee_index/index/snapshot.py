@@ -5,6 +5,7 @@ A snapshot joins the segments of a version; searching them and embedding queries
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ import numpy as np
 from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
+from moee_index.index.search.request import as_filter
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.passage_names import named_passage
-from moee_index.text import check_texts, shown
+from moee_index.text import shown
 from moee_index.types import Embeddings, EncoderSpec, blocks
 
 # Every character that Python takes for whitespace, for SQLite's GLOB.
@@ -48,13 +50,16 @@ class Passage:
 
 
 class Snapshot:
-    """The segments of one version, opened.
+    """The segments of one version, opened; read from any thread, but for `close`.
 
-    Raises IndexDamagedError where a file is missing or altered.
+    Raises IndexDamagedError where a file is missing or altered, StorageError where one may not or
+    cannot be read.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
+        # Where it is whatever becomes of the working directory.
+        self.home = directory.absolute()
         self.manifest = manifest
         self._segments: list[OpenSegment] = []
         self._names_checked = False
@@ -85,9 +90,8 @@ class Snapshot:
 
         Raises MisuseError naming an id that is not there, or that means two passages.
         """
-        names = check_texts(ids, "id")
-        found = self._found(names)
-        return self.vectors_at([self._row_of(name, *found[name]) for name in names])
+        found = self._found(ids)
+        return self.vectors_at([self._row_of(name, *found[name]) for name in ids])
 
     def vectors_at(self, rows: Sequence[int]) -> Embeddings:
         """Raw embeddings of rows of the index, in their order."""
@@ -159,16 +163,14 @@ class Snapshot:
         """Text and metadata of documents by id; ids that are not there are left out."""
         return {
             identifier: document
-            for identifier, (_, document) in find_live(
-                self._segments, check_texts(ids, "id")
-            ).items()
+            for identifier, (_, document) in find_live(self._segments, ids).items()
         }
 
     def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
         """Id of a document → its passages, name of a passage → that one. A document is looked for
         first; ids that are not there are left out."""
         passages: dict[str, list[Passage]] = {}
-        for name, (match, rows) in self._found(check_texts(ids, "id")).items():
+        for name, (match, rows) in self._found(ids).items():
             if match is not None:
                 segment, document = match
                 passages[name] = self._passages(segment, document)
@@ -250,6 +252,7 @@ class Selector:
         self._known: dict[str, set[str]] | None = None
         self._looked = False
         self._masks: OrderedDict[str, list[Mask | None]] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def fields(self) -> dict[str, set[str]] | None:
@@ -269,19 +272,26 @@ class Selector:
 
         Raises FilterError naming the position.
         """
-        parsed = Filter.of(condition)
+        parsed = as_filter(condition)
         if parsed is None:
             return [segment.live for segment in self._segments]
-        if parsed.text not in self._masks:
-            # An index that has become empty knows no fields, and every filter finds nothing.
-            if self._segments and self.fields is not None:
-                parsed.check(self.fields)
-            masks: list[Mask | None] = []
-            for segment in self._segments:
-                mask = segment.matching(parsed)
-                masks.append(mask if segment.live is None else mask & segment.live)
+        with self._lock:
+            if parsed.text in self._masks:
+                self._masks.move_to_end(parsed.text)
+                return self._masks[parsed.text]
+        masks = self._matching(parsed)
+        with self._lock:
             self._masks[parsed.text] = masks
             if len(self._masks) > _KEPT:
                 self._masks.popitem(last=False)
-        self._masks.move_to_end(parsed.text)
-        return self._masks[parsed.text]
+        return masks
+
+    def _matching(self, parsed: Filter) -> list[Mask | None]:
+        # An index that has become empty knows no fields, and every filter finds nothing.
+        if self._segments and self.fields is not None:
+            parsed.check(self.fields)
+        masks: list[Mask | None] = []
+        for segment in self._segments:
+            mask = segment.matching(parsed)
+            masks.append(mask if segment.live is None else mask & segment.live)
+        return masks

@@ -125,7 +125,7 @@ def sample_pairs(index: Index) -> tuple[int, Float64Array, Float64Array]:
     a circle each is paired with the next ones: every document stands in as many pairs as every
     other, no pair comes twice, and all pairs are there as long as they are not too many.
     """
-    named = index.snapshot.named_rows()
+    named = index.named_rows()
     rows = [row for _, row in heapq.nsmallest(SAMPLE, ((digest(name), row) for name, row in named))]
     units = unit_vectors(index.vectors_at(rows), index.standardizer)
     similarities: list[tuple[Float64Array, Float64Array]] = []

@@ -810,13 +810,9 @@ def test_the_deepest_filter_is_one_that_sqlite_reads(level: str, leaf: str) -> N
 
 @pytest.mark.parametrize("value", [None, 3, 2.5, b"a = 1", ["a = 1"], {"a": 1}, np.float32(1)])
 def test_what_is_no_filter(value: Any) -> None:
-    for read in (Filter.parse, Filter.of):
-        if value is not None or read == Filter.parse:
-            with pytest.raises(FilterError, match="the filter is "):
-                read(value)
-    parsed = Filter.of("a = 1")
-    assert Filter.of(parsed) is parsed and Filter.of(None) is None
-    assert Filter.of(np.str_("a = 1")) == parsed
+    with pytest.raises(FilterError, match="the filter is "):
+        Filter.parse(value)
+    assert Filter.parse(np.str_("a = 1")) == Filter.parse("a = 1")
 
 
 # --- fields and kinds ---

@@ -93,13 +93,6 @@ class Filter:
     _tree: Node = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, condition: str | Filter | None) -> Filter | None:
-        """A filter as it may be given to a search: parsed or not, or none. Raises FilterError."""
-        if condition is None or isinstance(condition, Filter):
-            return condition
-        return cls.parse(condition)
-
-    @classmethod
     def parse(cls, text: str) -> Filter:
         """Raises FilterError: one line with the position and what was expected there."""
         if not isinstance(text, str):
