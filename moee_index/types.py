@@ -52,6 +52,11 @@ def ignore(*_: object) -> None:
     """A `Notify` or a `Progress` that does nothing."""
 
 
+# Characters of documents in a window, some 16,000 a document, beyond which it is full: a window is
+# held in memory, and at most four are on their way.
+WINDOW_CHARACTERS = 2**24
+
+
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Items in lists of `size`, the last one shorter."""
     remaining = iter(items)

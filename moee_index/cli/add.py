@@ -18,6 +18,7 @@ from moee_index.cli.options import (
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 
@@ -70,7 +71,7 @@ def command(
         print_json(report.as_json())
         return
     removed = f"removed {report.removed} (empty now), " if report.removed else ""
-    click.echo(
+    say(
         f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
         f"{removed}unchanged {report.unchanged}, truncated {report.truncated}, skipped "
         f"{report.skipped} empty, rejected {report.rejected}; "

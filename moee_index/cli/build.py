@@ -19,6 +19,7 @@ from moee_index.cli.options import (
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 if TYPE_CHECKING:
@@ -124,13 +125,13 @@ def command(
 
 def _print_report(report: BuildReport) -> None:
     if report.unchanged:
-        click.echo(
+        say(
             f"{report.index} is already finished and nothing has changed: "
             f"{counted(report.embedded, 'document')}"
         )
         return
     resumed = f" ({report.resumed} of them before an interruption)" if report.resumed else ""
-    click.echo(
+    say(
         f"{report.index}: read {report.read}, embedded {report.embedded}{resumed}, truncated "
         f"{report.truncated}, skipped {report.skipped} empty, rejected {report.rejected}; "
         f"{report.seconds:.1f} s, {report.texts_per_second:.1f} texts/s, "
@@ -142,7 +143,7 @@ def _print_estimate(estimate: Estimate, as_json: bool) -> None:
     if as_json:
         print_json(estimate.as_json())
         return
-    click.echo(
+    say(
         f"would embed {counted(estimate.documents, 'document')} ({estimate.skipped} empty skipped, "
         f"{estimate.truncated} truncated), {counted(estimate.tokens, 'token')}: about "
         f"{estimate.seconds / 60:.1f} minutes at {estimate.tokens_per_second:.0f} tokens/s, "

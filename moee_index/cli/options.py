@@ -5,7 +5,9 @@ The library is imported inside functions only, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, fields
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from moee_index.cli.console import Console
+from moee_index.text import text_fault
 from moee_index.types import EncoderOptions, Progress
 
 if TYPE_CHECKING:
@@ -28,7 +31,23 @@ METHODS = ("sum", "concat", "hs", "rw")
 STANDARDIZE = ("both", "rw", "hs", "none")
 
 
-class PromptType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class TextType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Text: what the command line holds as UTF-8, whatever the locale is."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        with contextlib.suppress(UnicodeError):
+            value = os.fsencode(value).decode("utf-8") if text_fault(value) else value
+        if fault := text_fault(value):
+            self.fail(f"{value!r} {fault}; give it as UTF-8", param, ctx)
+        return str(value)
+
+
+TEXT = TextType()
+
+
+class PromptType(TextType):
     """A prompt: text, blanks included. In an environment variable several are one per line."""
 
     name = "prompt"
@@ -50,7 +69,7 @@ def _encoder_option(option: Field[Any], many_prompts: bool) -> Callable[[F], F]:
         kind = click.Choice([str(choice) for choice in about["choices"]])
     elif "least" in about:
         kind = click.IntRange(min=about["least"])
-    return click.option(flag, type=kind, metavar=about.get("metavar"), help=about["help"])
+    return click.option(flag, type=kind or TEXT, metavar=about.get("metavar"), help=about["help"])
 
 
 def model_options(command: str, *, many_prompts: bool = False) -> Callable[[F], F]:
@@ -314,7 +333,11 @@ def load_encoder_of(
     encoder_class = _encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
         return encoder_class.for_spec(
-            index.spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
+            index.located_spec(),
+            **options,
+            few_texts=few_texts,
+            notify=console.tell,
+            progress=progress,
         )
 
 

@@ -11,6 +11,7 @@ import click
 
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
+    TEXT,
     choose_index,
     hit_output_options,
     load_encoder_of,
@@ -29,7 +30,7 @@ BLOCK = 64
 
 
 @click.command("query")
-@click.argument("text", nargs=-1, metavar="[TEXT…]")
+@click.argument("text", nargs=-1, metavar="[TEXT…]", type=TEXT)
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
@@ -51,6 +52,7 @@ BLOCK = 64
 @click.option(
     "--filter",
     "condition",
+    type=TEXT,
     metavar="EXPR",
     help="Only documents whose metadata match: 'lang = \"en\" and year >= 2020'.",
 )

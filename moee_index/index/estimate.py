@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from moee_index.types import Chunking, Document, EncodingPlan, TextEncoder
+from moee_index.types import WINDOW_CHARACTERS, Chunking, Document, EncodingPlan, TextEncoder
 
 _WINDOW = 1024
-# Of a window's texts, reached by the last: as much of a corpus is in memory, and its longest text.
-_CHARACTERS = 16 * 2**20
 _SAMPLED_BATCHES = 2
 
 
@@ -76,12 +74,13 @@ def estimate(
 
 
 def _windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents as many at a time as a build holds of them."""
     window: list[Document] = []
     characters = 0
     for document in documents:
         window.append(document)
-        characters += len(document.content)
-        if len(window) == _WINDOW or characters >= _CHARACTERS:
+        characters += len(document.text)
+        if len(window) == _WINDOW or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters = [], 0
     if window:

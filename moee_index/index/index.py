@@ -17,6 +17,7 @@ import numpy as np
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
 from moee_index.index.in_use import InUse
+from moee_index.index.model_path import located
 from moee_index.index.search.pair import Ranking, joined
 from moee_index.index.search.request import SearchOptions, SearchRequest, check_queries
 from moee_index.index.segment import Match
@@ -167,6 +168,10 @@ class Index:
         """The encoder that the index was built with."""
         return self.manifest.spec
 
+    def located_spec(self) -> EncoderSpec:
+        """As `spec`, with its model looked for beside the index where it is not at its place."""
+        return located(self.spec, self.directory)
+
     @property
     def alpha(self) -> float:
         """The index's default weight of RW in method `sum`."""
@@ -252,7 +257,7 @@ class Index:
                         f"{self.directory} was opened without an encoder; give Index.open one, or "
                         "call search_embeddings"
                     )
-                loaded = check_encoder(self._load(self.spec))
+                loaded = check_encoder(self._load(self.located_spec()))
                 self.check_encoder(loaded.spec)
                 self._encoder = loaded
             return self._encoder

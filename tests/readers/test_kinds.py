@@ -82,7 +82,11 @@ def test_a_database_is_named(tmp_path: Path) -> None:
         list(read_corpora([path]))
 
 
-@pytest.mark.parametrize("data", [gzip.compress(LINE), zstandard.ZstdCompressor().compress(LINE)])
+@pytest.mark.parametrize(
+    "data",
+    [gzip.compress(LINE), zstandard.ZstdCompressor().compress(LINE)],
+    ids=["gzip", "zstd"],
+)
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.ndjson"])
 def test_compression_is_told_by_content(tmp_path: Path, data: bytes, name: str) -> None:
     path = tmp_path / name

@@ -39,7 +39,7 @@ from moee_index.index.store.layout import (
 from moee_index.index.store.manifest_values import check_building, check_manifest
 from moee_index.index.store.reading import known, reading, unreadable
 from moee_index.text import shown
-from moee_index.types import PARTS, EncoderSpec, Pair
+from moee_index.types import PARTS, WINDOW_CHARACTERS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
 VERSION = 2
@@ -49,7 +49,8 @@ VERSION = 2
 class Building:
     """The settings of an unfinished segment, which a resumed build must share.
 
-    batch_tokens and window decide which texts share a batch: a resumed build keeps them.
+    batch_tokens, window and characters (of a window at most; None: of any number, as earlier
+    versions had it) decide which texts share a batch: a resumed build keeps them.
     chunk: how long documents are split ("200:40"), None where they are not. purpose: whether a new
     index is built or documents are added to one.
     """
@@ -62,6 +63,7 @@ class Building:
     batch_tokens: int
     window: int
     purpose: Literal["build", "add"] = "build"
+    characters: int | None = WINDOW_CHARACTERS
 
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -77,6 +79,7 @@ class Building:
             return None
         _check_version(content, path)
         with _damaged(path):
+            content.setdefault("characters", None)
             named = {field.name: content[field.name] for field in fields(cls)}
             building = cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
             check_building(building)

@@ -45,7 +45,8 @@ def check_manifest(manifest: Manifest) -> None:
 def check_building(building: Building) -> None:
     """As `check_manifest`, for the settings of an unfinished segment."""
     check_types(building)
-    _check_sizes(building.spec.dims, building.batch_tokens, building.window)
+    characters = 1 if building.characters is None else building.characters
+    _check_sizes(building.spec.dims, building.batch_tokens, building.window, characters)
 
 
 def _check_sizes(dims: Pair[int], *others: int) -> None:

@@ -197,7 +197,10 @@ class SegmentWriting:
             self.encoder = self.encoder.with_batch_tokens(building.batch_tokens)
             self.notify(f"batch tokens {building.batch_tokens}: the interrupted run's")
         self.wanted = replace(
-            self.wanted, batch_tokens=building.batch_tokens, window=building.window
+            self.wanted,
+            batch_tokens=building.batch_tokens,
+            window=building.window,
+            characters=building.characters,
         )
 
     # Writing it
@@ -240,6 +243,7 @@ class SegmentWriting:
             namesake=store.namesake if building.chunk is not None else None,
             wanted=self.take,
             takes_out=self.takes_out,
+            characters=building.characters,
         ):
             self._tell_shadowed(batch)
             committed = store.window(reached.windows)

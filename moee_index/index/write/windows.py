@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.passage_names import SameName, named_passage, same_name
 from moee_index.readers.corpus import Reject
-from moee_index.types import Chunking, Document, TextEncoder
+from moee_index.types import WINDOW_CHARACTERS, Chunking, Document, TextEncoder
 
 Documents = Iterable[Document] | Callable[[Reject], Iterable[Document]]
 # (id, number) → where a document of that id and a lower number came from; None if there is none.
@@ -128,8 +129,10 @@ def windows(
     namesake: Namesake | None = None,
     wanted: Wanted = lambda prepared: True,
     takes_out: TakesOut = lambda document: False,
+    characters: int | None = WINDOW_CHARACTERS,
 ) -> Iterator[Batch]:
-    """Windows of indexable documents, each of at least `size` passages except the last.
+    """Windows of indexable documents, each of at least `size` passages, or of
+    `characters` characters (None: of any number), except the last.
 
     A window ends with a document, so what it holds depends on the documents alone. Empty texts are
     skipped and counted, but for those that `takes_out` says something of; `wanted` says which of
@@ -138,7 +141,7 @@ def windows(
     documents are split), for what cannot be stored, and what `wanted` raises; with `skip_bad` these
     go to `rejects`.
     """
-    gathered = _Gathered(size, split)
+    gathered = _Gathered(size, characters or sys.maxsize, split)
     for document in _each(documents(rejects) if callable(documents) else documents):
         try:
             if not document.content.strip():
@@ -194,12 +197,14 @@ class _Gathered:
     first_document, first_row: of the window that is being filled. _named_after: id → one of those
     that is named as its passages are."""
 
-    def __init__(self, size: int, split: Split) -> None:
+    def __init__(self, size: int, most_characters: int, split: Split) -> None:
         self._size = size
+        self._most_characters = most_characters
         self._split = split
         self._group: list[PreparedDocument] = []
         self._window: list[PreparedDocument] = []
         self._rows = 0
+        self._ungrouped = self._characters = 0
         self.sources: dict[str, str] = {}
         self._named_after: dict[str, str] = {}
         self.first_document = 0
@@ -220,8 +225,12 @@ class _Gathered:
         if (passage := named_passage(identifier)) is not None:
             self._named_after[passage[0]] = identifier
         self._group.append(prepared)
+        self._ungrouped += len(prepared.document.text)
         # No more than may fill the window, so that nothing is read ahead of what is committed.
-        if len(self._group) >= min(_SPLIT_AT_A_TIME, self._size - self._rows):
+        if (
+            len(self._group) >= min(_SPLIT_AT_A_TIME, self._size - self._rows)
+            or self._ungrouped >= self._most_characters - self._characters
+        ):
             yield from self._split_group()
 
     def rest(self) -> Iterator[Batch]:
@@ -234,7 +243,8 @@ class _Gathered:
         for prepared in self._split(self._group):
             self._window.append(prepared)
             self._rows += len(prepared.spans)
-            if self._rows >= self._size:
+            self._characters += len(prepared.document.text)
+            if self._rows >= self._size or self._characters >= self._most_characters:
                 yield Batch(self.first_document, self.first_row, self._window)
                 for planned in self._window:
                     del self.sources[planned.document.id]
@@ -245,8 +255,9 @@ class _Gathered:
                 }
                 self.first_document += len(self._window)
                 self.first_row += self._rows
-                self._window, self._rows = [], 0
+                self._window, self._rows, self._characters = [], 0, 0
         self._group.clear()
+        self._ungrouped = 0
 
 
 def located(document: Document) -> str:
