@@ -40,8 +40,8 @@ def estimate(
 ) -> Estimate:
     """Tokenise a corpus and embed two of its batches.
 
-    Windows of 1024 documents, or of 16 Mi characters if these are fewer, are in memory one at a
-    time. Equal texts further apart are counted twice, though a build embeds them once.
+    Equal texts further apart than a window of 1024 documents are counted twice, though a build
+    embeds them once.
     """
     spec = encoder.spec
     read = skipped = truncated = tokens = text_bytes = rows = 0

@@ -145,10 +145,10 @@ class _Check:
                 path = self.manifest.path(self.directory, DOCUMENTS, entry)
                 for problem in segment.documents.problems():
                     self.report.problems.append(f"{path}: {problem}")
-                with self._reported():
-                    self._fields(segment)
                 if self.report.full or len(self.manifest.segments) > 1:
                     self._contents(segment, path, seen)
+                # What follows from documents is looked at once these are known to be sound.
+                self._fields(segment)
 
     def _fields(self, segment: OpenSegment) -> None:
         path = self.manifest.path(self.directory, FIELDS, segment.entry)

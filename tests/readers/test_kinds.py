@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import sqlite3
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -95,6 +96,20 @@ def test_compression_is_told_by_content(tmp_path: Path, data: bytes, name: str) 
     assert [document.text for document in reader] == ["cats and dogs"]
     assert reader.bytes_read == len(data)
     assert [d.id for d in read_corpora(["-"], stdin=io.BytesIO(data))] == ["1"]
+
+
+def test_frames_and_members_of_compressed_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    skipped = struct.pack("<II", 0x184D2A50, 4) + b"pzst"
+    frame = zstandard.ZstdCompressor().compress(LINE)
+    path.write_bytes(skipped + frame + skipped + frame)
+    assert [document.id for document in read_corpora([path])] == ["1", "1"]
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(LINE) * 2 + bytes(20))
+    assert [document.id for document in read_corpora([path])] == ["1", "1"]
+    path.write_bytes(gzip.compress(LINE) + b"garbage")
+    with pytest.raises(CorpusError, match="something else follows the compressed data"):
+        list(read_corpora([path], on_bad="skip"))
 
 
 @pytest.mark.parametrize(

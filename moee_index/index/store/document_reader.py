@@ -120,20 +120,21 @@ class CheckedDatabase:
         with self._lock:
             self._opened.close()
 
-    def _rows(self, sql: str, values: Sequence[Any] = (), most: int | None = None) -> list[Any]:
+    def _rows(
+        self,
+        sql: str,
+        values: Sequence[Any] = (),
+        most: int | None = None,
+        kinds: tuple[type, ...] = (),
+    ) -> list[Any]:
         """What a query gives, or with `most` its first rows, up to the one with which their texts
-        have so many characters."""
+        have so many characters. kinds: of the columns, where they matter: an altered file may have
+        a value of any type in any place."""
         with self._lock, reading(self._path):
             cursor = self._connections[0].execute(sql, values)
-            if most is None:
-                return cursor.fetchall()
-            rows, held = [], 0
-            for row in cursor:
-                rows.append(row)
-                held += sum(len(cell) for cell in row if isinstance(cell, str))
-                if held >= most:
-                    break
-            cursor.close()
+            rows = cursor.fetchall() if most is None else _first_rows(cursor, most)
+            if kinds and any(tuple(map(type, row)) != kinds for row in rows):
+                raise ValueError("a value is of another type than was written")
             return rows
 
     def check(self) -> None:
@@ -172,6 +173,7 @@ class DocumentReader(CheckedDatabase):
                 self._rows(
                     f"SELECT row, document FROM passages WHERE row IN ({_marks(part)})",  # noqa: S608
                     part,
+                    kinds=(int, int),
                 )
             )
         documents = self.get(sorted(set(numbers.values())))
@@ -220,6 +222,7 @@ class DocumentReader(CheckedDatabase):
                 "WHERE number >= ? AND number < ? ORDER BY number",
                 (number, number + _AT_A_TIME),
                 most=_CHARACTERS,
+                kinds=(str, int, str),
             )
             if not rows:
                 raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
@@ -242,6 +245,7 @@ class DocumentReader(CheckedDatabase):
             f"{spells} FROM documents WHERE {where}{order}",
             values,
             most=_CHARACTERS if ordered else None,
+            kinds=(int, str, str, str, str, str, int, int, int),
         )
         documents: dict[int, StoredDocument] = {}
         for (
@@ -260,6 +264,7 @@ class DocumentReader(CheckedDatabase):
                 "SELECT document, start, stop FROM passages WHERE row >= ? AND row < ? "
                 "ORDER BY row",
                 (first, first + count),
+                kinds=(int, int, int),
             )
             spans = [tuple(span) for _, *span in passages]
             with reading(self._path):
@@ -286,7 +291,11 @@ class DocumentReader(CheckedDatabase):
         numbers: dict[str, int] = {}
         for part in _parts(ids):
             numbers.update(
-                self._rows(f"SELECT id, number FROM documents WHERE id IN ({_marks(part)})", part)  # noqa: S608
+                self._rows(
+                    f"SELECT id, number FROM documents WHERE id IN ({_marks(part)})",  # noqa: S608
+                    part,
+                    kinds=(str, int),
+                )
             )
         if len(numbers) < len(set(ids)):
             self.check()
@@ -336,6 +345,17 @@ class DocumentReader(CheckedDatabase):
             if held and (low, high, count) != (0, held - 1, held):
                 problems.append(f"{table} run from {low} to {high}, but there are {count}")
         return problems
+
+
+def _first_rows(cursor: sqlite3.Cursor, most: int) -> list[Any]:
+    rows, held = [], 0
+    for row in cursor:
+        rows.append(row)
+        held += sum(len(cell) for cell in row if isinstance(cell, str))
+        if held >= most:
+            break
+    cursor.close()
+    return rows
 
 
 def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
