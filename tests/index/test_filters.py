@@ -65,8 +65,8 @@ def table(documents: list[dict[str, Any]], *, untyped: bool = False) -> Tables:
             [(n, json.dumps(spelled_numbers(one))) for n, one in enumerate(documents)],
         )
     sql = (
-        "SELECT id, 1, metadata, fields FROM documents LEFT JOIN numbers ON document = number "
-        "ORDER BY number"
+        "SELECT id, 1, metadata, coalesce(fields, '') FROM documents "
+        "LEFT JOIN numbers ON document = number ORDER BY number"
     )
     with tempfile.TemporaryDirectory(dir=FAST) as folder:
         path = Path(folder) / "fields.sqlite"

@@ -209,12 +209,12 @@ class DocumentReader(CheckedDatabase):
             yield from documents.values()
             number += len(documents)
 
-    def described(self) -> Iterator[tuple[str, int, str, str | None]]:
+    def described(self) -> Iterator[tuple[str, int, str, str]]:
         """Of each document in order: id, number of its passages, metadata as JSON text, and the
-        numbers that texts of it spell, likewise (None where none does)."""
-        numbers, beside = "NULL", ""
+        numbers that texts of it spell, likewise (empty where none does)."""
+        numbers, beside = "''", ""
         if self.has_numbers:
-            numbers, beside = "fields", " LEFT JOIN numbers ON document = number"
+            numbers, beside = "coalesce(fields, '')", " LEFT JOIN numbers ON document = number"
         number = 0
         while number < self.documents:
             rows = self._rows(
@@ -222,7 +222,7 @@ class DocumentReader(CheckedDatabase):
                 "WHERE number >= ? AND number < ? ORDER BY number",
                 (number, number + _AT_A_TIME),
                 most=_CHARACTERS,
-                kinds=(str, int, str),
+                kinds=(str, int, str, str),
             )
             if not rows:
                 raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
@@ -245,7 +245,7 @@ class DocumentReader(CheckedDatabase):
             f"{spells} FROM documents WHERE {where}{order}",
             values,
             most=_CHARACTERS if ordered else None,
-            kinds=(int, str, str, str, str, str, int, int, int),
+            kinds=(int, str, str, str, str, str, int, int, int, int),
         )
         documents: dict[int, StoredDocument] = {}
         for (
@@ -309,11 +309,13 @@ class DocumentReader(CheckedDatabase):
     def ids_like(self, pattern: str) -> Iterator[tuple[str, int]]:
         """(id, first row) of documents whose id fits a pattern of SQLite's GLOB. Only the index of
         ids is read through."""
-        rowids = self._rows("SELECT number FROM documents WHERE id GLOB ?", (pattern,))
+        sql = "SELECT number FROM documents WHERE id GLOB ?"
+        rowids = self._rows(sql, (pattern,), kinds=(int,))
         for part in _parts([number for (number,) in rowids]):
             yield from self._rows(
                 f"SELECT id, first FROM documents WHERE number IN ({_marks(part)})",  # noqa: S608
                 part,
+                kinds=(str, int),
             )
 
     def truncated(self, rows: range) -> list[bool]:

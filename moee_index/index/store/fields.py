@@ -58,8 +58,8 @@ MOST_COLUMNS = 64
 LONGEST = 200
 _REPORT_EVERY = 4096
 # Of each document in order: id, number of its passages, metadata as JSON text, and the numbers that
-# its texts spell, likewise.
-Described = Callable[[], Iterable[tuple[str, int, str, str | None]]]
+# its texts spell, likewise (empty: none).
+Described = Callable[[], Iterable[tuple[str, int, str, str]]]
 _MAPPED = 1 << 40  # bytes; SQLite takes the most that it was built for
 _TABLES = ("documents", "fields", "about")
 Cell = int | float | str | bytes | None
@@ -167,7 +167,7 @@ class _Found:
         self._documents: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
 
-    def see(self, metadata: str, spelled: str | None) -> None:
+    def see(self, metadata: str, spelled: str) -> None:
         if metadata == _NOTHING:
             return
         for name, value in values_of(json.loads(spelled or _NOTHING)):
