@@ -212,9 +212,9 @@ class DocumentReader(CheckedDatabase):
     def described(self) -> Iterator[tuple[str, int, str, str | None]]:
         """Of each document in order: id, number of its passages, metadata as JSON text, and the
         numbers that texts of it spell, likewise (None where none does)."""
-        numbers, beside = "NULL", ""
+        numbers, beside = "''", ""
         if self.has_numbers:
-            numbers, beside = "fields", " LEFT JOIN numbers ON document = number"
+            numbers, beside = "coalesce(fields, '')", " LEFT JOIN numbers ON document = number"
         number = 0
         while number < self.documents:
             rows = self._rows(
@@ -222,11 +222,11 @@ class DocumentReader(CheckedDatabase):
                 "WHERE number >= ? AND number < ? ORDER BY number",
                 (number, number + _AT_A_TIME),
                 most=_CHARACTERS,
-                kinds=(str, int, str),
+                kinds=(str, int, str, str),
             )
             if not rows:
                 raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
-            yield from rows
+            yield from ((*described, spelled or None) for *described, spelled in rows)
             number += len(rows)
 
     @cached_property
@@ -245,7 +245,7 @@ class DocumentReader(CheckedDatabase):
             f"{spells} FROM documents WHERE {where}{order}",
             values,
             most=_CHARACTERS if ordered else None,
-            kinds=(int, str, str, str, str, str, int, int, int),
+            kinds=(int, str, str, str, str, str, int, int, int, int),
         )
         documents: dict[int, StoredDocument] = {}
         for (
