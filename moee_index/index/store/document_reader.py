@@ -226,7 +226,7 @@ class DocumentReader(CheckedDatabase):
             )
             if not rows:
                 raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
-            yield from rows
+            yield from ((*described, spelled or None) for *described, spelled in rows)
             number += len(rows)
 
     @cached_property
