@@ -190,6 +190,8 @@ def open_part(path: Path, index_type: str, rows: int, dim: int, *, checked: bool
             if checked:
                 raise lacking("faiss-cpu", f"does not read {path} ({_short(error)})") from None
             raise IndexDamagedError(f"{path} is damaged ({_short(error)}); {HINT}") from None
+    if index is None:  # FAISS has a form for no index at all
+        raise IndexDamagedError(f"{path} holds no index; {HINT}")
     if (index.ntotal, index.d) != (rows, dim):
         raise IndexDamagedError(
             f"{path} holds {index.ntotal} vectors of {index.d}, not {rows} of {dim}; {HINT}"
