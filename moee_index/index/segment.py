@@ -88,9 +88,16 @@ class OpenSegment:
     def matching(self, condition: Filter) -> Mask:
         """For each row whether its document matches a filter; deleted ones included."""
         quick = condition.over_columns(self.fields.column)
-        if quick is not None:
-            return self.fields.matching(*quick)
-        return self.documents.matching(*condition.over_json(numbers=self.documents.has_numbers))
+        if quick is None:
+            numbers = self.documents.has_numbers
+            return self.documents.matching(*condition.over_json(numbers=numbers))
+        mask = self.fields.matching(*quick)
+        if len(mask) != self.entry.rows:
+            path = self._manifest.path(self._directory, FIELDS, self.entry)
+            raise IndexDamagedError(
+                f"{path} is of {counted(len(mask), 'row')} instead of {self.entry.rows}; {HINT}"
+            )
+        return mask
 
     @property
     def folder(self) -> Path:

@@ -207,6 +207,16 @@ def _number_column(place: int) -> str:
     return f"n{place}"
 
 
+def _check_about(fields: Sequence[Any], documents: object, passages: object) -> None:
+    """Raises ValueError for values of other types, and counts that contradict each other."""
+    if any(type(name) is not str or type(kind) is not str for name, kind, _ in fields):
+        raise ValueError("a field's name or kind is no text")
+    if type(documents) is not int or documents < 0:
+        raise ValueError(f"it says to hold {documents!r} documents")
+    if passages is not None and (type(passages) is not bytes or len(passages) != 4 * documents):
+        raise ValueError("numbers of passages do not fit the documents")
+
+
 @dataclass(frozen=True, eq=False)
 class _Listed:
     """The tables `fields` and `about`. columns: field → its columns, None where it has none.
@@ -249,6 +259,7 @@ class FieldReader(CheckedDatabase):
 
         with reading(self._path):
             ((complete, documents, passages),) = about
+            _check_about(fields, documents, passages)
             return _Listed(
                 kinds={(name, kind) for name, kind, _ in fields},
                 columns={
