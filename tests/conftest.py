@@ -26,8 +26,15 @@ from paths import PARITY
 
 from fakes.small_checkpoint import write_small_checkpoint
 
-# A slow machine is no failure, and neither is a health check that a newer release thinks of.
-settings.register_profile("ours", deadline=None, suppress_health_check=list(HealthCheck))
+# A slow machine is no failure, and neither is a health check that a newer release thinks of. Cases
+# are the same in every run, so that a failure is of what has changed; FUZZ=n draws others, and n
+# times as many where a test says so (tests/stress/fuzz.py tries tens of thousands).
+settings.register_profile(
+    "ours",
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize="FUZZ" not in os.environ,
+)
 settings.load_profile("ours")
 
 # One server a process forks for all tests; what it has imported its children need not. Nothing of

@@ -46,6 +46,13 @@ def index_directory(directory: object) -> Path:
     path = Path(directory)
     if "\0" in str(path):
         raise MisuseError(f"{shown(str(path))} is no path of an index: it holds a NUL character")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise MisuseError(
+            f"{shown(str(path))} is no path of an index: {error.reason} at character "
+            f"{error.start + 1}"
+        ) from None
     return path
 
 
