@@ -28,6 +28,7 @@ COMMANDS = {
     "rerank": "order candidate lists for their queries",
     "embed": "print or save the vectors themselves",
     "info": "what an index holds, or what this program finds on this machine",
+    "list": "documents by their metadata, without a query",
     "add": "add documents to an index",
     "delete": "delete documents from an index",
     "reindex": "rebuild standardizer and FAISS files, without the model",

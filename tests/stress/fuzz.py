@@ -3,10 +3,10 @@ line.
 
     cd tests && python -m stress.fuzz [DOOR…] [--cases 20000] [--seed 0]
 
-A door is a kind of file that is read, or the command line. Each gets its share of the cases: files
-that are flipped, cut, something else, or JSON with other keys and values (tests/fakes/mutations).
-What counts as wrong: an error that is not a MoeeIndexError, an "unexpected …" on the command line, a
-case of more than twenty seconds, memory beyond a bound. The first of each is made small by
+A door is a kind of file that is read, or the command line. Each gets its share of the cases:
+files that are flipped, cut, something else, or JSON with other keys and values (fakes/mutations).
+What counts as wrong: an error that is not a MoeeIndexError, an "unexpected …" of the command line,
+a case of more than twenty seconds, memory beyond a bound. The first of each is made small by
 hypothesis and shown with its traceback.
 """
 
