@@ -39,6 +39,8 @@ COMMANDS = {
     "bench": "evaluate a model on MTEB; reports, analyses",
     "quantize": "write a 4-bit checkpoint of a model",
 }
+# A module `list` would hide the built-in of that name here.
+_MODULES = {"list": "listing"}
 
 INTERRUPTED = 130
 
@@ -52,7 +54,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"moee_index.cli.{cmd_name}").command
+        module = _MODULES.get(cmd_name, cmd_name)
+        command = import_module(f"moee_index.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 
