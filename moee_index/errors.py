@@ -52,7 +52,7 @@ class IndexLockedError(MoeeIndexError):
 
 
 class StorageError(MoeeIndexError):
-    """The disk is full, read-only, or refuses a write."""
+    """The disk is full or read-only, or what it holds may not or cannot be read."""
 
 
 class LibraryError(MoeeIndexError):

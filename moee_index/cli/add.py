@@ -14,6 +14,7 @@ from moee_index.cli.options import (
     json_option,
     load_encoder_of,
     model_options,
+    split_corpus_options,
     split_model_options,
 )
 from moee_index.cli.output import print_json
@@ -39,9 +40,6 @@ def command(
     index: Path,
     corpus: tuple[str, ...],
     update: bool,
-    id_field: str | None,
-    text_field: str | None,
-    on_bad: str,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -50,7 +48,8 @@ def command(
     A document that is there already is skipped. Started again after an interruption it goes on
     where it stopped; the index answers as before until everything is in.
     """
-    files = CorpusFiles(corpus, id_field, text_field, on_bad)
+    reading, given = split_corpus_options(given)
+    files = CorpusFiles(console, corpus, reading)
 
     from moee_index.index import Index, add_documents
 
@@ -63,7 +62,7 @@ def command(
             files.read,
             encoder,
             update=update,
-            on_bad=on_bad,  # type: ignore[arg-type]
+            on_bad=reading["on_bad"],
             progress=progress,
             notify=console.tell,
         )

@@ -15,6 +15,7 @@ from moee_index.cli.options import (
     json_option,
     load_encoder,
     model_options,
+    split_corpus_options,
     split_model_options,
 )
 from moee_index.cli.output import print_json
@@ -74,14 +75,12 @@ def command(
     /,
     corpus: tuple[str, ...],
     index: Path | None,
-    id_field: str | None,
-    text_field: str | None,
     dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Read CORPUS (JSONL, CSV, TSV, Parquet, .txt, a BEIR folder, or - for JSON lines on stdin;
-    .gz and .zst of these), embed it and write an index.
+    """Read CORPUS (JSONL, JSON, CSV, TSV, Parquet, .txt, a BEIR folder, a folder of Parquet files,
+    or - for JSON lines on stdin; .gz and .zst of these), embed it and write an index.
 
     Started again after an interruption it goes on where it stopped.
     """
@@ -90,10 +89,11 @@ def command(
 
     if index is None:
         index = Path("indexes") / default_index_name(corpus)
+    reading, given = split_corpus_options(given)
     options, building = split_model_options(given)
     chunk = building["chunk"]
     building["chunk"] = Chunking.parse(chunk) if chunk is not None else None
-    files = CorpusFiles(corpus, id_field, text_field, building["on_bad"])
+    files = CorpusFiles(console, corpus, reading)
     encoder = load_encoder(console, options)
     if dry_run:
         from moee_index.index.estimate import estimate
@@ -114,6 +114,7 @@ def command(
             model_bytes=encoder.running.bytes(),
             progress=progress,
             notify=console.tell,
+            on_bad=reading["on_bad"],
             **building,
         )
     if as_json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
@@ -164,44 +164,103 @@ def search_options(function: F) -> F:
     )(function)
 
 
+class NamesType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Names of fields, between commas; none where it is empty."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(value.split(",") if value else ())
+
+
 def corpus_options(function: F) -> F:
-    """--id-field, --text-field, --on-bad: how a corpus is read."""
-    for option in (
-        click.option(
-            "--on-bad",
-            type=click.Choice(["error", "skip"]),
-            default="error",
-            show_default=True,
-            help="Stop at a line that cannot be used, or write it to <index>/rejected.jsonl and "
-            "go on.",
-        ),
-        click.option(
-            "--text-field", metavar="F", help="Field that holds the text. [default: text]"
-        ),
-        click.option(
-            "--id-field", metavar="F", help="Field that holds the id. [default: id or _id]"
-        ),
-    ):
+    """--id-field and the other options of how a corpus is read; they come as CORPUS_KEYS."""
+    for option in reversed(_CORPUS_OPTIONS):
         function = option(function)
     return function
+
+
+_CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--id-field", metavar="F", help="Field that holds the id. [default: id or _id]"),
+    click.option("--text-field", metavar="F", help="Field that holds the text. [default: text]"),
+    click.option(
+        "--metadata",
+        type=NamesType(),
+        metavar="F,F…",
+        help="Keep these of the other fields. [default: all]",
+    ),
+    click.option(
+        "--metadata-except",
+        type=NamesType(),
+        default="",
+        metavar="F,F…",
+        help="Keep all other fields but these.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["jsonl", "json", "csv", "tsv", "parquet", "txt"]),
+        help="What the files are, whatever their names say. [default: by their names; stdin jsonl]",
+    ),
+    click.option(
+        "--no-header",
+        is_flag=True,
+        help="CSV and TSV: the first line is a document; --columns names the fields.",
+    ),
+    click.option(
+        "--columns",
+        type=NamesType(),
+        metavar="F,F…",
+        help="CSV and TSV: the fields' names in their order; one left empty is passed over.",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="C",
+        help="CSV and TSV: what is between fields, `tab` for a tab. [default: by the name]",
+    ),
+    click.option(
+        "--quoting",
+        type=click.Choice(["standard", "none"]),
+        help="CSV and TSV: whether quotation marks quote. [default: standard; for TSV none unless "
+        "the header is quoted]",
+    ),
+    click.option(
+        "--on-bad",
+        type=click.Choice(["error", "skip"]),
+        default="error",
+        show_default=True,
+        help="Stop at a line that cannot be used, or write it to <index>/rejected.jsonl and go on.",
+    ),
+)
+CORPUS_KEYS = (
+    *("id_field", "text_field", "metadata", "metadata_except", "format", "no_header", "columns"),
+    *("delimiter", "quoting", "on_bad"),
+)
+
+
+def split_corpus_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(how the corpus is read, as `read_corpora` takes it; the rest) of a command's arguments."""
+    reading = {key: given[key] for key in CORPUS_KEYS}
+    reading["header"] = not reading.pop("no_header")
+    return reading, {key: value for key, value in given.items() if key not in CORPUS_KEYS}
 
 
 class CorpusFiles:
     """The corpora of a command line: opened again for each reading, with its progress."""
 
     def __init__(
-        self, paths: tuple[str, ...], id_field: str | None, text_field: str | None, on_bad: str
+        self, console: Console, paths: tuple[str, ...], reading: Mapping[str, Any]
     ) -> None:
         from moee_index.readers.corpus import read_corpora
 
+        told: set[str] = set()
+
+        def tell(note: str) -> None:
+            if note not in told:
+                told.add(note)
+                console.tell(note)
+
         def read(reject: Reject | None = None) -> CorpusReader:
-            self._latest = read_corpora(
-                paths,
-                id_field=id_field,
-                text_field=text_field,
-                on_bad=on_bad,  # type: ignore[arg-type]
-                reject=reject,
-            )
+            self._latest = read_corpora(paths, **reading, reject=reject, notify=tell)
             return self._latest
 
         self.read = read
@@ -273,7 +332,11 @@ def load_encoder_of(
     encoder_class = _encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
         return encoder_class.for_spec(
-            index.spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
+            index.located_spec(),
+            **options,
+            few_texts=few_texts,
+            notify=console.tell,
+            progress=progress,
         )
 
 

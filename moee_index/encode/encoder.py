@@ -7,18 +7,19 @@ to `readers` and `index`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import NoReturn, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
 from moee_index.encode.chunking import SECTION, divide, divide_long
+from moee_index.encode.options import resolve_options
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
@@ -41,7 +42,6 @@ from moee_index.types import (
     joined,
 )
 
-POOLINGS: tuple[str, ...] = EncoderOptions.__dataclass_fields__["pooling"].metadata["choices"]
 WINDOW = 1024
 CPU_BATCH_TOKENS = 16384
 CUDA_BATCH_TOKENS = 65536
@@ -146,11 +146,13 @@ class Encoder:
         cache: bool = True,
         notify: Notify | None = None,
         progress: Progress | None = None,
+        built: bool = False,
         **asked: Unpack[AskedOptions],
     ) -> Encoder:
-        """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes."""
+        """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes. built:
+        the options are those of an index that is there."""
         tell = notify or ignore
-        options = resolve_options(checkpoint, asked)
+        options = resolve_options(checkpoint, asked, built=built)
         bits = options.bits
         if checkpoint.quantization is not None and bits != 4:
             tell(
@@ -175,7 +177,7 @@ class Encoder:
         )
         spec = EncoderSpec(
             model=checkpoint.name,
-            path=str(checkpoint.path),
+            path=str(checkpoint.path.absolute()),  # for who opens an index from another directory
             revision=checkpoint.revision,
             fingerprint=checkpoint.fingerprint,
             **{**options.options(), "rw": running.rw},
@@ -232,8 +234,15 @@ class Encoder:
             )
         return cls._of(
             checkpoint,
+            built=True,
             **{**spec.options(), **({} if spec.bits == 4 else {"double_quant": None})},
             **options,
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise MisuseError(
+            "an encoder cannot be pickled or copied, for it holds a model; load it where it is "
+            "needed with Encoder.load"
         )
 
     @property
@@ -389,34 +398,3 @@ def _checkpoint_of(
             "its new place with --model"
         )
     return find_checkpoint(spec.model, revision=spec.revision, offline=offline)
-
-
-def resolve_options(checkpoint: Checkpoint, requested: Mapping[str, Any]) -> EncoderOptions:
-    """Options as requested, else the checkpoint's, else the defaults. requested: None where an
-    option is left open. Raises MisuseError, ModelError, and TypeError for an unknown
-    option."""
-    if unknown := sorted(set(requested) - set(EncoderOptions.names())):
-        raise TypeError(f"unknown encoder option {unknown[0]!r}")
-    said, chosen = checkpoint.defaults, dict[str, Any]()
-    for field in fields(EncoderOptions):
-        value = requested.get(field.name)
-        if value is None or value == "":
-            value = said.get(field.name.replace("_", "-"), field.metadata["default"])
-        chosen[field.name] = value
-    bits, pooling, tokens = chosen["bits"], chosen["pooling"], chosen["max_tokens"]
-    if bits not in (4, 16, 32):
-        raise MisuseError(f"--bits {bits}: 4, 16 or 32")
-    if pooling not in POOLINGS:
-        raise MisuseError(f"--pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
-    chosen["prompt"] = parse_prompt(chosen["prompt"]).name
-    # A prompt given for all texts also holds for queries, whatever the checkpoint says of them.
-    if requested.get("prompt") is not None and not requested.get("query_prompt"):
-        chosen["query_prompt"] = None
-    chosen["query_prompt"] = parse_prompt(chosen["query_prompt"] or chosen["prompt"]).name
-    if not isinstance(tokens, int) or isinstance(tokens, bool):
-        raise ModelError(f"{checkpoint.path}: 'max-tokens' must be an integer, not {tokens!r}")
-    if bits != 4:
-        chosen["double_quant"] = False
-    elif checkpoint.quantization is not None and requested.get("double_quant") is None:
-        chosen["double_quant"] = bool(checkpoint.quantization.get("double_quant"))
-    return EncoderOptions(**chosen)

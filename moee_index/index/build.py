@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
-from moee_index.fusion import Standardize, choose_standardize
+from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
 from moee_index.index.store.faiss_files import check_index_type
 from moee_index.index.store.layout import (
     MANIFEST,
     REJECTED,
     STORES,
+    index_directory,
     segment_folders,
     standardizer_name,
 )
@@ -31,15 +32,18 @@ from moee_index.index.store.revisions import given_up, program, publish, tidy
 from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer
-from moee_index.index.write.resume import compare_finished
+from moee_index.index.write.resume import check_encoder, compare_finished
 from moee_index.index.write.segment import (
+    ON_BAD,
     WINDOW,
     SegmentWriting,
     Written,
+    check_choice,
     check_notify,
     check_progress,
+    check_whole,
 )
-from moee_index.index.write.windows import Documents
+from moee_index.index.write.windows import Documents, check_documents
 from moee_index.types import Chunking, Notify, Pair, Progress, TextEncoder
 
 
@@ -105,13 +109,14 @@ def build_index(
     options than the index or the interrupted build has), IndexLockedError, StorageError,
     ModelError (vectors that are not finite), MisuseError. What was embedded stays.
     """
+    directory, encoder = index_directory(directory), check_encoder(encoder)
+    check_documents(documents)
     choose_standardize(0, standardize)
-    if store not in STORES:
-        raise MisuseError(f"store is {store!r}; it is float32 or float16")
-    if on_bad not in ("error", "skip"):
-        raise MisuseError(f"on_bad is {on_bad!r}; it is error or skip")
+    check_choice("store", store, STORES)
+    check_choice("on_bad", on_bad, ON_BAD)
+    check_whole("window", window)
     kind, reason = check_index_type(index_type, encoder.spec.dims)
-    split = Chunking.parse(chunk) if isinstance(chunk, str) else chunk
+    split = None if chunk is None else as_chunking(chunk)
     wanted = Building(
         spec=encoder.spec,
         standardize=standardize or "auto",
@@ -122,7 +127,7 @@ def build_index(
         window=window,
     )
     writing = SegmentWriting(
-        directory=Path(directory),
+        directory=directory,
         documents=documents,
         encoder=encoder,
         wanted=wanted,
@@ -134,6 +139,13 @@ def build_index(
     )
     build = _Build(writing, reason, dict(model_bytes) if model_bytes is not None else None)
     return build.run()
+
+
+def as_chunking(chunk: Chunking | str) -> Chunking:
+    """Raises MisuseError for what is no `200` or `200:40`."""
+    if isinstance(chunk, Chunking):
+        return chunk
+    return Chunking.parse(chunk if isinstance(chunk, str) else shown_value(chunk))
 
 
 @dataclass
@@ -214,32 +226,33 @@ class _Build:
         which, reason = choose_standardize(
             written.rows, None if building.standardize == "auto" else building.standardize
         )
-        notify(f"standardize {which}: {reason}")
-        notify(f"index type {building.index_type}: {self.type_reason}")
         with self.writing.counts.timed("derive"):
-            segment = self._derive(written, which)
-            manifest = self._manifest(written, which)
+            raw = RowReader(written.folder, building.store, written.rows, building.spec.dims)
+            standardizer = fit_standardizer(
+                [(raw, None)], building.spec.dims, which, self.writing.progress
+            )
+            why = standardizer.not_standardized(written.rows) or reason
+            notify(f"standardize {standardizer.which}: {why}")
+            notify(f"index type {building.index_type}: {self.type_reason}")
+            segment = self._derive(written, raw, standardizer)
+            manifest = self._manifest(written, standardizer.which)
             with storage_errors(written.folder):
                 manifest = manifest.with_segments(self.directory, [segment])
         keep_rejects(written.folder, self.directory)
         publish(self.directory, manifest, [written.folder], notify)
         return self._report(written.documents, written.truncated)
 
-    def _derive(self, written: Written, which: Standardize) -> Segment:
-        building, progress = written.building, self.writing.progress
-        dims = building.spec.dims
-        raw = RowReader(written.folder, building.store, written.rows, dims)
-        standardizer = fit_standardizer([(raw, None)], dims, which, progress)
+    def _derive(self, written: Written, raw: RowReader, standardizer: Standardizer) -> Segment:
         path = self.directory / standardizer_name(written.revision)
         write_standardizer(path, standardizer, written.rows)
         return derive(
             written.folder,
             raw,
             standardizer,
-            building.index_type,
+            written.building.index_type,
             written.revision,
             documents=written.documents,
-            report=progress,
+            report=self.writing.progress,
         )
 
     def _manifest(self, written: Written, which: Standardize) -> Manifest:

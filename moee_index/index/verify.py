@@ -17,22 +17,24 @@ from moee_index.fusion import Standardizer, unit_rows
 from moee_index.index.segment import (
     OpenSegment,
     check_file,
+    open_codes,
     open_rows,
     open_standardizer,
     read_checked,
     read_norms,
 )
 from moee_index.index.store.checksums import piece_crcs
-from moee_index.index.store.faiss_files import FLAT, codes_of, open_part
+from moee_index.index.store.faiss_files import FLAT, codes_of
 from moee_index.index.store.layout import (
     DOCUMENTS,
     FIELDS,
     code_checks_name,
     codes_name,
+    index_directory,
     norms_name,
 )
 from moee_index.index.store.manifest import Manifest, Segment
-from moee_index.types import Progress, columns
+from moee_index.types import PARTS, Progress, columns
 
 _BLOCK = 2048
 # Unit vectors computed again differ by rounding alone.
@@ -66,10 +68,14 @@ def verify_index(
     open. full: also the SHA-256 of every file, and standardised rows, norms and FAISS codes
     computed again from the raw rows.
 
+    In memory are some megabytes of texts and rows at a time, or one long document; the ids of all
+    documents; of each row 8 bytes.
+
     Raises NotAnIndexError if there is no finished index, IndexDamagedError where the manifest
-    itself cannot be trusted. Everything else is reported, not raised.
+    itself cannot be trusted, StorageError where it cannot be read. Everything else is reported, not
+    raised: files that may not or cannot be read with that reason.
     """
-    directory = Path(directory)
+    directory = index_directory(directory)
     while True:
         manifest = Manifest.read(directory)
         report = VerifyReport(str(directory), manifest.documents, full)
@@ -101,7 +107,7 @@ class _Check:
     def _reported(self) -> Iterator[None]:
         try:
             yield
-        except (MoeeIndexError, OSError) as error:
+        except MoeeIndexError as error:
             # What follows from an altered file is not a second problem.
             told = [*self.altered, *self.report.problems]
             if not any(one in str(error) for one in told):
@@ -139,10 +145,10 @@ class _Check:
                 path = self.manifest.path(self.directory, DOCUMENTS, entry)
                 for problem in segment.documents.problems():
                     self.report.problems.append(f"{path}: {problem}")
-                with self._reported():
-                    self._fields(segment)
                 if self.report.full or len(self.manifest.segments) > 1:
                     self._contents(segment, path, seen)
+                # What follows from documents is looked at once these are known to be sound.
+                self._fields(segment)
 
     def _fields(self, segment: OpenSegment) -> None:
         path = self.manifest.path(self.directory, FIELDS, segment.entry)
@@ -180,13 +186,10 @@ class _Check:
     def _vectors(self) -> None:
         with self._reported():
             open_standardizer(self.directory, self.manifest)
-        dims = self.manifest.spec.dims
         for entry in self.manifest.segments:
-            for part, dim in dims:
+            for _, part in PARTS:
                 with self._reported():
-                    name = codes_name(part, entry.derived)
-                    path = self.manifest.path(self.directory, name, entry)
-                    open_part(path, entry.index_type[part], entry.rows, dim)
+                    open_codes(self.directory, self.manifest, entry, part)
             with self._reported():
                 open_rows(self.directory, self.manifest, entry)
                 read_norms(self.directory, self.manifest, entry)
@@ -198,7 +201,6 @@ class _Check:
                 self._recompute_one(entry, standardizer)
 
     def _recompute_one(self, entry: Segment, standardizer: Standardizer) -> None:
-        dims = self.manifest.spec.dims
         raw = open_rows(self.directory, self.manifest, entry)
         norms = read_norms(self.directory, self.manifest, entry)
         for part, column in columns(norms):
@@ -208,7 +210,7 @@ class _Check:
             )
             if not np.array_equal(piece_crcs(path), np.frombuffer(crcs, dtype="<u4")):
                 raise IndexDamagedError(f"{path} does not match its pieces' checksums")
-            index = open_part(path, entry.index_type[part], entry.rows, dims[part])
+            index, _ = open_codes(self.directory, self.manifest, entry, part)
             codes = codes_of(index) if entry.index_type[part] == FLAT else None
             for start in range(0, entry.rows, _BLOCK):
                 block = slice(start, min(start + _BLOCK, entry.rows))

@@ -42,7 +42,7 @@ def texts() -> st.SearchStrategy[str]:
 def whole(of: Tokenizer, text: str, prompt: str) -> Tokenized:
     """As it is without any short cut."""
     piece = parse_prompt(prompt).apply(text)
-    (encoded,) = of._encode(["".join(piece)])
+    (encoded,) = of._encode([piece])
     return of._finish(piece, encoded)
 
 
@@ -66,8 +66,8 @@ def test_only_a_beginning_is_looked_at(name: str, monkeypatch: pytest.MonkeyPatc
     seen: list[int] = []
     encode = of._encode
 
-    def counting(inputs: list[str]) -> list[tokenizer.Encoded]:
-        seen.extend(len(text) for text in inputs)
+    def counting(inputs: list[tokenizer.Piece]) -> list[tokenizer.Encoded]:
+        seen.extend(len("".join(piece)) for piece in inputs)
         return encode(inputs)
 
     monkeypatch.setattr(of, "_encode", counting)

@@ -131,7 +131,7 @@ def _change(draw: st.DrawFn, value: Any) -> Any:
             change(draw, holder, key)
             return value
         holder = holder[key]
-    odd = draw(st.sampled_from(ODD_VALUES))
+    odd = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
     if holder is value:
         return odd
     if isinstance(holder, dict):
@@ -172,7 +172,8 @@ def _double(draw: st.DrawFn, holder: Any, key: Any) -> None:
     if isinstance(holder, list):
         holder.insert(key, copy.deepcopy(holder[key]))
     else:
-        holder[draw(st.sampled_from(["_", "x", "module.", "text_"])) + key] = holder[key]
+        prefix = draw(st.sampled_from(["_", "x", "module.", "text_"]))
+        holder[prefix + key] = copy.deepcopy(holder[key])
 
 
 def _rename(draw: st.DrawFn, holder: Any, key: Any) -> None:

@@ -3,8 +3,8 @@ line.
 
     cd tests && python -m stress.fuzz [DOOR…] [--cases 20000] [--seed 0]
 
-A door is a kind of file that is read, or the command line. Each gets its share of the cases:
-files that are flipped, cut, something else, or JSON with other keys and values (fakes/mutations).
+A door is a kind of file that is read, or the command line. Each gets its share of the cases: files
+that are flipped, cut or something else, JSON with other keys and values (fakes/mutations).
 What counts as wrong: an error that is not a MoeeIndexError, an "unexpected …" of the command line,
 a case of more than twenty seconds, memory beyond a bound. The first of each is made small by
 hypothesis and shown with its traceback.

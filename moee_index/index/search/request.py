@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
+
 from moee_index.errors import MisuseError
-from moee_index.fusion import Method, check_search
+from moee_index.fusion import Method, check_search, finite_number, shown_value
 from moee_index.index.filters import Filter
+from moee_index.types import PARTS, Embeddings, Pair, Part
 
 
 class SearchOptions(TypedDict, total=False):
@@ -48,12 +50,59 @@ class SearchRequest:
     ) -> SearchRequest:
         """Raises MisuseError for k, method, alpha or min_score out of range; FilterError."""
         check_search(method, alpha, k)
-        if min_score is not None and not math.isfinite(min_score):
-            raise MisuseError(f"min_score is {min_score!r}; it must be a finite number")
-        parsed = Filter.parse(filter) if isinstance(filter, str) else filter
+        least = None if min_score is None else finite_number(min_score)
+        if min_score is not None and least is None:
+            raise MisuseError(f"min_score is {shown_value(min_score)}; it must be a finite number")
+        if not isinstance(passages, bool | np.bool_):
+            raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
+        parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
-        return cls(int(k), method, weight, parsed, min_score, passages)
+        return cls(int(k), method, weight, parsed, least, bool(passages))
 
     def weight(self, default_alpha: float) -> float | None:
         """The weight of RW to search with; None for methods other than `sum`."""
         return default_alpha if self.method == "sum" and self.alpha is None else self.alpha
+
+
+def as_filter(condition: str | Filter | None) -> Filter | None:
+    """A filter, parsed if it was given as text. Raises FilterError; MisuseError for other types."""
+    if condition is None or isinstance(condition, Filter):
+        return condition
+    if not isinstance(condition, str):
+        raise MisuseError(
+            f"filter is {shown_value(condition)}; it is text, as in 'year >= 2020', or a Filter"
+        )
+    return Filter.parse(condition)
+
+
+def check_queries(embeddings: Embeddings, dims: Pair[int]) -> Embeddings:
+    """Raw embeddings of queries as float32 [q, d] and [q, layers * experts].
+
+    Raises MisuseError for what are no embeddings, or are of other dimensions.
+    """
+    if not isinstance(embeddings, Pair):
+        raise MisuseError(
+            f"embeddings are of type {type(embeddings).__name__}, not Embeddings(hs, rw)"
+        )
+
+    def checked(part: Part) -> np.ndarray:
+        values = embeddings[part]
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            kind = getattr(values, "dtype", type(values).__name__)
+            raise MisuseError(
+                f"{part.upper()} of the queries is of type {kind}, not an array of numbers"
+            )
+        if values.ndim != 2 or values.shape[1] != dims[part]:
+            raise MisuseError(
+                f"{part.upper()} of the queries has shape {values.shape}, not [q, {dims[part]}]"
+            )
+        with np.errstate(over="ignore"):
+            return np.asarray(values, dtype=np.float32)
+
+    parts = PARTS.map(checked)
+    if len(parts.hs) != len(parts.rw):
+        raise MisuseError(
+            f"HS of the queries has {len(parts.hs)} rows and RW {len(parts.rw)}; a query has one "
+            "in each"
+        )
+    return Embeddings(parts.hs, parts.rw)

@@ -11,19 +11,23 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from moee_index.atomic import json_bytes, sha256_file, write_file
-from moee_index.errors import IndexDamagedError, NotAnIndexError, counted
+from moee_index.errors import (
+    IndexDamagedError,
+    MisuseError,
+    NotAnIndexError,
+    counted,
+    first_line,
+)
 from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
     FIELDS,
     MANIFEST,
     ROW_CHECKS,
-    SEGMENT,
-    STORES,
     code_checks_name,
     codes_name,
     deleted_name,
@@ -32,6 +36,9 @@ from moee_index.index.store.layout import (
     segment_folders,
     standardizer_name,
 )
+from moee_index.index.store.manifest_values import check_building, check_manifest
+from moee_index.index.store.reading import known, reading, unreadable
+from moee_index.text import shown
 from moee_index.types import PARTS, WINDOW_CHARACTERS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
@@ -74,7 +81,9 @@ class Building:
         with _damaged(path):
             content.setdefault("characters", None)
             named = {field.name: content[field.name] for field in fields(cls)}
-            return cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
+            building = cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
+            check_building(building)
+            return building
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,7 @@ class Manifest:
             named["index_type"] = Pair(**named["index_type"])
             named["spec"] = EncoderSpec.from_stored(named["spec"])
             manifest = cls(**named)
-            _check_values(manifest)
+            check_manifest(manifest)
             return manifest
 
     def path(self, directory: Path, name: str, segment: Segment | None = None) -> Path:
@@ -213,13 +222,8 @@ class Manifest:
         path = directory / relative
         if relative not in self.files:
             raise IndexDamagedError(f"{directory / MANIFEST} does not list {relative}")
-        try:
+        with reading(path):
             size = path.stat().st_size
-        except OSError as error:
-            raise IndexDamagedError(
-                f"{path} cannot be read ({error.strerror}); copy the whole index again if it was "
-                "copied while it was written to, else restore it or build again with --overwrite"
-            ) from error
         if size != self.files[relative].size:
             raise IndexDamagedError(
                 f"{path} has {counted(size, 'byte')} instead of {self.files[relative].size}; "
@@ -257,33 +261,36 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def _missing(directory: Path) -> str:
-    if not directory.exists():
+    if not known(directory.exists):
         return f"{directory}: no such directory; make an index there with moee-index build"
-    if any((path / BUILDING).exists() for path in segment_folders(directory)):
+    if any(known((path / BUILDING).exists) for path in segment_folders(directory)):
         return f"{directory} holds an unfinished build; start the same build again to resume it"
     return f"{directory} is not an index (it has no {MANIFEST}); make one with moee-index build"
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        written = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
+    try:
+        content = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise IndexDamagedError(
             f"{path} is damaged (it is not JSON: {error}); build again with --overwrite"
         ) from error
     if not isinstance(content, dict):
-        raise IndexDamagedError(f"{path} is damaged (it is not a JSON object)")
+        raise IndexDamagedError(f"{path} is damaged (it is not a JSON object); restore it")
     return content
 
 
 def _check_version(content: Mapping[str, Any], path: Path) -> None:
     version = content.get("version")
-    if not isinstance(version, int) or version < 1:
-        raise IndexDamagedError(f"{path} is damaged (its version is {version!r})")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        told = shown(repr(version))
+        raise IndexDamagedError(f"{path} is damaged (its version is {told}); restore it")
     if version > VERSION:
         raise IndexDamagedError(
             f"{path} has version {version} and was written by a later moee-index (this one reads "
@@ -306,52 +313,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _check_values(manifest: Manifest) -> None:
-    """Check what the rest of the program relies on; a checksum alone does not guarantee it."""
-    spec = manifest.spec
-    if not all(type(segment) is int and segment > 0 for segment in (spec.hs_dim, spec.rw_dim)):
-        raise ValueError("a dimension is not a whole number above 0")
-    if manifest.store not in STORES:
-        raise ValueError(f"store is {manifest.store!r}")
-    if not isinstance(manifest.alpha, int | float):
-        raise ValueError(f"alpha is {manifest.alpha!r}")
-    if not all(isinstance(kind, str) for _, kind in manifest.index_type):
-        raise ValueError(f"index_type is {manifest.index_type!r}")
-    for name in manifest.files:
-        _check_relative(name)
-    for segment in manifest.segments:
-        if not SEGMENT.fullmatch(segment.name):
-            raise ValueError(f"segment {segment.name!r}")
-        counts = [segment.documents, segment.rows, segment.deleted_documents, segment.deleted_rows]
-        if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError(f"a count of {segment.name} is not a whole number")
-        if (segment.deleted is None) != (segment.deleted_rows == 0):
-            raise ValueError(
-                f"{segment.name} has deleted rows but does not name them, or the reverse"
-            )
-        if (
-            segment.deleted_rows > segment.rows
-            or segment.deleted_documents > segment.documents
-            or not segment.rows
-        ):
-            raise ValueError(f"the counts of {segment.name} contradict each other")
-        if not all(isinstance(kind, str) for _, kind in segment.index_type):
-            raise ValueError(f"index_type is {segment.index_type!r}")
-        if not all(isinstance(error, float) for _, error in segment.codes_error or ()):
-            raise ValueError(f"codes_error is {segment.codes_error!r}")
-
-
-def _check_relative(name: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise ValueError(f"{name!r} is outside the index")
-
-
 @contextlib.contextmanager
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, MisuseError) as error:
         raise IndexDamagedError(
-            f"{path} is damaged ({type(error).__name__}: {error}); build again with --overwrite"
+            f"{path} is damaged ({type(error).__name__}: {shown(first_line(error), 200)}); build "
+            "again with --overwrite"
         ) from error

@@ -6,12 +6,12 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from moee_index.atomic import storage_errors
-from moee_index.errors import CorpusError
+from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.readers.corpus import Reject
 from moee_index.types import WINDOW_CHARACTERS, Chunking, Document, TextEncoder
@@ -132,7 +132,7 @@ def windows(
     `skip_bad` these go to `rejects`.
     """
     gathered = _Gathered(size, characters or sys.maxsize, split)
-    for document in documents(rejects) if callable(documents) else documents:
+    for document in _each(documents(rejects) if callable(documents) else documents):
         if not document.content.strip():
             counts.read += 1
             counts.skipped += 1
@@ -154,6 +154,27 @@ def windows(
         if take:
             yield from gathered.add(prepared)
     yield from gathered.rest()
+
+
+def check_documents(documents: object) -> None:
+    """Raises MisuseError for what is neither a function nor several documents."""
+    one = isinstance(documents, str | bytes | Mapping | Document)
+    if not callable(documents) and (one or not isinstance(documents, Iterable)):
+        raise MisuseError(
+            f"documents are given as a list of Document, and this is of type "
+            f"{type(documents).__name__}; write [Document(id, text)]"
+        )
+
+
+def _each(documents: Iterable[Document]) -> Iterator[Document]:
+    check_documents(documents)
+    for position, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise MisuseError(
+                f"document {position} is of type {type(document).__name__}; write "
+                "Document(id, text)"
+            )
+        yield document
 
 
 class _Gathered:
