@@ -224,6 +224,14 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "the header is quoted]",
     ),
     click.option(
+        "--glob",
+        multiple=True,
+        type=TEXT,
+        metavar="PATTERN",
+        help="Folders: read the files whose paths match, as in .gitignore, each as a document. May "
+        "be given several times.",
+    ),
+    click.option(
         "--on-bad",
         type=click.Choice(["error", "skip"]),
         default="error",
@@ -233,7 +241,7 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 CORPUS_KEYS = (
     *("id_field", "text_field", "metadata", "metadata_except", "format", "no_header", "columns"),
-    *("delimiter", "quoting", "on_bad"),
+    *("delimiter", "quoting", "glob", "on_bad"),
 )
 
 

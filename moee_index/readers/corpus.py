@@ -17,8 +17,9 @@ from typing import IO, Literal
 from moee_index.errors import MisuseError
 from moee_index.readers.corpus_files import CorpusFile, as_utf8, corpus_files
 from moee_index.readers.documents import DocumentMaker, Reject
+from moee_index.readers.folder import Folder
 from moee_index.readers.formats import FORMATS, READERS
-from moee_index.readers.formats.records import Quoting, Reading
+from moee_index.readers.formats.records import Quoting, Reading, Records
 from moee_index.readers.lines import ByteSource, open_bytes, split_name
 from moee_index.types import Document, Notify, ignore
 
@@ -84,6 +85,7 @@ def read_corpora(
     columns: Sequence[str] | None = None,
     delimiter: str | None = None,
     quoting: Quoting | None = None,
+    glob: Sequence[str] = (),
     on_bad: Literal["error", "skip"] = "error",
     reject: Reject | None = None,
     stdin: IO[bytes] | None = None,
@@ -92,8 +94,9 @@ def read_corpora(
     """Documents of the given corpora (INTERFACE, "Corpus in"), one after another.
 
     Paths are looked at before anything is read: a missing file or an unknown ending is an
-    error at once, not after hours. A folder is BEIR's, or one of Parquet parts. A document without
-    an id gets `<file stem>:<line>`; where the same stem is given more than once, the path as given
+    error at once, not after hours. A folder is BEIR's, or one of Parquet parts, else each of its
+    files is a document (see folder.py; glob: patterns of those to read). A document without an id
+    gets `<file stem>:<line>`; where the same stem is given more than once, the path as given
     replaces the stem.
 
     id_field, text_field: the fields to take instead of `id` (or `_id`) and `text`; `a.b` is b in
@@ -124,7 +127,9 @@ def read_corpora(
         notify=notify,
     )
     _check_arguments(paths, reading, on_bad)
-    files = [file for path in paths for file in corpus_files(path, format)]
+    files = [file for path in paths for file in corpus_files(path, format, glob)]
+    if glob and all(file.folder is None for file in files):
+        raise MisuseError("--glob says which files of a folder are read, and no corpus is a folder")
     if sum(file.path == "-" for file in files) > 1:
         raise MisuseError("stdin (-) can be read only once")
     stems = Counter(file.stem for file in files)
@@ -134,6 +139,12 @@ def read_corpora(
     def documents() -> Generator[Document]:
         for file in files:
             prefix = as_utf8(file.stem) if stems[file.stem] == 1 else file.name
+            if file.folder is not None:
+                notify(file.folder.told())
+                records = progress.through(file.folder)
+                yield from maker.documents(records, prefix, {})
+                progress.finish(file)
+                continue
             with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
                 progress.current = source
                 within = replace(reading, partitions=file.partitions)
@@ -195,12 +206,20 @@ class _Progress:
         sizes = [file.size for file in files]
         self.total = None if None in sizes else sum(size or 0 for size in sizes)
         self.current: ByteSource | None = None
-        self._finished = 0
+        self._finished = self._within = 0
 
     @property
     def read(self) -> int:
-        return self._finished + (self.current.position if self.current else 0)
+        position = self.current.position if self.current else 0
+        return self._finished + self._within + position
+
+    def through(self, folder: Folder) -> Records:
+        """The folder's records; what was read of it grows with each."""
+        for file, record in zip(folder.files, folder.records(), strict=True):
+            yield record
+            self._within += file.size
 
     def finish(self, file: CorpusFile) -> None:
         self.current = None
+        self._within = 0
         self._finished += file.size or 0

@@ -13,20 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.readers.file_texts import (
+    ARCHIVES,
     KINDS,
-    FileText,
     NoTextError,
     is_binary,
     lacking_library,
     read_text,
 )
+from moee_index.readers.formats.records import Record, Records
 from moee_index.readers.lines import BadLineError
 from moee_index.text import escaped, text_fault
-from moee_index.types import Document
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _IGNORE_FILES = (".gitignore", ".ignore")  # the later one decides
 # A larger file is data of some other kind; it would be read whole.
 MOST_BYTES = 64 * 2**20
-# Of a file that cannot be read, as it is kept among the rejected.
-_KEPT = 200
 
 
 @dataclass(frozen=True)
@@ -74,24 +72,30 @@ class Folder:
         passed = f"; passed over: {left}" if left else ""
         return f"{escaped(str(self.path))}: {counted(len(self.files), 'file')}{passed}"
 
-    def documents(self) -> Iterator[Document | BadLineError]:
-        """Each file as a document, in their order. A file that has become binary, unreadable or
-        larger than MOST_BYTES since is an error in its place."""
-        for file in self.files:
+    def records(self) -> Records:
+        """Each file as a record, in their order: its path is its id, its heading its title. A file
+        whose text cannot be had is an error in its place."""
+        for number, file in enumerate(self.files, 1):
+            source = escaped(str(file.path))
             try:
-                yield document_of(file)
+                yield Record(_fields(file), number, source, file.name)
             except NoTextError as error:
-                yield BadLineError(escaped(str(file.path)), file.name[:_KEPT], str(error))
+                yield BadLineError(source, file.name, str(error))
 
 
-def document_of(file: File) -> Document:
-    """A file as a document: its path is its id. Raises NoTextError."""
+def _fields(file: File) -> dict[str, Any]:
     if file.size > MOST_BYTES:
         raise NoTextError(f"more than {MOST_BYTES // 2**20} MiB; is this a text?")
-    read: FileText = read_text(file.path)
-    metadata = {"path": file.name, "modified": file.modified_text, "bytes": file.size}
-    source = escaped(str(file.path))
-    return Document(file.name, read.text, metadata, read.title, source=source)
+    read = read_text(file.path)
+    titled = {"title": read.title} if read.title else {}
+    return {
+        "id": file.name,
+        **titled,
+        "text": read.text,
+        "path": file.name,
+        "modified": file.modified_text,
+        "bytes": file.size,
+    }
 
 
 def look_at_folder(path: Path, globs: Sequence[str] = ()) -> Folder:
