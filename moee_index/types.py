@@ -76,8 +76,8 @@ class Document:
     metadata: values that JSON can hold. The title is also there, as `title`: hits carry text and
     metadata, and a title must not be lost on the way. The two are kept equal: a `title` given
     only in metadata becomes the title.
-    source: `file:line`, for messages; empty for documents made in Python.
     made_id: whether the id is made of a file's name and a line for want of one.
+    source: `file:line`, for messages; empty for documents made in Python.
 
     Raises MisuseError for fields of other types.
     """

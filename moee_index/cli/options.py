@@ -260,15 +260,8 @@ class CorpusFiles:
     ) -> None:
         from moee_index.readers.corpus import read_corpora
 
-        told: set[str] = set()
-
-        def tell(note: str) -> None:
-            if note not in told:
-                told.add(note)
-                console.tell(note)
-
         def read(reject: Reject | None = None) -> CorpusReader:
-            self._latest = read_corpora(paths, **reading, reject=reject, notify=tell)
+            self._latest = read_corpora(paths, **reading, reject=reject, notify=console.tell)
             return self._latest
 
         self.read = read

@@ -11,6 +11,7 @@ from typing import Any
 from moee_index.readers.fields import id_like, id_of, take_field, text_like, text_of, title_of
 from moee_index.readers.formats.records import Reading, Record, Records, as_json, list_names
 from moee_index.readers.lines import BadLineError
+from moee_index.text import shown
 from moee_index.types import Document
 
 Reject = Callable[[str, str, str], None]
@@ -58,8 +59,8 @@ class DocumentMaker:
         try:
             return self._checked(fields, record, prefix)
         except ValueError as error:
-            shown = {name: as_json(value) for name, value in record.fields.items()}
-            line = record.line or json.dumps(shown, ensure_ascii=False)
+            fields = {name: as_json(value) for name, value in record.fields.items()}
+            line = record.line or json.dumps(fields, ensure_ascii=False)
             raise BadLineError(record.source, line, str(error)) from None
 
     def _checked(self, fields: dict[str, Any], record: Record, prefix: str) -> Document:
@@ -99,16 +100,18 @@ class DocumentMaker:
         key = fields.pop(name)
         if isinstance(key, dict) and len(key) == 1:
             inner = f"{name}.{next(iter(key))}"
-            raise ValueError(f"the id is an object; take what is in it with --id-field {inner}")
+            raise ValueError(
+                f"the id is an object; take what is in it with --id-field {shown(inner)}"
+            )
         return key
 
     def _tell(self, fields: dict[str, Any], key: str) -> None:
         if self._told:
             return
         self._told = True
-        if alike := id_like(fields):
+        if alike := [shown(name) for name in id_like(fields)]:
             self._reading.notify(
-                f"ids: no field id or _id, so documents are named {key} and so on; there is "
+                f"ids: no field id or _id, so documents are named {shown(key)} and so on; there is "
                 f"{' and '.join(alike[:3])}, take it with --id-field {alike[0]}"
             )
 
@@ -120,5 +123,5 @@ def _taken(fields: dict[str, Any], kind: str, name: str, record: Record) -> Any:
         there = list(record.fields)
     advice = f"choose with --{kind}-field"
     if kind == "text" and (alike := text_like(there)):
-        advice = f"{alike[0]!r} looks like it: --text-field {alike[0]}"
+        advice = f"{alike[0]!r} looks like it: --text-field {shown(alike[0])}"
     raise ValueError(f"no {kind} field {name!r}; there are {list_names(there)}; {advice}")

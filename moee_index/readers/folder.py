@@ -152,8 +152,10 @@ class _Walk:
         rules = [*rules, *_ignore_rules(folder, below)]
         for entry in entries:
             name = below + entry.name
+            if entry.name in _IGNORE_FILES:
+                continue
             if entry.name.startswith("."):
-                self.passed_over["hidden"] += entry.name not in _IGNORE_FILES
+                self.passed_over["hidden"] += 1
             elif entry.is_dir(follow_symlinks=False):
                 if _ignored(f"{name}/", rules):
                     self.passed_over["ignored"] += 1
@@ -173,18 +175,18 @@ class _Walk:
         kind = path.suffix.lower()
         if self._wanted is None and kind not in KINDS:
             return "of other kinds"
-        if kind not in ARCHIVES and is_binary(path):
-            return "binary"
-        if text_fault(name):
-            return "with names that are not UTF-8"
-        if lacking := lacking_library(kind):
-            return f"{kind} (needs pip install 'moee-index[files]': {lacking})"
         try:
             status = path.stat()
         except OSError:
             return "that cannot be read"
         if not stat.S_ISREG(status.st_mode):
-            return "that are no files"
+            return "that are no files"  # opening a pipe would wait for a writer
+        if text_fault(name):
+            return "with names that are not UTF-8"
+        if lacking := lacking_library(kind):
+            return f"{kind} (needs pip install 'moee-index[files]': {lacking})"
+        if kind not in ARCHIVES and is_binary(path):
+            return "binary"
         self.files.append(File(path, name, status.st_size, status.st_mtime_ns))
         return None
 

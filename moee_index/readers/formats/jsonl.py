@@ -13,6 +13,7 @@ from moee_index.errors import CorpusError
 from moee_index.readers import lines as files
 from moee_index.readers.formats.json_elements import elements
 from moee_index.readers.formats.records import Reading, Record, Records
+from moee_index.readers.line_ends import only_returns
 from moee_index.readers.lines import BadLineError, ByteSource, Lines, parse_object
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
@@ -51,7 +52,7 @@ def _is_lines(head: bytes) -> bool:
 
 
 def _lines(source: ByteSource, name: str) -> Records:
-    lines = Lines(source.stream, name, returns=files.only_returns(source.head))
+    lines = Lines(source.stream, name, returns=only_returns(source.head))
     while True:
         try:
             line = next(lines)
