@@ -232,6 +232,14 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "be given several times.",
     ),
     click.option(
+        "--csv-types",
+        type=click.Choice(["auto", "text"]),
+        default="auto",
+        show_default=True,
+        help="CSV and TSV: whether filters read texts that spell a number (7, 2.5; not 007) as one "
+        "where they compare with a number.",
+    ),
+    click.option(
         "--on-bad",
         type=click.Choice(["error", "skip"]),
         default="error",
@@ -241,7 +249,7 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 CORPUS_KEYS = (
     *("id_field", "text_field", "metadata", "metadata_except", "format", "no_header", "columns"),
-    *("delimiter", "quoting", "glob", "on_bad"),
+    *("delimiter", "quoting", "glob", "csv_types", "on_bad"),
 )
 
 

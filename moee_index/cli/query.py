@@ -47,7 +47,7 @@ BLOCK = 64
 @click.option(
     "--queries",
     metavar="FILE|-",
-    help="Queries from a file: BEIR's queries.jsonl, id<TAB>text, or one per line.",
+    help="Queries from a file: JSON lines (BEIR's), CSV, id<TAB>text, TREC topics, or one a line.",
 )
 @click.option(
     "--filter",
@@ -107,6 +107,9 @@ def command(
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
         opened.check_filter(request.filter)
+        if trec:
+            opened.snapshot.check_run_ids(request.filter)
+            _check_ids(source)
         options, _ = split_model_options(given)
         encoder = load_encoder_of(console, opened, options)
         # stdin is answered line by line as it comes, a file in blocks
@@ -141,6 +144,16 @@ def _look_at(source: str) -> None:
 
     if source != "-" and not Path(source).exists():
         raise CorpusError(f"{source}: no such file; --queries takes a file of queries, or -")
+
+
+def _check_ids(source: str | None) -> None:
+    """Fail before a long run on what a run cannot hold; stdin can be read only once."""
+    from moee_index.readers.trec import RunIds
+
+    if source is not None and source != "-":
+        ids = RunIds()
+        for number, query in enumerate(_read(source), 1):
+            ids.take(query.id, number, query.source)
 
 
 def _read(source: str) -> Iterator[Query]:

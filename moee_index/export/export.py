@@ -35,7 +35,6 @@ from moee_index.export.formats import (
 )
 from moee_index.export.single_vectors import one_vectors
 from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
-from moee_index.index.snapshot import passages_of
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.text import escaped
 from moee_index.types import PARTS, Embeddings, FloatArray, Progress, ignore
@@ -208,6 +207,8 @@ def export_index(
         content = replace(content, alpha=index.alpha if alpha is None else float(alpha))
     _check_outside(path, index)
     with index.held():
+        if path.suffix == ".safetensors":  # which has names alone
+            index.snapshot.check_names()
         masks = index.snapshot.masks(filter)
         facts = _facts(index, content)
         condition = filter if filter is None or isinstance(filter, str) else filter.text
@@ -254,7 +255,7 @@ def _write(
         rows = [row for _, _, row in block]
         writer.write(rows, content.columns(_raw(index, block), index.standardizer))
         done += len(rows)
-        documents += sum(row.passage is None or row.passage == f"{row.id}#1" for row in rows)
+        documents += sum(row.is_first for row in rows)
         progress("exporting", done, total)
     if done != total:
         raise IndexDamagedError(
@@ -316,13 +317,15 @@ def _rows(index: Index, masks: list[Mask | None]) -> Iterator[_Row]:
 
 
 def _of(document: StoredDocument) -> Iterator[ExportRow]:
-    for passage in passages_of(document):
+    split = len(document.spans) > 1
+    for row in document.rows:
         yield ExportRow(
             id=document.id,
-            passage=passage.id if passage.id != document.id else None,
-            text=passage.text,
+            passage=document.name_at(row) if split else None,
+            text=document.passage(row),
             title=document.title,
             metadata=document.metadata,
+            is_first=row == document.first,
         )
 
 

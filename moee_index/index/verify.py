@@ -20,15 +20,12 @@ from moee_index.index.segment import (
     open_codes,
     open_rows,
     open_standardizer,
-    read_checked,
     read_norms,
 )
-from moee_index.index.store.checksums import piece_crcs
 from moee_index.index.store.faiss_files import FLAT, codes_of
 from moee_index.index.store.layout import (
     DOCUMENTS,
     FIELDS,
-    code_checks_name,
     codes_name,
     index_directory,
     norms_name,
@@ -205,12 +202,8 @@ class _Check:
         norms = read_norms(self.directory, self.manifest, entry)
         for part, column in columns(norms):
             path = self.manifest.path(self.directory, codes_name(part, entry.derived), entry)
-            crcs = read_checked(
-                self.directory, self.manifest, code_checks_name(part, entry.derived), entry
-            )
-            if not np.array_equal(piece_crcs(path), np.frombuffer(crcs, dtype="<u4")):
-                raise IndexDamagedError(f"{path} does not match its pieces' checksums")
-            index, _ = open_codes(self.directory, self.manifest, entry, part)
+            index, file = open_codes(self.directory, self.manifest, entry, part)
+            file.check(0, file.size)
             codes = codes_of(index) if entry.index_type[part] == FLAT else None
             for start in range(0, entry.rows, _BLOCK):
                 block = slice(start, min(start + _BLOCK, entry.rows))

@@ -87,6 +87,7 @@ def read_corpora(
     delimiter: str | None = None,
     quoting: Quoting | None = None,
     glob: Sequence[str] = (),
+    csv_types: Literal["auto", "text"] = "auto",
     on_bad: Literal["error", "skip"] = "error",
     reject: Reject | None = None,
     stdin: IO[bytes] | None = None,
@@ -105,7 +106,8 @@ def read_corpora(
     metadata, metadata_except: the other fields to keep, or not to keep.
     header, columns, delimiter, quoting: of CSV and TSV: whether the first line names the columns,
     their names where it does not, what is between fields, and whether quotation marks quote
-    ("standard", which is RFC 4180, or "none").
+    ("standard", which is RFC 4180, or "none"). csv_types: whether filters read texts of their
+    metadata that spell a number as one ("auto"), or all as the texts they are ("text").
     on_bad: "error" raises on the first line that cannot be used; "skip" calls
     `reject(source, line, reason)` for each and goes on. What ends a whole file (no such file,
     truncated compression, a header without the text column) is an error either way.
@@ -123,6 +125,7 @@ def read_corpora(
         metadata_except=tuple(check_texts(metadata_except, "field")),
         delimiter=delimiter,
         quoting=quoting,
+        csv_types=csv_types,
         header=header,
         columns=None if columns is None else tuple(check_texts(columns, "column")),
         notify=notify,
@@ -152,7 +155,8 @@ def read_corpora(
                 progress.current = source
                 within = replace(reading, partitions=file.partitions)
                 records = READERS[file.kind](source, file.name, within)
-                yield from maker.documents(records, prefix, file.partitions)
+                untyped = csv_types == "auto" and file.kind in (".csv", ".tsv")
+                yield from maker.documents(records, prefix, file.partitions, untyped=untyped)
                 progress.finish(file)
         maker.end()
 

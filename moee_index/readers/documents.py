@@ -26,14 +26,22 @@ class DocumentMaker:
     def __init__(self, reading: Reading, reject: Reject | None) -> None:
         self._reading = reading
         self._reject = reject
+        self._untyped = False
         self._told = reading.id is not None
         self._unseen = set(reading.metadata or ())
         self._any = False
 
     def documents(
-        self, records: Records, prefix: str, partitions: dict[str, str | None]
+        self,
+        records: Records,
+        prefix: str,
+        partitions: dict[str, str | None],
+        *,
+        untyped: bool = False,
     ) -> Generator[Document]:
-        """Documents of one file. prefix: of made-up ids; partitions: fields of all its records."""
+        """Documents of one file. prefix: of made-up ids; partitions: fields of all its records;
+        untyped: as `Document.untyped`."""
+        self._untyped = untyped
         for record in records:
             try:
                 if isinstance(record, BadLineError):
@@ -81,7 +89,8 @@ class DocumentMaker:
             for name, value in fields.items()
             if name == "title" or self._reading.keeps(name)
         }
-        return Document(id_of(key, "the id"), text, metadata, title, record.source, made)
+        key = id_of(key, "the id")
+        return Document(key, text, metadata, title, record.source, made, self._untyped)
 
     def _key(self, fields: dict[str, Any], record: Record) -> Any:
         """The value of the id; None where a record has none."""

@@ -289,6 +289,14 @@ def parse_object(line: str) -> dict[str, Any]:
     return value
 
 
+def is_object(line: str) -> bool:
+    """Whether a line is a JSON object that holds anything."""
+    try:
+        return line.lstrip().startswith("{") and bool(parse_object(line))
+    except ValueError:
+        return False
+
+
 def _broken(line: str, error: json.JSONDecodeError) -> str:
     """Why a line is no JSON, and what it may be instead."""
     behind = line[error.pos :].strip() if error.msg == "Extra data" else ""

@@ -104,7 +104,9 @@ ANSWERS: list[Callable[[Path], object]] = [
     lambda directory: delete_documents(directory, ["d5"]),
     lambda directory: add_documents(directory, fake_documents(81), FakeEncoder()),
     reindex,
-    lambda directory: build_index(directory, fake_documents(80), FakeEncoder()),
+    lambda directory: build_index(
+        directory, [each for each in fake_documents(80) if each.id != "d3"], FakeEncoder()
+    ),
 ]
 
 

@@ -25,8 +25,10 @@ class Reading:
     format: what the file is, whatever its name says. metadata: the other fields that are kept
     (None: all), metadata_except: those that are not.
     Of tables: delimiter; quoting (None: quoted, except that a .tsv is only where its first line
-    is); header: whether the first line names the fields, else `columns` do.
-    partitions: fields that all records of the file have besides their own.
+    is); header: whether the first line names the fields, else `columns` do; csv_types: whether
+    filters may read numbers in their texts (auto), or not (text).
+    partitions: fields that all records of the file have besides their own. texts: whether an
+    element of a JSON array may be a text, which is then an object that holds it alone.
 
     Raises MisuseError for what cannot be meant.
     """
@@ -40,8 +42,10 @@ class Reading:
     quoting: Quoting | None = None
     header: bool = True
     columns: tuple[str, ...] | None = None
+    csv_types: str = "auto"
     notify: Notify = ignore
     partitions: Mapping[str, str | None] = field(default_factory=dict)
+    texts: bool = False
 
     def __post_init__(self) -> None:
         for what, name in (("id", self.id), ("text", self.text)):
@@ -57,6 +61,8 @@ class Reading:
             raise MisuseError("--no-header needs the columns' names, such as --columns id,text")
         if self.quoting not in (None, "standard", "none"):
             raise MisuseError(f"the quoting is {self.quoting!r}; it is standard or none")
+        if self.csv_types not in ("auto", "text"):
+            raise MisuseError(f"the types of CSV are {self.csv_types!r}; they are auto or text")
         if self.delimiter is not None:
             sign = _TABS.get(self.delimiter, check_text(self.delimiter, "the delimiter"))
             if len(sign) != 1 or sign in '"\r\n':
@@ -70,6 +76,8 @@ class Reading:
             return "--delimiter"
         if self.quoting is not None:
             return "--quoting"
+        if self.csv_types != "auto":
+            return "--csv-types"
         return "" if self.header else "--no-header"
 
     def keeps(self, name: str) -> bool:
