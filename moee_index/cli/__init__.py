@@ -30,6 +30,7 @@ COMMANDS = {
     "info": "what an index holds, or what this program finds on this machine",
     "list": "documents by their metadata, without a query",
     "add": "add documents to an index",
+    "sync": "make an index what its corpus is",
     "delete": "delete documents from an index",
     "reindex": "rebuild standardizer and FAISS files, without the model",
     "compact": "rewrite an index without what was deleted",

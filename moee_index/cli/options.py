@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
     from moee_index.index import Index
     from moee_index.readers.corpus import CorpusReader, Reject
+    from moee_index.readers.folder import Passed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -268,8 +269,10 @@ class CorpusFiles:
     ) -> None:
         from moee_index.readers.corpus import read_corpora
 
-        def read(reject: Reject | None = None) -> CorpusReader:
-            self._latest = read_corpora(paths, **reading, reject=reject, notify=console.tell)
+        def read(reject: Reject | None = None, passed: Passed | None = None) -> CorpusReader:
+            self._latest = read_corpora(
+                paths, **reading, reject=reject, passed=passed, notify=console.tell
+            )
             return self._latest
 
         self.read = read

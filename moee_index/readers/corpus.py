@@ -18,7 +18,7 @@ from typing import IO, Literal
 from moee_index.errors import MisuseError
 from moee_index.readers.corpus_files import CorpusFile, as_utf8, corpus_files
 from moee_index.readers.documents import DocumentMaker, Reject
-from moee_index.readers.folder import Folder
+from moee_index.readers.folder import Folder, Passed, record_of
 from moee_index.readers.formats import FORMATS, READERS
 from moee_index.readers.formats.records import Quoting, Reading, Records
 from moee_index.readers.lines import ByteSource, open_bytes, split_name
@@ -90,6 +90,7 @@ def read_corpora(
     csv_types: Literal["auto", "text"] = "auto",
     on_bad: Literal["error", "skip"] = "error",
     reject: Reject | None = None,
+    passed: Passed | None = None,
     stdin: IO[bytes] | None = None,
     notify: Notify = ignore,
 ) -> CorpusReader:
@@ -111,6 +112,8 @@ def read_corpora(
     on_bad: "error" raises on the first line that cannot be used; "skip" calls
     `reject(source, line, reason)` for each and goes on. What ends a whole file (no such file,
     truncated compression, a header without the text column) is an error either way.
+    passed: asked of each file of a folder, with its id, time and size; those it answers true for
+    are not read.
     notify: told once where a field looks like the id that the documents lack, and the like.
 
     In memory is one line, element or row of at most 64 MiB, or one batch of Parquet rows.
@@ -148,7 +151,7 @@ def read_corpora(
             prefix = as_utf8(file.stem if stems[file.stem] == 1 else file.path)
             if file.folder is not None:
                 notify(file.folder.told())
-                yield from maker.documents(progress.through(file.folder), prefix, {})
+                yield from maker.documents(progress.through(file.folder, passed), prefix, {})
                 progress.finish(file)
                 continue
             with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
@@ -215,10 +218,12 @@ class _Progress:
         position = self.current.position if self.current else 0
         return self._finished + self._within + position
 
-    def through(self, folder: Folder) -> Records:
-        """The folder's records; what was read of it grows with each."""
-        for file, record in zip(folder.files, folder.records(), strict=True):
-            yield record
+    def through(self, folder: Folder, passed: Passed | None) -> Records:
+        """The folder's records but of files that are passed; what was read of it grows with
+        each."""
+        for number, file in enumerate(folder.files, 1):
+            if passed is None or not passed(file.name, file.modified_text, file.size):
+                yield record_of(file, number)
             self._within += file.size
 
     def finish(self, file: CorpusFile) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from moee_index.readers.file_texts import (
     lacking_library,
     read_text,
 )
-from moee_index.readers.formats.records import Record, Records
+from moee_index.readers.formats.records import Record
 from moee_index.readers.lines import BadLineError
 from moee_index.text import escaped, text_fault
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _IGNORE_FILES = (".gitignore", ".ignore")  # the later one decides
 # A larger file is data of some other kind; it would be read whole.
 MOST_BYTES = 64 * 2**20
+
+
+# From a file's id, when it was modified and its size to whether it need not be read.
+Passed = Callable[[str, str, int], bool]
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,15 @@ class Folder:
         passed = f"; passed over: {left}" if left else ""
         return f"{escaped(str(self.path))}: {counted(len(self.files), 'file')}{passed}"
 
-    def records(self) -> Records:
-        """Each file as a record, in their order: its path is its id, its heading its title. A file
-        whose text cannot be had is an error in its place."""
-        for number, file in enumerate(self.files, 1):
-            source = escaped(str(file.path))
-            try:
-                yield Record(_fields(file), number, source, file.name)
-            except NoTextError as error:
-                yield BadLineError(source, file.name, str(error))
+
+def record_of(file: File, number: int) -> Record | BadLineError:
+    """A file as a record: its path is its id, its heading its title. A file whose text cannot be
+    had is an error in its place."""
+    source = escaped(str(file.path))
+    try:
+        return Record(_fields(file), number, source, file.name)
+    except NoTextError as error:
+        return BadLineError(source, file.name, str(error))
 
 
 def _fields(file: File) -> dict[str, Any]:
