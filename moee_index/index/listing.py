@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from moee_index.errors import MisuseError
 from moee_index.index.filters import Filter
-from moee_index.index.filters.lexer import field_path
+from moee_index.index.filters.grammar import FieldUse, read_field
 from moee_index.index.segment import OpenSegment
 from moee_index.index.snapshot import Snapshot
 from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.field_names import dotted
 from moee_index.index.store.fields import NOWHERE, value_of
 
 Numbers = npt.NDArray[np.int64]
@@ -143,24 +144,27 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
 
 def _values(snapshot: Snapshot, matching: list[Numbers], field: str) -> Iterator[Any]:
     """The value of a field in each of some documents, MISSING where one lacks it."""
-    path = field_path(field)
+    use = read_field(field)
+    if use.own and use.path == ("text",):
+        raise MisuseError("text is the document's own and no value; .text is the metadata's")
     known = snapshot.fields
-    if known is not None and field not in known and field != "id":
+    if known is not None and not use.own and dotted(use.path) not in known:
         there = ", ".join(sorted(known)[:10]) or "none"
         raise MisuseError(f"no document has the field {field!r}; there are {there}")
     for segment, numbers in zip(snapshot.segments, matching, strict=True):
-        values = _values_of(segment, path)
+        values = _values_of(segment, use)
         yield from (values[number] for number in numbers.tolist())
 
 
-def _values_of(segment: OpenSegment, path: tuple[str, ...]) -> list[Any]:
-    column = segment.fields.column(path)
+def _values_of(segment: OpenSegment, use: FieldUse) -> list[Any]:
+    column = segment.fields.column(use.path, use.own)
     if column == NOWHERE:
         return [MISSING] * segment.entry.documents
     if column is not None:
-        cells = segment.fields.cells(column)
+        cells = segment.fields.values(column)
         return [MISSING if cell is None else value_of(cell) for cell in cells]
-    return [_within(json.loads(metadata), path) for _, _, metadata in segment.documents.described()]
+    described = segment.documents.described()
+    return [_within(json.loads(metadata), use.path) for _, _, metadata, _ in described]
 
 
 def _within(value: Any, path: tuple[str, ...]) -> Any:

@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from moee_index.errors import MisuseError
 from moee_index.index.store.field_names import KEYWORDS, bare_end, continues_name, starts_name
-from moee_index.text import shown
 
 MAX_NAMES = 50  # of one field; odd names become a join each, and SQLite joins at most 64
 
@@ -65,20 +64,6 @@ def fail(text: str, position: int, message: str) -> NoReturn:
     excerpt = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
     # repr: no control character, half surrogate or line end reaches a terminal.
     raise FilterError(f"filter, position {position}, near {excerpt!r}: {message}", position)
-
-
-def field_path(name: str) -> tuple[str, ...]:
-    """A field's name as filters write it: one name a level of nested objects.
-
-    Raises MisuseError.
-    """
-    tokens = Tokens(name)
-    field = tokens.next()
-    if field.kind != "name" or tokens.next().kind != "end":
-        raise MisuseError(
-            f"{shown(name)!r} is no field's name; odd ones stand in backticks, as in filters"
-        )
-    return field.path
 
 
 class Tokens:

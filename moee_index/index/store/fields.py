@@ -307,10 +307,10 @@ class FieldReader(CheckedDatabase):
             return np.arange(listed.documents, dtype=np.int64)
         return np.concatenate(([0], np.cumsum(listed.passages[:-1], dtype=np.int64)))
 
-    def cells(self, column: str) -> list[Cell]:
+    def values(self, column: Cells) -> list[Cell]:
         """A field's cell in each document, deleted ones included. column: of `column`."""
         self.check()
-        rows = self._rows(f"SELECT {column} FROM documents ORDER BY number")  # noqa: S608
+        rows = self._rows(f"SELECT {column.cell} FROM documents ORDER BY number")  # noqa: S608
         return [row[0] for row in rows]
 
     def follows_from(self, documents: DocumentReader) -> bool:
