@@ -138,7 +138,8 @@ def _of_html(content: bytes) -> FileText:
 
 def _flat(element: Tag) -> str:
     """Its text, a line for each block."""
-    from bs4 import Comment, NavigableString, Tag
+    from bs4 import Comment, Tag
+    from bs4.element import NavigableString
 
     parts: list[str] = []
     for inner in element.descendants:
