@@ -113,10 +113,10 @@ def look_at_folder(path: Path, globs: Sequence[str] = ()) -> Folder:
     walk.visit(path, "", [])
     if not walk.files:
         folder = Folder(path, (), walk.passed_over)
-        wanted = f" that --glob {' '.join(globs)} names" if globs else ""
-        raise CorpusError(
-            f"{folder.told()}; there is no file to read{wanted} (read are {', '.join(KINDS)})"
-        )
+        what = f"no file that --glob {' '.join(globs)} names"
+        if not globs:
+            what = f"no corpus.jsonl, no Parquet file and no file to read ({', '.join(KINDS)})"
+        raise CorpusError(f"{folder.told()}; it holds {what}")
     return Folder(path, tuple(sorted(walk.files, key=lambda file: file.name)), walk.passed_over)
 
 

@@ -96,7 +96,7 @@ def test_patterns_say_which_files(tmp_path: Path) -> None:
     assert names(tmp_path, "**/*.md") == ["a.md", "s/b.md", "s/t/c.md"]
     assert names(tmp_path, "s/*.md") == ["s/b.md"]
     assert names(tmp_path, "*.md", "*.py", "!s/t/**") == ["a.md", "s/b.md", "s/d.py"]
-    with pytest.raises(CorpusError, match=r"no file to read that --glob \*\.rst names"):
+    with pytest.raises(CorpusError, match=r"it holds no file that --glob \*\.rst names"):
         look_at_folder(tmp_path, ["*.rst"])
 
 
@@ -269,7 +269,7 @@ def test_a_folder_is_built_searched_and_built_again(
 @pytest.mark.parametrize(
     ("arguments", "words", "status"),
     [
-        (["nothing"], "there is no file to read (read are .txt", 1),
+        (["nothing"], "no Parquet file and no file to read (.txt", 1),
         (["a.txt", "--glob", "*"], "no corpus is a folder", 2),
         (["some", "--glob", "*", "--format", "txt"], "--format has no meaning", 2),
         (["some", "--format", "csv"], "a folder that holds no csv corpus", 1),
