@@ -94,6 +94,7 @@ def run(example: Example, names: dict[str, Any]) -> str:
         return printed.getvalue()
     words = shlex.split(example.source)
     if words[0] == "cat" and not Path(words[1]).exists():
+        Path(words[1]).parent.mkdir(parents=True, exist_ok=True)
         Path(words[1]).write_text(example.shown, encoding="utf-8")
     together = words[-1] == "2>&1"
     words = words[:-1] if together else words

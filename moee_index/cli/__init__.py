@@ -28,7 +28,9 @@ COMMANDS = {
     "rerank": "order candidate lists for their queries",
     "embed": "print or save the vectors themselves",
     "info": "what an index holds, or what this program finds on this machine",
+    "list": "documents by their metadata, without a query",
     "add": "add documents to an index",
+    "sync": "make an index what its corpus is",
     "delete": "delete documents from an index",
     "reindex": "rebuild standardizer and FAISS files, without the model",
     "compact": "rewrite an index without what was deleted",
@@ -38,6 +40,8 @@ COMMANDS = {
     "bench": "evaluate a model on MTEB; reports, analyses",
     "quantize": "write a 4-bit checkpoint of a model",
 }
+# A module `list` would hide the built-in of that name here.
+_MODULES = {"list": "listing"}
 
 INTERRUPTED = 130
 
@@ -51,7 +55,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"moee_index.cli.{cmd_name}").command
+        module = _MODULES.get(cmd_name, cmd_name)
+        command = import_module(f"moee_index.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
     from moee_index.index import Index
     from moee_index.readers.corpus import CorpusReader, Reject
+    from moee_index.readers.folder import Passed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -224,6 +225,14 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "the header is quoted]",
     ),
     click.option(
+        "--glob",
+        multiple=True,
+        type=TEXT,
+        metavar="PATTERN",
+        help="Folders: read the files whose paths match, as in .gitignore, each as a document. May "
+        "be given several times.",
+    ),
+    click.option(
         "--csv-types",
         type=click.Choice(["auto", "text"]),
         default="auto",
@@ -241,7 +250,7 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 CORPUS_KEYS = (
     *("id_field", "text_field", "metadata", "metadata_except", "format", "no_header", "columns"),
-    *("delimiter", "quoting", "csv_types", "on_bad"),
+    *("delimiter", "quoting", "glob", "csv_types", "on_bad"),
 )
 
 
@@ -260,8 +269,10 @@ class CorpusFiles:
     ) -> None:
         from moee_index.readers.corpus import read_corpora
 
-        def read(reject: Reject | None = None) -> CorpusReader:
-            self._latest = read_corpora(paths, **reading, reject=reject, notify=console.tell)
+        def read(reject: Reject | None = None, passed: Passed | None = None) -> CorpusReader:
+            self._latest = read_corpora(
+                paths, **reading, reject=reject, passed=passed, notify=console.tell
+            )
             return self._latest
 
         self.read = read

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ChangeReport,
         compact_index,
         delete_documents,
+        delete_matching,
         reindex,
         save_alpha,
     )
@@ -35,6 +36,7 @@ _HOMES = {
     "compact_index": "change",
     "default_index": "default",
     "delete_documents": "change",
+    "delete_matching": "change",
     "reindex": "change",
     "save_alpha": "change",
     "verify_index": "verify",
@@ -51,6 +53,7 @@ __all__ = [
     "compact_index",
     "default_index",
     "delete_documents",
+    "delete_matching",
     "reindex",
     "save_alpha",
     "verify_index",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -79,7 +79,7 @@ class AddReport:
 
 
 @dataclass
-class _Known:
+class Known:
     """Which documents of the corpus the index already holds."""
 
     segments: Sequence[OpenSegment]
@@ -199,12 +199,12 @@ def add_documents(
     directory, encoder = index_directory(directory), check_encoder(encoder)
     with changing(directory) as (manifest, segments):
         check_spec(manifest.spec, encoder.spec, directory)
-        known = _Known(segments, update, manifest.chunk is not None, Counts())
+        known = Known(segments, update, manifest.chunk is not None, Counts())
         writing = SegmentWriting(
             directory=directory,
             documents=documents,
             encoder=encoder,
-            wanted=_building(manifest, encoder),
+            wanted=building_of_add(manifest, encoder),
             skip_bad=on_bad == "skip",
             changing=True,
             total=total,
@@ -214,10 +214,10 @@ def add_documents(
             takes_out=known.takes_out,
             counts=known.counts,
         )
-        return _Add(manifest, known, writing).run()
+        return Adding(manifest, known, writing).run()
 
 
-def _building(manifest: Manifest, encoder: TextEncoder) -> Building:
+def building_of_add(manifest: Manifest, encoder: TextEncoder) -> Building:
     """The segment of an add: like the index, but flat."""
     return Building(
         spec=manifest.spec,
@@ -232,12 +232,14 @@ def _building(manifest: Manifest, encoder: TextEncoder) -> Building:
 
 
 @dataclass
-class _Add:
-    """One run of an add; the caller holds the lock."""
+class Adding:
+    """One run of an add, or of the like; the caller holds the lock."""
 
     manifest: Manifest
-    known: _Known
+    known: Known
     writing: SegmentWriting
+    # Documents that leave the index besides, asked once the corpus has been read.
+    leaving: Callable[[], Sequence[Match]] = tuple
 
     @property
     def directory(self) -> Path:
@@ -275,7 +277,7 @@ class _Add:
                 report=report,
             )
         keep_rejects(written.folder, self.directory)
-        replaced = [*self.known.replaced.values(), *self.known.removed.values()]
+        replaced = [*self.known.replaced.values(), *self.known.removed.values(), *self.leaving()]
         after = publish_segments(
             self.directory,
             replace(manifest, counts=_added(manifest, self.known.counts, written.truncated)),
@@ -286,8 +288,8 @@ class _Add:
         return merge_tail(self.directory, after, report, self.writing.notify)
 
     def _take_out(self, written: Written) -> Manifest:
-        """A version without the documents whose text is empty now, if there are any."""
-        removed = list(self.known.removed.values())
+        """A version without the documents that leave the index, if there are any."""
+        removed = [*self.known.removed.values(), *self.leaving()]
         if not removed:
             return self.manifest
         return publish_segments(

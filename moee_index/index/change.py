@@ -19,7 +19,9 @@ import numpy as np
 from moee_index.atomic import WriterLock, now, storage_errors, write_file
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer, check_alpha, choose_standardize
-from moee_index.index.segment import Match, OpenSegment, find_live, open_standardizer
+from moee_index.index.filters import Filter
+from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
+from moee_index.index.snapshot import Selector
 from moee_index.index.store.faiss_files import FLAT, check_index_type
 from moee_index.index.store.layout import (
     deleted_name,
@@ -101,6 +103,31 @@ def delete_documents(
         entries = without(segments, list(matches.values()), revision)
         after = publish_segments(directory, manifest, entries, revision)
         return _report(directory, after, manifest, len(matches))
+
+
+def delete_matching(directory: str | Path, filter: str | Filter) -> ChangeReport:
+    """Delete the documents that match a filter, as `delete_documents` does.
+
+    Raises FilterError and what `changing` raises.
+    """
+    directory = Path(directory)
+    with changing(directory) as (manifest, segments):
+        masks = [
+            np.zeros(segment.entry.rows, dtype=bool) if mask is None else mask
+            for segment, mask in zip(segments, Selector(segments).masks(filter), strict=True)
+        ]
+        counts = [
+            int(mask[segment.fields.firsts].sum())
+            for segment, mask in zip(segments, masks, strict=True)
+        ]
+        if not sum(counts):
+            return _report(directory, manifest, manifest, 0)
+        revision = next_revision(directory, manifest.revision)
+        entries: list[Segment] = []
+        for segment, mask, count in zip(segments, masks, counts, strict=True):
+            entries += _reduced(segment, mask, count, revision)
+        after = publish_segments(directory, manifest, entries, revision)
+        return _report(directory, after, manifest, sum(counts))
 
 
 def compact_index(directory: str | Path, *, progress: Progress | None = None) -> ChangeReport:
@@ -196,25 +223,30 @@ def without(segments: Sequence[OpenSegment], gone: Sequence[Match], revision: in
     entries: list[Segment] = []
     for number, segment in enumerate(segments):
         documents = [document for segment_number, document in gone if segment_number == number]
-        entry = segment.entry
-        if not documents:
-            entries.append(entry)
-            continue
-        deleted = np.zeros(entry.rows, dtype=bool) if segment.live is None else ~segment.live
+        gone_there = np.zeros(segment.entry.rows, dtype=bool)
         for document in documents:
-            deleted[document.rows.start : document.rows.stop] = True
-        if deleted.all():
-            continue
-        write_file(segment.folder / deleted_name(revision), np.packbits(deleted).tobytes())
-        entries.append(
-            replace(
-                entry,
-                deleted=revision,
-                deleted_documents=entry.deleted_documents + len(documents),
-                deleted_rows=int(deleted.sum()),
-            )
-        )
+            gone_there[document.rows.start : document.rows.stop] = True
+        entries += _reduced(segment, gone_there, len(documents), revision)
     return entries
+
+
+def _reduced(segment: OpenSegment, gone: Mask, documents: int, revision: int) -> list[Segment]:
+    """A segment's entry without the rows of some live documents; none where nothing is left."""
+    entry = segment.entry
+    if not documents:
+        return [entry]
+    deleted = gone if segment.live is None else gone | ~segment.live
+    if deleted.all():
+        return []
+    write_file(segment.folder / deleted_name(revision), np.packbits(deleted).tobytes())
+    return [
+        replace(
+            entry,
+            deleted=revision,
+            deleted_documents=entry.deleted_documents + documents,
+            deleted_rows=int(deleted.sum()),
+        )
+    ]
 
 
 def publish_segments(

@@ -18,8 +18,9 @@ from typing import IO, Literal
 from moee_index.errors import MisuseError
 from moee_index.readers.corpus_files import CorpusFile, as_utf8, corpus_files
 from moee_index.readers.documents import DocumentMaker, Reject
+from moee_index.readers.folder import Folder, Passed, record_of
 from moee_index.readers.formats import FORMATS, READERS
-from moee_index.readers.formats.records import Quoting, Reading
+from moee_index.readers.formats.records import Quoting, Reading, Records
 from moee_index.readers.lines import ByteSource, open_bytes, split_name
 from moee_index.text import check_texts
 from moee_index.types import Document, Notify, ignore
@@ -85,17 +86,20 @@ def read_corpora(
     columns: Sequence[str] | None = None,
     delimiter: str | None = None,
     quoting: Quoting | None = None,
+    glob: Sequence[str] = (),
     csv_types: Literal["auto", "text"] = "auto",
     on_bad: Literal["error", "skip"] = "error",
     reject: Reject | None = None,
+    passed: Passed | None = None,
     stdin: IO[bytes] | None = None,
     notify: Notify = ignore,
 ) -> CorpusReader:
     """Documents of the given corpora (INTERFACE, "Corpus in"), one after another.
 
     Paths are looked at before anything is read: a missing file or an unknown ending is an
-    error at once, not after hours. A folder is BEIR's, or one of Parquet parts. A document without
-    an id gets `<file stem>:<line>`; where the same stem is given more than once, the path as given
+    error at once, not after hours. A folder is BEIR's, or one of Parquet parts, else each of its
+    files is a document (see folder.py; glob: patterns of those to read). A document without an id
+    gets `<file stem>:<line>`; where the same stem is given more than once, the path as given
     replaces the stem.
 
     id_field, text_field: the fields to take instead of `id` (or `_id`) and `text`; `a.b` is b in
@@ -108,6 +112,8 @@ def read_corpora(
     on_bad: "error" raises on the first line that cannot be used; "skip" calls
     `reject(source, line, reason)` for each and goes on. What ends a whole file (no such file,
     truncated compression, a header without the text column) is an error either way.
+    passed: asked of each file of a folder, with its id, time and size; those it answers true for
+    are not read.
     notify: told once where a field looks like the id that the documents lack, and the like.
 
     In memory is one line, element or row of at most 64 MiB, or one batch of Parquet rows.
@@ -131,8 +137,11 @@ def read_corpora(
         raise MisuseError(f"on_bad is {on_bad!r}; it is 'error' or 'skip'")
     if format not in (None, *FORMATS):
         raise MisuseError(f"the format is {format!r}; it is one of {', '.join(FORMATS)}")
-    files = [file for path in _checked_paths(paths) for file in corpus_files(path, format)]
+    globs = check_texts(glob, "pattern")
+    files = [file for path in _checked_paths(paths) for file in corpus_files(path, format, globs)]
     _check_use(reading, files)
+    if globs and all(file.folder is None for file in files):
+        raise MisuseError("--glob says which files of a folder are read, and no corpus is a folder")
     stems = Counter(file.stem for file in files)
     progress = _Progress(files)
     maker = DocumentMaker(reading, None if on_bad == "error" else reject or ignore)
@@ -140,6 +149,11 @@ def read_corpora(
     def documents() -> Generator[Document]:
         for file in files:
             prefix = as_utf8(file.stem if stems[file.stem] == 1 else file.path)
+            if file.folder is not None:
+                notify(file.folder.told())
+                yield from maker.documents(progress.through(file.folder, passed), prefix, {})
+                progress.finish(file)
+                continue
             with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
                 progress.current = source
                 within = replace(reading, partitions=file.partitions)
@@ -197,12 +211,22 @@ class _Progress:
         sizes = [file.size for file in files]
         self.total = None if None in sizes else sum(size or 0 for size in sizes)
         self.current: ByteSource | None = None
-        self._finished = 0
+        self._finished = self._within = 0
 
     @property
     def read(self) -> int:
-        return self._finished + (self.current.position if self.current else 0)
+        position = self.current.position if self.current else 0
+        return self._finished + self._within + position
+
+    def through(self, folder: Folder, passed: Passed | None) -> Records:
+        """The folder's records but of files that are passed; what was read of it grows with
+        each."""
+        for number, file in enumerate(folder.files, 1):
+            if passed is None or not passed(file.name, file.modified_text, file.size):
+                yield record_of(file, number)
+            self._within += file.size
 
     def finish(self, file: CorpusFile) -> None:
         self.current = None
+        self._within = 0
         self._finished += file.size or 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from moee_index.errors import CorpusError
+from moee_index.errors import CorpusError, MisuseError
+from moee_index.readers.folder import Folder, look_at_folder
 from moee_index.readers.formats import FORMATS, READERS
 from moee_index.readers.lines import open_bytes, split_name
 from moee_index.text import escaped
@@ -22,7 +23,8 @@ class CorpusFile:
     """One file. path: as given, or within the folder that was; "-" is stdin. name: for messages.
 
     kind: the ending of its format. size: bytes, None where that is unknown. partitions: the fields
-    that the names of its folders give all its records (`year=2024`).
+    that the names of its folders give all its records (`year=2024`). folder: of a folder of files,
+    which is read as one, what is in it.
     """
 
     path: str
@@ -30,6 +32,7 @@ class CorpusFile:
     kind: str
     size: int | None
     partitions: dict[str, str | None] = field(default_factory=dict)
+    folder: Folder | None = None
 
     @property
     def name(self) -> str:
@@ -41,8 +44,9 @@ def as_utf8(name: str) -> str:
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
-def corpus_files(name: str | Path, form: str | None) -> list[CorpusFile]:
-    """The files of one corpus as it is named; form: their format, where it is said.
+def corpus_files(name: str | Path, form: str | None, globs: Sequence[str] = ()) -> list[CorpusFile]:
+    """The files of one corpus as it is named; form: their format, where it is said; globs: which
+    files of a folder are read, each as a document.
 
     Raises CorpusError where there is none or its format is not known.
     """
@@ -51,7 +55,7 @@ def corpus_files(name: str | Path, form: str | None) -> list[CorpusFile]:
     path = Path(name)
     status = _status(path)
     if stat.S_ISDIR(status.st_mode):
-        return _in_folder(path, form)
+        return _in_folder(path, form, globs)
     stem, kind, _ = split_name(path)
     if form is not None:
         kind = f".{form}"
@@ -84,8 +88,13 @@ def _file(path: Path, status: os.stat_result, stem: str, kind: str) -> CorpusFil
     return CorpusFile(str(path), stem, kind, size)
 
 
-def _in_folder(folder: Path, form: str | None) -> list[CorpusFile]:
-    """BEIR's corpus.jsonl, else all Parquet files under the folder, by name."""
+def _in_folder(folder: Path, form: str | None, globs: Sequence[str]) -> list[CorpusFile]:
+    """BEIR's corpus.jsonl, else all Parquet files under the folder, by name, else its files, each a
+    document."""
+    if globs:
+        if form is not None:
+            raise MisuseError("--glob reads each file as a document, so --format has no meaning")
+        return [_of_files(folder, globs)]
     for ending in ("", ".gz", ".zst"):
         inner = folder / f"corpus.jsonl{ending}"
         if form in (None, "jsonl") and inner.is_file():
@@ -93,12 +102,18 @@ def _in_folder(folder: Path, form: str | None) -> list[CorpusFile]:
     # The hub keeps a data set's queries and judgements beside the corpus.
     top = folder / "corpus" if (folder / "corpus").is_dir() else folder
     parts = list(_parts(top)) if form in (None, "parquet") else []
-    if not parts:
+    if parts:
+        return parts
+    if form is not None:
         raise CorpusError(
-            f"{escaped(str(folder))}: a folder without corpus.jsonl, so not a BEIR data set, and "
-            "without Parquet files; name the files in it"
+            f"{escaped(str(folder))}: a folder that holds no {form} corpus; name the files in it"
         )
-    return parts
+    return [_of_files(folder, globs)]
+
+
+def _of_files(path: Path, globs: Sequence[str]) -> CorpusFile:
+    folder = look_at_folder(path, globs)
+    return CorpusFile(str(path), path.resolve().name, "", folder.size, folder=folder)
 
 
 def _parts(top: Path) -> Iterator[CorpusFile]:

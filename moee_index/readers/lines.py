@@ -213,6 +213,16 @@ class Lines(Iterator[str]):
         """`file:line` of the last line."""
         return f"{self.name}:{self.number}"
 
+    def with_bad(self) -> Iterator[str | BadLineError]:
+        """The lines, and in the place of one that cannot be read what is wrong with it."""
+        while True:
+            try:
+                yield next(self)
+            except StopIteration:
+                return
+            except BadLineError as bad:
+                yield bad
+
     def __next__(self) -> str:
         raw = self._readline()
         if not raw:

@@ -515,7 +515,7 @@ def test_everything_is_looked_at_before_anything_is_read(write: Write, tmp_path:
     for name, reason in {
         "missing.jsonl": "no such file",
         "a.jsonl/b.txt": "no such file",
-        "folder": "a folder without corpus.jsonl",
+        "folder": r"it holds no corpus\.jsonl, no Parquet file and no file to read",
     }.items():
         with pytest.raises(CorpusError, match=reason):
             read_corpora([good, tmp_path / name])

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
+from moee_index.errors import MisuseError
 from moee_index.index.filters.lexer import Token, Tokens, Value, fail
 from moee_index.index.store.field_names import OWN
 from moee_index.text import shown
@@ -99,6 +100,21 @@ def tests_of(tree: Node) -> Iterator[Test]:
     else:
         for term in tree.terms:
             yield from tests_of(term)
+
+
+def read_field(name: str) -> FieldUse:
+    """A field as filters write it. Raises MisuseError."""
+    tokens = Tokens(name)
+    token = tokens.next()
+    if token.kind != "name" or tokens.next().kind != "end":
+        raise MisuseError(
+            f"{shown(name)!r} is no field's name; odd ones stand in backticks, as in filters"
+        )
+    return FieldUse(name, token.path, token.position, frozenset(), _is_own(token))
+
+
+def _is_own(field: Token) -> bool:
+    return not field.of_metadata and len(field.path) == 1 and field.path[0] in OWN
 
 
 def parse(text: str) -> tuple[Node, tuple[FieldUse, ...]]:
@@ -220,8 +236,7 @@ class _Parser:
 
     def _test(self, field: Token, operator: str, values: tuple[Value, ...]) -> Test:
         kinds = frozenset(value.kind for value in values) or frozenset({"any"})
-        own = not field.of_metadata and len(field.path) == 1 and field.path[0] in OWN
-        use = FieldUse(field.text, field.path, field.position, kinds, own)
+        use = FieldUse(field.text, field.path, field.position, kinds, _is_own(field))
         self._fields.append(use)
         return Test(use, operator, values)  # type: ignore[arg-type]
 

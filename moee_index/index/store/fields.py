@@ -310,6 +310,20 @@ class FieldReader(CheckedDatabase):
                 raise ValueError(f"{len(matching)} of " + counted(listed.documents, "document"))
             return matching if listed.passages is None else np.repeat(matching, listed.passages)
 
+    @cached_property
+    def firsts(self) -> npt.NDArray[np.int64]:
+        """The first row of each document, int64 [documents]."""
+        listed = self._listed
+        if listed.passages is None:
+            return np.arange(listed.documents, dtype=np.int64)
+        return np.concatenate(([0], np.cumsum(listed.passages[:-1], dtype=np.int64)))
+
+    def values(self, column: Cells) -> list[Cell]:
+        """A field's cell in each document, deleted ones included. column: of `column`."""
+        self.check()
+        rows = self._rows(f"SELECT {column.cell} FROM documents ORDER BY number")  # noqa: S608
+        return [row[0] for row in rows]
+
     def follows_from(self, documents: DocumentReader) -> bool:
         """Whether it is what the segment's documents give, row by row.
 
@@ -375,6 +389,18 @@ def cell(value: Any) -> Cell:
         return _OBJECT
     plain = (item for item in value if not isinstance(item, Mapping | list | tuple))
     return "".join([LINE, *(element(item) + LINE for item in plain)]).encode()
+
+
+def value_of(cell: Cell) -> Any:
+    """The value that a cell was made of; of an object {}, of a list its elements that are neither
+    list nor object."""
+    if not isinstance(cell, bytes):
+        return cell
+    if cell == _OBJECT:
+        return {}
+    if cell in _WORDS.values():
+        return next(value for value, word in _WORDS.items() if word == cell)
+    return [json.loads(line) for line in cell.decode().split(LINE)[1:-1]]
 
 
 def element(value: Any) -> str:

@@ -169,15 +169,11 @@ class _Table:
 
 
 def _unquoted(lines: Lines, delimiter: str) -> _Rows:
-    while True:
-        try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except BadLineError as bad:
-            yield bad
-            continue
-        yield _Row(line.split(delimiter), lines.number, line)
+    for line in lines.with_bad():
+        if isinstance(line, BadLineError):
+            yield line
+        else:
+            yield _Row(line.split(delimiter), lines.number, line)
 
 
 class _RowLines(Iterator[str]):

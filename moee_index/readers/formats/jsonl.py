@@ -55,15 +55,10 @@ def _is_lines(head: bytes) -> bool:
 
 def _lines(source: ByteSource, name: str) -> Records:
     lines = Lines(source.stream, name, returns=only_returns(source.head))
-    while True:
-        try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except BadLineError as bad:
-            yield bad
-            continue
-        if line.strip():
+    for line in lines.with_bad():
+        if isinstance(line, BadLineError):
+            yield line
+        elif line.strip():
             yield _record(line, lines.number, lines.source)
 
 

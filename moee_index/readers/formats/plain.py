@@ -13,12 +13,8 @@ def read_plain(source: ByteSource, name: str, reading: Reading) -> Records:
     if reading.id is not None or reading.text not in (None, "text"):
         raise CorpusError(f"{name}: plain text has no fields; leave out the field options")
     lines = Lines(source.stream, name, returns=only_returns(source.head))
-    while True:
-        try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except BadLineError as bad:
-            yield bad
-            continue
-        yield Record({"text": line}, lines.number, lines.source, line)
+    for line in lines.with_bad():
+        if isinstance(line, BadLineError):
+            yield line
+        else:
+            yield Record({"text": line}, lines.number, lines.source, line)

@@ -1,0 +1,113 @@
+"""`moee-index list`: documents by their metadata, without a query."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moee_index.cli.options import TEXT, json_option
+from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
+from moee_index.errors import counted
+from moee_index.text import cut, escaped, one_line
+
+if TYPE_CHECKING:
+    from moee_index.index.listing import Facet
+    from moee_index.index.store.document_reader import StoredDocument
+
+# Values of a field that are shown to people.
+_SHOWN = 40
+
+
+@click.command("list")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option(
+    "--filter",
+    "condition",
+    type=TEXT,
+    metavar="EXPR",
+    help="Only documents whose metadata match, as in `query`.",
+)
+@click.option(
+    "--sort",
+    type=TEXT,
+    metavar="[-]FIELD",
+    help="By a field, with - the largest first. [default: the index's order]",
+)
+@click.option(
+    "-k", type=click.IntRange(min=1), default=20, show_default=True, help="Documents at most."
+)
+@click.option(
+    "--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Leave out the first N."
+)
+@click.option(
+    "--facet",
+    "facets",
+    type=TEXT,
+    multiple=True,
+    metavar="FIELD",
+    help="Count documents by their values in a field, in place of listing them. May be given "
+    "several times.",
+)
+@json_option
+def command(
+    index: Path,
+    condition: str | None,
+    sort: str | None,
+    k: int,
+    offset: int,
+    facets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """List the documents of INDEX by their metadata, or count them by the values of a field."""
+    if facets and (sort is not None or offset):
+        raise click.UsageError("--facet counts documents, so --sort and --offset have no meaning")
+    from moee_index.index import Index
+    from moee_index.index.listing import count_values, list_documents
+
+    with Index.open(index) as opened:
+        if facets:
+            print_facets(count_values(opened.snapshot, facets, condition), as_json)
+            return
+        found = list_documents(opened.snapshot, filter=condition, sort=sort, k=k, offset=offset)
+    for document in found.documents:
+        _print(document, as_json)
+    if not as_json:
+        say(f"{len(found.documents)} of {counted(found.matching, 'document')}")
+
+
+def _print(document: StoredDocument, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": document.id, "text": document.text, "metadata": document.metadata})
+        return
+    width = max(60, shutil.get_terminal_size((100, 20)).columns)
+    start = f"{escaped(document.id)}  "
+    title = f"{document.title} · " if document.title else ""
+    room = max(20, width - len(start))
+    say(start + cut(one_line(f"{title}{document.text[: 8 * room]}"), room))
+
+
+def print_facets(facets: list[Facet], as_json: bool) -> None:
+    """The counts of some fields: a JSON line a field, or a column for people."""
+    for facet in facets:
+        if as_json:
+            print_json(facet_fields(facet))
+            continue
+        say(facet.field)
+        for value, count in facet.counts[:_SHOWN]:
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            say(f"{count:>9}  {cut(one_line(shown), 80)}")
+        if len(facet.counts) > _SHOWN:
+            say(f"{'':>9}  and {counted(len(facet.counts) - _SHOWN, 'value')} more")
+        if facet.missing:
+            say(f"{facet.missing:>9}  without the field")
+
+
+def facet_fields(facet: Facet) -> dict[str, Any]:
+    """A facet as JSON has it."""
+    values = [{"value": value, "count": count} for value, count in facet.counts]
+    return {"field": facet.field, "values": values, "missing": facet.missing}
