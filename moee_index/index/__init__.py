@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         compact_index,
         delete_documents,
         reindex,
+        reindex_lexical,
         save_alpha,
     )
     from moee_index.index.default import default_index
@@ -36,6 +37,7 @@ _HOMES = {
     "default_index": "default",
     "delete_documents": "change",
     "reindex": "change",
+    "reindex_lexical": "change",
     "save_alpha": "change",
     "verify_index": "verify",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "default_index",
     "delete_documents",
     "reindex",
+    "reindex_lexical",
     "save_alpha",
     "verify_index",
 ]

@@ -7,6 +7,7 @@ opened at once, so that a reader keeps its version while newer ones appear and t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
@@ -14,9 +15,10 @@ import numpy as np
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
-from moee_index.index.search.pair import Ranking, joined
+from moee_index.index.lexical.bm25 import LUCENE
+from moee_index.index.search.pair import Ranking, cut_below, joined
 from moee_index.index.search.request import SearchOptions, SearchRequest
-from moee_index.index.segment import Match
+from moee_index.index.segment import Mask, Match
 from moee_index.index.snapshot import Passage, Snapshot, passages_of
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
@@ -25,6 +27,7 @@ from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
+    from moee_index.index.lexical.scores import WordMatch, WordScores
     from moee_index.index.verify import VerifyReport
     from moee_index.index.write.windows import Documents
 
@@ -235,6 +238,9 @@ class Index:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
+        lexical: float = 0.0,
+        k1: float = LUCENE.k1,
+        b: float = LUCENE.b,
         encoder: TextEncoder | None = None,
     ) -> Hits | list[Hits]:
         """The k best documents for a query, or for each of several in one pass.
@@ -243,15 +249,19 @@ class Index:
         documents gives all. Documents that score below `min_score` are left out. Equal scores
         are in document order. filter: a condition on the metadata (index/filters); the answer
         is the exact top k of the documents that match. passages: each passage of a document is
-        a hit of its own; otherwise a document is one hit, by its best passage. encoder: embeds
-        this search's queries instead of the index's encoder.
+        a hit of its own; otherwise a document is one hit, by its best passage. lexical: weight of
+        words in the score, from 0 (vectors alone) to 1 (words alone: no vector is looked at, and
+        documents without a word of the query are no hits); k1, b: BM25's parameters. encoder:
+        embeds this search's queries instead of the index's encoder.
 
-        Raises MisuseError for an empty query and for k, alpha or method out of range; FilterError;
+        Raises MisuseError for an empty query, for k, alpha, method, lexical, k1 or b out of range,
+        and for words in an index without postings; FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.
         """
         request = SearchRequest.checked(
-            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
-        )
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
+            lexical=lexical, k1=k1, b=b,
+        )  # fmt: skip
         texts = [query] if isinstance(query, str) else list(query)
         for text in texts:
             if not text.strip():
@@ -260,8 +270,11 @@ class Index:
             self.check_encoder(encoder.spec)
         if not texts:
             return []
-        chosen = self.encoder() if encoder is None else encoder
-        answers = self.answer(request, chosen.encode(texts, query=True))
+        embeddings = None
+        if request.lexical < 1:
+            chosen = self.encoder() if encoder is None else encoder
+            embeddings = chosen.encode(texts, query=True)
+        answers = self.answer(request, embeddings, texts)
         return answers[0] if isinstance(query, str) else answers
 
     def search_embeddings(
@@ -274,52 +287,105 @@ class Index:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
+        lexical: float = 0.0,
+        k1: float = LUCENE.k1,
+        b: float = LUCENE.b,
+        texts: Sequence[str] | None = None,
     ) -> list[Hits]:
-        """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts].
+        """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts]. texts: the
+        queries' texts, which a search by words needs.
 
         Raises MisuseError for other dimensions, ModelError for values that are not finite.
         """
         request = SearchRequest.checked(
-            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
-        )
-        return self.answer(request, embeddings)
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
+            lexical=lexical, k1=k1, b=b,
+        )  # fmt: skip
+        return self.answer(request, embeddings, texts)
 
-    def answer(self, request: SearchRequest, embeddings: Embeddings) -> list[Hits]:
-        """As `search_embeddings`, for a request that is checked already."""
+    def check_lexical(self, weight: float) -> None:
+        """Raises MisuseError where words are to count and the index has no postings."""
+        if weight:
+            _ = self.snapshot.statistics
+
+    def answer(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        texts: Sequence[str] | None = None,
+    ) -> list[Hits]:
+        """As `search_embeddings`, for a request that is checked already. embeddings: may be None
+        where words alone count."""
+        self.check_lexical(request.lexical)
+        queries = None
+        if request.lexical < 1:
+            assert embeddings is not None
+            queries = self._queries(embeddings)
+        count = len(queries) if queries is not None else len(texts or ())
+        words = None
+        if request.lexical:
+            if texts is None or (embeddings is not None and len(texts) != len(embeddings)):
+                raise MisuseError("a search by words needs the text of each query; give texts=")
+            from moee_index.index.lexical.scores import WordScores
+
+            words = WordScores(texts, self.snapshot.statistics, request.lexical, request.bm25)
+        rank = partial(self._rank, request, queries, words, self.snapshot.masks(request.filter))
+        k = request.k
+        if self.manifest.chunk is None or request.passages:
+            rankings = rank(slice(0, count), k)
+            return [self._hits(each, request.passages, words, i) for i, each in enumerate(rankings)]
+        return [self._best_passages(query, k, rank, words) for query in range(count)]
+
+    def _queries(self, embeddings: Embeddings) -> UnitVectors:
         for part, dim in self.spec.dims:
             values = embeddings[part]
             if values.ndim != 2 or values.shape[1] != dim:
                 raise MisuseError(
                     f"{part.upper()} of the queries has shape {values.shape}, not [q, {dim}]"
                 )
-        masks = self.snapshot.masks(request.filter)
+        return unit_vectors(embeddings, self.standardizer)
+
+    def _rank(
+        self,
+        request: SearchRequest,
+        queries: UnitVectors | None,
+        words: WordScores | None,
+        masks: Sequence[Mask | None],
+        some: slice,
+        k: int,
+    ) -> list[Ranking]:
+        """The best k rows for some of the queries; None as queries: by words alone."""
         weight = request.weight(self.alpha)
+        parts: list[list[Ranking]] = []
+        for number, (searcher, mask) in enumerate(zip(self._searchers, masks, strict=True)):
+            matched = words.segment(number)[some] if words is not None else None
+            if queries is not None:
+                parts.append(
+                    searcher.search(
+                        queries[some], k, request.method, weight, request.min_score, mask, matched
+                    )
+                )
+            elif matched is not None:
+                ranked = (Ranking(*matched.ranked(i, k, mask), True) for i in range(len(matched)))
+                parts.append([cut_below(ranking, request.min_score) for ranking in ranked])
         begins = self._begins[:-1].tolist()
-
-        def rank(queries: UnitVectors, k: int) -> list[Ranking]:
-            parts = [
-                searcher.search(queries, k, request.method, weight, request.min_score, mask)
-                for searcher, mask in zip(self._searchers, masks, strict=True)
-            ]
-            return [
-                joined([rankings[query] for rankings in parts], begins, k)
-                for query in range(len(queries))
-            ]
-
-        queries = unit_vectors(embeddings, self.standardizer)
-        k = request.k
-        if self.manifest.chunk is None or request.passages:
-            return [self._hits(ranking, request.passages) for ranking in rank(queries, k)]
-        return [self._best_passages(queries[i : i + 1], k, rank) for i in range(len(queries))]
+        return [
+            joined([rankings[query] for rankings in parts], begins, k)
+            for query in range(some.stop - some.start)
+        ]
 
     def _best_passages(
-        self, query: UnitVectors, k: int, rank: Callable[[UnitVectors, int], list[Ranking]]
+        self,
+        query: int,
+        k: int,
+        rank: Callable[[slice, int], list[Ranking]],
+        words: WordScores | None,
     ) -> Hits:
         """The k best documents, each by its best passage: passages are ranked deeper and deeper
         until k documents are among them, or all passages are."""
         depth = 4 * k
         while True:
-            ranking = rank(query, depth)[0]
+            ranking = rank(slice(query, query + 1), depth)[0]
             stored = self._stored(ranking.rows)
             positions: dict[tuple[int, int], int] = {}
             for position, row in enumerate(ranking.rows):
@@ -328,7 +394,7 @@ class Index:
             if len(positions) >= k or len(ranking.rows) < depth:
                 best = np.fromiter(positions.values(), dtype=np.int64)[:k]
                 best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(best_documents, False)
+                return self._hits(best_documents, False, words, query)
             depth *= 4
 
     def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
@@ -346,8 +412,25 @@ class Index:
                 documents[begin + row] = int(segment), document
         return documents
 
-    def _hits(self, ranking: Ranking, passages: bool) -> Hits:
+    def _matches(
+        self, ranking: Ranking, words: WordScores | None, query: int
+    ) -> list[WordMatch | None]:
+        """What each row of a ranking owes to words; None where these do not count."""
+        matches: list[WordMatch | None] = [None] * len(ranking.rows)
+        if words is not None:
+            segments = np.searchsorted(self._begins, ranking.rows, side="right") - 1
+            for segment in np.unique(segments):
+                places = np.flatnonzero(segments == segment)
+                rows = ranking.rows[places] - self._begins[segment]
+                for place, match in zip(
+                    places, words.matches(query, int(segment), rows), strict=True
+                ):
+                    matches[place] = match
+        return matches
+
+    def _hits(self, ranking: Ranking, passages: bool, words: WordScores | None, query: int) -> Hits:
         stored = self._stored(ranking.rows)
+        matches = self._matches(ranking, words, query)
         scores = ranking.scores
         hits = []
         for position, row in enumerate(ranking.rows):
@@ -366,6 +449,7 @@ class Index:
                     text=document.passage(segment_row),
                     metadata=document.metadata,
                     passage=passage,
+                    **_of_words(matches[position]),
                 )
             )
         return Hits(hits, ranking.exact)
@@ -384,3 +468,10 @@ class Index:
         from moee_index.index.verify import verify_index
 
         return verify_index(self.directory, full=full)
+
+
+def _of_words(match: WordMatch | None) -> dict[str, Any]:
+    """The fields of a hit that words decide."""
+    if match is None:
+        return {}
+    return {"lexical": match.share, "bm25": match.bm25, "words": match.words}

@@ -14,6 +14,7 @@ import numpy as np
 
 from moee_index.errors import IndexDamagedError, MoeeIndexError, counted
 from moee_index.fusion import Standardizer, unit_rows
+from moee_index.index.lexical.segment import check_lexical
 from moee_index.index.segment import (
     OpenSegment,
     check_file,
@@ -141,6 +142,8 @@ class _Check:
                     self.report.problems.append(f"{path}: {problem}")
                 with self._reported():
                     self._fields(segment)
+                with self._reported():
+                    self._postings(segment)
                 if self.report.full or len(self.manifest.segments) > 1:
                     self._contents(segment, path, seen)
 
@@ -151,6 +154,13 @@ class _Check:
             problems.append("it does not follow from the documents")
         if problems:
             raise IndexDamagedError(f"{path}: {'; '.join(problems)}")
+
+    def _postings(self, segment: OpenSegment) -> None:
+        language = self.manifest.language
+        if self.report.full and language is not None:
+            problem = check_lexical(segment, language, self.progress)
+            if problem is not None:
+                raise IndexDamagedError(problem)
 
     def _contents(self, segment: OpenSegment, path: Path, seen: dict[str, str]) -> None:
         """Each document agrees with its checksum, none counts twice, and passages hang together."""

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
 from moee_index.index.store.documents import VARIABLES, PreparedDocument, document_checksum
-from moee_index.types import Document, Span
+from moee_index.types import Document, Span, joined
 
 RowNumbers = npt.NDArray[np.int64]
 _AT_A_TIME = 1024
@@ -176,6 +177,27 @@ class DocumentReader(CheckedDatabase):
             if len(documents) != stop - start:
                 raise IndexDamagedError(f"{self._path} lacks documents from {start}; {HINT}")
             yield from documents.values()
+
+    def contents(self) -> Iterator[str]:
+        """What is embedded of each row, in order. Documents are not checked one by one."""
+        row = 0
+        for start in range(0, self.documents, _AT_A_TIME):
+            documents = self._rows(
+                "SELECT title, text, count FROM documents WHERE number >= ? AND number < ? "
+                "ORDER BY number",
+                (start, start + _AT_A_TIME),
+            )
+            rows = sum(count for _, _, count in documents)
+            spans = iter(
+                self._rows(
+                    "SELECT start, stop FROM passages WHERE row >= ? AND row < ? ORDER BY row",
+                    (row, row + rows),
+                )
+            )
+            row += rows
+            for title, text, count in documents:
+                for span in islice(spans, count):
+                    yield joined(title, text[slice(*span)])
 
     def described(self) -> Iterator[tuple[str, int, str]]:
         """Of each document in order: id, number of its passages, metadata as JSON text."""

@@ -20,6 +20,7 @@ from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
     FIELDS,
+    LEXICAL,
     MANIFEST,
     ROW_CHECKS,
     SEGMENT,
@@ -28,6 +29,7 @@ from moee_index.index.store.layout import (
     codes_name,
     deleted_name,
     norms_name,
+    postings_name,
     raw_name,
     segment_folders,
     standardizer_name,
@@ -35,7 +37,9 @@ from moee_index.index.store.layout import (
 from moee_index.types import PARTS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
-VERSION = 2
+# 3 has postings; 2 is 3 without them.
+VERSION = 3
+_OLDEST = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Building:
 
     batch_tokens and window decide which texts share a batch: a resumed build keeps them.
     chunk: how long documents are split ("200:40"), None where they are not. purpose: whether a new
-    index is built or documents are added to one.
+    index is built or documents are added to one. language: how words are stemmed.
     """
 
     spec: EncoderSpec
@@ -55,6 +59,7 @@ class Building:
     batch_tokens: int
     window: int
     purpose: Literal["build", "add"] = "build"
+    language: str = "none"
 
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -70,7 +75,7 @@ class Building:
             return None
         _check_version(content, path)
         with _damaged(path):
-            named = {field.name: content[field.name] for field in fields(cls)}
+            named = _fields(cls, content)
             return cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
 
 
@@ -83,6 +88,15 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Lexical:
+    """The postings of a segment. revision: in the names of their files; words: what decided the
+    words of its texts (`Words.identity`)."""
+
+    revision: int
+    words: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """Documents that were embedded together, and what was made of their rows.
 
@@ -91,7 +105,7 @@ class Segment:
     codes_error: the longest difference between a unit vector and its stored codes, which bounds
     what a scan can be wrong by (None for approximate types). derived: the revision in the
     names of norms and codes; deleted: the revision in the name of the bitmap of deleted rows,
-    None where none are.
+    None where none are. lexical: its postings; None in an index without them.
     """
 
     name: str
@@ -103,6 +117,7 @@ class Segment:
     deleted: int | None = None
     deleted_documents: int = 0
     deleted_rows: int = 0
+    lexical: Lexical | None = None
 
     @property
     def live_rows(self) -> int:
@@ -114,6 +129,9 @@ class Segment:
         for _, part in PARTS:
             names += [codes_name(part, self.derived), code_checks_name(part, self.derived)]
         names.append(norms_name(self.derived))
+        if self.lexical is not None:
+            revision = self.lexical.revision
+            names += [postings_name(revision), code_checks_name(LEXICAL, revision)]
         if self.deleted is not None:
             names.append(deleted_name(self.deleted))
         return names
@@ -126,7 +144,8 @@ class Manifest:
     revision: counts the versions of this index. standardizer: the revision in its file's name.
     index_type: what was asked for; a segment added later is flat until `compact`. counts:
     what the build read, truncated, skipped and rejected. chunk: see `Building`. created: of the
-    first version, changed: of this one. files: path relative to the index directory → size and
+    first version, changed: of this one. language: how words are stemmed, "none" where they are not;
+    None in an index without postings. files: path relative to the index directory → size and
     checksum.
     """
 
@@ -147,6 +166,7 @@ class Manifest:
     program: str
     segments: tuple[Segment, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
+    language: str | None = None
 
     @property
     def documents(self) -> int:
@@ -192,7 +212,7 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
-            named = {field.name: content[field.name] for field in fields(cls)}
+            named = _fields(cls, content)
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])
             named["index_type"] = Pair(**named["index_type"])
@@ -238,13 +258,26 @@ class Manifest:
         return replace(self, segments=tuple(segments), standardizer=standardizer, files=entries)
 
 
+def _fields(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass; those that are newer than the file have their defaults."""
+    return {
+        field.name: content[field.name]
+        for field in fields(kind)
+        if field.name not in _NEWER or field.name in content
+    }
+
+
+_NEWER = ("language",)
+
+
 def _segment(entry: Mapping[str, Any]) -> Segment:
-    errors = entry["codes_error"]
+    errors, lexical = entry["codes_error"], entry.get("lexical")
     return Segment(
         **{
             **entry,
             "index_type": Pair(**entry["index_type"]),
             "codes_error": Pair(**errors) if errors else None,
+            "lexical": Lexical(**lexical) if lexical else None,
         }
     )
 
@@ -286,10 +319,10 @@ def _check_version(content: Mapping[str, Any], path: Path) -> None:
             f"{path} has version {version} and was written by a later moee-index (this one reads "
             f"{VERSION}); upgrade moee-index"
         )
-    if version < VERSION:
+    if version < _OLDEST:
         raise IndexDamagedError(
-            f"{path} has version {version}, of an earlier moee-index (this one reads {VERSION}); "
-            "build the index again with --overwrite"
+            f"{path} has version {version}, of an earlier moee-index (this one reads {_OLDEST} and "
+            f"{VERSION}); build the index again with --overwrite"
         )
 
 
@@ -314,6 +347,8 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError(f"alpha is {manifest.alpha!r}")
     if not all(isinstance(kind, str) for _, kind in manifest.index_type):
         raise ValueError(f"index_type is {manifest.index_type!r}")
+    if not isinstance(manifest.language, str | None):
+        raise ValueError(f"language is {manifest.language!r}")
     for name in manifest.files:
         _check_relative(name)
     for segment in manifest.segments:
@@ -334,6 +369,10 @@ def _check_values(manifest: Manifest) -> None:
             raise ValueError(f"the counts of {segment.name} contradict each other")
         if not all(isinstance(kind, str) for _, kind in segment.index_type):
             raise ValueError(f"index_type is {segment.index_type!r}")
+        if (segment.lexical is None) != (manifest.language is None):
+            raise ValueError(f"postings of {segment.name}, language {manifest.language!r}")
+        if segment.lexical is not None and type(segment.lexical.revision) is not int:
+            raise ValueError(f"lexical is {segment.lexical!r}")
         if not all(isinstance(error, float) for _, error in segment.codes_error or ()):
             raise ValueError(f"codes_error is {segment.codes_error!r}")
 
