@@ -6,6 +6,7 @@ opened at once, so that a reader keeps its version while newer ones appear and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -444,8 +445,8 @@ class Index:
                     rank=position + 1,
                     id=passage if passages and passage else document.id,
                     score=float(scores.score[position]),
-                    hs=float(scores.hs[position]),
-                    rw=float(scores.rw[position]),
+                    hs=_known(scores.hs[position]),
+                    rw=_known(scores.rw[position]),
                     text=document.passage(segment_row),
                     metadata=document.metadata,
                     passage=passage,
@@ -468,6 +469,11 @@ class Index:
         from moee_index.index.verify import verify_index
 
         return verify_index(self.directory, full=full)
+
+
+def _known(similarity: np.floating[Any]) -> float:
+    """A similarity; one that nobody looked at is the one NaN that equals itself in a tuple."""
+    return math.nan if np.isnan(similarity) else float(similarity)
 
 
 def _of_words(match: WordMatch | None) -> dict[str, Any]:

@@ -61,8 +61,8 @@ _NO_BLANKS = (
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa7f\uf900-\ufaff"
     "\U0001aff0-\U0001b16f\U00020000-\U0003fffd"
 )
-_JOINED = r"(?:[-'’./&@+·‐]|(?<=\d),(?=\d))"
-_ENDED = r"(?:(?:\+\+?|\#)(?![\w+\#]))?"
+_JOINED = r"(?:[-'’./&@·‐]|(?<=\d),(?=\d))"
+_ENDED = r"(?:(?:\+\+?|\#)(?![\w+\#=]))?"
 _ASCII = re.compile(rf"\w+(?:{_JOINED}\w+)*{_ENDED}", re.ASCII)
 _WITHIN = rf"[\w{_MARKS}{_UNSEEN}]"
 _UNICODE = re.compile(rf"{_WITHIN}+(?:{_JOINED}{_WITHIN}+)*{_ENDED}")

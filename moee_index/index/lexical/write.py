@@ -137,8 +137,8 @@ def merge(file: IO[bytes], lengths: Numbers, runs: Sequence[Run]) -> None:
         pairs = np.stack([np.flatnonzero(counts == MOST) + done, frequent_counts], axis=1)
         put("frequent", pairs.astype("<u8"), 16 * above)
         done, above = done + len(rows), above + len(pairs)
-    # Gaps between sections are zeros, at the end as well.
-    file.truncate(layout.size)
+    # As the gaps between sections, which are zeros.
+    file.write(bytes(layout.size - file.seek(0, 2)))
 
 
 def _merge_terms(file: IO[bytes], runs: Sequence[Run]) -> _Vocabulary:
