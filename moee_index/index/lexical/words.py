@@ -13,9 +13,10 @@ import re
 import threading
 import unicodedata
 from collections.abc import Callable
-from importlib import import_module, metadata
+from importlib import metadata
 from operator import add
 
+from moee_index.dependencies import internal
 from moee_index.index.lexical.language import LANGUAGES, NO_LANGUAGE, check_language
 
 _RULES = 1
@@ -96,8 +97,8 @@ class Words:
         self._stem: Callable[[str], str] | None = None
         if language != NO_LANGUAGE:
             name = LANGUAGES[language]
-            module = import_module(f"snowballstemmer.{name}_stemmer")
-            self._stem = getattr(module, f"{name.title()}Stemmer")().stemWord
+            module, stemmer = f"snowballstemmer.{name}_stemmer", f"{name.title()}Stemmer"
+            self._stem = internal("snowballstemmer", module, stemmer)().stemWord
             self.identity += f", Snowball {metadata.version('snowballstemmer')} {name}"
         self._known: dict[str, tuple[str, ...]] = {}
         self._stems: dict[str, str] = {}
