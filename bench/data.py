@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -135,7 +136,7 @@ def stamp(task: AbsTask, data: Path | None) -> None:
     digest = hashlib.blake2b(digest_size=8)
     folder = Path(task.metadata.dataset["path"])
     for path in _data_files(folder):
-        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(os.fsencode(path.relative_to(folder)))
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     dataset: Any = {**task.metadata.dataset, "revision": _LOCAL + digest.hexdigest()}

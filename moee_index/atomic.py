@@ -27,11 +27,19 @@ from moee_index.types import ignore
 LOCK = "lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_LIMITS = {
+    errno.EMFILE: "close other indexes and files, or raise the limit on open files (ulimit -n),",
+    errno.ENFILE: "close other programs, which have the most files open that this machine allows,",
+    errno.ENOMEM: "free memory, or raise the limits on it (ulimit -v),",
+}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+# A folder that may be written in and not be read, and file systems that sync no directory.
+_UNSYNCED = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 _SQLITE = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_READONLY: errno.EACCES,
-    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
     sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_NOMEM: errno.ENOMEM,
 }
 
 
@@ -61,8 +69,19 @@ def storage_errors(where: Path, message: str | None = None) -> Iterator[None]:
             raise IndexLockedError(
                 f"{where} is in use by another program; close it and start again"
             ) from error
-        code = _SQLITE.get(kind, errno.EIO)
+        code = _open_refused(where) if kind == sqlite3.SQLITE_CANTOPEN else _SQLITE.get(kind)
         raise StorageError(_told(code, text, where, message)) from error
+
+
+def _open_refused(path: Path) -> int:
+    """Why SQLite cannot open a file, which it does not say: the directory where the file opens."""
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except FileNotFoundError:
+        return errno.EACCES
+    except OSError as error:
+        return error.errno or errno.EACCES
+    return errno.EACCES
 
 
 def _told(code: int | None, text: str, where: Path, message: str | None = None) -> str:
@@ -73,6 +92,10 @@ def _told(code: int | None, text: str, where: Path, message: str | None = None) 
             f"the disk is full or a size limit reached while writing {where} ({text}); make room "
             "and start the same command again: what was embedded so far is kept"
         )
+    if code in _LIMITS:
+        return f"cannot write {where} ({text}); {_LIMITS[code]} and start the same command again"
+    if code in _NO_LOCKS:
+        return f"cannot lock {where} ({text}); this file system has no locks: use another --index"
     if code in _REFUSED:
         return f"cannot write {where} ({text}); choose another --index or change its permissions"
     return f"writing {where} failed ({text}); check the disk and start the same command again"
@@ -130,10 +153,15 @@ def _sync(path: Path) -> None:
 def sync_directory(directory: Path) -> None:
     """Make renames and new names in a directory survive a power cut.
 
-    Windows opens no directory; NTFS keeps a journal of its names.
+    Windows opens no directory; NTFS keeps a journal of its names. Where a directory may not be
+    opened, or its file system syncs none, its names are as safe as the system makes them.
     """
     if os.name != "nt":
-        _sync(directory)
+        try:
+            _sync(directory)
+        except OSError as error:
+            if error.errno not in _UNSYNCED:
+                raise
 
 
 # Windows refuses to replace a file while another process reads it: seconds to wait, times to try.

@@ -5,6 +5,7 @@ For `info` and for reports. Imports torch and bitsandbytes when asked, loads no 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from moee_index.errors import counted
+from moee_index.errors import StorageError, counted
 from moee_index.types import ignore
 
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "faiss-cpu", "mteb", "numpy", "safetensors")
@@ -35,12 +36,10 @@ def describe_program() -> dict[str, Any]:
     """The fields of `info --json` without an index."""
     from moee_index.backends import has_avx512bf16, load_torch
     from moee_index.dependencies import newer_than_tested
-    from moee_index.model.load.cache import Cache
     from moee_index.model.nf4.native.library import instruction_set
     from moee_index.model.run.model import choose_threads
 
     torch = load_torch()
-    cache = Cache(ignore)
     kernels = instruction_set()
     bf16 = has_avx512bf16()
     devices = [
@@ -59,11 +58,24 @@ def describe_program() -> dict[str, Any]:
         "threads": choose_threads(None).value,
         "models": models_at_hand(),
         "architectures": architectures(),
-        "cache": {
-            "directory": str(cache.directory),
-            "entries": [f"{name}: {size / 1e9:.2f} GB" for name, size in cache.entries()],
-        },
+        "cache": _describe_cache(),
     }
+
+
+def _describe_cache() -> dict[str, Any]:
+    """Where 4-bit forms are kept, and which; where that cannot be told, why."""
+    from moee_index.model.load.cache import Cache
+
+    cache = Cache(ignore)
+    try:
+        directory = str(cache.directory)
+    except StorageError as error:
+        return {"directory": f"none: {error}", "entries": []}
+    try:
+        entries = [f"{name}: {size / 1e9:.2f} GB" for name, size in cache.entries()]
+    except StorageError as error:
+        entries = [str(error)]
+    return {"directory": directory, "entries": entries}
 
 
 def architectures() -> dict[str, Any]:
@@ -80,19 +92,17 @@ def architectures() -> dict[str, Any]:
 
 def models_at_hand() -> list[str]:
     """The bundled model and the checkpoints in the hub's cache that have experts."""
+    from huggingface_hub import constants
+
     from moee_index.model.checkpoint.find import bundled_path
 
     models = [f"tiny ({bundled_path()})"]
-    try:
-        from huggingface_hub import constants
-
-        cache = Path(constants.HF_HUB_CACHE)
-        for folder in sorted(cache.glob("models--*")):
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        # One that cannot be looked into hides no other.
+        with contextlib.suppress(OSError):
             configs = sorted(folder.glob("snapshots/*/config.json"))
             if configs and any(configs[-1].parent.glob("*.safetensors")):
                 text = configs[-1].read_text(encoding="utf-8", errors="replace")
                 if "experts" in text:
                     models.append(folder.name.removeprefix("models--").replace("--", "/"))
-    except OSError:
-        return models
     return models

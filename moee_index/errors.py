@@ -12,6 +12,10 @@ class MoeeIndexError(Exception):
 
     exit_status = 1
 
+    def __init__(self, message: str = "") -> None:
+        # What a library said may be a part of it, and have several lines.
+        super().__init__(" ".join(message.split()) if "\n" in message else message)
+
 
 class MisuseError(MoeeIndexError):
     """The call itself is wrong: a contradiction, a value out of range. Exit status 2."""
@@ -48,7 +52,7 @@ class IndexLockedError(MoeeIndexError):
 
 
 class StorageError(MoeeIndexError):
-    """The disk is full, read-only, or refuses a write."""
+    """The disk is full or read-only, or what it holds may not or cannot be read."""
 
 
 class LibraryError(MoeeIndexError):

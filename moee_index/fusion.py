@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from moee_index.errors import MisuseError, ModelError
+from moee_index.errors import MisuseError, ModelError, counted
+from moee_index.text import shown
 from moee_index.types import PARTS, Embeddings, FloatArray, Pair, Part
 
 Method = Literal["hs", "rw", "concat", "sum"]
@@ -48,12 +49,12 @@ def check_search(
     Raises MisuseError for an unknown method, k below 1, an alpha that is negative or not finite,
     or an alpha given to another method than `sum`.
     """
-    if method not in METHODS:
-        raise MisuseError(f"method is {method!r}; it is one of {', '.join(METHODS)}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise MisuseError(f"method is {shown_value(method)}; it is one of {', '.join(METHODS)}")
     # numpy's integers are allowed; a bool is not a number here.
     whole: Any = k
     if isinstance(whole, bool) or not isinstance(whole, numbers.Integral) or k < 1:
-        raise MisuseError(f"k is {k!r}; it must be a whole number, 1 or more")
+        raise MisuseError(f"k is {shown_value(k)}; it must be a whole number, 1 or more")
     if method != "sum":
         if alpha is not None:
             raise MisuseError(f"alpha weighs RW in method sum only, not in {method}; leave it out")
@@ -65,13 +66,33 @@ def check_search(
 
 def check_alpha(alpha: float) -> float:
     """alpha as a float. Raises MisuseError unless it is a finite number of 0 or more."""
-    number: Any = alpha
-    usable = isinstance(number, numbers.Real) and not isinstance(number, bool)
-    if not usable or not math.isfinite(alpha) or alpha < 0:
-        raise MisuseError(f"alpha is {alpha!r}; it must be a finite number, 0 or more")
-    if alpha > MAX_ALPHA:
-        raise MisuseError(f"alpha is {alpha!r}, where HS no longer counts; use method rw instead")
-    return float(alpha)
+    weight = finite_number(alpha)
+    if weight is None or weight < 0:
+        raise MisuseError(f"alpha is {shown_value(alpha)}; it must be a finite number, 0 or more")
+    if weight > MAX_ALPHA:
+        raise MisuseError(
+            f"alpha is {shown_value(alpha)}, where HS no longer counts; use method rw instead"
+        )
+    return weight
+
+
+def shown_value(value: object) -> str:
+    """A caller's value in a message."""
+    try:
+        return shown(repr(value))
+    except ValueError:  # Python writes no whole number of more than some thousand digits
+        return f"of type {type(value).__name__}, with thousands of digits"
+
+
+def finite_number(value: object) -> float | None:
+    """A real number as a float; None for what is no number (a bool is none) or not finite."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def choose_standardize(rows: int, requested: str | None = None) -> tuple[Standardize, str]:
@@ -81,9 +102,11 @@ def choose_standardize(rows: int, requested: str | None = None) -> tuple[Standar
     """
     if requested is not None:
         for which in STANDARDIZE:
-            if requested == which:
+            if isinstance(requested, str) and requested == which:
                 return which, "as requested"
-        raise MisuseError(f"standardize is {requested!r}; it is one of {', '.join(STANDARDIZE)}")
+        raise MisuseError(
+            f"standardize is {shown_value(requested)}; it is one of {', '.join(STANDARDIZE)}"
+        )
     if rows < MIN_ROWS:
         return "none", f"too few rows to fit on ({rows}, fewer than {MIN_ROWS})"
     return "both", f"mean and deviation of each dimension, fitted once on {rows} rows"
@@ -113,7 +136,8 @@ class PartStandardizer:
     """Mean and unbiased deviation of one part's dimensions, float64 [d].
 
     kept: bool [d]; a dimension that hardly varies (below 1e-6 of the median deviation) is dropped,
-    which means it is 0 in every standardised row.
+    which means it is 0 in every standardised row. Where none varies nothing is standardised: rows
+    pass unchanged, because zeros would leave nothing to compare.
     """
 
     mean: Float64Array
@@ -145,8 +169,15 @@ class PartStandardizer:
         median = float(np.median(deviation)) if len(deviation) else 0.0
         return cls(mean, deviation, (deviation > 0) & (deviation >= DROP_BELOW * median))
 
+    @property
+    def varies(self) -> bool:
+        """Whether any dimension is kept."""
+        return bool(self.kept.any())
+
     def apply(self, rows: Rows) -> Float64Array:
         """Standardised rows, float64 [n, d], dropped dimensions 0."""
+        if not self.varies:
+            return np.array(rows, dtype=np.float64)
         scale = np.where(self.kept, self.deviation, 1.0)
         standardized: Float64Array = (np.asarray(rows, dtype=np.float64) - self.mean) / scale
         standardized[:, ~self.kept] = 0.0
@@ -178,9 +209,24 @@ class Standardizer(Pair["PartStandardizer | None"]):
 
     @property
     def which(self) -> Standardize:
-        if self.hs is not None:
-            return "both" if self.rw is not None else "hs"
-        return "rw" if self.rw is not None else "none"
+        """The parts that are standardised."""
+        return _named(self.map(lambda part: part is not None and part.varies))
+
+    @property
+    def fitted(self) -> Standardize:
+        """The parts that were to be standardised: those too in which no dimension varies."""
+        return _named(self.map(lambda part: part is not None))
+
+    def not_standardized(self, rows: int) -> str | None:
+        """Why parts that were to be standardised are not, for a fit on so many rows; None where
+        all are."""
+        constant = [name.upper() for name, part in self if part is not None and not part.varies]
+        if not constant:
+            return None
+        return (
+            f"no dimension of {' and '.join(constant)} varies over "
+            f"{counted(rows, 'row')}, so there is no deviation to divide by"
+        )
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -281,7 +327,7 @@ def unit_rows(
     check_finite(rows, part)
     standardized = _standardized(standardizer, rows)
     norms = np.sqrt(np.square(standardized).sum(axis=1))
-    if standardizer is not None:
+    if standardizer is not None and standardizer.varies:
         # A row equal to the mean is zero up to rounding, and noise has no direction to compare.
         norms[norms < ZERO_BELOW] = 0.0
         standardized[norms == 0] = 0.0
@@ -426,6 +472,12 @@ def one_vector(vectors: UnitVectors, method: Method, alpha: float | None = 1.0) 
         weight = check_alpha(1.0 if alpha is None else alpha)
         joined = [vectors.hs, vectors.rw * math.sqrt(weight)]
     return np.concatenate(joined, axis=1).astype(np.float32)
+
+
+def _named(parts: Pair[bool]) -> Standardize:
+    if parts.hs:
+        return "both" if parts.rw else "hs"
+    return "rw" if parts.rw else "none"
 
 
 def _standardized(part: PartStandardizer | None, rows: Rows) -> Float64Array:

@@ -299,7 +299,11 @@ class _Scoring:
                 f"nothing is standardised: {reason}; --standardize both standardises regardless"
             )
             self.tell = None
-        return Standardizer.fit(rows, which)
+        fitted = Standardizer.fit(rows, which)
+        if self.tell is not None and (why := fitted.not_standardized(len(rows))):
+            self.tell(f"standardize {fitted.which}: {why}")
+            self.tell = None
+        return fitted
 
 
 @dataclass(frozen=True)

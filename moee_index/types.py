@@ -52,6 +52,11 @@ def ignore(*_: object) -> None:
     """A `Notify` or a `Progress` that does nothing."""
 
 
+# Characters of documents in a window, some 16,000 a document, beyond which it is full: a window is
+# held in memory, and at most four are on their way.
+WINDOW_CHARACTERS = 2**24
+
+
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Items in lists of `size`, the last one shorter."""
     remaining = iter(items)
@@ -72,6 +77,9 @@ class Document:
     metadata, and a title must not be lost on the way. The two are kept equal: a `title` given
     only in metadata becomes the title.
     source: `file:line`, for messages; empty for documents made in Python.
+    made_id: whether the id is made of a file's name and a line for want of one.
+
+    Raises MisuseError for fields of other types.
     """
 
     id: str
@@ -79,8 +87,19 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     source: str = field(default="", compare=False)
+    made_id: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("id", "text", "title", "source"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise MisuseError(
+                    f"a document's {name} is of type {type(value).__name__}, not text"
+                )
+        if not isinstance(self.metadata, dict):
+            raise MisuseError(
+                f"a document's metadata is of type {type(self.metadata).__name__}, not a dict"
+            )
         known = self.metadata.get("title")
         if self.title:
             if known != self.title:

@@ -85,14 +85,34 @@ def test_dimensions_that_do_not_vary_are_dropped() -> None:
     assert np.isfinite(applied).all()
 
 
-def test_equal_rows_standardise_to_zero() -> None:
-    row = random_embeddings(1)
-    embeddings = Embeddings(row.hs.repeat(50, axis=0), row.rw.repeat(50, axis=0))
-    vectors = unit_vectors(embeddings, Standardizer.fit(embeddings))
-    assert not vectors.hs.any()
-    assert not vectors.norms.any()
-    assert not score(vectors[:1], vectors, "sum", 1.0).score.any()
-    assert not score(vectors[:1], vectors, "concat", None).score.any()
+@pytest.mark.parametrize("constant", ["hs", "rw", "both"])
+def test_where_nothing_varies_nothing_is_standardised(constant: str) -> None:
+    row, other = random_embeddings(1), random_embeddings(50)
+    equal = row.map(lambda values: values.repeat(50, axis=0))
+    parts = {part: values if constant in (part, "both") else other[part] for part, values in equal}
+    embeddings = Embeddings(parts["hs"], parts["rw"])
+    fitted = Standardizer.fit(embeddings)
+    assert fitted.fitted == "both"
+    assert fitted.which == {"hs": "rw", "rw": "hs", "both": "none"}[constant]
+    told = fitted.not_standardized(50)
+    assert told is not None
+    assert "varies over 50 rows" in told
+    assert ("HS" in told, "RW" in told) == (constant != "rw", constant != "hs")
+    assert Standardizer.from_arrays(fitted.to_arrays()).which == fitted.which
+    raw, vectors = unit_vectors(embeddings), unit_vectors(embeddings, fitted)
+    for part, values in vectors.parts:
+        same = np.array_equal(values, raw.parts[part])
+        assert same == (constant in (part, "both"))
+    # Not 0 for everything: an equal text is the nearest there is.
+    assert score(vectors[:1], vectors, "sum", 1.0).score[0] == pytest.approx(2.0)
+
+
+def test_what_varies_in_one_dimension_is_standardised() -> None:
+    embeddings = random_embeddings(50)
+    embeddings.hs[:, 1:] = 0.5
+    fitted = Standardizer.fit(embeddings)
+    assert fitted.not_standardized(50) is None
+    assert fitted.which == "both"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -19,6 +19,7 @@ import click
 
 from moee_index import __version__
 from moee_index.cli.console import Console, quiet_libraries
+from moee_index.cli.streams import prepare_streams, say_aside
 from moee_index.errors import MoeeIndexError
 
 COMMANDS = {
@@ -61,6 +62,7 @@ class LazyGroup(click.Group):
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
         options["standalone_mode"] = False
         options.setdefault("prog_name", "moee-index")
+        prepare_streams()
         debug = "--debug" in (sys.argv[1:] if args is None else args)
         with nullcontext() if debug else quiet_libraries():
             status = self._run(args, more, options, debug)
@@ -102,8 +104,7 @@ class LazyGroup(click.Group):
 def _misuse(error: click.UsageError) -> int:
     """What click prints for a wrong command line, but the last line, which is ours."""
     if error.ctx is not None:
-        click.echo(error.ctx.get_usage(), err=True)
-        click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+        say_aside(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
     return _fail(error.format_message(), error.exit_code)
 
 
@@ -121,7 +122,7 @@ def _unexpected(error: Exception) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    say_aside(f"Error: {' '.join(message.split())}")
     return status
 
 

@@ -14,9 +14,11 @@ from moee_index.cli.options import (
     json_option,
     load_encoder_of,
     model_options,
+    split_corpus_options,
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 
@@ -38,9 +40,6 @@ def command(
     index: Path,
     corpus: tuple[str, ...],
     update: bool,
-    id_field: str | None,
-    text_field: str | None,
-    on_bad: str,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -49,7 +48,8 @@ def command(
     A document that is there already is skipped. Started again after an interruption it goes on
     where it stopped; the index answers as before until everything is in.
     """
-    files = CorpusFiles(corpus, id_field, text_field, on_bad)
+    reading, given = split_corpus_options(given)
+    files = CorpusFiles(console, corpus, reading)
 
     from moee_index.index import Index, add_documents
 
@@ -62,14 +62,14 @@ def command(
             files.read,
             encoder,
             update=update,
-            on_bad=on_bad,  # type: ignore[arg-type]
+            on_bad=reading["on_bad"],
             progress=progress,
             notify=console.tell,
         )
     if as_json:
         print_json(report.as_json())
         return
-    click.echo(
+    say(
         f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
         f"unchanged {report.unchanged}, truncated {report.truncated}, skipped {report.skipped} "
         f"empty, rejected {report.rejected}; {counted(report.documents, 'document')}; "

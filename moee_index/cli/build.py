@@ -16,9 +16,11 @@ from moee_index.cli.options import (
     language_option,
     load_encoder,
     model_options,
+    split_corpus_options,
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 if TYPE_CHECKING:
@@ -75,14 +77,12 @@ def command(
     /,
     corpus: tuple[str, ...],
     index: Path | None,
-    id_field: str | None,
-    text_field: str | None,
     dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Read CORPUS (JSONL, CSV, TSV, Parquet, .txt, a BEIR folder, or - for JSON lines on stdin;
-    .gz and .zst of these), embed it and write an index.
+    """Read CORPUS (JSONL, JSON, CSV, TSV, Parquet, .txt, a BEIR folder, a folder of Parquet files,
+    or - for JSON lines on stdin; .gz and .zst of these), embed it and write an index.
 
     Started again after an interruption it goes on where it stopped.
     """
@@ -91,10 +91,11 @@ def command(
 
     if index is None:
         index = Path("indexes") / default_index_name(corpus)
+    reading, given = split_corpus_options(given)
     options, building = split_model_options(given)
     chunk = building["chunk"]
     building["chunk"] = Chunking.parse(chunk) if chunk is not None else None
-    files = CorpusFiles(corpus, id_field, text_field, building["on_bad"])
+    files = CorpusFiles(console, corpus, reading)
     encoder = load_encoder(console, options)
     if dry_run:
         from moee_index.index.estimate import estimate
@@ -115,6 +116,7 @@ def command(
             model_bytes=encoder.running.bytes(),
             progress=progress,
             notify=console.tell,
+            on_bad=reading["on_bad"],
             **building,
         )
     if as_json:
@@ -125,13 +127,13 @@ def command(
 
 def _print_report(report: BuildReport) -> None:
     if report.unchanged:
-        click.echo(
+        say(
             f"{report.index} is already finished and nothing has changed: "
             f"{counted(report.embedded, 'document')}"
         )
         return
     resumed = f" ({report.resumed} of them before an interruption)" if report.resumed else ""
-    click.echo(
+    say(
         f"{report.index}: read {report.read}, embedded {report.embedded}{resumed}, truncated "
         f"{report.truncated}, skipped {report.skipped} empty, rejected {report.rejected}; "
         f"{report.seconds:.1f} s, {report.texts_per_second:.1f} texts/s, "
@@ -143,7 +145,7 @@ def _print_estimate(estimate: Estimate, as_json: bool) -> None:
     if as_json:
         print_json(estimate.as_json())
         return
-    click.echo(
+    say(
         f"would embed {counted(estimate.documents, 'document')} ({estimate.skipped} empty skipped, "
         f"{estimate.truncated} truncated), {counted(estimate.tokens, 'token')}: about "
         f"{estimate.seconds / 60:.1f} minutes at {estimate.tokens_per_second:.0f} tokens/s, "

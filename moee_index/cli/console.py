@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TextIO
 
-import click
-
+from moee_index.cli.streams import say_aside
 from moee_index.types import Progress, ignore
 
 # Variables that set how much the libraries log.
@@ -33,7 +32,7 @@ class Console:
         """Show a choice or a note on stderr, once."""
         if not self.quiet and message not in self._told:
             self._told.add(message)
-            click.echo(message, err=True)
+            say_aside(message)
 
     @contextmanager
     def progress(self, what: str, unit: str, *, scale: bool = False) -> Iterator[Progress]:

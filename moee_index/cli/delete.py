@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from moee_index.cli.options import json_option
+from moee_index.cli.options import TEXT, json_option
 from moee_index.cli.output import print_change
 
 
 @click.command("delete")
 @click.argument("index", type=click.Path(path_type=Path))
-@click.argument("ids", nargs=-1, metavar="[ID…]")
+@click.argument("ids", nargs=-1, metavar="[ID…]", type=TEXT)
 @click.option("--ids", "file", metavar="FILE|-", help="Ids from a file, one per line.")
 @click.option("--missing-ok", is_flag=True, help="Ignore ids that are not in the index.")
 @json_option

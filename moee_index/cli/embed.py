@@ -11,11 +11,13 @@ import click
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
     METHODS,
+    TEXT,
     load_encoder,
     load_encoder_of,
     model_options,
     split_model_options,
 )
+from moee_index.cli.streams import print_json_line, say
 from moee_index.errors import counted
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ FORMATS = (".npy", ".safetensors", ".jsonl")
 
 
 @click.command("embed")
-@click.argument("text", nargs=-1, metavar="[TEXT…]")
+@click.argument("text", nargs=-1, metavar="[TEXT…]", type=TEXT)
 @click.option("--queries", metavar="FILE|-", help="Texts from a file of queries.")
 @click.option(
     "--index",
@@ -99,7 +101,7 @@ def command(
             )
     if out is None:
         for line in vector_lines(ids, texts, vectors):
-            click.echo(line)
+            print_json_line(line)
     else:
         save_vectors(out, ids, texts, vectors)
-        click.echo(f"{out}: {counted(len(vectors), 'vector')} of {vectors.shape[1]} numbers")
+        say(f"{out}: {counted(len(vectors), 'vector')} of {vectors.shape[1]} numbers")

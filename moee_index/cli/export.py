@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from moee_index.cli.console import Console
-from moee_index.cli.options import METHODS, json_option
+from moee_index.cli.options import METHODS, TEXT, json_option
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 
@@ -31,6 +32,7 @@ from moee_index.errors import counted
 @click.option(
     "--filter",
     "condition",
+    type=TEXT,
     metavar="EXPR",
     help="Only documents whose metadata match, as in `query`.",
 )
@@ -75,7 +77,7 @@ def command(
     numbers = " and ".join(f"{dim} {name}" for name, dim in report.dims.items())
     alpha_told = f", alpha {report.alpha}" if report.alpha is not None else ""
     what = f"method {report.method}{alpha_told}" if report.method is not None else "both parts"
-    click.echo(
+    say(
         f"{report.file}: {counted(report.rows, 'row')} of {counted(report.documents, 'document')} "
         f"({numbers} numbers a row; {what}{', raw' if report.raw else ''}), "
         f"{report.bytes / 1e6:.1f} MB" + (f"; ids in {report.ids}" if report.ids else "")

@@ -11,6 +11,7 @@ import click
 from moee_index.cli.console import Console
 from moee_index.cli.options import json_option
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 # Metadata fields shown to people; --json gives them all.
@@ -49,7 +50,7 @@ def command(console: Console, /, index: Path | None, prune_cache: bool, as_json:
         _print(description, "")
     else:
         for name, told in _lines(description):
-            click.echo(f"{name:<14} {' '.join(told.split())}")
+            say(f"{name:<14} {' '.join(told.split())}")
 
 
 def _lines(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -144,11 +145,11 @@ def _bytes(size: int) -> str:
 def _print(value: dict[str, Any], indent: str) -> None:
     for key, held in value.items():
         if isinstance(held, dict):
-            click.echo(f"{indent}{key}")
+            say(f"{indent}{key}")
             _print(held, indent + "  ")
         elif isinstance(held, list):
-            click.echo(f"{indent}{key}")
+            say(f"{indent}{key}")
             for item in held:
-                click.echo(f"{indent}  {item}")
+                say(f"{indent}  {item}")
         else:
-            click.echo(f"{indent}{key:<{max(1, 18 - len(indent))}} {held}")
+            say(f"{indent}{key:<{max(1, 18 - len(indent))}} {held}")

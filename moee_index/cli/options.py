@@ -5,8 +5,10 @@ The library is imported inside functions only, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from moee_index.cli.console import Console
+from moee_index.text import text_fault
 from moee_index.types import EncoderOptions, Progress
 
 if TYPE_CHECKING:
@@ -28,7 +31,23 @@ METHODS = ("sum", "concat", "hs", "rw")
 STANDARDIZE = ("both", "rw", "hs", "none")
 
 
-class PromptType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class TextType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Text: what the command line holds as UTF-8, whatever the locale is."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        with contextlib.suppress(UnicodeError):
+            value = os.fsencode(value).decode("utf-8") if text_fault(value) else value
+        if fault := text_fault(value):
+            self.fail(f"{value!r} {fault}; give it as UTF-8", param, ctx)
+        return str(value)
+
+
+TEXT = TextType()
+
+
+class PromptType(TextType):
     """A prompt: text, blanks included. In an environment variable several are one per line."""
 
     name = "prompt"
@@ -50,7 +69,7 @@ def _encoder_option(option: Field[Any], many_prompts: bool) -> Callable[[F], F]:
         kind = click.Choice([str(choice) for choice in about["choices"]])
     elif "least" in about:
         kind = click.IntRange(min=about["least"])
-    return click.option(flag, type=kind, metavar=about.get("metavar"), help=about["help"])
+    return click.option(flag, type=kind or TEXT, metavar=about.get("metavar"), help=about["help"])
 
 
 def model_options(command: str, *, many_prompts: bool = False) -> Callable[[F], F]:
@@ -178,44 +197,103 @@ def lexical_options(function: F) -> F:
     return function
 
 
+class NamesType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Names of fields, between commas; none where it is empty."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(value.split(",") if value else ())
+
+
 def corpus_options(function: F) -> F:
-    """--id-field, --text-field, --on-bad: how a corpus is read."""
-    for option in (
-        click.option(
-            "--on-bad",
-            type=click.Choice(["error", "skip"]),
-            default="error",
-            show_default=True,
-            help="Stop at a line that cannot be used, or write it to <index>/rejected.jsonl and "
-            "go on.",
-        ),
-        click.option(
-            "--text-field", metavar="F", help="Field that holds the text. [default: text]"
-        ),
-        click.option(
-            "--id-field", metavar="F", help="Field that holds the id. [default: id or _id]"
-        ),
-    ):
+    """--id-field and the other options of how a corpus is read; they come as CORPUS_KEYS."""
+    for option in reversed(_CORPUS_OPTIONS):
         function = option(function)
     return function
+
+
+_CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--id-field", metavar="F", help="Field that holds the id. [default: id or _id]"),
+    click.option("--text-field", metavar="F", help="Field that holds the text. [default: text]"),
+    click.option(
+        "--metadata",
+        type=NamesType(),
+        metavar="F,F…",
+        help="Keep these of the other fields. [default: all]",
+    ),
+    click.option(
+        "--metadata-except",
+        type=NamesType(),
+        default="",
+        metavar="F,F…",
+        help="Keep all other fields but these.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["jsonl", "json", "csv", "tsv", "parquet", "txt"]),
+        help="What the files are, whatever their names say. [default: by their names; stdin jsonl]",
+    ),
+    click.option(
+        "--no-header",
+        is_flag=True,
+        help="CSV and TSV: the first line is a document; --columns names the fields.",
+    ),
+    click.option(
+        "--columns",
+        type=NamesType(),
+        metavar="F,F…",
+        help="CSV and TSV: the fields' names in their order; one left empty is passed over.",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="C",
+        help="CSV and TSV: what is between fields, `tab` for a tab. [default: by the name]",
+    ),
+    click.option(
+        "--quoting",
+        type=click.Choice(["standard", "none"]),
+        help="CSV and TSV: whether quotation marks quote. [default: standard; for TSV none unless "
+        "the header is quoted]",
+    ),
+    click.option(
+        "--on-bad",
+        type=click.Choice(["error", "skip"]),
+        default="error",
+        show_default=True,
+        help="Stop at a line that cannot be used, or write it to <index>/rejected.jsonl and go on.",
+    ),
+)
+CORPUS_KEYS = (
+    *("id_field", "text_field", "metadata", "metadata_except", "format", "no_header", "columns"),
+    *("delimiter", "quoting", "on_bad"),
+)
+
+
+def split_corpus_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(how the corpus is read, as `read_corpora` takes it; the rest) of a command's arguments."""
+    reading = {key: given[key] for key in CORPUS_KEYS}
+    reading["header"] = not reading.pop("no_header")
+    return reading, {key: value for key, value in given.items() if key not in CORPUS_KEYS}
 
 
 class CorpusFiles:
     """The corpora of a command line: opened again for each reading, with its progress."""
 
     def __init__(
-        self, paths: tuple[str, ...], id_field: str | None, text_field: str | None, on_bad: str
+        self, console: Console, paths: tuple[str, ...], reading: Mapping[str, Any]
     ) -> None:
         from moee_index.readers.corpus import read_corpora
 
+        told: set[str] = set()
+
+        def tell(note: str) -> None:
+            if note not in told:
+                told.add(note)
+                console.tell(note)
+
         def read(reject: Reject | None = None) -> CorpusReader:
-            self._latest = read_corpora(
-                paths,
-                id_field=id_field,
-                text_field=text_field,
-                on_bad=on_bad,  # type: ignore[arg-type]
-                reject=reject,
-            )
+            self._latest = read_corpora(paths, **reading, reject=reject, notify=tell)
             return self._latest
 
         self.read = read
@@ -298,7 +376,11 @@ def load_encoder_of(
     encoder_class = _encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
         return encoder_class.for_spec(
-            index.spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
+            index.located_spec(),
+            **options,
+            few_texts=few_texts,
+            notify=console.tell,
+            progress=progress,
         )
 
 

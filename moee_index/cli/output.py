@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moee_index.cli.streams import print_json_line, print_line, say
 from moee_index.errors import counted
+from moee_index.text import cut, escaped, one_line
 
 if TYPE_CHECKING:
     from moee_index.index import ChangeReport
     from moee_index.types import Hit
 
 
+# Characters of a text that are looked at for each one that is shown: blanks are squeezed.
+_LOOKED_AT = 8
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print a JSON object as one line, at full precision, flushed."""
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    print_json_line(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def check_formats(as_json: bool, trec: bool) -> None:
@@ -54,7 +60,7 @@ def print_hits(
         from moee_index.readers.trec import run_line
 
         for hit in hits:
-            click.echo(run_line(query_id or "1", hit.id, hit.rank, hit.score))
+            print_line(run_line(query_id or "1", hit.id, hit.rank, hit.score))
     else:
         _print_table(query, hits, details)
 
@@ -86,9 +92,9 @@ def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
         print_json(report.as_json())
         return
     if report.unchanged:
-        click.echo(f"{report.index}: nothing to do, {counted(report.documents, 'document')}")
+        say(f"{report.index}: nothing to do, {counted(report.documents, 'document')}")
         return
-    click.echo(
+    say(
         f"{report.index}: {what}, {counted(report.documents, 'document')} in "
         f"{counted(report.segments, 'segment')}, "
         f"{report.bytes_before / 1e6:.1f} MB before, {report.bytes / 1e6:.1f} MB now"
@@ -97,23 +103,19 @@ def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
 
 def _print_table(query: str, hits: Sequence[Hit], details: dict[str, Any]) -> None:
     width = max(60, shutil.get_terminal_size((100, 20)).columns)
-    click.echo(f"{query}   ({details['took_ms']:.0f} ms)")
+    say(f"{cut(one_line(query), width)}   ({details['took_ms']:.0f} ms)")
     if not hits:
-        click.echo("  no hits")
+        say("  no hits")
     for hit in hits:
         title = hit.metadata.get("title")
         shown = f"{title} · {hit.text}" if isinstance(title, str) and title else hit.text
-        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{hit.id}  "
-        click.echo(start + _cut(shown, max(20, width - len(start))))
-    click.echo()
+        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{escaped(hit.id)}  "
+        room = max(20, width - len(start))
+        say(start + cut(one_line(shown[: _LOOKED_AT * room]), room))
+    say()
 
 
 def _parts(hit: Hit) -> str:
     """What a score is made of: similarities, and words where they count."""
     parts = "" if math.isnan(hit.hs) else f"hs {hit.hs:+.3f}  rw {hit.rw:+.3f}  "
     return parts if hit.lexical is None else f"{parts}words {hit.lexical:.3f}  "
-
-
-def _cut(text: str, width: int) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= width else flat[: width - 1] + "…"

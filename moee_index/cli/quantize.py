@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from moee_index.cli.console import Console
+from moee_index.cli.streams import say
 
 
 @click.command("quantize")
@@ -45,4 +46,4 @@ def command(
             tell=console.tell,
         )
     size = sum(file.stat().st_size for file in written.iterdir())
-    click.echo(f"{written}: {size / 1e6:.1f} MB; use it with --model {written}")
+    say(f"{written}: {size / 1e6:.1f} MB; use it with --model {written}")

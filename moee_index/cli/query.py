@@ -11,6 +11,7 @@ import click
 
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
+    TEXT,
     choose_index,
     hit_output_options,
     lexical_options,
@@ -30,7 +31,7 @@ BLOCK = 64
 
 
 @click.command("query")
-@click.argument("text", nargs=-1, metavar="[TEXT…]")
+@click.argument("text", nargs=-1, metavar="[TEXT…]", type=TEXT)
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
@@ -52,6 +53,7 @@ BLOCK = 64
 @click.option(
     "--filter",
     "condition",
+    type=TEXT,
     metavar="EXPR",
     help="Only documents whose metadata match: 'lang = \"en\" and year >= 2020'.",
 )

@@ -13,6 +13,7 @@ import click
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
     STANDARDIZE,
+    TEXT,
     hit_output_options,
     load_encoder,
     load_encoder_of,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command("rerank")
-@click.argument("query", required=False)
+@click.argument("query", required=False, type=TEXT)
 @click.option(
     "--candidates",
     default="-",

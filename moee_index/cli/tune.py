@@ -16,6 +16,7 @@ from moee_index.cli.options import (
     split_model_options,
 )
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 from moee_index.errors import counted
 
 if TYPE_CHECKING:
@@ -109,39 +110,37 @@ def _refuse_model_options(ctx: click.Context) -> None:
 
 def _print(index: Path, tuning: Tuning, saved: bool) -> None:
     if tuning.held_out is None:
-        click.echo(
+        say(
             "without labels: Spearman correlation with HS and RW over "
             f"{counted(tuning.pairs, 'pair')} of {counted(tuning.documents, 'document')}"
         )
         heading = "mean correlation"
     else:
         choosing = tuning.queries - tuning.held_out.queries
-        click.echo(
-            f"nDCG@10 on the half of {counted(choosing, 'query', 'queries')} that α is chosen on"
-        )
+        say(f"nDCG@10 on the half of {counted(choosing, 'query', 'queries')} that α is chosen on")
         heading = "nDCG@10"
-    click.echo(f"{'α':>8}  {heading}")
+    say(f"{'α':>8}  {heading}")
     for point in tuning.curve:
         mark = "  chosen" if point.alpha == tuning.alpha else ""
-        click.echo(f"{point.alpha:>8g}  {point.value:.4f}{mark}")
+        say(f"{point.alpha:>8g}  {point.value:.4f}{mark}")
     if tuning.held_out is not None:
         _print_held_out(tuning, tuning.held_out)
     if saved:
-        click.echo(f"α {tuning.alpha:g} is now the default of {index} (it was {tuning.previous:g})")
+        say(f"α {tuning.alpha:g} is now the default of {index} (it was {tuning.previous:g})")
     else:
-        click.echo(f"α {tuning.alpha:g}; {index} keeps {tuning.previous:g} (--save changes it)")
+        say(f"α {tuning.alpha:g}; {index} keeps {tuning.previous:g} (--save changes it)")
 
 
 def _print_held_out(tuning: Tuning, held_out: HeldOut) -> None:
-    click.echo(f"\nnDCG@10 on the other half, {counted(held_out.queries, 'query', 'queries')}")
+    say(f"\nnDCG@10 on the other half, {counted(held_out.queries, 'query', 'queries')}")
     for name, value in (
         (f"α {tuning.alpha:g}, chosen", held_out.chosen),
         (f"α {tuning.previous:g}, the index's", held_out.current),
         ("HS alone", held_out.hs),
         ("RW alone", held_out.rw),
     ):
-        click.echo(f"  {name:<20} {value:.4f}")
-    click.echo(
+        say(f"  {name:<20} {value:.4f}")
+    say(
         f"  {'gain':<20} {held_out.gain:+.4f}   95 % interval {held_out.low:+.4f} to "
         f"{held_out.high:+.4f}"
     )

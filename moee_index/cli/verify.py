@@ -8,6 +8,7 @@ import click
 
 from moee_index.cli.options import json_option
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say, say_aside
 from moee_index.errors import counted
 
 
@@ -25,9 +26,9 @@ def command(ctx: click.Context, /, index: Path, full: bool, as_json: bool) -> No
     if as_json:
         print_json({"index": str(index), "full": full, "problems": list(report.problems)})
     for problem in report.problems:
-        click.echo(f"Error: {problem}", err=True)
+        say_aside(f"Error: {problem}")
     if report.problems:
         ctx.exit(1)
     if not as_json:
         checked = "every checksum and code" if full else "sizes, counts and databases"
-        click.echo(f"{index} is sound: {counted(report.documents, 'document')}, {checked} checked")
+        say(f"{index} is sound: {counted(report.documents, 'document')}, {checked} checked")

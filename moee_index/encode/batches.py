@@ -6,12 +6,12 @@ Works on lengths and token sequences alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 
-def group_equal(sequences: Sequence[tuple[int, ...]]) -> list[list[int]]:
+def group_equal(sequences: Sequence[Hashable]) -> list[list[int]]:
     """Positions of equal token sequences together, in the order of their first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for position, sequence in enumerate(sequences):
         groups.setdefault(sequence, []).append(position)
     return list(groups.values())

@@ -1,35 +1,28 @@
 """Long texts into passages: spans of a text that a token budget holds, cut where sentences end.
 
 Works on character spans and token offsets: the encoder says where each token of a text is, and
-embeds what the spans hold.
-
-A sentence ends
-- at . ! ? … and their Arabic, Armenian, Ethiopic, Burmese and Khmer kin, closing quotes and
-  brackets included, before a blank or the end of the text;
-- at 。！？ and at the dandas of Indian scripts, closing quotes and brackets included, whatever
-  follows;
-- at a line break; at a single one only where the next line does not begin with a small letter, for
-  else the text is probably wrapped to lines.
-No end: the full stop of an initial (`J. Smith`, `U.S. law`, `e.g. this`), of a common English
-abbreviation (`Dr.`, `etc.`), of `No. 5` and its like, of a number that begins a line (`1. First`);
-a point inside a number is followed by no blank. Not known: abbreviations of other languages, an
-abbreviation that does end its sentence (no end is seen there), names such as `Yahoo! Inc.`,
-footnote marks behind the full stop (`so.[3] Then`), a quotation that ends inside a sentence
-(「行く。」と言った), sentences without any of these signs (Thai). A wrong or a missed end costs a
-less fortunate cut, never text.
+embeds what the spans hold. Where sentences end is said by `sentences`.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from moee_index.encode.sentences import IntArray, Marks, mark
 from moee_index.types import Chunking, Span
 
-IntArray = npt.NDArray[np.int64]
+# From a text and its characters [start, end) to the tokens that hold some of these: int [t, 2],
+# characters [start, end) of each, counted from the beginning of the text.
+OffsetsOf = Callable[[int, int], IntArray]
+
+# Characters of a long text that are looked at together, and how many of them beyond a span decide
+# with it where it ends.
+SECTION = 2**18
+_MARGIN = 2**10
 
 
 def divide(title: str, text: str, offsets: IntArray, chunking: Chunking) -> list[Span]:
@@ -47,10 +40,34 @@ def divide(title: str, text: str, offsets: IntArray, chunking: Chunking) -> list
     if len(offsets) <= chunking.size:
         return [(0, len(text))]
     before = len(title) + 1 if title else 0
+    size = _left_by_title(title, offsets, chunking)
     own = offsets[:, 1] > before
-    titled = int(np.count_nonzero(~own & (offsets[:, 0] < len(title))))
-    size = chunking.size - min(titled, chunking.size // 2)
     return split(text, offsets[own] - before, size, chunking.overlap)
+
+
+def divide_long(title: str, text: str, offsets_of: OffsetsOf, chunking: Chunking) -> list[Span]:
+    """As `divide`, but a section after the other, so that of a text of any length only SECTION
+    characters are looked at together (more where one word is longer).
+
+    offsets_of: the tokens of a part of `joined(title, text)`.
+    """
+    before = len(title) + 1 if title else 0
+    size = _left_by_title(title, offsets_of(0, min(max(1, before), SECTION)), chunking)
+
+    def own(start: int, end: int) -> IntArray:
+        offsets = offsets_of(start + before, end + before)
+        return offsets[offsets[:, 1] > before] - before
+
+    if len(text) <= SECTION:
+        return divide(title, text, offsets_of(0, before + len(text)), chunking)
+    return _split_long(text, own, size, chunking.overlap)
+
+
+def _left_by_title(title: str, offsets: IntArray, chunking: Chunking) -> int:
+    """Tokens that a passage may take of the text."""
+    before = len(title) + 1 if title else 0
+    titled = np.count_nonzero((offsets[:, 1] <= before) & (offsets[:, 0] < len(title)))
+    return chunking.size - min(int(titled), chunking.size // 2)
 
 
 def split(text: str, offsets: IntArray, size: int, overlap: int) -> list[Span]:
@@ -80,27 +97,95 @@ def split(text: str, offsets: IntArray, size: int, overlap: int) -> list[Span]:
     """
     if len(offsets) <= size:
         return [(0, len(text))]
-    marks = _mark(text)
-    if not len(marks.word_starts):
+    part = _Part.of(text, offsets, size, overlap)
+    if not len(part.marks.word_starts):
         return [(0, 0)]
-    tokens = _Tokens.of(offsets, len(text))
-    overlap = min(overlap, size // 2)
-    last = int(marks.word_ends[-1])
+    return part.spans(part.first, ended=True)[0]
+
+
+def _split_long(text: str, offsets_of: OffsetsOf, size: int, overlap: int) -> list[Span]:
+    """As `split`, section by section: a span is taken where what follows the section cannot change
+    it."""
     spans: list[Span] = []
-    # fresh: the first character that no span holds yet. Each turn ends a span behind it, so it
-    # grows, and there are at most as many spans as characters.
-    start = fresh = int(marks.word_starts[0])
+    place: _Place | None = None
+    begin, width = 0, SECTION
     while True:
-        if tokens.limit(start, size) <= fresh:
-            start = fresh  # a character of so many tokens that it leaves no room for an overlap
-        limit = tokens.limit(start, size)
-        end = last if limit >= last else _end(text, marks, tokens, start, fresh, size)
-        assert start <= fresh < end
-        spans.append((start, end))
-        if end == last:
+        end = min(begin + width, len(text))
+        ended = end == len(text)
+        offsets = offsets_of(begin, end) - begin
+        if ended and not begin:
+            return split(text, offsets, size, overlap)
+        part = _Part.of(text[begin:end], offsets, size, overlap)
+        if not len(part.marks.word_starts):
+            width *= 2
+            continue
+        found, after = part.spans(place.moved(-begin) if place else part.first, ended)
+        spans += [(begin + first, begin + last) for first, last in found]
+        if after is None:
             return spans
-        fresh = _next(marks, end)
-        start = _overlapping(text, marks, tokens, start, end, overlap) if overlap else fresh
+        if found:
+            place = after.moved(begin)
+            begin, width = max(0, place.start - _MARGIN), SECTION
+        else:
+            width *= 2
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the next span starts, and the first character that no span holds yet."""
+
+    start: int
+    fresh: int
+
+    def moved(self, by: int) -> _Place:
+        return _Place(self.start + by, self.fresh + by)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A text, or a section of one, with all that decides where its spans end."""
+
+    text: str
+    marks: Marks
+    tokens: _Tokens
+    size: int
+    overlap: int
+
+    @classmethod
+    def of(cls, text: str, offsets: IntArray, size: int, overlap: int) -> _Part:
+        tokens = _Tokens.of(offsets, len(text))
+        return cls(text, mark(text), tokens, size, min(overlap, size // 2))
+
+    @property
+    def first(self) -> _Place:
+        start = int(self.marks.word_starts[0])
+        return _Place(start, start)
+
+    def spans(self, place: _Place, ended: bool) -> tuple[list[Span], _Place | None]:
+        """The spans from a place on, and where the next one starts. ended: whether the text ends
+        with this part; then all spans are there and none is next."""
+        marks, tokens, size = self.marks, self.tokens, self.size
+        start, fresh = place.start, place.fresh
+        last = int(marks.word_ends[-1])
+        decided = len(self.text) if ended else int(marks.word_starts[-1]) - _MARGIN
+        spans: list[Span] = []
+        # Each turn ends a span behind `fresh`, so it grows, and there are at most as many spans
+        # as characters.
+        while True:
+            if tokens.limit(start, size) <= fresh:
+                start = fresh  # a character of so many tokens that no room for an overlap is left
+            limit = tokens.limit(start, size)
+            if limit > decided:
+                return spans, _Place(start, fresh)
+            end = last if limit >= last else _end(self.text, marks, tokens, start, fresh, size)
+            assert start <= fresh < end
+            spans.append((start, end))
+            if end == last:
+                return spans, None
+            fresh = _next(marks, end)
+            start = fresh
+            if self.overlap:
+                start = _overlapping(self.text, marks, tokens, spans[-1][0], end, self.overlap)
 
 
 @dataclass(frozen=True)
@@ -131,7 +216,7 @@ class _Tokens:
         return int(self.starts[beyond]) if beyond < len(self.starts) else self.length
 
 
-def _end(text: str, marks: _Marks, tokens: _Tokens, start: int, fresh: int, size: int) -> int:
+def _end(text: str, marks: Marks, tokens: _Tokens, start: int, fresh: int, size: int) -> int:
     """Where the span from `start` ends, after `fresh`; the budget is used up before the text."""
     limit, least = tokens.limit(start, size), fresh + 1
     known = tokens.ended(fresh)
@@ -149,7 +234,7 @@ def _end(text: str, marks: _Marks, tokens: _Tokens, start: int, fresh: int, size
 
 
 def _overlapping(
-    text: str, marks: _Marks, tokens: _Tokens, start: int, end: int, overlap: int
+    text: str, marks: Marks, tokens: _Tokens, start: int, end: int, overlap: int
 ) -> int:
     """Where the span after (start, end) starts: at most `overlap` tokens before its end."""
     wanted = tokens.begun(end) - overlap
@@ -172,7 +257,7 @@ def _last(positions: IntArray, limit: int) -> int:
     return int(positions[count - 1]) if count else -1
 
 
-def _next(marks: _Marks, position: int) -> int:
+def _next(marks: Marks, position: int) -> int:
     """The first non-blank character at or after a position."""
     word = int(marks.word_ends.searchsorted(position, "right"))
     return max(position, int(marks.word_starts[word]))
@@ -191,143 +276,3 @@ def _inside(text: str, position: int) -> bool:
         or "\U0001f3fb" <= after <= "\U0001f3ff"
         or unicodedata.category(after).startswith("M")
     )
-
-
-# Kinds of characters, as bits of a table over the basic plane.
-_BLANK, _BREAK, _STOP, _FULL, _CLOSER = 1, 2, 4, 8, 16
-_STOPS = ".!?…‼⁇⁈⁉‽．؟۔։።။។៕"
-_FULL_STOPS = "。！？｡।॥"
-_CLOSERS = "\"')]}’”»›」』）】》〉〕］｝｣"
-_BREAKS = "\n\r\v\f\x85\u2028\u2029"
-
-
-def _kinds() -> npt.NDArray[np.uint8]:
-    kinds = np.zeros(0x10000, dtype=np.uint8)
-    blanks = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
-    for characters, kind in (
-        (blanks, _BLANK),
-        (_BREAKS, _BREAK),
-        (_STOPS, _STOP),
-        (_FULL_STOPS, _STOP | _FULL),
-        (_CLOSERS, _CLOSER),
-    ):
-        kinds[[ord(character) for character in characters]] |= kind
-    return kinds
-
-
-_KINDS = _kinds()
-
-_OPENERS = "([{\"'“‘«¿¡"
-_BEFORE_INITIAL = '([{"“«.-'
-_TITLES_AND_SHORT_FORMS = (
-    "mr mrs ms messrs dr prof rev fr hon st mt ft sr jr gen col lt sgt capt cmdr maj adm gov sen "
-    "rep pres supt vs etc al cf viz approx ca est inc ltd co corp bros dept univ ave blvd rd ed "
-    "eds jan feb mar apr jun jul aug sep sept oct nov dec"
-)
-_ABBREVIATIONS = frozenset(_TITLES_AND_SHORT_FORMS.split())
-_OF_NUMBERED_THINGS = "no nos nr fig figs vol vols ch sec sect art eq eqs p pp pt"
-_BEFORE_NUMBERS = frozenset(_OF_NUMBERED_THINGS.split())
-
-
-@dataclass(frozen=True)
-class _Marks:
-    """Positions in a text, int [n] each, ascending. Ends are after the last non-blank character,
-    starts are at the first; a sentence start is what follows a sentence end."""
-
-    word_starts: IntArray
-    word_ends: IntArray
-    sentence_starts: IntArray
-    sentence_ends: IntArray
-
-
-def _mark(text: str) -> _Marks:
-    """All words and sentences; linear in the text, whatever it holds."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    kinds = _KINDS[np.minimum(codes, 0xFFFF)]
-    edges = np.diff(kinds & _BLANK, prepend=np.uint8(1), append=np.uint8(1))
-    # uint8 differences: 255 from a blank to a word, 1 from a word to a blank
-    starts, ends = np.flatnonzero(edges == 255), np.flatnonzero(edges == 1)
-    positions = np.arange(len(codes), dtype=np.int32)
-    trailing = kinds & (_STOP | _CLOSER) != 0
-
-    is_end = np.zeros(len(codes) + 1, dtype=bool)
-    full = kinds & _FULL != 0
-    if full.any():
-        following = np.where(trailing, np.int32(len(codes)), positions)
-        is_end[np.minimum.accumulate(following[::-1])[::-1][full]] = True
-    broken = _broken(codes, kinds, starts, ends)
-    is_end[ends[broken]] = True
-    is_end[ends[_stopped(text, codes, kinds, trailing, starts, ends, broken)]] = True
-
-    sentence_ends = np.flatnonzero(is_end)
-    words = ends.searchsorted(sentence_ends, "right")
-    more = words < len(starts)
-    sentence_starts = np.maximum(sentence_ends[more], starts[words[more]])
-    return _Marks(starts, ends, np.unique(sentence_starts), sentence_ends)
-
-
-def _broken(
-    codes: npt.NDArray[np.uint32],
-    kinds: npt.NDArray[np.uint8],
-    starts: IntArray,
-    ends: IntArray,
-) -> npt.NDArray[np.bool_]:
-    """Whether behind each word the line breaks and a sentence ends with it; not the last word."""
-    breaks = kinds & _BREAK != 0
-    breaks[:-1] &= ~((codes[:-1] == ord("\r")) & (codes[1:] == ord("\n")))
-    counted = np.concatenate((np.zeros(1, np.int32), np.cumsum(breaks, dtype=np.int32)))
-    between = counted[starts[1:]] - counted[ends[:-1]]
-    broken = np.append(between > 0, False)[: len(ends)]
-    single = np.flatnonzero(between == 1)
-    broken[single] &= ~np.char.islower(codes[starts[single + 1]].view("<U1"))
-    return broken
-
-
-def _stopped(
-    text: str,
-    codes: npt.NDArray[np.uint32],
-    kinds: npt.NDArray[np.uint8],
-    trailing: npt.NDArray[np.bool_],
-    starts: IntArray,
-    ends: IntArray,
-    broken: npt.NDArray[np.bool_],
-) -> IntArray:
-    """The numbers of the words that end with a stop, and closers behind it, and a sentence."""
-    positions = np.arange(len(codes), dtype=np.int32)
-    body = np.maximum.accumulate(np.where(trailing, np.int32(-1), positions))[ends - 1]
-    stops = np.maximum.accumulate(np.where(kinds & _STOP != 0, positions, np.int32(-1)))[ends - 1]
-    words = np.flatnonzero(stops > body)
-    stops = stops[words]
-    # Only a full stop by itself can belong to an abbreviation: not the last one of three.
-    behind_stop = (stops > 0) & (kinds[np.maximum(stops - 1, 0)] & _STOP != 0)
-    firsts = starts[words]
-    alone = (codes[stops] == ord(".")) & ~behind_stop & (stops > firsts)
-    unsure = np.flatnonzero(alone)
-    afters = np.append(starts, len(text))[words[unsure] + 1]
-    begins_line = np.insert(broken, 0, True)[words[unsure]]
-    ending = np.ones(len(words), dtype=bool)
-    ending[unsure] = [
-        not _abbreviated(text, *arguments)
-        for arguments in zip(
-            firsts[unsure].tolist(),
-            stops[unsure].tolist(),
-            afters.tolist(),
-            begins_line.tolist(),
-            strict=True,
-        )
-    ]
-    return words[ending]
-
-
-def _abbreviated(text: str, start: int, stop: int, after: int, begins_line: bool) -> bool:
-    """Whether the full stop at `stop`, of the word from `start` on, belongs to the word; `after` is
-    where the next word starts."""
-    stem = text[max(start, stop - 9) : stop]
-    if stem[-1:].isalpha() and stem[-2:-1] in _BEFORE_INITIAL:
-        return True
-    stem = stem.lstrip(_OPENERS).lower()
-    if stem in _ABBREVIATIONS:
-        return True
-    if stem in _BEFORE_NUMBERS:
-        return text[after : after + 1].isdigit()
-    return begins_line and len(stem) <= 3 and stem.isdigit()

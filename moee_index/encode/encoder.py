@@ -7,17 +7,19 @@ to `readers` and `index`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
-from moee_index.encode.chunking import divide
+from moee_index.encode.chunking import SECTION, divide, divide_long
+from moee_index.encode.options import resolve_options
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
@@ -25,6 +27,7 @@ from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoin
 from moee_index.model.load.cache import Cache
 from moee_index.model.nf4.native.library import BITSANDBYTES
 from moee_index.model.run.model import RunningModel, TokenizedText
+from moee_index.text import check_texts
 from moee_index.types import (
     LEAST_SIZE,
     AskedOptions,
@@ -39,7 +42,6 @@ from moee_index.types import (
     joined,
 )
 
-POOLINGS: tuple[str, ...] = EncoderOptions.__dataclass_fields__["pooling"].metadata["choices"]
 WINDOW = 1024
 CPU_BATCH_TOKENS = 16384
 CUDA_BATCH_TOKENS = 65536
@@ -144,11 +146,13 @@ class Encoder:
         cache: bool = True,
         notify: Notify | None = None,
         progress: Progress | None = None,
+        built: bool = False,
         **asked: Unpack[AskedOptions],
     ) -> Encoder:
-        """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes."""
+        """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes. built:
+        the options are those of an index that is there."""
         tell = notify or ignore
-        options = resolve_options(checkpoint, asked)
+        options = resolve_options(checkpoint, asked, built=built)
         bits = options.bits
         if checkpoint.quantization is not None and bits != 4:
             tell(
@@ -173,7 +177,7 @@ class Encoder:
         )
         spec = EncoderSpec(
             model=checkpoint.name,
-            path=str(checkpoint.path),
+            path=str(checkpoint.path.absolute()),  # for who opens an index from another directory
             revision=checkpoint.revision,
             fingerprint=checkpoint.fingerprint,
             **{**options.options(), "rw": running.rw},
@@ -230,6 +234,7 @@ class Encoder:
             )
         return cls._of(
             checkpoint,
+            built=True,
             **{**spec.options(), **({} if spec.bits == 4 else {"double_quant": None})},
             **options,
         )
@@ -258,11 +263,15 @@ class Encoder:
         return Encoder(spec, self.running, self._tokenizer, self._batch_tokens)
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
-        """Tokenise one window of texts and plan its batches; see `EncodingPlan`."""
+        """Tokenise one window of texts and plan its batches; see `EncodingPlan`.
+
+        Raises MisuseError for what is no text.
+        """
+        texts = check_texts(texts)
         prompt = self._query_prompt if query else self._prompt
-        tokenized = self._tokenizer.tokenize(list(texts), prompt)
+        tokenized = self._tokenizer.tokenize(texts, prompt)
         # Under mean pooling equal ids with different own tokens would give different embeddings.
-        groups = group_equal([(*each.text.ids, *each.text.own) for each in tokenized])
+        groups = group_equal([(each.text.ids, each.text.own) for each in tokenized])
         lengths = [len(tokenized[group[0]].text.ids) for group in groups]
         batches = plan_batches(lengths, self._batch_tokens)
         grouped = [[groups[item] for item in batch] for batch in batches]
@@ -278,10 +287,11 @@ class Encoder:
     def passages(
         self, documents: Sequence[tuple[str, str]], chunking: Chunking
     ) -> list[list[Span]]:
-        """Divide the texts of (title, text) pairs into passages; see `passages.divide`.
+        """Divide the texts of (title, text) pairs into passages; see `chunking.divide`.
 
-        All documents are tokenised in one call. Raises MisuseError where a passage of
-        `chunking.size` tokens and the prompt's own tokens do not fit max_tokens.
+        Of a document longer than chunking.SECTION characters only so many are looked at together.
+        Raises MisuseError where a passage of `chunking.size` tokens and the prompt's own tokens do
+        not fit max_tokens.
         """
         template, most = self._tokenizer.template_tokens(self._prompt), self._tokenizer.max_tokens
         if chunking.size + template > most:
@@ -299,11 +309,15 @@ class Encoder:
         # As it will be embedded: the clean-up swaps characters one for one, and its closing full
         # stop, if any, is counted with the template.
         cleaned = [self._prompt.apply(content)[1][: len(content)] for content in contents]
+        short = [content for content in cleaned if len(content) <= SECTION]
+        offsets = iter(self._tokenizer.offsets(short))
         return [
-            divide(title, text, offsets, chunking)
-            for (title, text), offsets in zip(
-                documents, self._tokenizer.offsets(cleaned), strict=True
+            divide(title, text, next(offsets), chunking)
+            if len(content) <= SECTION
+            else divide_long(
+                title, text, partial(self._tokenizer.offsets_within, content), chunking
             )
+            for (title, text), content in zip(documents, cleaned, strict=True)
         ]
 
     def encode(
@@ -316,7 +330,9 @@ class Encoder:
         """Raw HS float32 [n, d] and RW float32 [n, layers * experts] of texts, in their order.
 
         An empty text is embedded as the bare template. `query=True` uses the query prompt.
+        Raises MisuseError for what is no text, and for one text where several are meant.
         """
+        texts = check_texts(texts)
         hs = np.empty((len(texts), self._spec.hs_dim), dtype=np.float32)
         rw = np.empty((len(texts), self._spec.rw_dim), dtype=np.float32)
         done = 0
@@ -376,34 +392,3 @@ def _checkpoint_of(
             "its new place with --model"
         )
     return find_checkpoint(spec.model, revision=spec.revision, offline=offline)
-
-
-def resolve_options(checkpoint: Checkpoint, requested: Mapping[str, Any]) -> EncoderOptions:
-    """Options as requested, else the checkpoint's, else the defaults. requested: None where an
-    option is left open. Raises MisuseError, ModelError, and TypeError for an unknown
-    option."""
-    if unknown := sorted(set(requested) - set(EncoderOptions.names())):
-        raise TypeError(f"unknown encoder option {unknown[0]!r}")
-    said, chosen = checkpoint.defaults, dict[str, Any]()
-    for field in fields(EncoderOptions):
-        value = requested.get(field.name)
-        if value is None or value == "":
-            value = said.get(field.name.replace("_", "-"), field.metadata["default"])
-        chosen[field.name] = value
-    bits, pooling, tokens = chosen["bits"], chosen["pooling"], chosen["max_tokens"]
-    if bits not in (4, 16, 32):
-        raise MisuseError(f"--bits {bits}: 4, 16 or 32")
-    if pooling not in POOLINGS:
-        raise MisuseError(f"--pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
-    chosen["prompt"] = parse_prompt(chosen["prompt"]).name
-    # A prompt given for all texts also holds for queries, whatever the checkpoint says of them.
-    if requested.get("prompt") is not None and not requested.get("query_prompt"):
-        chosen["query_prompt"] = None
-    chosen["query_prompt"] = parse_prompt(chosen["query_prompt"] or chosen["prompt"]).name
-    if not isinstance(tokens, int) or isinstance(tokens, bool):
-        raise ModelError(f"{checkpoint.path}: 'max-tokens' must be an integer, not {tokens!r}")
-    if bits != 4:
-        chosen["double_quant"] = False
-    elif checkpoint.quantization is not None and requested.get("double_quant") is None:
-        chosen["double_quant"] = bool(checkpoint.quantization.get("double_quant"))
-    return EncoderOptions(**chosen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moee_index.errors import MisuseError
+from moee_index.text import check_text
 
 TEMPLATES = {
     "none": '"{text}"',
@@ -80,8 +81,9 @@ def clean(text: str) -> str:
 def parse_prompt(prompt: str) -> Prompt:
     """A named prompt (underscores accepted) or a template that holds `{text}` once.
 
-    Raises MisuseError for an unknown name or a template without the hole.
+    Raises MisuseError for an unknown name, a template without the hole, or what is not text.
     """
+    check_text(prompt, "--prompt")
     name = prompt.replace("_", "-")
     template = TEMPLATES.get(name)
     if template is None:

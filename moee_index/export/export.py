@@ -37,6 +37,7 @@ from moee_index.export.single_vectors import one_vectors
 from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
 from moee_index.index.snapshot import passages_of
 from moee_index.index.store.document_reader import StoredDocument
+from moee_index.text import escaped
 from moee_index.types import PARTS, Embeddings, FloatArray, Progress, blocks, ignore
 
 if TYPE_CHECKING:
@@ -268,14 +269,14 @@ def _raw(index: Index, block: list[_Row]) -> Embeddings:
 
 def _check_outside(path: Path, index: Index) -> None:
     """A file in the index directory would be taken for a part of it, or removed as a leftover."""
-    if path.resolve().is_relative_to(index.directory.resolve()):
+    if path.resolve().is_relative_to(index.snapshot.home.resolve()):
         raise MisuseError(f"{path} is inside the index; name a file outside {index.directory}")
 
 
 def _facts(index: Index, content: Content) -> dict[str, str]:
     """What a reader of the file has to know, as text; the same for every place of an index."""
     manifest, spec = index.manifest, index.spec
-    name = index.directory.resolve().name
+    name = escaped(index.snapshot.home.resolve().name)
     facts = {
         "index": name,
         "revision": manifest.revision,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from moee_index.errors import CorpusError, MisuseError, StorageError
+from moee_index.errors import CorpusError, StorageError
 from moee_index.index.build import keep_rejects
 from moee_index.index.change import changing, merge_tail, publish_segments, without
 from moee_index.index.lexical.language import NO_LANGUAGE
@@ -24,12 +24,20 @@ from moee_index.index.lexical.segment import write_lexical
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
+from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.rows import RowReader
 from moee_index.index.write.derive import derive
-from moee_index.index.write.resume import check_spec, document_difference
-from moee_index.index.write.segment import SegmentWriting, Written, check_notify, check_progress
-from moee_index.index.write.windows import Counts, Documents, duplicate
+from moee_index.index.write.resume import check_encoder, check_spec, document_difference
+from moee_index.index.write.segment import (
+    ON_BAD,
+    SegmentWriting,
+    Written,
+    check_choice,
+    check_notify,
+    check_progress,
+)
+from moee_index.index.write.windows import Counts, Documents, check_documents, duplicate
 from moee_index.types import Notify, Progress, TextEncoder
 
 
@@ -68,8 +76,14 @@ class _Known:
 
     def take(self, prepared: PreparedDocument) -> bool:
         """Whether a document is to be embedded. Raises CorpusError for other content under an id
-        that is there, unless `update`, and for an id that the corpus had before."""
+        that is there, unless `update`, for an id that the corpus had before, and with `update` for
+        an id that is made up."""
         identifier = prepared.document.id
+        if self.update and prepared.document.made_id:
+            raise CorpusError(
+                f"{prepared.document.source}: no id, and --update needs one: names made of file "
+                "and line do not say what is the same document; name its field with --id-field"
+            )
         match = find_live(self.segments, [identifier]).get(identifier)
         if match is None:
             return True
@@ -112,9 +126,9 @@ def add_documents(
     Raises NotAnIndexError, FingerprintMismatchError (another model or options than the index's),
     CorpusError, IndexLockedError, StorageError, ModelError; the same call then resumes.
     """
-    if on_bad not in ("error", "skip"):
-        raise MisuseError(f"on_bad is {on_bad!r}; it is error or skip")
-    directory = Path(directory)
+    check_choice("on_bad", on_bad, ON_BAD)
+    check_documents(documents)
+    directory, encoder = index_directory(directory), check_encoder(encoder)
     with changing(directory) as (manifest, segments):
         check_spec(manifest.spec, encoder.spec, directory)
         known = _Known(segments, update, Counts())

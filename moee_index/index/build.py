@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
-from moee_index.fusion import Standardize, choose_standardize
+from moee_index.fusion import Standardize, Standardizer, choose_standardize
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import write_lexical
 from moee_index.index.store.faiss_files import check_index_type
@@ -25,6 +25,7 @@ from moee_index.index.store.layout import (
     MANIFEST,
     REJECTED,
     STORES,
+    index_directory,
     segment_folders,
     standardizer_name,
 )
@@ -33,15 +34,18 @@ from moee_index.index.store.revisions import given_up, program, publish, tidy
 from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer
-from moee_index.index.write.resume import compare_finished
+from moee_index.index.write.resume import check_encoder, compare_finished
 from moee_index.index.write.segment import (
+    ON_BAD,
     WINDOW,
     SegmentWriting,
     Written,
+    check_choice,
     check_notify,
     check_progress,
+    check_whole,
 )
-from moee_index.index.write.windows import Documents
+from moee_index.index.write.windows import Documents, check_documents
 from moee_index.types import Chunking, Notify, Pair, Progress, TextEncoder
 
 
@@ -109,14 +113,15 @@ def build_index(
     options than the index or the interrupted build has), IndexLockedError, StorageError,
     ModelError (vectors that are not finite), MisuseError. What was embedded stays.
     """
+    directory, encoder = index_directory(directory), check_encoder(encoder)
+    check_documents(documents)
     choose_standardize(0, standardize)
     check_language(language)
-    if store not in STORES:
-        raise MisuseError(f"store is {store!r}; it is float32 or float16")
-    if on_bad not in ("error", "skip"):
-        raise MisuseError(f"on_bad is {on_bad!r}; it is error or skip")
+    check_choice("store", store, STORES)
+    check_choice("on_bad", on_bad, ON_BAD)
+    check_whole("window", window)
     kind, reason = check_index_type(index_type, encoder.spec.dims)
-    split = Chunking.parse(chunk) if isinstance(chunk, str) else chunk
+    split = chunk if chunk is None or isinstance(chunk, Chunking) else Chunking.parse(str(chunk))
     wanted = Building(
         spec=encoder.spec,
         standardize=standardize or "auto",
@@ -128,7 +133,7 @@ def build_index(
         language=language,
     )
     writing = SegmentWriting(
-        directory=Path(directory),
+        directory=directory,
         documents=documents,
         encoder=encoder,
         wanted=wanted,
@@ -220,34 +225,40 @@ class _Build:
         which, reason = choose_standardize(
             written.rows, None if building.standardize == "auto" else building.standardize
         )
-        notify(f"standardize {which}: {reason}")
-        notify(f"index type {building.index_type}: {self.type_reason}")
         with self.writing.counts.timed("derive"):
-            segment = self._derive(written, which)
-            manifest = self._manifest(written, which)
+            raw = RowReader(written.folder, building.store, written.rows, building.spec.dims)
+            standardizer = fit_standardizer(
+                [(raw, None)], building.spec.dims, which, self.writing.progress
+            )
+            why = standardizer.not_standardized(written.rows) or reason
+            notify(f"standardize {standardizer.which}: {why}")
+            notify(f"index type {building.index_type}: {self.type_reason}")
+            segment = self._derive(written, raw, standardizer)
+            manifest = self._manifest(written, standardizer.which)
             with storage_errors(written.folder):
                 manifest = manifest.with_segments(self.directory, [segment])
         keep_rejects(written.folder, self.directory)
         publish(self.directory, manifest, [written.folder], notify)
         return self._report(written.documents, written.truncated)
 
-    def _derive(self, written: Written, which: Standardize) -> Segment:
-        building, progress = written.building, self.writing.progress
-        dims = building.spec.dims
-        raw = RowReader(written.folder, building.store, written.rows, dims)
-        standardizer = fit_standardizer([(raw, None)], dims, which, progress)
+    def _derive(self, written: Written, raw: RowReader, standardizer: Standardizer) -> Segment:
         path = self.directory / standardizer_name(written.revision)
         write_standardizer(path, standardizer, written.rows)
         segment = derive(
             written.folder,
             raw,
             standardizer,
-            building.index_type,
+            written.building.index_type,
             written.revision,
             documents=written.documents,
-            report=progress,
+            report=self.writing.progress,
         )
-        lexical = write_lexical(written.folder, building.language, written.revision, progress)
+        lexical = write_lexical(
+            written.folder,
+            written.building.language,
+            written.revision,
+            self.writing.progress,
+        )
         return replace(segment, lexical=lexical)
 
     def _manifest(self, written: Written, which: Standardize) -> Manifest:

@@ -25,6 +25,7 @@ from moee_index.index.segment import Match, OpenSegment, find_live, open_standar
 from moee_index.index.store.faiss_files import FLAT, check_index_type
 from moee_index.index.store.layout import (
     deleted_name,
+    index_directory,
     next_revision,
     segment_name,
     standardizer_name,
@@ -35,6 +36,7 @@ from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
+from moee_index.text import check_texts
 from moee_index.types import Notify, Pair, Progress
 
 
@@ -84,9 +86,9 @@ def delete_documents(
     Raises MisuseError naming an id that is not there, unless `missing_ok`; nothing is then
     deleted. Raises what `changing` raises.
     """
-    directory = Path(directory)
+    directory = index_directory(directory)
+    wanted = list(dict.fromkeys(check_texts(ids, "id")))
     with changing(directory) as (manifest, segments):
-        wanted = list(dict.fromkeys(ids))
         matches = find_live(segments, wanted)
         missing = [identifier for identifier in wanted if identifier not in matches]
         if missing and not missing_ok:
@@ -105,7 +107,7 @@ def delete_documents(
 
 def compact_index(directory: str | Path, *, progress: Progress | None = None) -> ChangeReport:
     """Write all segments as one, without what was deleted. Raises what `changing` raises."""
-    directory = Path(directory)
+    directory = index_directory(directory)
     with changing(directory) as (manifest, segments):
         kind = manifest.index_type.hs
         clean = all(not entry.deleted_rows for entry in manifest.segments)
@@ -138,7 +140,7 @@ def reindex(
     FAISS factory string; None keeps the index's. The model is not needed. Raises MisuseError, and
     what `changing` raises.
     """
-    directory = Path(directory)
+    directory = index_directory(directory)
     choose_standardize(0, standardize)
     tell, report = check_notify(notify), check_progress(progress)
     with changing(directory) as (manifest, segments):
@@ -147,11 +149,12 @@ def reindex(
         if index_type is not None:
             kind, reason = check_index_type(index_type, dims)
         which, why = choose_standardize(manifest.rows, standardize)
-        tell(f"standardize {which}: {why}")
-        tell(f"index type {kind}: {reason}")
         revision = next_revision(directory, manifest.revision)
         rows = [(segment.raw, segment.live_rows) for segment in segments]
         standardizer = fit_standardizer(rows, dims, which, report)
+        why = standardizer.not_standardized(manifest.rows) or why
+        tell(f"standardize {standardizer.which}: {why}")
+        tell(f"index type {kind}: {reason}")
         path = directory / standardizer_name(revision)
         write_standardizer(path, standardizer, manifest.rows)
         if len(segments) == 1 and segments[0].live is None:
@@ -159,7 +162,7 @@ def reindex(
             entries = [_derived(segments[0], standardizer, kind, revision, report)]
         else:
             entries = _joined(directory, manifest, segments, standardizer, kind, revision, report)
-        changed = replace(manifest, standardize=which, index_type=Pair(kind, kind))
+        changed = replace(manifest, standardize=standardizer.which, index_type=Pair(kind, kind))
         after = publish_segments(directory, changed, entries, revision, standardizer=revision)
         return _report(directory, after, manifest, after.documents)
 
@@ -331,7 +334,7 @@ def check_writable(directory: Path) -> None:
         pass
 
 
-def save_alpha(directory: Path, alpha: float) -> None:
+def save_alpha(directory: str | Path, alpha: float) -> None:
     """Make alpha the index's default weight of RW. Atomic: a reader sees the old one or the new.
 
     Readers that are open keep the value that they opened with.
@@ -339,7 +342,7 @@ def save_alpha(directory: Path, alpha: float) -> None:
     Raises MisuseError for an alpha out of range, NotAnIndexError, IndexDamagedError,
     IndexLockedError when another process writes to the index, StorageError.
     """
-    weight = check_alpha(alpha)
+    weight, directory = check_alpha(alpha), index_directory(directory)
     Manifest.read(directory)
     with WriterLock(directory):
         # Read again: a writer may have put a newer version in place before the lock was taken.

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from moee_index.errors import IndexDamagedError
+from moee_index.errors import IndexDamagedError, StorageError
 from moee_index.index.drift import measure_drift
 from moee_index.index.store.layout import (
     BUILDING,
@@ -25,6 +23,7 @@ from moee_index.index.store.layout import (
     segment_folders,
 )
 from moee_index.index.store.manifest import Building, Manifest
+from moee_index.index.store.reading import known, sqlite_uri
 from moee_index.types import PARTS
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def describe(index: Snapshot) -> dict[str, Any]:
         "counts": manifest.counts,
         "lexical": _lexical(index),
         "drift": measure_drift(index).as_json(),
-        "unfinished": unfinished(index.directory, manifest),
+        "unfinished": unfinished(index.home, manifest),
     }
 
 
@@ -120,22 +119,26 @@ def _lexical(index: Snapshot) -> dict[str, Any] | None:
 def unfinished(directory: Path, manifest: Manifest) -> dict[str, Any] | None:
     """What a build or an add that has not ended has left in an index directory; None without one.
 
-    Whether it runs at this moment or was interrupted cannot be seen without disturbing it. purpose:
-    build or add; documents: of those whose vectors are all on disk; both None where the files do
-    not say. bytes: of its files.
+    None too where the directory may not be listed. Whether it runs at this moment or was
+    interrupted cannot be seen without disturbing it. purpose: build or add; documents: of those
+    whose vectors are all on disk; both None where the files do not say. bytes: of its files.
     """
     listed = {entry.name for entry in manifest.segments}
-    for folder in reversed(segment_folders(directory)):
-        if folder.name in listed or not (folder / BUILDING).exists():
+    try:
+        folders = segment_folders(directory)
+    except StorageError:
+        return None
+    for folder in reversed(folders):
+        if folder.name in listed or not known((folder / BUILDING).exists):
             continue
         purpose = None
-        with contextlib.suppress(IndexDamagedError):
+        with contextlib.suppress(IndexDamagedError, StorageError):
             building = Building.read(folder)
             purpose = building.purpose if building is not None else None
         return {
             "purpose": purpose,
             "documents": _embedded(folder / DOCUMENTS),
-            "bytes": _size(folder.iterdir()),
+            "bytes": _size(folder),
         }
     return None
 
@@ -144,9 +147,7 @@ def _embedded(path: Path) -> int | None:
     """Documents whose windows are done; None where the database cannot be read as it is, as
     after a crash during a transaction, which the next writer undoes."""
     try:
-        connection = sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=_PATIENCE
-        )
+        connection = sqlite3.connect(sqlite_uri(path), uri=True, timeout=_PATIENCE)
         with contextlib.closing(connection):
             sql = "SELECT coalesce(sum(documents), 0) FROM windows WHERE done"
             return int(connection.execute(sql).fetchone()[0])
@@ -154,10 +155,12 @@ def _embedded(path: Path) -> int | None:
         return None
 
 
-def _size(paths: Iterable[Path]) -> int:
-    """A writer may remove a file meanwhile."""
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files. A writer may remove one meanwhile, or all; one that may not be
+    looked at is left out."""
     total = 0
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
     return total

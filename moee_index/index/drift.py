@@ -29,6 +29,7 @@ from moee_index.errors import counted
 from moee_index.fusion import MIN_ROWS, PartStandardizer
 from moee_index.index.segment import OpenSegment, read_checked
 from moee_index.index.store.layout import standardizer_name
+from moee_index.index.store.standardizer import rows_fitted
 from moee_index.types import Embeddings, Pair
 
 if TYPE_CHECKING:
@@ -61,8 +62,12 @@ def measure_drift(index: Snapshot) -> Drift:
     """Drift of an opened index. Raises IndexDamagedError where a row of the sample is altered."""
     rows = index.manifest.rows
     if index.standardizer.which == "none":
+        if why := index.standardizer.not_standardized(_fitted_on(index) or rows):
+            return _constant(index, rows, why)
         return _unstandardized(rows, _fitted_on(index))
-    sums = index.standardizer.map(lambda frozen: _Sums(frozen) if frozen is not None else None)
+    sums = index.standardizer.map(
+        lambda frozen: _Sums(frozen) if frozen is not None and frozen.varies else None
+    )
     seen = 0
     for embeddings in _sample(index.segments, rows):
         seen += len(embeddings)
@@ -72,6 +77,23 @@ def measure_drift(index: Snapshot) -> Drift:
     drifts = sums.map(lambda part_sums: part_sums.drift(rows) if part_sums is not None else None)
     refit, reason = _judge(drifts, seen)
     return Drift(drifts.hs, drifts.rw, rows=seen, refit=refit, reason=reason)
+
+
+def _constant(index: Snapshot, rows: int, why: str) -> Drift:
+    """Nothing is standardised because nothing varied when the standardizer was to be fitted."""
+    first, varies, seen = None, False, 0
+    for embeddings in _sample(index.segments, rows):
+        seen += len(embeddings)
+        first = embeddings.map(lambda values: values[:1]) if first is None else first
+        varies = varies or any(
+            bool((values != first[part]).any())
+            for part, values in embeddings
+            if index.standardizer[part] is not None
+        )
+    reason = f"nothing is standardised: {why}"
+    if varies:
+        reason += ", but the index now holds rows that do: run moee-index reindex"
+    return Drift(None, None, seen, varies, reason)
 
 
 def _unstandardized(rows: int, fitted_on: int | None) -> Drift:
@@ -108,11 +130,8 @@ def _judge(drifts: Pair[float | None], rows: int) -> tuple[bool, str]:
 
 def _fitted_on(index: Snapshot) -> int | None:
     """Rows that the standardizer was fitted on; None where an earlier version did not record it."""
-    from safetensors.numpy import load
-
     name = standardizer_name(index.manifest.standardizer)
-    rows = load(read_checked(index.directory, index.manifest, name)).get("rows")
-    return None if rows is None else int(rows[0])
+    return rows_fitted(read_checked(index.home, index.manifest, name))
 
 
 class _Sums:

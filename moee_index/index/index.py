@@ -7,23 +7,29 @@ opened at once, so that a reader keeps its version while newer ones appear and t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 import numpy as np
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
+from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
+from moee_index.index.model_path import located
 from moee_index.index.search.pair import Ranking, cut_below, joined
-from moee_index.index.search.request import SearchOptions, SearchRequest
+from moee_index.index.search.request import SearchOptions, SearchRequest, check_queries
 from moee_index.index.segment import Mask, Match
 from moee_index.index.snapshot import Passage, Snapshot, passages_of
 from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
-from moee_index.index.write.resume import check_spec
+from moee_index.index.write.resume import check_encoder, check_spec
+from moee_index.text import check_text, check_texts
 from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
 
 if TYPE_CHECKING:
@@ -46,9 +52,12 @@ class Hits(list[Hit]):
 
 
 class Index:
-    """A finished index, opened for reading. A context manager; use it from one thread at a time.
+    """A finished index, opened for reading. A context manager, used from any number of threads:
+    calls in flight do not mix, and each answers as it would alone.
 
-    Make one with `Index.build` or `Index.open`. snapshot: what it holds, segment by segment.
+    Make one with `Index.build` or `Index.open`. After `close` every call but those for what the
+    manifest says (`len`, `spec`, `alpha`) raises MisuseError. It cannot be pickled: another process
+    opens the directory itself. snapshot: what it holds, segment by segment.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, block_rows: int | None) -> None:
@@ -57,6 +66,8 @@ class Index:
         self.manifest = manifest
         self._load: LoadEncoder | None = None
         self._encoder: TextEncoder | None = None
+        self._loading = threading.Lock()
+        self._in_use = InUse(self._close, self._is_closed)
         segments = self.snapshot.segments
         try:
             self._searchers = [
@@ -95,9 +106,12 @@ class Index:
         at the first query; None for `search_embeddings` alone. block_rows: documents scanned at a
         time; None chooses.
 
-        Raises NotAnIndexError, IndexDamagedError, FingerprintMismatchError.
+        Raises NotAnIndexError, IndexDamagedError, FingerprintMismatchError, StorageError where a
+        file may not or cannot be read.
         """
-        directory = Path(directory)
+        directory = index_directory(directory)
+        if block_rows is not None and block_rows < 1:
+            raise MisuseError(f"block_rows is {block_rows!r}; it is 1 or more, or None")
         for attempt in range(_ATTEMPTS):
             manifest = Manifest.read(directory)
             try:
@@ -122,11 +136,32 @@ class Index:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise MisuseError(
+            f"the index {self.directory} cannot be pickled or copied, for it holds open files; "
+            "open it where it is needed with Index.open"
+        )
+
     def close(self) -> None:
-        """Close files and threads; the index can no longer be searched."""
+        """Close files and threads; the index can no longer be searched.
+
+        Calls that other threads have in flight end with their answers, and the last of them then
+        closes the files. Closing again does nothing.
+        """
+        self._in_use.close()
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps files open until a block ends, whoever calls `close` meanwhile. Raises MisuseError
+        where the index is closed."""
+        return self._in_use.held()
+
+    def _close(self) -> None:
         for searcher in self._searchers:
             searcher.close()
         self.snapshot.close()
+
+    def _is_closed(self) -> MisuseError:
+        return MisuseError(f"the index {self.directory} is closed; open it again with Index.open")
 
     # What it holds
 
@@ -137,6 +172,10 @@ class Index:
     def spec(self) -> EncoderSpec:
         """The encoder that the index was built with."""
         return self.manifest.spec
+
+    def located_spec(self) -> EncoderSpec:
+        """As `spec`, with its model looked for beside the index where it is not at its place."""
+        return located(self.spec, self.directory)
 
     @property
     def alpha(self) -> float:
@@ -151,31 +190,36 @@ class Index:
     @property
     def fields(self) -> dict[str, set[str]] | None:
         """As `Snapshot.fields`: metadata fields and the kinds of their values."""
-        return self.snapshot.fields
+        with self.held():
+            return self.snapshot.fields
 
     def ids(self) -> Iterator[str]:
         """As `Snapshot.ids`: all ids that `vectors` takes, in the order of the index."""
-        return self.snapshot.ids()
+        return self._in_use.each(self.snapshot.ids())
 
     def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """As `Snapshot.documents`: text and metadata by id; unknown ids are left out."""
-        return self.snapshot.documents(ids)
+        with self.held():
+            return self.snapshot.documents(check_texts(ids, "id"))
 
     def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
         """As `Snapshot.passages`: the passages of documents; unknown ids are left out."""
-        return self.snapshot.passages(ids)
+        with self.held():
+            return self.snapshot.passages(check_texts(ids, "id"))
 
     def vectors(self, ids: Sequence[str]) -> Embeddings:
         """As `Snapshot.vectors`: raw embeddings by id. Raises MisuseError for an unknown id."""
-        return self.snapshot.vectors(ids)
+        with self.held():
+            return self.snapshot.vectors(check_texts(ids, "id"))
 
     def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
         """As `Snapshot.in_order`: all documents, each with the raw rows of its passages."""
-        return self.snapshot.in_order()
+        return self._in_use.each(self.snapshot.in_order())
 
     def check_filter(self, condition: str | Filter | None) -> None:
         """Raises FilterError for a filter that does not fit this index's documents."""
-        self.snapshot.masks(condition)
+        with self.held():
+            self.snapshot.masks(condition)
 
     # Encoders
 
@@ -188,24 +232,29 @@ class Index:
 
         Raises FingerprintMismatchError.
         """
-        spec = getattr(encoder, "spec", None)
-        if isinstance(spec, EncoderSpec):
-            self.check_encoder(spec)
-            self._encoder = cast(TextEncoder, encoder)
-        else:
-            self._load = cast(LoadEncoder, encoder)
+        if callable(encoder) and not isinstance(getattr(encoder, "spec", None), EncoderSpec):
+            self._load = encoder
+            return
+        usable = check_encoder(encoder)
+        self.check_encoder(usable.spec)
+        self._encoder = usable
 
     def encoder(self) -> TextEncoder:
-        """The encoder in use, loaded on first use. Raises MisuseError if there is none."""
-        if self._encoder is None:
-            if self._load is None:
-                raise MisuseError(
-                    f"{self.directory} was opened without an encoder; give Index.open one, or call "
-                    "search_embeddings"
-                )
-            self.use_encoder(self._load(self.spec))
-        assert self._encoder is not None
-        return self._encoder
+        """The encoder in use, loaded on first use and once, whichever threads ask for it.
+
+        Raises MisuseError if there is none.
+        """
+        with self._loading:
+            if self._encoder is None:
+                if self._load is None:
+                    raise MisuseError(
+                        f"{self.directory} was opened without an encoder; give Index.open one, or "
+                        "call search_embeddings"
+                    )
+                loaded = check_encoder(self._load(self.located_spec()))
+                self.check_encoder(loaded.spec)
+                self._encoder = loaded
+            return self._encoder
 
     # Search
 
@@ -259,24 +308,29 @@ class Index:
         and for words in an index without postings; FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.
         """
+        with self.held():
+            pass  # told before a text is embedded
         request = SearchRequest.checked(
             k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
             lexical=lexical, k1=k1, b=b,
         )  # fmt: skip
-        texts = [query] if isinstance(query, str) else list(query)
+        # Several may come from anything that is gone through once; one is one text, of any type.
+        several = isinstance(query, Iterable) and not isinstance(query, str | bytes)
+        texts = check_texts(query, "query") if several else [check_text(query, "the query")]
         for text in texts:
             if not text.strip():
                 raise MisuseError("the query is empty; give some text")
         if encoder is not None:
-            self.check_encoder(encoder.spec)
+            self.check_encoder(check_encoder(encoder).spec)
         if not texts:
             return []
+        self.check_lexical(request.lexical)
         embeddings = None
         if request.lexical < 1:
             chosen = self.encoder() if encoder is None else encoder
             embeddings = chosen.encode(texts, query=True)
         answers = self.answer(request, embeddings, texts)
-        return answers[0] if isinstance(query, str) else answers
+        return answers if several else answers[0]
 
     def search_embeddings(
         self,
@@ -307,7 +361,8 @@ class Index:
     def check_lexical(self, weight: float) -> None:
         """Raises MisuseError where words are to count and the index has no postings."""
         if weight:
-            _ = self.snapshot.statistics
+            with self.held():
+                _ = self.snapshot.statistics
 
     def answer(
         self,
@@ -317,34 +372,42 @@ class Index:
     ) -> list[Hits]:
         """As `search_embeddings`, for a request that is checked already. embeddings: may be None
         where words alone count."""
-        self.check_lexical(request.lexical)
-        queries = None
-        if request.lexical < 1:
-            assert embeddings is not None
-            queries = self._queries(embeddings)
-        count = len(queries) if queries is not None else len(texts or ())
-        words = None
-        if request.lexical:
-            if texts is None or (embeddings is not None and len(texts) != len(embeddings)):
-                raise MisuseError("a search by words needs the text of each query; give texts=")
-            from moee_index.index.lexical.scores import WordScores
+        with self.held():
+            if embeddings is not None or request.lexical < 1:
+                embeddings = check_queries(embeddings, self.spec.dims)
+            words = self._words(request, embeddings, texts)
+            queries = None
+            if embeddings is not None and request.lexical < 1:
+                queries = unit_vectors(embeddings, self.standardizer)
+            count = len(texts or ()) if queries is None else len(queries)
+            return self._answer(request, queries, words, count)
 
-            words = WordScores(texts, self.snapshot.statistics, request.lexical, request.bm25)
+    def _words(
+        self, request: SearchRequest, embeddings: Embeddings | None, texts: Sequence[str] | None
+    ) -> WordScores | None:
+        """The queries' scores by words, where these count."""
+        if not request.lexical:
+            return None
+        given = None if texts is None else check_texts(texts, "query")
+        if given is None or (embeddings is not None and len(given) != len(embeddings)):
+            raise MisuseError("a search by words needs the text of each query; give texts=")
+        from moee_index.index.lexical.scores import WordScores
+
+        return WordScores(given, self.snapshot.statistics, request.lexical, request.bm25)
+
+    def _answer(
+        self,
+        request: SearchRequest,
+        queries: UnitVectors | None,
+        words: WordScores | None,
+        count: int,
+    ) -> list[Hits]:
         rank = partial(self._rank, request, queries, words, self.snapshot.masks(request.filter))
         k = request.k
         if self.manifest.chunk is None or request.passages:
             rankings = rank(slice(0, count), k)
             return [self._hits(each, request.passages, words, i) for i, each in enumerate(rankings)]
         return [self._best_passages(query, k, rank, words) for query in range(count)]
-
-    def _queries(self, embeddings: Embeddings) -> UnitVectors:
-        for part, dim in self.spec.dims:
-            values = embeddings[part]
-            if values.ndim != 2 or values.shape[1] != dim:
-                raise MisuseError(
-                    f"{part.upper()} of the queries has shape {values.shape}, not [q, {dim}]"
-                )
-        return unit_vectors(embeddings, self.standardizer)
 
     def _rank(
         self,
@@ -462,13 +525,14 @@ class Index:
         drift. Raises IndexDamagedError."""
         from moee_index.index.describe import describe
 
-        return describe(self.snapshot)
+        with self.held():
+            return describe(self.snapshot)
 
     def verify(self, full: bool = False) -> VerifyReport:
         """As `verify_index`, for this index's directory."""
         from moee_index.index.verify import verify_index
 
-        return verify_index(self.directory, full=full)
+        return verify_index(self.snapshot.home, full=full)
 
 
 def _known(similarity: np.floating[Any]) -> float:

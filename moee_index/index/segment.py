@@ -23,7 +23,7 @@ from moee_index.index.lexical.postings import Postings
 from moee_index.index.search.pair import PairSearcher
 from moee_index.index.store.checksums import CheckedFile
 from moee_index.index.store.document_reader import DocumentReader, StoredDocument
-from moee_index.index.store.faiss_files import open_part
+from moee_index.index.store.faiss_files import FLAT, open_part
 from moee_index.index.store.fields import FieldReader
 from moee_index.index.store.layout import (
     DOCUMENTS,
@@ -37,6 +37,7 @@ from moee_index.index.store.layout import (
     standardizer_name,
 )
 from moee_index.index.store.manifest import FileEntry, Manifest, Segment
+from moee_index.index.store.reading import HINT, reading
 from moee_index.index.store.rows import RowNumbers, RowReader
 from moee_index.index.store.standardizer import read_standardizer
 from moee_index.types import PARTS, Part
@@ -67,7 +68,7 @@ class OpenSegment:
         self.documents = DocumentReader(path, lambda file: check_content(file, path, listed))
         try:
             self.fields = self._open_fields()
-        except IndexDamagedError:
+        except BaseException:
             self.documents.close()
             raise
         held = (self.documents.documents, self.documents.rows)
@@ -114,15 +115,7 @@ class OpenSegment:
     def searcher(self, standardizer: Standardizer, block_rows: int | None) -> PairSearcher:
         """What searches the segment's pair of FAISS files."""
         entry, manifest = self.entry, self._manifest
-
-        def opened(part: Part) -> tuple[Any, CheckedFile]:
-            path = manifest.path(self._directory, codes_name(part, entry.derived), entry)
-            index = open_part(path, entry.index_type[part], entry.rows, manifest.spec.dims[part])
-            name = code_checks_name(part, entry.derived)
-            crcs = read_checked(self._directory, manifest, name, entry)
-            return index, CheckedFile(path, np.frombuffer(crcs, dtype="<u4"))
-
-        both = PARTS.map(opened)
+        both = PARTS.map(lambda part: open_codes(self._directory, manifest, entry, part))
         return PairSearcher(
             both.map(lambda each: each[0]),
             both.map(lambda each: each[1]),
@@ -133,6 +126,26 @@ class OpenSegment:
             entry.codes_error,
             block_rows,
         )
+
+
+def open_codes(
+    directory: Path, manifest: Manifest, entry: Segment, part: Part
+) -> tuple[Any, CheckedFile]:
+    """A part's FAISS index and the file behind it, of which FAISS reads nothing unchecked but
+    codes.
+
+    Raises IndexDamagedError where the file is altered, and what `open_part` raises.
+    """
+    path = manifest.path(directory, codes_name(part, entry.derived), entry)
+    crcs = read_checked(directory, manifest, code_checks_name(part, entry.derived), entry)
+    if len(crcs) % 4:
+        raise IndexDamagedError(f"{path} has checksums of {len(crcs)} bytes; {HINT}")
+    file = CheckedFile(path, np.frombuffer(crcs, dtype="<u4"))
+    kind, dim = entry.index_type[part], manifest.spec.dims[part]
+    # Of an approximate index FAISS alone knows what an answer depends on.
+    codes = entry.rows * dim * 2 if kind == FLAT else 0
+    file.check(0, max(file.size - codes, 0))
+    return open_part(path, kind, entry.rows, dim, checked=True), file
 
 
 # The number of a segment, and a document of it that counts.
@@ -182,8 +195,10 @@ def _live(directory: Path, manifest: Manifest, entry: Segment) -> Mask | None:
     if entry.deleted is None:
         return None
     content = read_checked(directory, manifest, deleted_name(entry.deleted), entry)
-    deleted = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=entry.rows)
-    if int(deleted.sum()) != entry.deleted_rows:
+    # Before unpacking, which would make room for as many rows as a manifest may lie about.
+    fits = len(content) == -(-entry.rows // 8)
+    deleted = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=entry.rows if fits else 0)
+    if not fits or int(deleted.sum()) != entry.deleted_rows:
         raise IndexDamagedError(
             f"{directory / entry.name / deleted_name(entry.deleted)} does not hold the "
             f"{entry.deleted_rows} deleted rows of the manifest; restore it"
@@ -195,19 +210,18 @@ def _live(directory: Path, manifest: Manifest, entry: Segment) -> Mask | None:
 def read_norms(directory: Path, manifest: Manifest, entry: Segment) -> npt.NDArray[np.float32]:
     """|z(h)| and |z(r)| of each row, float32 [n, 2]."""
     content = read_checked(directory, manifest, norms_name(entry.derived), entry)
-    norms = np.frombuffer(content, dtype="<f4")
-    if len(norms) != entry.rows * 2:
+    if len(content) != entry.rows * 2 * 4:
         raise IndexDamagedError(
             f"{directory / entry.name / norms_name(entry.derived)} does not hold {entry.rows} "
             "rows; build again with --overwrite"
         )
-    return norms.reshape(entry.rows, 2)
+    return np.frombuffer(content, dtype="<f4").reshape(entry.rows, 2)
 
 
 def open_standardizer(directory: Path, manifest: Manifest) -> Standardizer:
     name = standardizer_name(manifest.standardizer)
     content = read_checked(directory, manifest, name)
-    return read_standardizer(directory / name, manifest.standardize, content)
+    return read_standardizer(directory / name, manifest.standardize, content, manifest.spec.dims)
 
 
 def read_checked(
@@ -216,10 +230,8 @@ def read_checked(
     """A small file, whole. Raises IndexDamagedError where it is not what was written."""
     path = manifest.path(directory, name, entry)
     listed = manifest.files[name if entry is None else f"{entry.name}/{name}"]
-    try:
+    with reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
     if hashlib.sha256(content).hexdigest() != listed.sha256:
         raise _wrong_sha256(path)
     return content
@@ -227,20 +239,15 @@ def read_checked(
 
 def check_file(path: Path, listed: FileEntry) -> None:
     """Raises IndexDamagedError where a file's SHA-256 is not the listed one."""
-    try:
-        with path.open("rb") as file:
-            check_content(file, path, listed)
-    except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
+    with reading(path), path.open("rb") as file:
+        check_content(file, path, listed)
 
 
 def check_content(file: BufferedReader, path: Path, listed: FileEntry) -> None:
     """As `check_file`, for an open file, whose name may be gone already."""
-    try:
+    with reading(path):
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
     if digest != listed.sha256:
         raise _wrong_sha256(path)
 

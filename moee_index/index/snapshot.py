@@ -5,6 +5,7 @@ A snapshot joins the segments of a version; searching them and embedding queries
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,13 +53,16 @@ def passages_of(document: StoredDocument) -> list[Passage]:
 
 
 class Snapshot:
-    """The segments of one version, opened.
+    """The segments of one version, opened; read from any thread, but for `close`.
 
-    Raises IndexDamagedError where a file is missing or altered.
+    Raises IndexDamagedError where a file is missing or altered, StorageError where one may not or
+    cannot be read.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
+        # Where it is whatever becomes of the working directory.
+        self.home = directory.absolute()
         self.manifest = manifest
         self._segments: list[OpenSegment] = []
         self.standardizer: Standardizer = open_standardizer(directory, manifest)
@@ -202,6 +206,7 @@ class Selector:
         self._known: dict[str, set[str]] | None = None
         self._looked = False
         self._masks: OrderedDict[str, list[Mask | None]] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def fields(self) -> dict[str, set[str]] | None:
@@ -224,16 +229,23 @@ class Selector:
         if condition is None:
             return [segment.live for segment in self._segments]
         parsed = Filter.parse(condition) if isinstance(condition, str) else condition
-        if parsed.text not in self._masks:
-            # An index that has become empty knows no fields, and every filter finds nothing.
-            if self._segments and self.fields is not None:
-                parsed.check(self.fields)
-            masks: list[Mask | None] = []
-            for segment in self._segments:
-                mask = segment.matching(parsed)
-                masks.append(mask if segment.live is None else mask & segment.live)
+        with self._lock:
+            if parsed.text in self._masks:
+                self._masks.move_to_end(parsed.text)
+                return self._masks[parsed.text]
+        masks = self._matching(parsed)
+        with self._lock:
             self._masks[parsed.text] = masks
             if len(self._masks) > _KEPT:
                 self._masks.popitem(last=False)
-        self._masks.move_to_end(parsed.text)
-        return self._masks[parsed.text]
+        return masks
+
+    def _matching(self, parsed: Filter) -> list[Mask | None]:
+        # An index that has become empty knows no fields, and every filter finds nothing.
+        if self._segments and self.fields is not None:
+            parsed.check(self.fields)
+        masks: list[Mask | None] = []
+        for segment in self._segments:
+            mask = segment.matching(parsed)
+            masks.append(mask if segment.live is None else mask & segment.live)
+        return masks

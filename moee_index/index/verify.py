@@ -18,22 +18,24 @@ from moee_index.index.lexical.segment import check_lexical
 from moee_index.index.segment import (
     OpenSegment,
     check_file,
+    open_codes,
     open_rows,
     open_standardizer,
     read_checked,
     read_norms,
 )
 from moee_index.index.store.checksums import piece_crcs
-from moee_index.index.store.faiss_files import FLAT, codes_of, open_part
+from moee_index.index.store.faiss_files import FLAT, codes_of
 from moee_index.index.store.layout import (
     DOCUMENTS,
     FIELDS,
     code_checks_name,
     codes_name,
+    index_directory,
     norms_name,
 )
 from moee_index.index.store.manifest import Manifest, Segment
-from moee_index.types import Progress, columns
+from moee_index.types import PARTS, Progress, columns
 
 _BLOCK = 2048
 # Unit vectors computed again differ by rounding alone.
@@ -70,7 +72,7 @@ def verify_index(
     Raises NotAnIndexError if there is no finished index, IndexDamagedError where the manifest
     itself cannot be trusted. Everything else is reported, not raised.
     """
-    directory = Path(directory)
+    directory = index_directory(directory)
     while True:
         manifest = Manifest.read(directory)
         report = VerifyReport(str(directory), manifest.documents, full)
@@ -102,7 +104,7 @@ class _Check:
     def _reported(self) -> Iterator[None]:
         try:
             yield
-        except (MoeeIndexError, OSError) as error:
+        except MoeeIndexError as error:
             # What follows from an altered file is not a second problem.
             told = [*self.altered, *self.report.problems]
             if not any(one in str(error) for one in told):
@@ -190,13 +192,10 @@ class _Check:
     def _vectors(self) -> None:
         with self._reported():
             open_standardizer(self.directory, self.manifest)
-        dims = self.manifest.spec.dims
         for entry in self.manifest.segments:
-            for part, dim in dims:
+            for _, part in PARTS:
                 with self._reported():
-                    name = codes_name(part, entry.derived)
-                    path = self.manifest.path(self.directory, name, entry)
-                    open_part(path, entry.index_type[part], entry.rows, dim)
+                    open_codes(self.directory, self.manifest, entry, part)
             with self._reported():
                 open_rows(self.directory, self.manifest, entry)
                 read_norms(self.directory, self.manifest, entry)
@@ -208,7 +207,6 @@ class _Check:
                 self._recompute_one(entry, standardizer)
 
     def _recompute_one(self, entry: Segment, standardizer: Standardizer) -> None:
-        dims = self.manifest.spec.dims
         raw = open_rows(self.directory, self.manifest, entry)
         norms = read_norms(self.directory, self.manifest, entry)
         for part, column in columns(norms):
@@ -218,7 +216,7 @@ class _Check:
             )
             if not np.array_equal(piece_crcs(path), np.frombuffer(crcs, dtype="<u4")):
                 raise IndexDamagedError(f"{path} does not match its pieces' checksums")
-            index = open_part(path, entry.index_type[part], entry.rows, dims[part])
+            index, _ = open_codes(self.directory, self.manifest, entry, part)
             codes = codes_of(index) if entry.index_type[part] == FLAT else None
             for start in range(0, entry.rows, _BLOCK):
                 block = slice(start, min(start + _BLOCK, entry.rows))

@@ -1,6 +1,6 @@
 """Corpora: files of texts in, a stream of documents out.
 
-Reads BEIR folders, stdin and the formats of formats.py, and says where in which file a document
+Reads folders, stdin and the formats of formats/, and says where in which file a document
 stands. Duplicate ids are found by the index, which keeps the ids.
 
 Nothing is read whole: one line, or one small batch of Parquet rows, is in memory at a time.
@@ -8,21 +8,23 @@ Nothing is read whole: one line, or one small batch of Parquet rows, is in memor
 
 from __future__ import annotations
 
-import json
-import stat
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
-from moee_index.errors import CorpusError, MisuseError
-from moee_index.readers.fields import id_of, text_of, title_of
-from moee_index.readers.formats import READERS, Columns, Record, Records
-from moee_index.readers.lines import BadLineError, ByteSource, open_bytes, split_name
-from moee_index.types import Document, ignore
+from moee_index.errors import MisuseError
+from moee_index.readers.corpus_files import CorpusFile, as_utf8, corpus_files
+from moee_index.readers.documents import DocumentMaker, Reject
+from moee_index.readers.formats import FORMATS, READERS
+from moee_index.readers.formats.records import Quoting, Reading
+from moee_index.readers.lines import ByteSource, open_bytes, split_name
+from moee_index.types import Document, Notify, ignore
 
-Reject = Callable[[str, str, str], None]
+__all__ = ["CorpusReader", "Reject", "default_index_name", "read_corpora"]
+
+_DELIMITERS = {"tab": "\t", "\\t": "\t"}
 _NO_CORPUS = "no corpus given; name a file, a BEIR folder, or - for stdin"
 
 
@@ -75,56 +77,101 @@ def read_corpora(
     *,
     id_field: str | None = None,
     text_field: str | None = None,
+    format: str | None = None,
+    metadata: Sequence[str] | None = None,
+    metadata_except: Sequence[str] = (),
+    header: bool = True,
+    columns: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    quoting: Quoting | None = None,
     on_bad: Literal["error", "skip"] = "error",
     reject: Reject | None = None,
     stdin: IO[bytes] | None = None,
+    notify: Notify = ignore,
 ) -> CorpusReader:
     """Documents of the given corpora (INTERFACE, "Corpus in"), one after another.
 
     Paths are looked at before anything is read: a missing file or an unknown ending is an
-    error at once, not after hours. A document without an id gets `<file stem>:<line>`; where the
-    same stem is given more than once, the path as given replaces the stem.
+    error at once, not after hours. A folder is BEIR's, or one of Parquet parts. A document without
+    an id gets `<file stem>:<line>`; where the same stem is given more than once, the path as given
+    replaces the stem.
 
-    id_field, text_field: the fields to take instead of `id` (or `_id`) and `text`.
+    id_field, text_field: the fields to take instead of `id` (or `_id`) and `text`; `a.b` is b in
+    the object a. format: what all of the files are, whatever their names say: one of FORMATS.
+    metadata, metadata_except: the other fields to keep, or not to keep.
+    header, columns, delimiter, quoting: of CSV and TSV: whether the first line names the columns,
+    their names where it does not, what is between fields, and whether quotation marks quote
+    ("standard", which is RFC 4180, or "none").
     on_bad: "error" raises on the first line that cannot be used; "skip" calls
     `reject(source, line, reason)` for each and goes on. What ends a whole file (no such file,
     truncated compression, a header without the text column) is an error either way.
+    notify: told once where a field looks like the id that the documents lack, and the like.
+
+    In memory is one line, element or row of at most 64 MiB, or one batch of Parquet rows.
 
     Raises CorpusError naming file and line; MisuseError for arguments that cannot be meant.
     """
-    _check_arguments(paths, id_field, text_field, on_bad)
-    files = [_locate(path) for path in paths]
+    reading = Reading(
+        id=id_field,
+        text=text_field,
+        format=format,
+        metadata=None if metadata is None else tuple(metadata),
+        metadata_except=tuple(metadata_except),
+        delimiter=_DELIMITERS.get(delimiter or "", delimiter),
+        quoting=quoting,
+        header=header,
+        columns=None if columns is None else tuple(columns),
+        notify=notify,
+    )
+    _check_arguments(paths, reading, on_bad)
+    files = [file for path in paths for file in corpus_files(path, format)]
     if sum(file.path == "-" for file in files) > 1:
         raise MisuseError("stdin (-) can be read only once")
     stems = Counter(file.stem for file in files)
     progress = _Progress(files)
-    columns = Columns(id_field, text_field)
-    skipped = None if on_bad == "error" else reject or ignore
+    maker = DocumentMaker(reading, None if on_bad == "error" else reject or ignore)
 
     def documents() -> Generator[Document]:
         for file in files:
-            prefix = _utf8(file.stem) if stems[file.stem] == 1 else file.name
-            with open_bytes(file.path, stdin) as source:
+            prefix = as_utf8(file.stem) if stems[file.stem] == 1 else file.name
+            with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
                 progress.current = source
-                records = READERS[file.kind](source, file.name, columns)
-                yield from _made(records, columns, prefix, skipped)
+                within = replace(reading, partitions=file.partitions)
+                records = READERS[file.kind](source, file.name, within)
+                yield from maker.documents(records, prefix, file.partitions)
                 progress.finish(file)
+        maker.end()
 
     return CorpusReader(documents(), progress)
 
 
-def _check_arguments(
-    paths: Sequence[str | Path], id_field: str | None, text_field: str | None, on_bad: str
-) -> None:
+def _check_arguments(paths: Sequence[str | Path], reading: Reading, on_bad: str) -> None:
     if not paths:
         raise MisuseError(_NO_CORPUS)
     if on_bad not in ("error", "skip"):
         raise MisuseError(f"on_bad is {on_bad!r}; it is 'error' or 'skip'")
-    for name, value in (("id", id_field), ("text", text_field)):
+    for name, value in (("id", reading.id), ("text", reading.text)):
         if value == "":
             raise MisuseError(f"the {name} field's name is empty")
-    if id_field is not None and id_field == text_field:
-        raise MisuseError(f"{id_field!r} cannot be both the id and the text")
+    if reading.id is not None and reading.id == reading.text:
+        raise MisuseError(f"{reading.id!r} cannot be both the id and the text")
+    if reading.format not in (None, *FORMATS):
+        raise MisuseError(f"the format is {reading.format!r}; it is one of {', '.join(FORMATS)}")
+    if reading.metadata is not None and reading.metadata_except:
+        raise MisuseError("give --metadata or --metadata-except, not both")
+    _check_table(reading)
+
+
+def _check_table(reading: Reading) -> None:
+    if reading.header and reading.columns is not None:
+        raise MisuseError("--columns names the columns of a file without a header: --no-header")
+    if not reading.header and reading.columns is None:
+        raise MisuseError("--no-header needs the columns' names, for instance --columns id,text")
+    if reading.quoting not in (None, "standard", "none"):
+        raise MisuseError(f"the quoting is {reading.quoting!r}; it is standard or none")
+    sign = reading.delimiter
+    if sign is not None and (len(sign) != 1 or sign in '"\r\n'):
+        raise MisuseError(f"the delimiter {sign!r} is not one character; tab is `tab`")
 
 
 def default_index_name(paths: Sequence[str | Path]) -> str:
@@ -143,25 +190,8 @@ def default_index_name(paths: Sequence[str | Path]) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class _File:
-    path: str  # as given, for a BEIR folder its corpus file; "-" is stdin
-    stem: str
-    kind: str
-    size: int | None
-
-    @property
-    def name(self) -> str:
-        return "stdin" if self.path == "-" else _utf8(self.path)
-
-
-def _utf8(name: str) -> str:
-    """A file name as text: it need not be UTF-8, while ids and messages must be."""
-    return name.encode("utf-8", "replace").decode("utf-8")
-
-
 class _Progress:
-    def __init__(self, files: Sequence[_File]) -> None:
+    def __init__(self, files: Sequence[CorpusFile]) -> None:
         sizes = [file.size for file in files]
         self.total = None if None in sizes else sum(size or 0 for size in sizes)
         self.current: ByteSource | None = None
@@ -171,87 +201,6 @@ class _Progress:
     def read(self) -> int:
         return self._finished + (self.current.position if self.current else 0)
 
-    def finish(self, file: _File) -> None:
+    def finish(self, file: CorpusFile) -> None:
         self.current = None
         self._finished += file.size or 0
-
-
-def _locate(name: str | Path) -> _File:
-    if str(name) == "-":
-        return _File("-", "stdin", ".jsonl", None)
-    path = Path(name)
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise CorpusError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be opened ({error.strerror or error})") from None
-    if stat.S_ISDIR(status.st_mode):
-        for ending in ("", ".gz", ".zst"):
-            inner = path / f"corpus.jsonl{ending}"
-            if inner.is_file():
-                return _File(str(inner), "corpus", ".jsonl", inner.stat().st_size)
-        raise CorpusError(
-            f"{path}: a folder without corpus.jsonl, so not a BEIR data set; name the files in it"
-        )
-    stem, kind, _ = split_name(path)
-    if kind not in READERS:
-        hint = "; if it is one JSON object a line, name it .jsonl" if kind == ".json" else ""
-        raise CorpusError(
-            f"{path}: unknown kind of file {kind or '(no ending)'}; known are "
-            f"{', '.join(READERS)}, each also with .gz or .zst{hint}"
-        )
-    size = status.st_size if stat.S_ISREG(status.st_mode) else None
-    return _File(str(path), stem, kind, size)
-
-
-def _made(
-    records: Records, columns: Columns, prefix: str, reject: Reject | None
-) -> Generator[Document]:
-    for record in records:
-        try:
-            if isinstance(record, BadLineError):
-                raise record
-            document = _document(record, columns, prefix)
-        except BadLineError as bad:
-            if reject is None:
-                raise
-            reject(bad.source, bad.line, bad.reason)
-        else:
-            yield document
-
-
-def _document(record: Record, columns: Columns, prefix: str) -> Document:
-    try:
-        return _checked(record, columns, prefix)
-    except ValueError as error:
-        line = record.line or json.dumps(record.fields, ensure_ascii=False)
-        raise BadLineError(record.source, line, str(error)) from None
-
-
-def _checked(record: Record, columns: Columns, prefix: str) -> Document:
-    fields = dict(record.fields)
-    text_name = columns.text or "text"
-    text = text_of(_taken(fields, "text", text_name, record), text_name)
-    if columns.id is not None:
-        key = _taken(fields, "id", columns.id, record)
-        if key is None:
-            raise ValueError(f"field {columns.id!r} is null; every document needs an id")
-    else:
-        for name in ("id", "_id"):
-            if name in fields and fields[name] is None:
-                del fields[name]
-        names = [name for name in ("id", "_id") if name in fields]
-        key = fields.pop(names[0]) if names else f"{prefix}:{record.number}"
-    key = id_of(key, "the id")
-    title = title_of(fields.get("title"), numbers=True)
-    if not title:
-        fields.pop("title", None)
-    return Document(key, text, fields, title, record.source)
-
-
-def _taken(fields: dict[str, Any], kind: str, name: str, record: Record) -> Any:
-    if name not in fields:
-        there = ", ".join(map(repr, record.fields)) or "none"
-        raise ValueError(f"no {kind} field {name!r}; there are {there}; choose with --{kind}-field")
-    return fields.pop(name)

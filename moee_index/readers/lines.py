@@ -1,35 +1,36 @@
 """Files of lines, plain or compressed: bytes in, numbered lines of text out.
 
-Handles gzip, zstd, UTF-8 and line ends, and reports how far through a file it is. What a line means
-is left to the readers beside this one.
+Handles compression, UTF-8 and line ends, refuses what is no text, and reports how far through a
+file it is. What a line means is left to the readers beside this one.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import math
+import os
 import stat
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+from typing import IO, Any, NoReturn, Protocol, cast
 
 from moee_index.errors import CorpusError
-
-if TYPE_CHECKING:
-    import zstandard
+from moee_index.readers.compressed import decompressed
+from moee_index.readers.kinds import compression_of, refuse_other_kind
+from moee_index.text import escaped
 
 # A longer line is a file of another kind (a JSON array, a binary): it would fill the memory.
 MAX_LINE = 64 * 2**20
-# Bounds what one call to the decompressor can produce (a zstd block of 4 bytes makes 128 KiB).
-ZSTD_READ = 4096
+# As many bytes of a file are looked at, at most, to tell what it is.
+HEAD = 2**16
 COMPRESSED = (".gz", ".zst")
-UTF8_BOM = b"\xef\xbb\xbf"
-UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+BYTE_ORDER_MARK = "\ufeff"
+# What reading raises where the disk or the decompressor fails.
+READ_ERRORS = (EOFError, OSError, zlib.error)
 
 
 class BadLineError(CorpusError):
@@ -54,13 +55,15 @@ def split_name(path: Path) -> tuple[str, str, str]:
 class ByteSource:
     """An open file and how much of it has been read; `stream` gives its decompressed bytes.
 
+    head: the first of these bytes, at most HEAD; they are still in `stream`.
     size: bytes on disk, None where that is unknown (stdin, a pipe).
     """
 
-    def __init__(self, raw: IO[bytes], stream: IO[bytes], size: int | None) -> None:
+    def __init__(self, raw: IO[bytes], stream: IO[bytes], size: int | None, head: bytes) -> None:
         self.raw = raw
         self.stream = stream
         self.size = size
+        self.head = head
         self._reported: int | None = None
 
     def report(self, fraction: float) -> None:
@@ -76,28 +79,75 @@ class ByteSource:
 
 
 @contextmanager
-def open_bytes(path: str | Path, stdin: IO[bytes] | None = None) -> Iterator[ByteSource]:
-    """Open a file for reading, decompressed by its ending; `-` is stdin, which stays open.
+def open_bytes(
+    path: str | Path, stdin: IO[bytes] | None = None, *, text: bool = True
+) -> Iterator[ByteSource]:
+    """Open a file for reading, decompressed by what it begins with; `-` is stdin, which stays open.
 
-    Raises CorpusError when the file does not exist or cannot be opened.
+    text: refuse what is no UTF-8 text by its first bytes, saying what it is.
+    Raises CorpusError when the file does not exist, cannot be opened or is refused.
     """
     if str(path) == "-":
-        source = stdin if stdin is not None else _stdin()
-        yield ByteSource(source, source, None)
+        with _peekable(stdin if stdin is not None else _stdin()) as source:
+            yield _looked_at(source, "stdin", None, "", text)
         return
-    path = Path(path)
-    try:
-        raw = path.open("rb")
-    except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise CorpusError(f"{path}: is a folder; name a file in it") from None
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be opened ({error.strerror or error})") from None
-    with raw:
-        status = path.stat()
+    name = escaped(str(path))
+    with _opened(path, name) as raw:
+        status = os.fstat(raw.fileno())
         size = status.st_size if stat.S_ISREG(status.st_mode) else None
-        yield ByteSource(raw, _decompressed(raw, path), size)
+        yield _looked_at(raw, name, size, split_name(Path(path))[2], text)
+
+
+def _opened(path: str | Path, name: str) -> IO[bytes]:
+    try:
+        return Path(path).open("rb", buffering=HEAD)
+    except FileNotFoundError:
+        raise CorpusError(f"{name}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise CorpusError(f"{name}: is a folder; name a file in it") from None
+    except OSError as error:
+        raise CorpusError(f"{name}: cannot be opened ({error.strerror or error})") from None
+    except ValueError as error:  # a zero byte in the name
+        raise CorpusError(f"{name}: is no name of a file ({error})") from None
+
+
+def _looked_at(raw: IO[bytes], name: str, size: int | None, named: str, text: bool) -> ByteSource:
+    """The source, once its first bytes are known. named: the compression that its name says."""
+    try:
+        head = _peek(raw)
+        compression = compression_of(head)
+        if named and not compression:
+            fault = f"is empty, and no {named} file is; fetch or write it again"
+            if head:
+                fault = f"is not compressed, though its name ends in {named}; rename or refetch it"
+            raise CorpusError(f"{name}: {fault}")
+        stream = decompressed(raw, compression)
+        if compression:
+            head = _peek(stream)
+    except READ_ERRORS as error:
+        fail_reading(name, error)
+    if text:
+        refuse_other_kind(head, name)
+    return ByteSource(raw, stream, size, head)
+
+
+def _peek(stream: IO[bytes]) -> bytes:
+    """The next bytes, left where they are: what one call to the system gives, at most HEAD."""
+    return cast("io.BufferedReader", stream).peek(HEAD)[:HEAD]
+
+
+@contextmanager
+def _peekable(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A stream whose next bytes can be looked at; it stays open."""
+    if hasattr(stream, "peek"):
+        yield stream
+        return
+    buffered = io.BufferedReader(cast("io.RawIOBase", stream), HEAD)
+    try:
+        yield cast("IO[bytes]", buffered)
+    finally:
+        if not stream.closed:
+            buffered.detach()
 
 
 def _stdin() -> IO[bytes]:
@@ -109,84 +159,85 @@ def _stdin() -> IO[bytes]:
     return open(number, "rb", closefd=False)
 
 
-def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
-    compression = split_name(path)[2]
-    if compression == ".gz":
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
-    if compression == ".zst":
-        return io.BufferedReader(_ZstdStream(raw), buffer_size=2**17)
-    return raw
-
-
-class _ZstdStream(io.RawIOBase):
-    """Decompressed bytes of a .zst file of one or more frames.
-
-    zstandard's own stream_reader ends quietly where a file was cut off; this one raises EOFError.
-    """
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._input = b""
-        self._output = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._output:
-            if not self._fill():
-                return 0
-        count = min(len(buffer), len(self._output))
-        buffer[:count] = self._output[:count]
-        self._output = self._output[count:]
-        return count
-
-    def _fill(self) -> bool:
-        import zstandard
-
-        data = self._input or self._raw.read(ZSTD_READ)
-        self._input = b""
-        if not data:
-            if self._frame is not None:
-                raise EOFError("compressed data ends in the middle of a frame")
-            return False
-        if self._frame is None:
-            self._frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            self._output = memoryview(self._frame.decompress(data))
-        except zstandard.ZstdError as error:
-            raise OSError(f"broken zstd data: {error}") from None
-        if self._frame.eof:
-            self._input = self._frame.unused_data
-            self._frame = None
-        return True
-
-
 def fail_reading(where: str, error: Exception) -> NoReturn:
     """Turn a failure of the disk or the decompressor into one line that says what to do."""
     if isinstance(error, EOFError):
         raise CorpusError(
             f"{where}: compressed data ends here, the file was cut off; fetch or write it again"
         ) from None
+    if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
+        raise CorpusError(f"{where}: cannot be read further ({error.strerror})") from None
     raise CorpusError(f"{where}: cannot be read further ({error}); is the file damaged?") from None
+
+
+def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
+    """The reason for which bytes are no text."""
+    return (
+        f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}); "
+        "convert the file, for instance: iconv -f ISO-8859-1 -t UTF-8"
+    )
+
+
+def only_returns(head: bytes) -> bool:
+    """Whether the lines that these bytes begin end with CR alone, as on old Macs."""
+    return b"\n" not in head and b"\r" in head[:-1]
+
+
+class _LineSource(Protocol):
+    def readline(self, limit: int, /) -> bytes: ...
+
+
+class _Returns:
+    """A stream whose readline ends behind LF, CRLF, or a CR alone."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._chunk = b""
+        self._at = 0
+
+    def readline(self, limit: int, /) -> bytes:
+        parts: list[bytes] = []
+        while limit > 0 and self._fill():
+            end = self._chunk.find(b"\r", self._at) + 1 or len(self._chunk)
+            if end == len(self._chunk) and self._chunk.endswith(b"\r"):
+                self._chunk += self._stream.readline(HEAD)
+            if self._chunk[end - 1 : end + 1] == b"\r\n":
+                end += 1
+            part = self._chunk[self._at : min(end, self._at + limit)]
+            self._at += len(part)
+            limit -= len(part)
+            parts.append(part)
+            if part.endswith((b"\r", b"\n")):
+                break
+        return b"".join(parts)
+
+    def _fill(self) -> bool:
+        """Have something that is unread, unless the stream has ended."""
+        if self._at >= len(self._chunk):
+            self._chunk, self._at = self._stream.readline(HEAD), 0
+        return bool(self._chunk)
 
 
 class Lines(Iterator[str]):
     """Lines of a byte stream as text; `number` is the number of the last one, from 1.
 
     Only LF ends a line (a CR before it belongs to the end); every other character that Unicode
-    counts as a line separator stays in the line. A byte order mark at the start is dropped.
+    counts as a line separator stays in the line. A byte order mark at the start of a line is
+    dropped: where files were joined, one stands at the start of each.
 
     A line that is not UTF-8 or longer than MAX_LINE raises BadLineError, and the next call goes on
     behind it; truncated or damaged compressed data raises CorpusError.
 
-    keep_ends: leave the line ends as they are (for csv, where a field may hold them).
+    keep_ends: leave the line ends and later byte order marks as they are (for csv, where a field
+    may hold them). returns: a CR alone ends a line too.
     """
 
-    def __init__(self, stream: IO[bytes], name: str, *, keep_ends: bool = False) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: IO[bytes], name: str, *, keep_ends: bool = False, returns: bool = False
+    ) -> None:
+        self._stream: _LineSource = _Returns(stream) if returns else stream
         self._keep_ends = keep_ends
+        self._ends = (b"\n", b"\r") if returns else (b"\n",)
         self.name = name
         self.number = 0
 
@@ -200,37 +251,38 @@ class Lines(Iterator[str]):
         if not raw:
             raise StopIteration
         self.number += 1
-        if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
+        if len(raw) > MAX_LINE and not raw.endswith(self._ends):
             self._skip_line()
             raise BadLineError(
                 self.source,
                 raw[:200].decode("utf-8", "backslashreplace") + "…",
                 f"a line of more than {MAX_LINE // 2**20} MiB; is this a file of lines?",
             )
-        if self.number == 1 and raw.startswith(UTF8_BOM):
-            raw = raw[len(UTF8_BOM) :]
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            encoding = "UTF-16" if self.number == 1 and raw[:2] in UTF16_BOMS else "ISO-8859-1"
             raise BadLineError(
                 self.source,
                 raw.rstrip(b"\r\n").decode("utf-8", "backslashreplace"),
-                f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}); "
-                f"convert the file, for instance: iconv -f {encoding} -t UTF-8",
+                not_utf8(raw, error),
             ) from None
-        if self._keep_ends or not line.endswith("\n"):
-            return line
-        return line[:-2] if line.endswith("\r\n") else line[:-1]
+        if self.number == 1 or not self._keep_ends:
+            line = line.lstrip(BYTE_ORDER_MARK)
+        return line if self._keep_ends else self._without_end(line)
+
+    def _without_end(self, line: str) -> str:
+        if line.endswith("\n"):
+            return line[:-2] if line.endswith("\r\n") else line[:-1]
+        return line[:-1] if line.endswith("\r") and len(self._ends) > 1 else line
 
     def _readline(self) -> bytes:
         try:
             return self._stream.readline(MAX_LINE + 1)
-        except (EOFError, OSError, zlib.error) as error:
+        except READ_ERRORS as error:
             fail_reading(f"{self.name}:{self.number + 1}", error)
 
     def _skip_line(self) -> None:
-        while (rest := self._readline()) and not rest.endswith(b"\n"):
+        while (rest := self._readline()) and not rest.endswith(self._ends):
             pass
 
 
@@ -254,11 +306,13 @@ def parse_object(line: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("broken JSON (nested too deeply)") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(_broken(line, error)) from None
     except ValueError as error:
         raise ValueError(f"broken JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{json_kind(value)} where a JSON object belongs, one object a line")
+        raise ValueError(
+            f'{json_kind(value)} where a JSON object belongs; make it {{"text": …}}, one a line'
+        )
     if "\\ud" in line or "\\uD" in line:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -266,6 +320,19 @@ def parse_object(line: str) -> dict[str, Any]:
             half = ord(error.object[error.start])
             raise ValueError(f"half a surrogate pair (\\u{half:04x}), which is not text") from None
     return value
+
+
+def _broken(line: str, error: json.JSONDecodeError) -> str:
+    """Why a line is no JSON, and what it may be instead."""
+    behind = line[error.pos :].strip() if error.msg == "Extra data" else ""
+    if behind == ",":
+        return "broken JSON (a comma behind the object; take it out, or write one array [ … ])"
+    if behind.lstrip(", ").startswith("{"):
+        return "broken JSON (more than one object on the line; give each a line of its own)"
+    reason = f"broken JSON ({error.msg} at column {error.colno})"
+    if line.strip() in ("{", "["):
+        return f"{reason}; if its objects go over several lines, name the file .json"
+    return f"{reason}; is it a page of HTML or XML?" if line.lstrip().startswith("<") else reason
 
 
 def json_kind(value: object) -> str:
@@ -278,4 +345,6 @@ def json_kind(value: object) -> str:
         return "a number"
     if isinstance(value, str):
         return "text"
+    if isinstance(value, bytes):
+        return "bytes that are not UTF-8"
     return "a list" if isinstance(value, list) else "an object"

@@ -86,6 +86,14 @@ def test_add(index: Path, tmp_path: Path) -> None:
     run("-q", "verify", index, "--full")
 
 
+def test_update_without_ids_is_refused(index: Path, tmp_path: Path) -> None:
+    new = write(tmp_path / "new.jsonl", [{"docid": "1", "text": "A text about cheese."}])
+    told = one_line_error(run("-q", "add", index, new, "--update", status=1))
+    assert "new.jsonl:1: no id, and --update needs one" in told
+    result = run("add", index, new, "--update", "--id-field", "docid")
+    assert result.stdout.startswith(f"{index}: read 1, added 1, updated 0")
+
+
 def test_add_from_stdin_and_lines_that_cannot_be_used(index: Path) -> None:
     line = {**texts()[3], "text": "Another text."}
     stdin = json.dumps({"id": "new", "text": "A new text."}) + "\n" + json.dumps(line) + "\nno\n"

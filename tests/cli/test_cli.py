@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,7 @@ from paths import PARITY
 
 from moee_index.cli import COMMANDS, cli
 from moee_index.errors import ModelError
+from moee_index.readers.formats import FORMATS
 
 MODEL = str(PARITY / "olmoe")
 TOPICS = ("river", "bank", "guitar", "rain", "planet", "cheese")
@@ -354,6 +356,39 @@ def test_on_bad_skip_writes_what_it_rejects(tmp_path: Path) -> None:
     rejected = Path("indexes/mixed/rejected.jsonl").read_text().splitlines()
     assert len(rejected) == 2
     assert "mixed.jsonl:1" in rejected[0]
+
+
+def test_how_a_corpus_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.dump").write_text("7|x|cats and dogs|[1]\n8|y|ships at sea|[2]\n")
+    options = ["--format", "csv", "--delimiter", "|", "--quoting", "none", "--no-header"]
+    columns = ["--columns", "docid,,text,vector", "--metadata-except", "vector"]
+    result = run("build", "a.dump", "--index", "i", "--model", MODEL, *options, *columns)
+    assert "there is docid, take it with --id-field docid" in result.stderr
+    told = run("build", "a.dump", "--model", MODEL, "--dry-run", *options, *columns)
+    assert told.stderr.count("--id-field docid") == 1
+    Path("b.jsonl").write_text('{"docid": "9", "text": "bread and butter", "lang": "en", "n": 1}')
+    run("-q", "add", "i", "b.jsonl", "--id-field", "docid", "--metadata", "lang,n")
+    answer = json.loads(run("-q", "query", "cats", "--index", "i", "--json").stdout)
+    assert {hit["id"]: hit["metadata"] for hit in answer["hits"]} == {
+        "a:1": {"docid": "7"},
+        "a:2": {"docid": "8"},
+        "9": {"lang": "en", "n": 1},
+    }
+    for wrong in (
+        ["--no-header"],
+        ["--columns", "a"],
+        ["--metadata", "a", "--metadata-except", "b"],
+    ):
+        one_line_error(run("build", "b.jsonl", *wrong, status=2))
+
+
+def test_the_formats_that_can_be_said() -> None:
+    build = cli.get_command(click.Context(cli), "build")
+    assert build is not None
+    (option,) = (one for one in build.params if one.name == "format")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == FORMATS
 
 
 def test_dry_run_writes_nothing(corpus: Path) -> None:

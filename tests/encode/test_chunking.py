@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from paths import PARITY
 
 from fakes.word_encoder import FakeEncoder, fake_spec, word_offsets
-from moee_index.encode.chunking import _inside, _mark, divide, split
+from moee_index.encode.chunking import _inside, divide, split
 from moee_index.encode.encoder import Encoder
 from moee_index.encode.prompts import TEMPLATES, parse_prompt
+from moee_index.encode.sentences import mark
 from moee_index.errors import MisuseError
 from moee_index.types import Chunking, Span, TextEncoder, joined
 
@@ -86,7 +87,7 @@ def test_sentences(marked: str) -> None:
     parts = marked.split("|")
     text = "".join(parts)
     ends = np.cumsum([len(part) for part in parts])[:-1].tolist()
-    marks = _mark(text)
+    marks = mark(text)
     assert [text[:end] for end in marks.sentence_ends] == [text[:end] for end in ends]
     starts = [end + len(text[end:]) - len(text[end:].lstrip()) for end in ends]
     assert marks.sentence_starts.tolist() == [start for start in starts if start < len(text)]
@@ -261,7 +262,7 @@ def test_nothing_is_lost_and_the_budget_holds(
 @given(text=TEXTS, size=st.integers(4, 30), tokeniser=st.sampled_from(TOKENISERS[:3]))
 def test_a_cut_is_at_the_best_place_of_the_budget(text: str, size: int, tokeniser: object) -> None:
     offsets: Offsets = tokeniser(text)  # type: ignore[operator]
-    sentence_ends = _mark(text).sentence_ends.tolist()
+    sentence_ends = mark(text).sentence_ends.tolist()
     for start, end in split(text, offsets, size, 0)[:-1]:
         fitting = [
             place

@@ -36,6 +36,7 @@ from moee_index.index.store.layout import BUILDING, segment_folders
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.write import pipeline as embed_module
 from moee_index.index.write.merge import tail_to_merge
+from moee_index.readers.corpus import read_corpora
 from moee_index.readers.trec import RunLine
 from moee_index.reranking import rerank_run
 from moee_index.types import Document, Pair
@@ -204,6 +205,21 @@ def test_other_content_needs_update(index: Path, other: Document, told: str) -> 
         assert [hit.id for hit in opened.search("w3", 200)].count("d3") == 1
     assert add(index, [other], update=True).unchanged == 1
     assert add(index, [other]).unchanged == 1
+
+
+def test_update_needs_ids_of_the_documents_own(index: Path, tmp_path: Path) -> None:
+    manifest = Manifest.read(index)
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"id": "d3", "text": "new words"}\n{"text": "other words"}\n')
+    with pytest.raises(CorpusError, match=r"new\.jsonl:2: no id, and --update needs one"):
+        add(index, read_corpora([path]), update=True)
+    assert Manifest.read(index) == manifest
+    # The other documents can be used.
+    report = add(index, read_corpora([path]), update=True, on_bad="skip")
+    assert (report.updated, report.added, report.rejected) == (1, 0, 1)
+    path.write_text('{"text": "other words"}\n')
+    assert add(index, read_corpora([path])).added == 1
+    sound(index)
 
 
 def test_update_of_every_document(index: Path) -> None:

@@ -187,7 +187,7 @@ class ChangingIndex(RuleBasedStateMachine):
         self.standardize = which
         rows = self.embeddings(list(self.model))
         with Index.open(self.directory) as opened:
-            assert opened.standardizer.which == which
+            assert opened.standardizer.fitted == which
             arrays = opened.standardizer.to_arrays()
         for part, found in rows.items():
             if which not in ("both", part):
@@ -360,6 +360,10 @@ class ChangingIndex(RuleBasedStateMachine):
         spans = self.encoder.passages([("", text)], Chunking.parse(self.chunk))[0]
         return [text[slice(*span)] for span in spans]
 
+    def standardized(self, part: str, arrays: Any) -> bool:
+        """Where nothing varied when it was fitted, a part is not standardised."""
+        return self.standardize in ("both", part) and bool(arrays[f"{part}.kept"].any())
+
     def scores(
         self, documents: list[Document], query: str, method: str, alpha: float, arrays: Any
     ) -> list[list[float]]:
@@ -372,7 +376,7 @@ class ChangingIndex(RuleBasedStateMachine):
         for part in ("hs", "rw"):
             values = np.concatenate(rows[part])
             one = getattr(asked, part)[0].astype(np.float64)
-            if self.standardize in ("both", part):
+            if self.standardized(part, arrays):
                 mean, deviation, kept = (
                     arrays[f"{part}.{name}"] for name in ("mean", "deviation", "kept")
                 )
@@ -382,7 +386,7 @@ class ChangingIndex(RuleBasedStateMachine):
             parts[part] = values, one
         similar, lengths = {}, {}
         for part, (values, one) in parts.items():
-            shortest = 1e-6 if self.standardize in ("both", part) else 1e-300
+            shortest = 1e-6 if self.standardized(part, arrays) else 1e-300
             similar[part], lengths[part] = cosines(values, one, shortest)
             if not lengths[part].all():
                 values[lengths[part] == 0] = 0.0

@@ -41,7 +41,8 @@ def reference(given: Embeddings, query: Embeddings, which: str) -> dict[str, np.
             used = (deviation > 0) & (deviation >= 1e-6 * np.median(deviation))
             scale = np.where(used, deviation, 1)
             mean = rows.mean(axis=0)
-            rows, asked = ((x - mean) / scale * used for x in (rows, asked))
+            if used.any():  # where nothing varies nothing is standardised
+                rows, asked = ((x - mean) / scale * used for x in (rows, asked))
         parts[name] = rows, asked[0]
 
     def cosines(rows: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -130,7 +130,14 @@ def test_nan_and_infinity_become_null_and_the_last_of_equal_keys_holds(write: Wr
         ('"text"', "text where a JSON object belongs"),
         ("null", "null where a JSON object belongs"),
         ('{"title": "a"}', "no text field 'text'; there are 'title'"),
-        ('{"text": null}', "field 'text' is null, not text"),
+        ('{"text": "a"},', "broken JSON (a comma behind the object; take it out"),
+        ('{"text": "a"} {"text": "b"}', "broken JSON (more than one object on the line"),
+        ('{"text": "a"}, {"text": "b"},', "broken JSON (more than one object on the line"),
+        ("<html>", "broken JSON (Expecting value at column 1); is it a page of HTML or XML?"),
+        ("{", "if its objects go over several lines, name the file .json"),
+        ('{"contents": "a"}', "there are 'contents'; 'contents' looks like it: --text-field conte"),
+        ('{"text": "a", "_id": {"$oid": "1"}}', "the id is an object; take what is in it with"),
+        ('["a", "b"]', "a list where a JSON object belongs"),
         ('{"text": 3}', "field 'text' is a number, not text"),
         ('{"text": ["a"]}', "field 'text' is a list, not text"),
         ('{"text": "a", "id": 1.5}', "the id is a number"),
@@ -329,8 +336,10 @@ def test_a_quotation_mark_that_is_never_closed(write: Write) -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        ("id,body", "no text column 'text'; there are 'id', 'body'; choose with --text-field"),
-        ("id;text", "no text column 'text'; there are 'id;text'; is another separator used?"),
+        ("id,key", "no text column 'text'; there are 'id', 'key'; choose with --text-field"),
+        ("id,body", "no text column 'text'; there are 'id', 'body'; 'body' looks like it: --text"),
+        ("id;text;title, B", "no text column 'text'; there are 'id;text;title', ' B'; is another"),
+        ("id;text", "no text column 'text'; there are 'id;text'; is another separator used? give"),
         ("text,text", "the header names 'text' more than once"),
     ],
 )
@@ -396,13 +405,14 @@ def test_parquet_bad_rows(tmp_path: Path) -> None:
         [None, pa.py_buffer(b"\0\0\0\0\x01\0\0\0\x02\0\0\0"), pa.py_buffer(b"a\xff")],
     )
     path = parquet(tmp_path / "a.parquet", {"id": [1, 2], "text": broken})
-    with pytest.raises(CorpusError, match=r"a\.parquet:2: not UTF-8"):
+    with pytest.raises(CorpusError, match=r"a\.parquet:2: field 'text' is not UTF-8"):
         list(read_corpora([path]))
-    path = parquet(tmp_path / "b.parquet", {"id": [1, 2, 3], "text": ["a", None, "c"]})
+    path = parquet(tmp_path / "b.parquet", {"id": [1.0, 2.5, 3.0], "text": ["a", "b", "c"]})
     rejected: list[tuple[str, str, str]] = []
     kept = read_corpora([path], on_bad="skip", reject=lambda *bad: rejected.append(bad))
     assert [d.id for d in kept] == ["1", "3"]
-    assert rejected == [(f"{path}:2", '{"id": 2, "text": null}', "field 'text' is null, not text")]
+    reason = "the id is a number; it must be text or a whole number"
+    assert rejected == [(f"{path}:2", '{"id": 2.5, "text": "b"}', reason)]
 
 
 def test_parquet_that_is_none_or_has_no_text(tmp_path: Path) -> None:
@@ -453,7 +463,10 @@ def test_truncated_compression_is_an_error_even_when_skipping(write: Write, endi
 def test_damaged_compression(tmp_path: Path, write: Write, ending: str) -> None:
     path = tmp_path / f"a.jsonl{ending}"
     path.write_bytes(b"no compression at all")
-    with pytest.raises(CorpusError, match="cannot be read further"):
+    with pytest.raises(CorpusError, match=rf"is not compressed, though its name ends in {ending}"):
+        list(read_corpora([path]))
+    path.write_bytes(b"")
+    with pytest.raises(CorpusError, match=f"is empty, and no {ending} file is"):
         list(read_corpora([path]))
     path = write(f"b.jsonl{ending}", os.urandom(9000).hex())
     data = bytearray(path.read_bytes())
@@ -497,8 +510,8 @@ def test_everything_is_looked_at_before_anything_is_read(write: Write, tmp_path:
         path = write(name, "")
         with pytest.raises(CorpusError, match="unknown kind of file"):
             read_corpora([good, path])
-    with pytest.raises(CorpusError, match=r"name it \.jsonl"):
-        read_corpora([write("a.json", "[]")])
+        with pytest.raises(CorpusError, match="say what it is with --format"):
+            read_corpora([path])
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
@@ -627,12 +640,17 @@ def test_parquet_round_trip(tmp_path: Path, rows: list[str]) -> None:
 
 
 @quick
-@given(st.binary(max_size=200), st.sampled_from([".jsonl", ".csv", ".tsv", ".txt", ".parquet"]))
+@given(
+    st.binary(max_size=200)
+    | st.text(st.sampled_from('[]{}",:\\ \n\r\ttext1\ufeff\0'), max_size=60).map(str.encode),
+    st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".jsonl.gz"]),
+    st.sampled_from(["", "text,id\n", "text\tid\n", '[{"text": "a"}']),
+)
 def test_any_bytes_give_documents_or_one_clear_error(
-    tmp_path: Path, data: bytes, ending: str
+    tmp_path: Path, data: bytes, ending: str, before: str
 ) -> None:
     path = tmp_path / f"a{ending}"
-    path.write_bytes(b"text,id\n" * (ending == ".csv") + data)
+    path.write_bytes(before.encode() + data)
     try:
         for document in read_corpora([path], on_bad="skip"):
             document.content.encode()

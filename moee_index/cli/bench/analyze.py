@@ -20,6 +20,7 @@ from moee_index.cli.bench.options import (
 from moee_index.cli.console import Console
 from moee_index.cli.options import json_option, model_options, split_model_options
 from moee_index.cli.output import print_json
+from moee_index.cli.streams import say
 
 
 @click.command("analyze")
@@ -100,7 +101,7 @@ def command(
         print_json({"out": str(out), "files": [str(path) for path in found.files]})
     else:
         for path in found.files:
-            click.echo(str(path))
+            say(str(path))
     if found.missing:
         task, why = found.missing[0]
         more = f" and {len(found.missing) - 1} more" if len(found.missing) > 1 else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
+from moee_index.cli.streams import say
 
 if TYPE_CHECKING:
     from moee_index.bench.run import Outcome
@@ -17,7 +17,7 @@ def print_plan(described: Sequence[dict[str, Any]], missing: Sequence[Missing]) 
     if described:
         width = max(len(row["task"]) for row in described)
         kind = max(len(row["type"]) for row in described)
-        click.echo(f"{'task':<{width}}  {'type':<{kind}}  {'samples':>9}  data")
+        say(f"{'task':<{width}}  {'type':<{kind}}  {'samples':>9}  data")
         for row in described:
             counts = row["samples"].values()
             known = [count for count in counts if count is not None]
@@ -32,13 +32,13 @@ def print_plan(described: Sequence[dict[str, Any]], missing: Sequence[Missing]) 
                 amount = (
                     f", {size_on_disk / 1e3:.0f} kB" if small else f", {size_on_disk / 1e6:.1f} MB"
                 )
-            click.echo(
+            say(
                 f"{row['task']:<{width}}  {row['type']:<{kind}}  {size:>9}  "
                 f"{row['data']}{amount}{of}"
             )
     for one in missing:
-        click.echo(f"cannot run: {one.task}: {one.why}")
-    click.echo(f"{len(described)} tasks would run, {len(missing)} cannot")
+        say(f"cannot run: {one.task}: {one.why}")
+    say(f"{len(described)} tasks would run, {len(missing)} cannot")
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -61,18 +61,18 @@ def print_outcome(outcome: Outcome) -> None:
         width = max(len(line) for line in lines)
         widths = [max(7, len(name)) for name in columns]
         heads = zip(columns, widths, strict=True)
-        click.echo(f"{title}\n{'':<{width}}  " + "  ".join(f"{n:>{w}}" for n, w in heads))
+        say(f"{title}\n{'':<{width}}  " + "  ".join(f"{n:>{w}}" for n, w in heads))
         for line, cells in lines.items():
             shown = (f"{cells.get(n, '-'):>{w}}" for n, w in zip(columns, widths, strict=True))
-            click.echo(f"{line:<{width}}  " + "  ".join(shown))
-        click.echo()
+            say(f"{line:<{width}}  " + "  ".join(shown))
+        say()
     if any(row["sample"] for row in outcome.rows):
-        click.echo("Samples (--limit) are no scores.")
+        say("Samples (--limit) are no scores.")
     if outcome.rows:
-        click.echo(
+        say(
             f"{len(outcome.rows)} rows in {outcome.out}: {outcome.evaluated} tasks × settings were "
             "evaluated now, the rest was there"
         )
     for path in outcome.report:
         if path.suffix in (".md", ".html"):
-            click.echo(str(path))
+            say(str(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from moee_index.cli.console import Console
+from moee_index.cli.streams import say
 
 
 @click.command("report")
@@ -27,4 +28,4 @@ def command(console: Console, /, directories: tuple[Path, ...], out: Path | None
 
     target = out or (directories[0] if len(directories) == 1 else Path("bench-report"))
     for path in write_report(list(directories), target, tell=console.tell):
-        click.echo(str(path))
+        say(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moee_index.errors import MisuseError
+from moee_index.text import shown
 
 NO_LANGUAGE = "none"
 # ISO 639-1 code → its Snowball algorithm.
@@ -17,10 +18,10 @@ LANGUAGES = {
 }  # fmt: skip
 
 
-def check_language(language: str) -> None:
+def check_language(language: object) -> None:
     """Raises MisuseError unless words of this language can be stemmed, or it is `none`."""
-    if language != NO_LANGUAGE and language not in LANGUAGES:
+    if not isinstance(language, str) or (language != NO_LANGUAGE and language not in LANGUAGES):
         raise MisuseError(
-            f"language is {language!r}; it is {NO_LANGUAGE} (words as they are) or one of "
+            f"language is {shown(repr(language))}; it is {NO_LANGUAGE} (words as they are) or one of "
             f"{', '.join(LANGUAGES)}"
         )

@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,10 +55,7 @@ def multiply(codes: Codes, queries: FloatArray, out: FloatArray) -> None:
 
     left: Any = torch.from_numpy(queries).bfloat16()
     target: Any = torch.from_numpy(out)
-    with warnings.catch_warnings():
-        # Torch warns of memory that must not be written to; nothing here writes.
-        warnings.simplefilter("ignore")
-        halves: Any = torch.from_numpy(codes)
+    halves: Any = torch.from_numpy(codes)
     single, short = _buffers_for(codes.shape[1])
     for start in range(0, len(codes), _ROWS):
         some = halves[start : start + _ROWS]

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,12 +50,14 @@ Job = tuple[Scan, CheckedCodes, "range | RowNumbers", FloatArray, FloatArray]
 
 
 class Scanner:
-    """Scans blocks of codes with as many threads as torch uses. Close it when done."""
+    """Scans blocks of codes with as many threads as torch uses, which all callers share. Used from
+    any thread; closed when no call is in flight."""
 
     def __init__(self) -> None:
         import torch
 
         self._threads = max(1, torch.get_num_threads())
+        self._starting = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
@@ -118,9 +119,10 @@ class Scanner:
         return [np.empty(size, dtype=np.float32) for _ in range(parts)]
 
     def _workers(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "moee-scan", _alone)
-        return self._pool
+        with self._starting:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads, "moee-scan", _alone)
+            return self._pool
 
 
 def _alone() -> None:
@@ -213,10 +215,7 @@ def _multiply(codes: Codes, queries: FloatArray, out: FloatArray) -> None:
     padded[:, :count] = queries.T
     right: Any = torch.from_numpy(padded)
     target: Any = torch.from_numpy(out)
-    with warnings.catch_warnings():
-        # Torch warns of memory that must not be written to; nothing here writes.
-        warnings.simplefilter("ignore")
-        halves: Any = torch.from_numpy(codes)
+    halves: Any = torch.from_numpy(codes)
     for start in range(0, len(codes), _GEMM_ROWS):
         product = halves[start : start + _GEMM_ROWS].float() @ right
         target[:, start : start + _GEMM_ROWS] = product[:, :count].T

@@ -83,10 +83,6 @@ class PairSearcher:
         if index_type == Pair(FLAT, FLAT):
             codes = pair.zip(files).map(lambda each: CheckedCodes(codes_of(each[0]), each[1]))
             self._scan = FlatScan(codes, norms, codes_error or Pair(0.0, 0.0), block_rows)
-        else:
-            for _, file in files:
-                # Which parts of such a file an answer depends on is FAISS's to know.
-                file.check(0, file.size)
         self._raw = raw
         self._standardizer = standardizer
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TypedDict
+
+import numpy as np
 
 from moee_index.errors import MisuseError
-from moee_index.fusion import Method, check_search
+from moee_index.fusion import Method, check_search, finite_number, shown_value
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.bm25 import LUCENE, Bm25
+from moee_index.types import PARTS, Embeddings, Pair, Part
 
 
 class SearchOptions(TypedDict, total=False):
@@ -59,24 +61,63 @@ class SearchRequest:
         """Raises MisuseError for k, method, alpha, min_score, lexical, k1 or b out of range;
         FilterError."""
         check_search(method, alpha, k)
-        if min_score is not None and not math.isfinite(min_score):
-            raise MisuseError(f"min_score is {min_score!r}; it must be a finite number")
+        least = None if min_score is None else finite_number(min_score)
+        if min_score is not None and least is None:
+            raise MisuseError(f"min_score is {shown_value(min_score)}; it must be a finite number")
+        if filter is not None and not isinstance(filter, str | Filter):
+            raise MisuseError(
+                f"filter is {shown_value(filter)}; it is text, as in 'year >= 2020', or a Filter"
+            )
+        if not isinstance(passages, bool | np.bool_):
+            raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
         parsed = Filter.parse(filter) if isinstance(filter, str) else filter
         weight = None if alpha is None else float(alpha)
         words = _within("lexical", lexical, 1.0)
         bm25 = Bm25(_within("k1", k1), _within("b", b, 1.0))
-        return cls(int(k), method, weight, parsed, min_score, passages, words, bm25)
+        return cls(int(k), method, weight, parsed, least, bool(passages), words, bm25)
 
     def weight(self, default_alpha: float) -> float | None:
         """The weight of RW to search with; None for methods other than `sum`."""
         return default_alpha if self.method == "sum" and self.alpha is None else self.alpha
 
 
-def _within(name: str, value: float, most: float = math.inf) -> float:
+def check_queries(embeddings: Embeddings | None, dims: Pair[int]) -> Embeddings:
+    """Raw embeddings of queries as float32 [q, d] and [q, layers * experts].
+
+    Raises MisuseError for what are no embeddings, or are of other dimensions.
+    """
+    if not isinstance(embeddings, Pair):
+        raise MisuseError(
+            f"embeddings are of type {type(embeddings).__name__}, not Embeddings(hs, rw)"
+        )
+
+    def checked(part: Part) -> np.ndarray:
+        values = embeddings[part]
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            kind = getattr(values, "dtype", type(values).__name__)
+            raise MisuseError(
+                f"{part.upper()} of the queries is of type {kind}, not an array of numbers"
+            )
+        if values.ndim != 2 or values.shape[1] != dims[part]:
+            raise MisuseError(
+                f"{part.upper()} of the queries has shape {values.shape}, not [q, {dims[part]}]"
+            )
+        with np.errstate(over="ignore"):
+            return np.asarray(values, dtype=np.float32)
+
+    parts = PARTS.map(checked)
+    if len(parts.hs) != len(parts.rw):
+        raise MisuseError(
+            f"HS of the queries has {len(parts.hs)} rows and RW {len(parts.rw)}; a query has one "
+            "in each"
+        )
+    return Embeddings(parts.hs, parts.rw)
+
+
+def _within(name: str, value: object, most: float = math.inf) -> float:
     """A number from 0 to `most` as a float. Raises MisuseError for anything else."""
-    number: Any = value
-    usable = isinstance(number, numbers.Real) and not isinstance(number, bool)
-    if not usable or not math.isfinite(value) or not 0 <= value <= most:
+    number = finite_number(value)
+    if number is None or not 0 <= number <= most:
         until = "0 or more" if most == math.inf else f"0 to {most:g}"
-        raise MisuseError(f"{name} is {value!r}; it must be a finite number, {until}")
-    return float(value)
+        raise MisuseError(f"{name} is {shown_value(value)}; it must be a finite number, {until}")
+    return number

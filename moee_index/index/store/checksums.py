@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
+from moee_index.index.store.reading import reading
 
 PIECE = 1 << 20
 Crcs = npt.NDArray[np.uint32]
@@ -26,7 +27,7 @@ Codes = npt.NDArray[np.float16]
 
 def piece_crcs(path: Path) -> Crcs:
     """CRC-32 of each piece of 1 MiB of a file, in order."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return np.array(
             [zlib.crc32(piece) for piece in iter(lambda: file.read(PIECE), b"")], dtype="<u4"
         )
@@ -46,10 +47,8 @@ class CheckedFile:
 
     def __init__(self, path: Path, crcs: Crcs) -> None:
         self._path = path
-        try:
+        with reading(path):
             self._bytes: Bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        except OSError as error:
-            raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error
         self._crcs = crcs
         self._done = np.zeros(len(crcs), dtype=bool)
         if len(crcs) != -(-len(self._bytes) // PIECE):

@@ -17,18 +17,19 @@ from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
 from moee_index.index.store.documents import VARIABLES, PreparedDocument, document_checksum
+from moee_index.index.store.reading import HINT, reading, sqlite_uri
 from moee_index.types import Document, Span, joined
 
 RowNumbers = npt.NDArray[np.int64]
+# Documents read together, and characters of them.
 _AT_A_TIME = 1024
-HINT = "restore it or build again with --overwrite"
+_CHARACTERS = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class CheckedDatabase:
 
     check: raises IndexDamagedError unless the whole file, given open, is what it was when it was
     written; called at most once, when an answer depends on it. connections: how many threads may
-    read at a time. Raises IndexDamagedError where the file is not what it should be.
+    read at a time. Raises what `reading` raises.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class CheckedDatabase:
         self._checked = False
         self._lock = threading.Lock()
         # immutable: nothing writes to a finished file, so no lock and no journal are looked for.
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
-        with contextlib.ExitStack() as opened, self._damaged():
+        uri = sqlite_uri(path, "immutable=1")
+        with contextlib.ExitStack() as opened, reading(path):
             # Open from the beginning: a newer version of the index may take the name away.
             self._file = opened.enter_context(path.open("rb"))
             self._connections = [
@@ -95,20 +96,25 @@ class CheckedDatabase:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def _damaged(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.DatabaseError, ValueError, OverflowError) as error:
-            raise IndexDamagedError(f"{self._path} is damaged ({error}); {HINT}") from error
-
     def close(self) -> None:
         with self._lock:
             self._opened.close()
 
-    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._lock, self._damaged():
-            return self._connections[0].execute(sql, values).fetchall()
+    def _rows(self, sql: str, values: Sequence[Any] = (), most: int | None = None) -> list[Any]:
+        """What a query gives, or with `most` its first rows, up to the one with which their texts
+        have so many characters."""
+        with self._lock, reading(self._path):
+            cursor = self._connections[0].execute(sql, values)
+            if most is None:
+                return cursor.fetchall()
+            rows, held = [], 0
+            for row in cursor:
+                rows.append(row)
+                held += sum(len(cell) for cell in row if isinstance(cell, str))
+                if held >= most:
+                    break
+            cursor.close()
+            return rows
 
     def check(self) -> None:
         """The whole file is what it was when it was written, or IndexDamagedError."""
@@ -131,7 +137,7 @@ class DocumentReader(CheckedDatabase):
             # Numbers have no gaps (`problems` looks for them); counting would read them all.
             sql = "SELECT (SELECT max(number) FROM documents), (SELECT max(row) FROM passages)"
             ((number, row),) = self._rows(sql)
-            with self._damaged():
+            with reading(self._path):
                 self.documents = 0 if number is None else int(number) + 1
                 self.rows = 0 if row is None else int(row) + 1
         except BaseException:
@@ -170,23 +176,30 @@ class DocumentReader(CheckedDatabase):
         return documents
 
     def in_order(self, first: int = 0) -> Iterator[StoredDocument]:
-        """All documents from number `first` on."""
-        for start in range(first, self.documents, _AT_A_TIME):
-            stop = min(start + _AT_A_TIME, self.documents)
-            documents = self._read("number >= ? AND number < ?", (start, stop), ordered=True)
-            if len(documents) != stop - start:
-                raise IndexDamagedError(f"{self._path} lacks documents from {start}; {HINT}")
+        """All documents from number `first` on; some megabytes of texts are held at a time, or one
+        document."""
+        number = first
+        while number < self.documents:
+            stop = min(number + _AT_A_TIME, self.documents)
+            documents = self._read("number >= ? AND number < ?", (number, stop), ordered=True)
+            if not documents or list(documents) != list(range(number, number + len(documents))):
+                raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
             yield from documents.values()
+            number += len(documents)
 
     def contents(self) -> Iterator[str]:
         """What is embedded of each row, in order. Documents are not checked one by one."""
-        row = 0
-        for start in range(0, self.documents, _AT_A_TIME):
+        number = row = 0
+        while number < self.documents:
             documents = self._rows(
                 "SELECT title, text, count FROM documents WHERE number >= ? AND number < ? "
                 "ORDER BY number",
-                (start, start + _AT_A_TIME),
+                (number, number + _AT_A_TIME),
+                most=_CHARACTERS,
             )
+            if not documents:
+                raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
+            number += len(documents)
             rows = sum(count for _, _, count in documents)
             spans = iter(
                 self._rows(
@@ -201,12 +214,18 @@ class DocumentReader(CheckedDatabase):
 
     def described(self) -> Iterator[tuple[str, int, str]]:
         """Of each document in order: id, number of its passages, metadata as JSON text."""
-        for start in range(0, self.documents, _AT_A_TIME):
-            yield from self._rows(
+        number = 0
+        while number < self.documents:
+            rows = self._rows(
                 "SELECT id, count, metadata FROM documents WHERE number >= ? AND number < ? "
                 "ORDER BY number",
-                (start, start + _AT_A_TIME),
+                (number, number + _AT_A_TIME),
+                most=_CHARACTERS,
             )
+            if not rows:
+                raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
+            yield from rows
+            number += len(rows)
 
     def _read(
         self, where: str, values: Sequence[int], *, ordered: bool
@@ -216,14 +235,20 @@ class DocumentReader(CheckedDatabase):
             "SELECT number, id, title, text, metadata, source, first, count, checksum "  # noqa: S608
             f"FROM documents WHERE {where}{order}",
             values,
+            most=_CHARACTERS if ordered else None,
         )
         documents: dict[int, StoredDocument] = {}
         for number, identifier, title, text, metadata, source, first, count, checksum in rows:
-            spans = self._rows(
-                "SELECT start, stop FROM passages WHERE row >= ? AND row < ? ORDER BY row",
+            passages = self._rows(
+                "SELECT document, start, stop FROM passages WHERE row >= ? AND row < ? "
+                "ORDER BY row",
                 (first, first + count),
             )
-            with self._damaged():
+            spans = [tuple(span) for _, *span in passages]
+            with reading(self._path):
+                # Rows are all that joins a text to its vectors: both tables must agree on them.
+                if len(passages) != count or any(owner != number for owner, *_ in passages):
+                    raise ValueError(f"document {number} has rows of another one")
                 if document_checksum(identifier, title, text, metadata, spans) != checksum:
                     raise ValueError(f"document {number} does not match its checksum")
                 documents[number] = StoredDocument(

@@ -8,7 +8,9 @@ string, and approximate.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +23,8 @@ from moee_index.backends import load_faiss
 from moee_index.dependencies import lacking
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError, counted
 from moee_index.index.store.checksums import Codes
+from moee_index.index.store.reading import HINT, obstacle, reading
+from moee_index.text import text_fault
 from moee_index.types import FloatArray, Pair
 
 FLAT = "flat"
@@ -39,6 +43,7 @@ _SEED = 20250415
 _TRAIN_BYTES = 512 << 20
 _TABLE_BYTES = 2 << 30
 _MIN_NPROBE = 8
+_reading_faiss = threading.Lock()
 
 
 def check_index_type(requested: str, dims: Pair[int]) -> tuple[str, str]:
@@ -164,39 +169,40 @@ def _sample(blocks: Blocks, rows: int, dim: int) -> FloatArray:
     return taken
 
 
-def open_part(path: Path, index_type: str, rows: int, dim: int) -> Any:
+def open_part(path: Path, index_type: str, rows: int, dim: int, *, checked: bool = False) -> Any:
     """The FAISS index of a finished file, memory-mapped where its type allows.
 
-    Never `add` to it: FAISS aborts the process on a memory-mapped index. Raises IndexDamagedError
-    where the file is damaged or is not the index that was asked for.
+    Never `add` to it: FAISS aborts the process on a memory-mapped index. checked: what FAISS reads
+    of the file is known to be what was written, so a refusal is FAISS's own. Raises
+    IndexDamagedError where the file is damaged or is not the index that was asked for, StorageError
+    where it may not or cannot be read, LibraryError.
     """
     faiss = load_faiss()
-    hint = "restore it or build again with --overwrite"
-    try:
+    with reading(path):
         size = path.stat().st_size
-        # A damaged length must not make FAISS allocate or loop for ever.
-        # (Product quantisers compute a table after reading, FAISS's own limit for it is 2 GiB.)
-        room = size + 1 if index_type == FLAT else size + _TABLE_BYTES
-        faiss.set_deserialization_vector_byte_limit(room)
-        faiss.set_deserialization_loop_limit(size + 1)
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except (RuntimeError, MemoryError) as error:
-        raise IndexDamagedError(f"{path} is damaged ({_short(error)}); {hint}") from None
-    except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror}); {hint}") from error
+        try:
+            index = _read(path, size if index_type == FLAT else size + _TABLE_BYTES)
+        except (RuntimeError, MemoryError) as error:
+            if stopped := obstacle(path, str(error)):
+                raise stopped from error
+            if isinstance(error, MemoryError):
+                raise
+            if checked:
+                raise lacking("faiss-cpu", f"does not read {path} ({_short(error)})") from None
+            raise IndexDamagedError(f"{path} is damaged ({_short(error)}); {HINT}") from None
     if (index.ntotal, index.d) != (rows, dim):
         raise IndexDamagedError(
-            f"{path} holds {index.ntotal} vectors of {index.d}, not {rows} of {dim}; {hint}"
+            f"{path} holds {index.ntotal} vectors of {index.d}, not {rows} of {dim}; {HINT}"
         )
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise IndexDamagedError(f"{path} does not use the inner product; {hint}")
+        raise IndexDamagedError(f"{path} does not use the inner product; {HINT}")
     if index_type == FLAT:
         if (
             not isinstance(index, faiss.IndexScalarQuantizer)
             or index.sq.qtype != faiss.ScalarQuantizer.QT_fp16
             or index.codes.size() != rows * dim * 2
         ):
-            raise IndexDamagedError(f"{path} does not hold float16 codes; {hint}")
+            raise IndexDamagedError(f"{path} does not hold float16 codes; {HINT}")
     else:
         inverted = _inverted_lists(index)
         if inverted:
@@ -204,12 +210,36 @@ def open_part(path: Path, index_type: str, rows: int, dim: int) -> Any:
     return index
 
 
+def _read(path: Path, room: int) -> Any:
+    """FAISS's own reading of a file. room: bytes that a vector in it may take at most.
+
+    A damaged length must not make FAISS allocate or loop for ever. (Product quantisers compute a
+    table after reading, FAISS's own limit for it is 2 GiB.)
+    """
+    faiss = load_faiss()
+    with contextlib.ExitStack() as opened:
+        name = str(path)
+        if not _is_utf8(name):
+            # FAISS takes no other name; the system has one for every file that is open.
+            name = f"/dev/fd/{opened.enter_context(path.open('rb')).fileno()}"
+        # The limits are the process's, and another file may be opened at the same time.
+        opened.enter_context(_reading_faiss)
+        faiss.set_deserialization_vector_byte_limit(room + 1)
+        faiss.set_deserialization_loop_limit(room + 1)
+        return faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC)
+
+
+def _is_utf8(name: str) -> bool:
+    return text_fault(name) is None
+
+
 def codes_of(index: Any) -> Codes:
     """The codes of a flat index as float16 [n, d], a view that must not outlive the index."""
     faiss = load_faiss()
     flat = faiss.rev_swig_ptr(index.codes.data(), index.codes.size())
+    # Left writable: torch warns of memory that is not, and silencing a warning is the process's
+    # affair, which threads would undo for one another. Nothing here writes; what did would fault.
     codes: Codes = flat.view(np.float16).reshape(index.ntotal, index.d)
-    codes.flags.writeable = False
     return codes
 
 

@@ -44,6 +44,7 @@ from moee_index.errors import counted
 from moee_index.index.store.document_reader import CheckedDatabase, DocumentReader
 from moee_index.index.store.field_names import dotted
 from moee_index.index.store.layout import DOCUMENTS, FIELDS
+from moee_index.index.store.reading import reading
 from moee_index.types import Progress, ignore
 
 # With more names than this they cannot be listed, and filters are not checked.
@@ -184,9 +185,14 @@ class FieldReader(CheckedDatabase):
         self, path: Path, check: Callable[[BufferedReader], None], connections: int = 1
     ) -> None:
         super().__init__(path, check, connections)
-        for connection in self._connections:
-            # Every filter reads all of it; copying it takes as long as looking at it.
-            connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
+        try:
+            with reading(path):
+                for connection in self._connections:
+                    # Every filter reads all of it; copying it takes as long as looking at it.
+                    connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
+        except BaseException:
+            self.close()
+            raise
 
     @cached_property
     def _listed(self) -> _Listed:
@@ -194,7 +200,7 @@ class FieldReader(CheckedDatabase):
         self.check()
         fields = self._rows("SELECT name, kind, place FROM fields")
         about = self._rows("SELECT complete, documents, passages FROM about")
-        with self._damaged():
+        with reading(self._path):
             ((complete, documents, passages),) = about
             return _Listed(
                 kinds={(name, kind) for name, kind, _ in fields},
@@ -240,7 +246,7 @@ class FieldReader(CheckedDatabase):
             matching = connection.execute(sql, (*values, start, stop)).fetchone()[0]
             return matching or ""
 
-        with self._lock, self._damaged():
+        with self._lock, reading(self._path):
             # sqlite3 releases the GIL while it looks for a row.
             with ThreadPoolExecutor(len(self._connections)) as pool:
                 answers = "".join(pool.map(answer, self._connections, ends[:-1], ends[1:]))
@@ -255,7 +261,7 @@ class FieldReader(CheckedDatabase):
             fill(expected, documents.described, documents.documents, ignore)
             for table in _TABLES:
                 rows = f"SELECT * FROM {table} ORDER BY rowid"  # noqa: S608
-                with self._lock, self._damaged():
+                with self._lock, reading(self._path):
                     pairs = itertools.zip_longest(
                         self._connections[0].execute(rows), expected.execute(rows)
                     )

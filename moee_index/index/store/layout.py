@@ -20,8 +20,13 @@ reader keeps the version that it opened, and a new one appears whole or not at a
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+from moee_index.errors import MisuseError
+from moee_index.index.store.reading import unreadable
+from moee_index.text import shown
 
 MANIFEST = "manifest.json"
 BUILDING = "building.json"
@@ -33,6 +38,18 @@ LEXICAL = "lexical"
 STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
 SEGMENT = re.compile(r"segment-(\d{4,})")
 _STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
+
+
+def index_directory(directory: object) -> Path:
+    """The path that a caller gave for an index. Raises MisuseError for what is no path."""
+    if not isinstance(directory, str | os.PathLike):
+        raise MisuseError(
+            f"the index is named by the path of its directory, not by {type(directory).__name__}"
+        )
+    path = Path(directory)
+    if "\0" in str(path):
+        raise MisuseError(f"{shown(str(path))} is no path of an index: it holds a NUL character")
+    return path
 
 
 def raw_name(part: str, store: str) -> str:
@@ -71,7 +88,8 @@ def segment_name(revision: int) -> str:
 
 
 def segment_folders(directory: Path) -> list[Path]:
-    """The segment folders of an index directory, oldest first."""
+    """The segment folders of an index directory, oldest first. Raises StorageError where it cannot
+    be listed."""
     return _numbered(directory, SEGMENT)
 
 
@@ -80,13 +98,13 @@ def standardizer_files(directory: Path) -> list[Path]:
 
 
 def _numbered(directory: Path, pattern: re.Pattern[str]) -> list[Path]:
-    if not directory.is_dir():
+    try:
+        paths = list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    matches = [
-        (int(match[1]), path)
-        for path in directory.iterdir()
-        if (match := pattern.fullmatch(path.name))
-    ]
+    except OSError as error:
+        raise unreadable(directory, error) from error
+    matches = [(int(match[1]), path) for path in paths if (match := pattern.fullmatch(path.name))]
     return [path for _, path in sorted(matches)]
 
 

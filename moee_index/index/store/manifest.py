@@ -11,11 +11,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from moee_index.atomic import json_bytes, sha256_file, write_file
-from moee_index.errors import IndexDamagedError, NotAnIndexError, counted
+from moee_index.errors import (
+    IndexDamagedError,
+    MisuseError,
+    NotAnIndexError,
+    counted,
+    first_line,
+)
 from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
@@ -23,8 +29,6 @@ from moee_index.index.store.layout import (
     LEXICAL,
     MANIFEST,
     ROW_CHECKS,
-    SEGMENT,
-    STORES,
     code_checks_name,
     codes_name,
     deleted_name,
@@ -34,7 +38,10 @@ from moee_index.index.store.layout import (
     segment_folders,
     standardizer_name,
 )
-from moee_index.types import PARTS, EncoderSpec, Pair
+from moee_index.index.store.manifest_values import check_building, check_manifest
+from moee_index.index.store.reading import known, reading, unreadable
+from moee_index.text import shown
+from moee_index.types import PARTS, WINDOW_CHARACTERS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
 # 3 has postings; 2 is 3 without them.
@@ -46,7 +53,8 @@ _OLDEST = 2
 class Building:
     """The settings of an unfinished segment, which a resumed build must share.
 
-    batch_tokens and window decide which texts share a batch: a resumed build keeps them.
+    batch_tokens, window and characters (of a window at most; None: of any number, as earlier
+    versions had it) decide which texts share a batch: a resumed build keeps them.
     chunk: how long documents are split ("200:40"), None where they are not. purpose: whether a new
     index is built or documents are added to one. language: how words are stemmed.
     """
@@ -59,6 +67,7 @@ class Building:
     batch_tokens: int
     window: int
     purpose: Literal["build", "add"] = "build"
+    characters: int | None = WINDOW_CHARACTERS
     language: str = "none"
 
     def write(self, folder: Path) -> None:
@@ -75,8 +84,12 @@ class Building:
             return None
         _check_version(content, path)
         with _damaged(path):
-            named = _fields(cls, content)
-            return cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
+            content.setdefault("characters", None)
+            content.setdefault("language", "none")
+            named = {field.name: content[field.name] for field in fields(cls)}
+            building = cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
+            check_building(building)
+            return building
 
 
 @dataclass(frozen=True)
@@ -212,13 +225,14 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
-            named = _fields(cls, content)
+            content.setdefault("language", None)
+            named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])
             named["index_type"] = Pair(**named["index_type"])
             named["spec"] = EncoderSpec.from_stored(named["spec"])
             manifest = cls(**named)
-            _check_values(manifest)
+            check_manifest(manifest)
             return manifest
 
     def path(self, directory: Path, name: str, segment: Segment | None = None) -> Path:
@@ -230,13 +244,8 @@ class Manifest:
         path = directory / relative
         if relative not in self.files:
             raise IndexDamagedError(f"{directory / MANIFEST} does not list {relative}")
-        try:
+        with reading(path):
             size = path.stat().st_size
-        except OSError as error:
-            raise IndexDamagedError(
-                f"{path} cannot be read ({error.strerror}); copy the whole index again if it was "
-                "copied while it was written to, else restore it or build again with --overwrite"
-            ) from error
         if size != self.files[relative].size:
             raise IndexDamagedError(
                 f"{path} has {counted(size, 'byte')} instead of {self.files[relative].size}; "
@@ -258,18 +267,6 @@ class Manifest:
         return replace(self, segments=tuple(segments), standardizer=standardizer, files=entries)
 
 
-def _fields(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass; those that are newer than the file have their defaults."""
-    return {
-        field.name: content[field.name]
-        for field in fields(kind)
-        if field.name not in _NEWER or field.name in content
-    }
-
-
-_NEWER = ("language",)
-
-
 def _segment(entry: Mapping[str, Any]) -> Segment:
     errors, lexical = entry["codes_error"], entry.get("lexical")
     return Segment(
@@ -287,33 +284,36 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def _missing(directory: Path) -> str:
-    if not directory.exists():
+    if not known(directory.exists):
         return f"{directory}: no such directory; make an index there with moee-index build"
-    if any((path / BUILDING).exists() for path in segment_folders(directory)):
+    if any(known((path / BUILDING).exists) for path in segment_folders(directory)):
         return f"{directory} holds an unfinished build; start the same build again to resume it"
     return f"{directory} is not an index (it has no {MANIFEST}); make one with moee-index build"
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        written = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
+    try:
+        content = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise IndexDamagedError(
             f"{path} is damaged (it is not JSON: {error}); build again with --overwrite"
         ) from error
     if not isinstance(content, dict):
-        raise IndexDamagedError(f"{path} is damaged (it is not a JSON object)")
+        raise IndexDamagedError(f"{path} is damaged (it is not a JSON object); restore it")
     return content
 
 
 def _check_version(content: Mapping[str, Any], path: Path) -> None:
     version = content.get("version")
-    if not isinstance(version, int) or version < 1:
-        raise IndexDamagedError(f"{path} is damaged (its version is {version!r})")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        told = shown(repr(version))
+        raise IndexDamagedError(f"{path} is damaged (its version is {told}); restore it")
     if version > VERSION:
         raise IndexDamagedError(
             f"{path} has version {version} and was written by a later moee-index (this one reads "
@@ -336,58 +336,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _check_values(manifest: Manifest) -> None:
-    """Check what the rest of the program relies on; a checksum alone does not guarantee it."""
-    spec = manifest.spec
-    if not all(type(segment) is int and segment > 0 for segment in (spec.hs_dim, spec.rw_dim)):
-        raise ValueError("a dimension is not a whole number above 0")
-    if manifest.store not in STORES:
-        raise ValueError(f"store is {manifest.store!r}")
-    if not isinstance(manifest.alpha, int | float):
-        raise ValueError(f"alpha is {manifest.alpha!r}")
-    if not all(isinstance(kind, str) for _, kind in manifest.index_type):
-        raise ValueError(f"index_type is {manifest.index_type!r}")
-    if not isinstance(manifest.language, str | None):
-        raise ValueError(f"language is {manifest.language!r}")
-    for name in manifest.files:
-        _check_relative(name)
-    for segment in manifest.segments:
-        if not SEGMENT.fullmatch(segment.name):
-            raise ValueError(f"segment {segment.name!r}")
-        counts = [segment.documents, segment.rows, segment.deleted_documents, segment.deleted_rows]
-        if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError(f"a count of {segment.name} is not a whole number")
-        if (segment.deleted is None) != (segment.deleted_rows == 0):
-            raise ValueError(
-                f"{segment.name} has deleted rows but does not name them, or the reverse"
-            )
-        if (
-            segment.deleted_rows > segment.rows
-            or segment.deleted_documents > segment.documents
-            or not segment.rows
-        ):
-            raise ValueError(f"the counts of {segment.name} contradict each other")
-        if not all(isinstance(kind, str) for _, kind in segment.index_type):
-            raise ValueError(f"index_type is {segment.index_type!r}")
-        if (segment.lexical is None) != (manifest.language is None):
-            raise ValueError(f"postings of {segment.name}, language {manifest.language!r}")
-        if segment.lexical is not None and type(segment.lexical.revision) is not int:
-            raise ValueError(f"lexical is {segment.lexical!r}")
-        if not all(isinstance(error, float) for _, error in segment.codes_error or ()):
-            raise ValueError(f"codes_error is {segment.codes_error!r}")
-
-
-def _check_relative(name: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise ValueError(f"{name!r} is outside the index")
-
-
 @contextlib.contextmanager
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, MisuseError) as error:
         raise IndexDamagedError(
-            f"{path} is damaged ({type(error).__name__}: {error}); build again with --overwrite"
+            f"{path} is damaged ({type(error).__name__}: {shown(first_line(error), 200)}); build "
+            "again with --overwrite"
         ) from error

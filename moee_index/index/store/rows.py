@@ -20,6 +20,7 @@ from moee_index.atomic import open_for_update, read_at, storage_errors, sync_fil
 from moee_index.errors import IndexDamagedError, ModelError, StorageError, counted
 from moee_index.index.store.checksums import check_rows
 from moee_index.index.store.layout import ROW_CHECKS, STORES, raw_name
+from moee_index.index.store.reading import HINT, reading
 from moee_index.types import PARTS, Embeddings, Pair, Part, columns
 
 RawArray = npt.NDArray[np.floating[Any]]
@@ -219,17 +220,15 @@ def map_rows(
 ) -> npt.NDArray[Any]:
     """A read-only memory map [rows, columns] of the end of a file, from `offset` on.
 
-    growing: the file may be longer. Raises IndexDamagedError if the file has another size or
-    cannot be read.
+    growing: the file may be longer. Raises IndexDamagedError if the file has another size, and what
+    `reading` raises.
     """
     expected = offset + rows * columns * dtype.itemsize
-    try:
+    with reading(path):
         size = path.stat().st_size
         if size < expected or (size > expected and not growing):
             raise IndexDamagedError(
                 f"{path} has {counted(size, 'byte')}, but {counted(rows, 'row')} of {columns} "
-                f"take {expected}; restore it or build again with --overwrite"
+                f"take {expected}; {HINT}"
             )
         return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(rows, columns))
-    except OSError as error:
-        raise IndexDamagedError(f"{path} cannot be read ({error.strerror or error})") from error

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from moee_index.errors import FingerprintMismatchError, IndexChangedError
+from moee_index.errors import FingerprintMismatchError, IndexChangedError, MisuseError
 from moee_index.fusion import choose_standardize
 from moee_index.index.lexical.language import NO_LANGUAGE
-from moee_index.index.segment import OpenSegment
+from moee_index.index.segment import OpenSegment, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument, Stored
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.write.windows import Counts, Documents, Rejects, windows
-from moee_index.types import EncoderSpec
+from moee_index.types import EncoderSpec, TextEncoder
 
 # What follows from raw rows and can change without embedding anything again.
 DERIVED = ("standardize", "index_type", "language")
@@ -50,6 +50,15 @@ def told(differences: Sequence[tuple[str, object, object]], spec: EncoderSpec) -
         else:
             words.append(f"{name.replace('_', '-')} {before!r} (now {now!r})")
     return ", ".join(words)
+
+
+def check_encoder(encoder: object) -> TextEncoder:
+    """The encoder that a caller gave. Raises MisuseError for what is none."""
+    if not isinstance(getattr(encoder, "spec", None), EncoderSpec):
+        raise MisuseError(
+            f"an encoder is needed, not {type(encoder).__name__}; make one with Encoder.load"
+        )
+    return cast(TextEncoder, encoder)
 
 
 def check_spec(recorded: EncoderSpec, requested: EncoderSpec, directory: Path) -> None:
@@ -123,7 +132,10 @@ def compare_finished(
         "answers until the new is whole)"
     )
     standardize = None if requested.standardize == "auto" else requested.standardize
-    requested = replace(requested, standardize=choose_standardize(manifest.rows, standardize)[0])
+    which: str = choose_standardize(manifest.rows, standardize)[0]
+    if which == open_standardizer(directory, manifest).fitted:
+        which = manifest.standardize  # parts in which nothing varies are not standardised
+    requested = replace(requested, standardize=which)
     recorded = replace(
         requested,
         spec=manifest.spec,

@@ -10,12 +10,15 @@ What becomes of a finished segment is left to them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from moee_index.atomic import storage_errors, sync_directory
-from moee_index.errors import CorpusError, IndexChangedError, IndexDamagedError
+from moee_index.errors import CorpusError, IndexChangedError, IndexDamagedError, MisuseError
+from moee_index.fusion import shown_value
 from moee_index.index.store.documents import DocumentStore, Window
 from moee_index.index.store.fields import write_fields
 from moee_index.index.store.layout import (
@@ -44,6 +47,8 @@ from moee_index.types import Notify, Progress, TextEncoder, ignore
 
 # Passages planned together. A restarted build must keep it, so it is recorded.
 WINDOW = 1024
+ON_BAD = ("error", "skip")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,10 @@ class SegmentWriting:
             self.encoder = self.encoder.with_batch_tokens(building.batch_tokens)
             self.notify(f"batch tokens {building.batch_tokens}: the interrupted run's")
         self.wanted = replace(
-            self.wanted, batch_tokens=building.batch_tokens, window=building.window
+            self.wanted,
+            batch_tokens=building.batch_tokens,
+            window=building.window,
+            characters=building.characters,
         )
 
     # Writing it
@@ -229,6 +237,7 @@ class SegmentWriting:
             skip_bad=self.skip_bad,
             split=passages_of(self.encoder, building.chunk),
             wanted=self.take,
+            characters=building.characters,
         ):
             committed = store.window(reached.windows)
             if committed is not None:
@@ -254,9 +263,27 @@ class SegmentWriting:
         self.notify(f"embedding again from the first changed document on: {difference}")
 
 
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises MisuseError for another value than these."""
+    if not isinstance(value, str) or value not in choices:
+        raise MisuseError(f"{name} is {shown_value(value)}; it is {' or '.join(choices)}")
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raises MisuseError for what is no whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise MisuseError(f"{name} is {shown_value(value)}; it must be a whole number, 1 or more")
+
+
 def check_progress(progress: Progress | None) -> Progress:
-    return progress or (lambda stage, done, total: None)
+    return _function("progress", progress)
 
 
 def check_notify(notify: Notify | None) -> Notify:
-    return notify or ignore
+    return _function("notify", notify)
+
+
+def _function(name: str, value: F | None) -> F:
+    if value is not None and not callable(value):
+        raise MisuseError(f"{name} is of type {type(value).__name__}, not a function")
+    return value or cast(F, ignore)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from moee_index.atomic import storage_errors
-from moee_index.errors import CorpusError
+from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.readers.corpus import Reject
-from moee_index.types import Chunking, Document, TextEncoder
+from moee_index.types import WINDOW_CHARACTERS, Chunking, Document, TextEncoder
 
 Documents = Iterable[Document] | Callable[[Reject], Iterable[Document]]
 # (id, number) → where a document of that id and a lower number came from; None if there is none.
@@ -120,16 +121,18 @@ def windows(
     skip_bad: bool,
     split: Split = whole,
     wanted: Wanted = lambda prepared: True,
+    characters: int | None = WINDOW_CHARACTERS,
 ) -> Iterator[Batch]:
-    """Windows of indexable documents, each of at least `size` passages except the last.
+    """Windows of indexable documents, each of at least `size` passages, or of
+    `characters` characters (None: of any number), except the last.
 
     A window ends with a document, so what it holds depends on the documents alone. Empty texts are
     skipped and counted; `wanted` says which of the others are taken. Raises CorpusError for a
     duplicate id, naming both places, for what cannot be stored, and what `wanted` raises; with
     `skip_bad` these go to `rejects`.
     """
-    gathered = _Gathered(size, split)
-    for document in documents(rejects) if callable(documents) else documents:
+    gathered = _Gathered(size, characters or sys.maxsize, split)
+    for document in _each(documents(rejects) if callable(documents) else documents):
         if not document.content.strip():
             counts.read += 1
             counts.skipped += 1
@@ -153,16 +156,39 @@ def windows(
     yield from gathered.rest()
 
 
+def check_documents(documents: object) -> None:
+    """Raises MisuseError for what is neither a function nor several documents."""
+    one = isinstance(documents, str | bytes | Mapping | Document)
+    if not callable(documents) and (one or not isinstance(documents, Iterable)):
+        raise MisuseError(
+            f"documents are given as a list of Document, and this is of type "
+            f"{type(documents).__name__}; write [Document(id, text)]"
+        )
+
+
+def _each(documents: Iterable[Document]) -> Iterator[Document]:
+    check_documents(documents)
+    for position, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise MisuseError(
+                f"document {position} is of type {type(document).__name__}; write "
+                "Document(id, text)"
+            )
+        yield document
+
+
 class _Gathered:
     """Documents on their way into a window. sources: id → source of those not yet in a full one;
     first_document, first_row: of the window that is being filled."""
 
-    def __init__(self, size: int, split: Split) -> None:
+    def __init__(self, size: int, most_characters: int, split: Split) -> None:
         self._size = size
+        self._most_characters = most_characters
         self._split = split
         self._group: list[PreparedDocument] = []
         self._window: list[PreparedDocument] = []
         self._rows = 0
+        self._ungrouped = self._characters = 0
         self.sources: dict[str, str] = {}
         self.first_document = 0
         self.first_row = 0
@@ -171,8 +197,12 @@ class _Gathered:
         """Take a document; yields the windows that are full."""
         self.sources[prepared.document.id] = prepared.document.source
         self._group.append(prepared)
+        self._ungrouped += len(prepared.document.text)
         # No more than may fill the window, so that nothing is read ahead of what is committed.
-        if len(self._group) >= min(_SPLIT_AT_A_TIME, self._size - self._rows):
+        if (
+            len(self._group) >= min(_SPLIT_AT_A_TIME, self._size - self._rows)
+            or self._ungrouped >= self._most_characters - self._characters
+        ):
             yield from self._split_group()
 
     def rest(self) -> Iterator[Batch]:
@@ -185,14 +215,16 @@ class _Gathered:
         for prepared in self._split(self._group):
             self._window.append(prepared)
             self._rows += len(prepared.spans)
-            if self._rows >= self._size:
+            self._characters += len(prepared.document.text)
+            if self._rows >= self._size or self._characters >= self._most_characters:
                 yield Batch(self.first_document, self.first_row, self._window)
                 for planned in self._window:
                     del self.sources[planned.document.id]
                 self.first_document += len(self._window)
                 self.first_row += self._rows
-                self._window, self._rows = [], 0
+                self._window, self._rows, self._characters = [], 0, 0
         self._group.clear()
+        self._ungrouped = 0
 
 
 def duplicate(document: Document, earlier: str) -> str:

@@ -14,9 +14,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from moee_index.backends import load_transformers
-from moee_index.dependencies import internal
-from moee_index.errors import MisuseError, ModelError, first_line
+from moee_index.errors import MisuseError, ModelError
 from moee_index.model.arch import conventions, experts
+from moee_index.model.arch.config import config_errors, config_of
 from moee_index.model.arch.routing import find_routers
 from moee_index.model.arch.select import ModelPlan, plan_model
 from moee_index.model.checkpoint.find import Checkpoint
@@ -34,7 +34,12 @@ def build_empty(checkpoint: Checkpoint) -> ModelPlan:
     """
     load_transformers().logging.set_verbosity_error()
     experts.register()
-    config = _config_of(checkpoint)
+    config = config_of(checkpoint)
+    with config_errors(checkpoint):
+        return _build(checkpoint, config)
+
+
+def _build(checkpoint: Checkpoint, config: Any) -> ModelPlan:
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
@@ -86,86 +91,12 @@ def rw_kind(requested: str, checkpoint: Checkpoint, plan: ModelPlan | None = Non
 def has_sigmoid_scores(checkpoint: Checkpoint, plan: ModelPlan | None = None) -> bool:
     """Whether a checkpoint's router scores by sigmoid: its text model's config says so or, if that
     is silent, its router's class."""
-    text = _config_of(checkpoint).get_text_config(decoder=True)
+    text = config_of(checkpoint).get_text_config(decoder=True)
     for name in conventions.SCORING_FUNCTION:
         if (function := getattr(text, name, None)) is not None:
             return bool(function == "sigmoid")
     plan = plan or build_empty(checkpoint)
     return any(conventions.scores_by_sigmoid(plan.model, router.name) for router in plan.routers)
-
-
-def _config_of(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoConfig
-
-    if checkpoint.config.get("model_type") == "deepseek":
-        return _deepseek_v1_config(checkpoint)
-    try:
-        config = AutoConfig.from_pretrained(
-            checkpoint.path, local_files_only=True, trust_remote_code=False
-        )
-    except (ValueError, KeyError, OSError, TypeError) as error:
-        kind = checkpoint.config.get("model_type")
-        raise ModelError(
-            f"{checkpoint.path / 'config.json'}: transformers cannot read a model of type "
-            f"{kind!r}: {first_line(error)}"
-        ) from error
-    for part in (config, config.get_text_config(decoder=True)):
-        if hasattr(part, "quantization_config"):
-            del part.quantization_config  # the model is built as it was before it was quantised
-    return config
-
-
-def _deepseek_v1_config(checkpoint: Checkpoint) -> Any:
-    """DeepSeekMoE-16B's config (`model_type: deepseek`), for which transformers has no class.
-
-    The text part of deepseek_ocr2 is the same network: multi-head attention, softmax-greedy
-    routing without renormalization, shared experts, dense first layers.
-    """
-    config = checkpoint.config
-    config_class = internal(
-        "transformers",
-        "transformers.models.deepseek_ocr2.configuration_deepseek_ocr2",
-        "DeepseekOcr2TextConfig",
-    )
-    for key, required in (("norm_topk_prob", False), ("scoring_func", "softmax")):
-        if config.get(key, required) != required:
-            raise ModelError(
-                f"{checkpoint.path / 'config.json'}: {key}={config[key]!r} is not DeepSeekMoE v1"
-            )
-    layers = config["num_hidden_layers"]
-    first, every = config.get("first_k_dense_replace", 0), config.get("moe_layer_freq", 1)
-    keys = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "moe_intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "hidden_act",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "n_routed_experts",
-        "n_shared_experts",
-        "num_experts_per_tok",
-        "attention_bias",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    )
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0)}
-    if config.get("rope_scaling"):
-        rope |= config["rope_scaling"]
-    return config_class(
-        **{key: config[key] for key in keys if key in config},
-        topk_method="greedy",
-        routed_scaling_factor=config.get("routed_scaling_factor", 1.0),
-        rope_parameters=rope,
-        mlp_layer_types=[
-            "sparse" if layer >= first and layer % every == 0 else "dense"
-            for layer in range(layers)
-        ],
-    )
 
 
 class _OnMeta(TorchFunctionMode):
@@ -294,8 +225,9 @@ def _materialize_buffers(model: Any, checkpoint: Checkpoint) -> None:
         for key in absent:
             if bool(module._buffers[key].isnan().any()):
                 raise ModelError(
-                    f"{checkpoint.name}: transformers does not say how {name}.{key} is computed, "
-                    "so the model cannot be run; please report it"
+                    f"{checkpoint.path / 'config.json'}: {name}.{key} comes out as no number: a "
+                    "value that it is computed from (as rope_theta) is wrong, or transformers does "
+                    "not say how it is computed; please report the latter"
                 )
 
 

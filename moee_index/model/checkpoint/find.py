@@ -5,15 +5,28 @@ Reads safetensors headers but no weights, builds no model, and imports nothing h
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moee_index.errors import MisuseError, ModelError, first_line
+from moee_index.errors import MisuseError, ModelError
+from moee_index.model.checkpoint.faults import read_header, reading, unreadable
+from moee_index.model.checkpoint.folders import (
+    INDEX_FILE,
+    choose_weights,
+    missing_file,
+    names_in,
+    weights_twice,
+    without_config,
+)
+from moee_index.model.checkpoint.hub import find_folder
 from moee_index.model.checkpoint.quant_config import SourceFormat, source_format
+from moee_index.text import shown, text_fault
 from moee_index.types import EncoderOptions
 
 BUNDLED = "tiny"
@@ -28,18 +41,8 @@ DEFAULT_KEYS = tuple(
     if EncoderOptions.__dataclass_fields__[name].metadata.get("own")
 )
 
-_HUB_FILES = [
-    "config.json",
-    DEFAULTS_FILE,
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-]
-_HUB_FOLDERS = ["*/*"]  # where repositories keep other forms of the same weights
+# The weights of a model in one file.
+WHOLE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,34 @@ class Checkpoint:
         for name in ("config.json", "tokenizer.json"):
             part = self.path / name
             digest.update(name.encode())
-            digest.update(part.read_bytes() if part.is_file() else b"absent")
+            with reading(part):
+                digest.update(part.read_bytes() if part.is_file() else b"absent")
         for weight_file in self.weights:
             digest.update(weight_file.name.encode())
-            _update_with_edges(digest, weight_file)
+            with reading(weight_file):
+                _update_with_edges(digest, weight_file)
         return digest.hexdigest()
+
+    @cached_property
+    def most_weights(self) -> int:
+        """More weights than the files can hold: two a byte."""
+        return 2 * sum(_size(file) for file in self.weights)
+
+    def count_tensors(self) -> int:
+        """Tensors in the weight files, by their headers; none for a file without a header that can
+        be read, which whoever reads its weights tells."""
+        count = 0
+        for file in self.weights:
+            with reading(file):
+                count += len(read_header(file))
+        return count
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise unreadable(file, error) from error
 
 
 def _update_with_edges(digest: Any, weight_file: Path) -> None:
@@ -99,18 +125,47 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Find a checkpoint: the bundled `tiny` (None), a directory, or a hub id.
 
-    Raises ModelError if there is none, or if it has no safetensors or no config.
+    Raises ModelError if there is none, or if it has no safetensors or no config; MisuseError for an
+    empty name, or a revision of a directory.
     """
     if model is None or str(model) == BUNDLED:
         return open_checkpoint(bundled_path(), name=BUNDLED)
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if revision is not None:
-            raise MisuseError(f"--revision {revision} has no meaning for the directory {path}")
-        return open_checkpoint(path, name=path.resolve().name)
-    if path.exists():
+    if not str(model).strip():
+        raise MisuseError("--model is empty; give a checkpoint directory or a hub id (owner/name)")
+    if fault := text_fault(str(model)):
+        raise MisuseError(f"--model {fault}")
+    path = _expanded(Path(model))
+    kind = _kind(path)
+    if kind is None:
+        folder = find_folder(str(model), revision, offline)
+        return open_checkpoint(folder, name=str(model), revision=folder.name)
+    if not stat.S_ISDIR(kind):
         raise ModelError(f"{path} is a file; --model takes a checkpoint directory or a hub id")
-    return _from_hub(str(model), revision, offline)
+    if revision is not None:
+        raise MisuseError(f"--revision {revision} has no meaning for the directory {path}")
+    return open_checkpoint(path, name=path.resolve().name)
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # nothing says where home is
+        raise ModelError(
+            f"--model {path}: there is no home directory for ~; write the whole path"
+        ) from error
+
+
+def _kind(path: Path) -> int | None:
+    """The mode of what is at a path; None where there is nothing, or no path can be of that name.
+    Raises ModelError where the system does not let us look."""
+    try:
+        return path.stat().st_mode
+    except ValueError:  # a zero byte
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None
+        raise unreadable(path, error) from error
 
 
 def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Checkpoint:
@@ -118,21 +173,13 @@ def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Ch
 
     Raises ModelError if it is incomplete, or quantised in a way that is not supported.
     """
-    config = _read_json(path / "config.json", required=True)
-    record = _read_json(path / DEFAULTS_FILE, required=False)
-    unknown = sorted(set(record) - set(DEFAULT_KEYS) - {"format", "quantization"})
-    if unknown:
-        raise ModelError(
-            f"{path / DEFAULTS_FILE}: unknown key {unknown[0]!r}; known: {', '.join(DEFAULT_KEYS)}"
-        )
-    if record.get("format", FORMAT) != FORMAT:
-        raise ModelError(
-            f"{path / DEFAULTS_FILE} has format {record['format']}, this version reads {FORMAT}: "
-            "update moee-index or quantise the model again"
-        )
+    names = names_in(path)
+    if "config.json" not in names or _kind(path / "config.json") is None:
+        raise without_config(path)
+    config = read_object(path / "config.json")
+    record = read_object(path / DEFAULTS_FILE) if DEFAULTS_FILE in names else {}
+    _check_record(record, path / DEFAULTS_FILE)
     quantization = record.get("quantization")
-    if quantization is not None and not isinstance(quantization, dict):
-        raise ModelError(f"{path / DEFAULTS_FILE}: 'quantization' must be an object")
     return Checkpoint(
         name=name,
         path=path,
@@ -140,87 +187,65 @@ def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Ch
         config=config,
         defaults={key: record[key] for key in DEFAULT_KEYS if key in record},
         quantization=quantization,
-        weights=_weight_files(path),
+        weights=_weight_files(path, names),
         # Ours keep the original's config.json, which may describe how the original was quantised.
         source=source_format(config, path) if quantization is None else None,
     )
 
 
-def _weight_files(path: Path) -> tuple[Path, ...]:
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = _read_json(index, required=True).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelError(f"{index}: no 'weight_map'; the checkpoint is incomplete")
-        names = sorted(set(weight_map.values()))
-        if bad := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
-            raise ModelError(f"{index}: {bad[0]!r} is not a file name")
-    else:
-        names = sorted(file.name for file in path.glob("*.safetensors"))
-    if not names:
+def _check_record(record: dict[str, Any], file: Path) -> None:
+    """Raise ModelError unless this version knows all that moee_index.json says; the defaults'
+    values are left to whoever uses them."""
+    unknown = sorted(set(record) - set(DEFAULT_KEYS) - {"format", "quantization"})
+    if unknown:
         raise ModelError(
-            f"{path} has no .safetensors file; convert the checkpoint to safetensors first "
-            "(pickled weights are never read)"
+            f"{file}: unknown key {shown(unknown[0])!r}; known: {', '.join(DEFAULT_KEYS)}"
         )
-    for name in names:
-        if not (path / name).is_file():
-            raise ModelError(f"{path / name} is missing; the checkpoint is incomplete")
-    return tuple(path / name for name in names)
+    if record.get("format", FORMAT) != FORMAT:
+        raise ModelError(
+            f"{file} has format {shown(str(record['format']))}, this version reads {FORMAT}: "
+            "update moee-index or quantise the model again"
+        )
+    quantization = record.get("quantization")
+    if quantization is None:
+        return
+    if not isinstance(quantization, dict):
+        raise ModelError(f"{file}: 'quantization' must be an object")
+    for key, known in (("type", "nf4"), ("block", 64)):
+        if quantization.get(key, known) != known:
+            raise ModelError(
+                f"{file}: 'quantization' has {key} {shown(str(quantization[key]))}, this version "
+                f"reads {known}: update moee-index or quantise the model again"
+            )
+    kinds = {"double_quant": bool, "turned": bool, "bytes": int, "digest": str}
+    for key, kind in {**kinds, "source_fingerprint": str}.items():
+        if quantization.get(key) is not None and type(quantization[key]) is not kind:
+            raise ModelError(f"{file}: {key!r} of 'quantization' is not of type {kind.__name__}")
 
 
-def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if required:
-            raise ModelError(f"{path} does not exist; {path.parent} is not a checkpoint") from None
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+def _weight_files(path: Path, names: list[str]) -> tuple[Path, ...]:
+    if INDEX_FILE not in names:
+        return tuple(path / name for name in choose_weights(path, names))
+    index = path / INDEX_FILE
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index}: no 'weight_map'; the checkpoint is incomplete")
+    for name in weight_map.values():
+        if not isinstance(name, str) or text_fault(name) or not name or Path(name).name != name:
+            raise ModelError(f"{index}: {shown(str(name))!r} is not a file name")
+    files = sorted(set(weight_map.values()))
+    for name in files:
+        if _kind(path / name) is None:
+            raise missing_file(path, name)
+    if WHOLE in names and WHOLE not in files:
+        raise weights_twice(path, WHOLE, f"{files[0]} of {INDEX_FILE}")
+    return tuple(path / name for name in files)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError naming the file and what is wrong with it."""
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not hold a JSON object")
     return content
-
-
-def _from_hub(repository: str, revision: str | None, offline: bool) -> Checkpoint:
-    import os
-
-    from huggingface_hub import is_offline_mode, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    offline = offline or is_offline_mode() or bool(os.environ.get("HF_HUB_OFFLINE"))
-    failure = f"there is no directory {repository!r}, and no model of that name could be fetched"
-    try:
-        folder = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=_HUB_FILES,
-            ignore_patterns=_HUB_FOLDERS,
-            local_files_only=offline,
-        )
-    except HFValidationError:
-        raise ModelError(
-            f"{repository!r} is neither a directory nor a hub id (owner/name); give --model either"
-        ) from None
-    except GatedRepoError as error:
-        raise ModelError(
-            f"the hub's model {repository} is gated: accept its terms on "
-            f"https://huggingface.co/{repository}, log in with `hf auth login`, and start again"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"no directory {repository!r}, and the hub shows no model of that name: check the "
-            "name; if the model is private, log in with `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        why = "offline, and it is not in the hub's cache" if offline else first_line(error)
-        raise ModelError(f"{failure}: {why}") from error
-    except Exception as error:  # the hub client raises its own, httpx's and OS errors
-        raise ModelError(f"{failure}: {first_line(error)}") from error
-    path = Path(folder)
-    return open_checkpoint(path, name=repository, revision=path.name)

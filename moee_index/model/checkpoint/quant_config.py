@@ -96,7 +96,8 @@ def source_format(config: dict[str, Any], path: Path) -> SourceFormat | None:
     kind = _READ[method]
     if kind == MXFP4:
         # Two layouts of a square matrix look alike; gpt-oss's is the one that is supported.
-        model_type = (config.get("text_config") or config).get("model_type")
+        inner = config.get("text_config")
+        model_type = (inner if isinstance(inner, dict) and inner else config).get("model_type")
         if model_type != "gpt_oss":
             raise ModelError(
                 f"{path}: MXFP4 is supported for gpt-oss, not for {model_type!r}; {ADVICE}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from moee_index.errors import ModelError, StorageError
 from moee_index.model.arch.four_bit import turns
+from moee_index.model.checkpoint.faults import UnreadableError
 from moee_index.model.checkpoint.find import Checkpoint, open_checkpoint
 from moee_index.model.load.four_bit_checkpoint import publish_four_bit
 from moee_index.model.load.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
@@ -22,22 +23,37 @@ from moee_index.types import Notify
 # What earlier versions kept beside an entry for queries, and nothing reads any more.
 _OUTDATED = "-packed"
 
+_NO_PLACE = "there is no home directory for a cache; set MOEE_INDEX_CACHE to a directory for it"
+
 
 class Cache:
-    """One cache directory. `tell` gets a line for what is kept, damaged, or cannot be kept."""
+    """One cache directory. `tell` gets a line for what is kept, damaged, or cannot be kept.
+
+    Where there is no place for one, or it cannot be used, that is told once and nothing is kept.
+    """
 
     def __init__(self, tell: Notify, directory: Path | None = None) -> None:
-        self.directory = directory or cache_directory()
+        self._directory = directory
         self._tell = tell
+        self._told_unusable = False
+
+    @property
+    def directory(self) -> Path:
+        """Raises StorageError where there is no place for a cache."""
+        return self._directory or cache_directory()
 
     def four_bit(
         self, checkpoint: Checkpoint, storage: Storage, *, turned: bool = False
     ) -> Checkpoint | None:
         """The intact 4-bit checkpoint made from this one, or None. turned: whether its matrices
         must be turned (`four_bit.turns`)."""
-        entry = self._entry(checkpoint, storage)
-        self._remove_outdated(entry)
-        if not entry.is_dir():
+        try:
+            entry = self._entry(checkpoint, storage)
+            self._remove_outdated(entry)
+            if not entry.is_dir():
+                return None
+        except (StorageError, OSError) as error:
+            self._tell_unusable(error)
             return None
         try:
             cached = open_checkpoint(entry, name=checkpoint.name, revision=checkpoint.revision)
@@ -46,17 +62,26 @@ class Cache:
             if turned and not turns(cached):
                 raise ModelError(f"{entry} is from an earlier version")
             return cached
-        except (ModelError, OSError) as error:
+        except (UnreadableError, OSError) as error:
+            self._tell_unusable(error)
+        except ModelError as error:
             self._remove_damaged(entry, error)
-            return None
+        return None
 
     def draft(self, checkpoint: Checkpoint, storage: Storage, specs: Specs) -> Draft | None:
         """A draft of an entry to fill; None, told, where there is no room for it."""
+        if self._told_unusable:
+            return None
         try:
             return Draft(self._entry(checkpoint, storage), specs)
         except StorageError as error:
-            self._tell(f"the 4-bit form is not kept: {error}")
+            self._tell_unusable(error)
             return None
+
+    def _tell_unusable(self, error: Exception) -> None:
+        if not self._told_unusable:
+            self._told_unusable = True
+            self._tell(f"the 4-bit form is not kept: {error}")
 
     def publish(self, draft: Draft, checkpoint: Checkpoint, storage: Storage) -> None:
         """Make a filled draft an entry; where that fails the model runs all the same."""
@@ -75,14 +100,24 @@ class Cache:
         )
 
     def entries(self) -> list[tuple[str, int]]:
-        """(name, bytes) of each entry, leftovers of interrupted writes included."""
-        if not self.directory.is_dir():
-            return []
-        return [
-            (entry.name, sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()))
-            for entry in sorted(self.directory.iterdir())
-            if entry.is_dir() and "-nf4" in entry.name
-        ]
+        """(name, bytes) of each entry, leftovers of interrupted writes included.
+
+        Raises StorageError where there is no cache, or it cannot be read.
+        """
+        directory = self.directory
+        try:
+            if not directory.is_dir():
+                return []
+            return [
+                (entry.name, _size(entry))
+                for entry in sorted(directory.iterdir())
+                if "-nf4" in entry.name and entry.is_dir()
+            ]
+        except OSError as error:
+            raise StorageError(
+                f"the cache {directory} cannot be read ({error.strerror}); set MOEE_INDEX_CACHE to "
+                "another directory"
+            ) from error
 
     def prune(self) -> int:
         """Remove all entries. Returns the bytes freed. Raises StorageError."""
@@ -113,9 +148,20 @@ class Cache:
         shutil.rmtree(entry, ignore_errors=True)
 
 
+def _size(entry: Path) -> int:
+    return sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+
+
 def cache_directory() -> Path:
-    """`MOEE_INDEX_CACHE`, else the platform's cache directory."""
+    """`MOEE_INDEX_CACHE`, else the platform's cache directory. Raises StorageError where neither
+    says a place, as for a user without a home directory."""
     from platformdirs import user_cache_path
 
-    directory = os.environ.get("MOEE_INDEX_CACHE")
-    return Path(directory).expanduser() if directory else user_cache_path("moee-index")
+    said = os.environ.get("MOEE_INDEX_CACHE")
+    try:
+        directory = Path(said).expanduser() if said else user_cache_path("moee-index")
+    except RuntimeError as error:
+        raise StorageError(_NO_PLACE) from error
+    if directory.parts[:1] == ("~",):  # what older releases of platformdirs return
+        raise StorageError(_NO_PLACE)
+    return directory

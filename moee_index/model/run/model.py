@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,10 @@ import numpy as np
 import torch
 
 from moee_index.backends import has_avx512bf16, limit_kernel_caches, set_threads
-from moee_index.errors import ModelError
+from moee_index.errors import MisuseError, ModelError, counted
 from moee_index.limits import bound_processors, processor_limit
 from moee_index.model.arch.build import build_empty, rw_kind
+from moee_index.model.arch.config import config_errors
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
 from moee_index.model.arch.routing import Router, raw_scores
 from moee_index.model.arch.tested import is_tested
@@ -31,6 +33,7 @@ from moee_index.model.load.load import load_model
 from moee_index.model.nf4.native import library as native
 from moee_index.model.precision import Choice, Storage
 from moee_index.model.run.blocks import run_in_blocks
+from moee_index.text import shown
 from moee_index.types import Embeddings, Notify, Progress, ignore
 
 if TYPE_CHECKING:
@@ -117,15 +120,30 @@ def _joined(parts: Iterable[Embeddings]) -> Embeddings:
 
 
 def choose_device(requested: str) -> Choice:
-    """`auto`: the first CUDA device if there is one, else the CPU."""
+    """`auto`: the first CUDA device if there is one, else the CPU.
+
+    Raises MisuseError for anything but `auto`, `cpu` and `cuda[:N]` and for a number beyond the
+    devices there are, ModelError where there is none.
+    """
     if requested == "auto":
         if torch.cuda.is_available():
             return Choice(torch.device("cuda:0"), "there is a CUDA device")
         return Choice(torch.device("cpu"), "no CUDA device")
-    device = torch.device(requested)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"--device {requested}: torch finds no CUDA device; take --device cpu")
-    return Choice(device, "as requested")
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,4}))?", str(requested))
+    if match is None:
+        raise MisuseError(f"--device {shown(str(requested))!r} is none of auto, cpu and cuda[:N]")
+    if match[0] != "cpu" and not torch.cuda.is_available():
+        error = ModelError if match[1] is None else MisuseError
+        raise error(
+            f"--device {requested}: torch finds no CUDA device; take --device cpu (known are auto, "
+            "cpu and cuda[:N])"
+        )
+    if match[1] is not None and int(match[1]) >= (count := torch.cuda.device_count()):
+        raise MisuseError(
+            f"--device {requested}: there {'is' if count == 1 else 'are'} "
+            f"{counted(count, 'CUDA device')}, numbered from 0; take another, or auto"
+        )
+    return Choice(torch.device(match[0]), "as requested")
 
 
 def choose_compute(bits: int, device: torch.device) -> Choice:
@@ -236,7 +254,8 @@ class RunningModel:
                 "were not tested with it"
             )
         # One tiny pass shows both widths, whatever a config calls its sizes.
-        sample = self.embed([TokenizedText((0,), (0, 1))])
+        with config_errors(checkpoint):
+            sample = self.embed([TokenizedText((0,), (0, 1))])
         self.hs_dim, self.rw_dim = sample.hs.shape[1], sample.rw.shape[1]
 
     def bytes(self) -> dict[str, int]:
