@@ -159,6 +159,8 @@ class _Check:
 
     def _postings(self, segment: OpenSegment) -> None:
         language = self.manifest.language
+        if segment.postings is not None:
+            segment.postings.check(full=self.report.full)
         if self.report.full and language is not None:
             problem = check_lexical(segment, language, self.progress)
             if problem is not None:

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,7 +54,8 @@ METHODS: tuple[Method, ...] = ("sum", "concat", "hs", "rw")
 def written(texts: Sequence[str]) -> bytes:
     file = io.BytesIO()
     with runs.Runs(Words(), None) as collected:
-        collected.add(texts)
+        for text in texts:
+            collected.add(text)
         write.merge(file, np.frombuffer(collected.lengths, np.uint32), collected.finish())
     return file.getvalue()
 
@@ -518,7 +520,9 @@ def test_words_of_other_rules_are_told_and_left(
     assert verify_index(tmp_path / "i", full=True).ok
 
 
-def test_postings_that_do_not_follow_from_the_documents(tmp_path: Path) -> None:
+def test_postings_that_do_not_follow_from_the_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full check finds what checksums cannot, and `reindex --lexical` mends it."""
     build_index(tmp_path / "i", fake_documents(30), FakeEncoder())
     build_index(tmp_path / "j", [*fake_documents(29), Document("x", "w1")], FakeEncoder())
@@ -532,6 +536,10 @@ def test_postings_that_do_not_follow_from_the_documents(tmp_path: Path) -> None:
     (problem,) = verify_index(tmp_path / "i", full=True).problems
     assert "lexical-0001.postings does not follow from the documents" in problem
     assert "reindex --lexical" in problem
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    (problem,) = verify_index(tmp_path / "i", full=True).problems
+    assert "cannot be compared with its documents" in problem and "TMPDIR" in problem
+    monkeypatch.undo()
     reindex_lexical(tmp_path / "i")
     assert verify_index(tmp_path / "i", full=True).ok
 

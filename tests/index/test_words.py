@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moee_index.errors import MisuseError
 from moee_index.index.lexical import words as module
 from moee_index.index.lexical.language import LANGUAGES
-from moee_index.index.lexical.words import LONGEST, Words, chunks, surfaces
+from moee_index.index.lexical.words import LONGEST, Words, chunks, pieces, surfaces
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,15 @@ def test_long_runs() -> None:
     assert time.process_time() - began < 10
     assert sum(map(len, words._known)) < 1000
     assert Words().terms("a" * 1000) == ["a" * LONGEST]
+
+
+@given(st.text(st.sampled_from("ab-.é \u0301東\n"), max_size=50), st.integers(1, 8))
+def test_pieces_of_a_long_text_have_its_words(text: str, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PIECE", size)
+        apart = list(pieces(text))
+    assert "".join(apart) == text
+    assert [word for one in apart for word in Words().terms(one)] == Words().terms(text)
 
 
 def test_speed() -> None:

@@ -22,6 +22,6 @@ def check_language(language: object) -> None:
     """Raises MisuseError unless words of this language can be stemmed, or it is `none`."""
     if not isinstance(language, str) or (language != NO_LANGUAGE and language not in LANGUAGES):
         raise MisuseError(
-            f"language is {shown(repr(language))}; it is {NO_LANGUAGE} (words as they are) or one of "
-            f"{', '.join(LANGUAGES)}"
+            f"language is {shown(repr(language))}; it is {NO_LANGUAGE} (words as they are) or one "
+            f"of {', '.join(LANGUAGES)}"
         )

@@ -179,9 +179,9 @@ class Postings:
                 yield block[start - begin : end - begin]
                 start = end
 
-    def check(self) -> None:
-        """Every byte is what was written, or IndexDamagedError."""
-        self._file.check(0, self._file.size)
+    def check(self, *, full: bool = True) -> None:
+        """Every byte is what was written, or the header alone; else IndexDamagedError."""
+        self._file.check(0, self._file.size if full else self.layout.sections["lengths"][0])
 
     def _bytes(self, section: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
         begin, end = self.layout.sections[section]

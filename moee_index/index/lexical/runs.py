@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.index.lexical.postings import MOST, Numbers, Postings
-from moee_index.index.lexical.words import Words, chunks, recurs
+from moee_index.index.lexical.words import Words, chunks, pieces, recurs
 
 # Words of a run, which take up to 30 bytes each until it is sorted; and terms.
 _WORDS = 1 << 22
@@ -175,16 +175,16 @@ class Runs:
         self._found = array("I")
         self._first = len(self.lengths)
 
-    def add(self, texts: Iterable[str]) -> None:
-        """The next rows."""
-        for text in texts:
-            before = len(self._found)
-            ids = map(self._ids.__getitem__, chunks(text))
+    def add(self, text: str) -> None:
+        """The next row."""
+        before = len(self._found)
+        for piece in pieces(text):
+            ids = map(self._ids.__getitem__, chunks(piece))
             self._found.extend(chain.from_iterable(ids))
-            self.lengths.append(len(self._found) - before)
-            if len(self._found) >= _WORDS or len(self._ids.terms) >= _TERMS:
-                self._runs.append(self._spilled(self._sorted()))
-                self._begin()
+        self.lengths.append(len(self._found) - before)
+        if len(self._found) >= _WORDS or len(self._ids.terms) >= _TERMS:
+            self._runs.append(self._spilled(self._sorted()))
+            self._begin()
 
     def finish(self) -> list[Run]:
         """All runs, until this object is closed."""

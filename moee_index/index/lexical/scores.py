@@ -27,7 +27,7 @@ RowNumbers = npt.NDArray[np.int64]
 # A word is put off if it is in more than one row of so many, and those put off weigh together no
 # more than this share of all words.
 _MANY = 16
-_SHARE = 0.1
+_SHARE = 0.05
 # Postings over rows from which on a row of the matrix is kept for each row of the segment.
 _DENSE = 16
 # What is looked at first for the largest score, and the most rows that may then be left.

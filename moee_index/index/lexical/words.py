@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from operator import add
 
@@ -23,6 +23,8 @@ _RULES = 1
 # Characters of a word at most, and parts of a compound that is also kept whole.
 LONGEST = 64
 _MOST_PARTS = 8
+# Characters of a long text that are looked at together, and some more until a blank.
+_PIECE = 1 << 18
 # Chunks that are remembered with their words.
 _REMEMBERED = 1 << 17
 
@@ -74,6 +76,7 @@ _PART = re.compile(
     rf"(\d+(?:[.,]\d+)*)({_LETTER}+)(?![\w{_MARKS}])"
     rf"|(?:(?!_)[\w{_MARKS}])+(?:(?<=\d)[.,]\d+)*"
 )
+_BLANK = re.compile(r"\s")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _ALONE = re.compile(f"[{_NO_BLANKS}]")
 # The marks of scripts without blanks belong to the letter before them.
@@ -134,6 +137,18 @@ class Words:
                 self._stems = {}
             self._stems[surface] = stem
         return stem
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A long text in pieces that have the same words, so that never all chunks are held."""
+    start = 0
+    while start + _PIECE < len(text):
+        blank = _BLANK.search(text, start + _PIECE)
+        if blank is None:
+            break
+        yield text[start : blank.start()]
+        start = blank.start()
+    yield text[start:] if start else text
 
 
 def chunks(text: str) -> list[str]:

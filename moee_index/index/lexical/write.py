@@ -25,10 +25,15 @@ from moee_index.index.lexical.words import Words
 from moee_index.index.store.checksums import piece_crcs
 from moee_index.index.store.document_reader import DocumentReader
 from moee_index.index.store.layout import LEXICAL, code_checks_name, postings_name
-from moee_index.types import Progress, blocks
+from moee_index.index.store.reading import reading
+from moee_index.types import Progress
 
-_TEXTS = 256
+_REPORT_EVERY = 1024
 _COMPARED = 1 << 20
+_NO_ROOM = (
+    "{path} cannot be compared with its documents ({why}); make room where temporary files go, or "
+    "set TMPDIR to another folder"
+)
 
 
 def write_postings(
@@ -68,26 +73,31 @@ def merge_postings(
 
 
 def follows_from(path: Path, documents: DocumentReader, words: Words, report: Progress) -> bool:
-    """Whether a file of postings is what these documents give."""
+    """Whether a file of postings is what these documents give.
+
+    Raises StorageError where the folder for temporary files has no room for another.
+    """
     with (
+        storage_errors(path, _NO_ROOM),
         tempfile.TemporaryFile() as made,
-        path.open("rb") as file,
         Runs(words, None) as runs,
     ):
         _collect(runs, documents, report)
         merge(made, np.frombuffer(runs.lengths, dtype=np.uint32), runs.finish())
         made.seek(0)
-        while expected := made.read(_COMPARED):
-            if file.read(_COMPARED) != expected:
-                return False
-        return not file.read(1)
+        with reading(path), path.open("rb") as file:
+            while expected := made.read(_COMPARED):
+                if file.read(_COMPARED) != expected:
+                    return False
+            return not file.read(1)
 
 
 def _collect(runs: Runs, documents: DocumentReader, report: Progress) -> None:
-    report("words", 0, documents.rows)
-    for texts in blocks(documents.contents(), _TEXTS):
-        runs.add(texts)
-        report("words", len(runs.lengths), documents.rows)
+    for row, text in enumerate(documents.contents()):
+        if row % _REPORT_EVERY == 0:
+            report("words", row, documents.rows)
+        runs.add(text)
+    report("words", documents.rows, documents.rows)
 
 
 def _write(path: Path, revision: int, lengths: Numbers, runs: Sequence[Run]) -> None:
