@@ -257,38 +257,66 @@ def test_the_best_are_those_of_brute_force(
     large: Path, some: list[Document], weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Words put off or not, few or many hits, filtered or not, blocks of any size."""
-    for share, block, left in (
-        (0.0, None, 1 << 14),
-        (0.1, 97, 1 << 14),
-        (0.9, 97, 1 << 14),
-        (0.9, 50, 3),
-    ):
+    ways: tuple[tuple[float, int | None, int, int], ...] = (
+        (0.0, None, 64, 1 << 14),
+        (0.05, 97, 64, 1 << 14),
+        (0.9, 97, 1, 1 << 14),
+        (0.9, 50, 64, 3),
+    )
+    for share, block, first, left in ways:
         monkeypatch.setattr(scores, "_SHARE", share)
+        monkeypatch.setattr(scores, "_FIRST", first)
         monkeypatch.setattr(scores, "_MOST_LEFT", left)
         with Index.open(large, FakeEncoder(), block_rows=block) as index:
             for query, k in itertools.product(QUERIES, (1, 10)):
                 check(index, some, query, lexical=weight, k=k)
                 check(index, some, query, lexical=weight, k=k, filter="x < 3")
             check(index, some, QUERIES[1], lexical=weight, k=1000)
+            for query in QUERIES:
+                check(index, some, query, lexical=weight, k=40)
+            for k in (150, 200, 220, 300):
+                check(index, some, QUERIES[7], lexical=weight, k=k)
             for method in METHODS:
                 check(index, some, QUERIES[3], lexical=weight, method=method)
             check(index, some, QUERIES[4], lexical=weight, alpha=0.0)
             check(index, some, QUERIES[4], lexical=weight, alpha=3.5, min_score=0.25)
 
 
-def test_words_are_put_off_somewhere(large: Path) -> None:
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("first", [1, 64])
+def test_words_that_are_put_off_change_nothing(
+    large: Path, share: float, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit: the largest score, the score of each row, and the best by words alone."""
+    monkeypatch.setattr(scores, "_FIRST", first)
+    rng = np.random.default_rng(5)
+    put_off = 0
     with Index.open(large) as index:
-        for query in ("w0 w1 w58 w59", QUERIES[6]):
-            found = scores.QueryScores(query, index.snapshot.statistics, scores.Bm25())
-            assert found.slack > 0
-            whole = scores.QueryScores(query, index.snapshot.statistics, scores.Bm25())
-            whole._score(0)
-            assert found.largest == whole._largest()
-            rows = np.arange(500)
-            for part, complete in zip(found.segments, whole.segments, strict=True):
+        statistics = index.snapshot.statistics
+        for _ in range(150):
+            query = " ".join(rng.choice(WORDS, rng.integers(2, 7)))
+            monkeypatch.setattr(scores, "_SHARE", 0.0)
+            whole = scores.QueryScores(query, statistics, scores.Bm25())
+            monkeypatch.setattr(scores, "_SHARE", share)
+            found = scores.QueryScores(query, statistics, scores.Bm25())
+            put_off += found.slack > 0
+            assert found.largest == whole.largest
+            pairs = zip(found.segments, whole.segments, strict=True)
+            for number, (part, complete) in enumerate(pairs):
                 rows = np.arange(len(part._words.postings.lengths))
-                assert (part.exact(rows) == complete.partly(rows)).all()
-                assert (part.partly(rows) + found.slack + 1e-12 >= complete.partly(rows)).all()
+                every = complete.partly(rows)
+                assert (part.exact(rows) == every).all()
+                assert (part.partly(rows) + found.slack + 1e-12 >= every).all()
+                allowed = rng.random(len(rows)) < 0.7
+                every = np.where(allowed, every, 0.0)
+                for k in (1, 3, 20, 60, 120, 400):
+                    best, _ = scores.PartScores([found], number, 1.0).ranked(0, k, allowed)
+                    in_order = np.argsort(
+                        -(every / (whole.largest or 1)).astype(np.float32), kind="stable"
+                    )
+                    expected = in_order[:k][every[in_order[:k]] > 0]
+                    assert best.tolist() == expected.tolist()
+    assert put_off >= 5
 
 
 def test_many_queries_answer_as_one_by_one(large: Path) -> None:
