@@ -25,7 +25,14 @@ from moee_index.bench.data import DataError, DataSets, quiet, stamp
 from moee_index.bench.mteb_internals import as_tested, with_newer
 from moee_index.bench.options import BenchOptions
 from moee_index.bench.report.paper import paper_score
-from moee_index.bench.run_dir import EXTRA_SETTING, Entry, Records, finite, peak_rss_bytes
+from moee_index.bench.run_dir import (
+    EXTRA_SETTING,
+    Entry,
+    Records,
+    finite,
+    peak_rss_bytes,
+    without_score,
+)
 from moee_index.bench.tasks import Missing, Question, Selection, choose, describe, fresh
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import VectorStore, default_directory
@@ -212,15 +219,19 @@ class _Run:
         system = self.systems[number]
         self.worked.setdefault(number, []).append(task.metadata.name)
         model_of = system.prepare(task, heard)
+        unscored: list[Entry] = []
         for column in columns:
             model = model_of(column)
             result = self._mteb(model, task)
             rows = self._rows_of(task, result, column)
             self.records.put(rows, self._extras(task, model, column, result))
             self.rows += rows
+            unscored += [row for row in rows if row["score"] is None]
             self.evaluated += 1
             self.done += 1
             self.progress("evaluating", self.done, len(self.selection.tasks) * self.settings)
+        if unscored:
+            self.tell(without_score(task.metadata.type, unscored))
         for one in heard:
             system.count(task, one)
         self.seconds[number] = self.seconds.get(number, 0.0) + time.perf_counter() - started

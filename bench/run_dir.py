@@ -192,10 +192,29 @@ def _same(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= _ROUNDED
 
 
+_CORRELATED = {"STS", "Summarization"}
+
+
 def finite(value: Any) -> float | None:
     """A score for JSON: None where it is no finite number (mteb gives NaN for constant vectors)."""
     number = float(value) if value is not None else math.nan
     return number if math.isfinite(number) else None
+
+
+def without_score(kind: str, rows: Sequence[Entry]) -> str:
+    """The line for a task of a kind whose rows have no score; all of them are of that task."""
+    why = "mteb found nothing to measure in it"
+    if kind in _CORRELATED:
+        why = (
+            "all of its similarities, or all of its gold scores, are equal, which leaves no rank "
+            "correlation"
+        )
+    methods = ", ".join(dict.fromkeys(str(row["method"]) for row in rows))
+    metrics = ", ".join(dict.fromkeys(str(row["metric"]) for row in rows))
+    return (
+        f"{rows[0]['task']}: {metrics} is not a number with {methods}: {why}; summary.json has "
+        "null for it"
+    )
 
 
 def read_runs(directories: Sequence[Path]) -> list[Run]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +29,8 @@ from moee_index.fusion import (
     unit_vectors,
 )
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents
-from moee_index.readers.trec import RunLine
+from moee_index.readers.trec import PassedOver, RunIds, RunLine, check_run_id
+from moee_index.text import check_text
 from moee_index.types import Document, Embeddings, Hit, Notify, TextEncoder
 
 # Lists are gathered up to so many candidates, so that short ones share full batches.
@@ -50,7 +52,7 @@ class Reranked:
 
 
 class StoredText(Protocol):
-    """A document as an index returns it."""
+    """A passage as an index returns it. row: of the index, which tells it from all others."""
 
     @property
     def id(self) -> str: ...
@@ -58,6 +60,8 @@ class StoredText(Protocol):
     def text(self) -> str: ...
     @property
     def metadata(self) -> dict[str, Any]: ...
+    @property
+    def row(self) -> int: ...
 
 
 class StoredTexts(Protocol):
@@ -75,13 +79,13 @@ class StoredTexts(Protocol):
         """The passages of these documents, of one that is not split the document itself; ids that
         are not there are left out."""
 
-    def vectors(self, ids: Sequence[str]) -> Embeddings:
-        """Raw rows of these ids of passages, all of which are there, in their order."""
+    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
+        """Raw embeddings of these rows of the index, in their order."""
 
 
 def rerank(
     query: str,
-    candidates: Sequence[Candidate],
+    candidates: Iterable[Candidate],
     encoder: TextEncoder,
     k: int | None = None,
     *,
@@ -100,10 +104,7 @@ def rerank(
 
     Raises MisuseError for an empty query, invalid candidates, options out of range.
     """
-    try:
-        request = CandidateList(query, as_documents(candidates))
-    except ValueError as error:
-        raise MisuseError(str(error)) from None
+    request = CandidateList(check_text(query, "the query"), as_documents(candidates))
     (ranked,) = rerank_lists(
         [request],
         encoder,
@@ -137,6 +138,7 @@ def rerank_lists(
 
     tell: called once with the reason when nothing is standardised because a list is too short.
     """
+    _check_encoder(encoder)
     scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha)
 
     def rows_of(gathered: Sequence[_Rows]) -> RowsOf:
@@ -157,28 +159,61 @@ def rerank_run(
     alpha: float | None = None,
     k: int | None = None,
     block: int = BLOCK,
+    passed_over: PassedOver | None = None,
 ) -> Iterator[Reranked]:
     """Rerank a TREC run over the raw rows of an index: only the queries are embedded.
 
-    run: (query id, its lines) as `runs.read_run_lists` gives them; the scores in it are not used,
+    run: (query id, its lines) as `trec.read_run_lists` gives them; the scores in it are not used,
     its order is that of equal scores. The index's frozen standardizer is used, and its alpha
-    unless one is given.
+    unless one is given. passed_over: counts the lines whose document is not in the index, instead
+    of an error.
 
     Raises CorpusError naming line and id where a query is not among the queries, or a document is
-    not in the index.
+    not in the index; MisuseError for a run or queries that are something else.
     """
+    if isinstance(run, str | bytes | Path) or not isinstance(run, Iterable):
+        raise MisuseError(
+            f"the run is of type {type(run).__name__}; give (query id, lines) pairs, as "
+            "read_run_lists gives them"
+        )
+    if not isinstance(queries, Mapping):
+        raise MisuseError(f"the queries are of type {type(queries).__name__}, not {{id: text}}")
+    if not hasattr(index, "passages"):
+        raise MisuseError(f"the index is of type {type(index).__name__}; open it with Index.open")
+    _check_encoder(encoder)
     scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha)
 
-    lists = (_run_list(query_id, lines, queries, index) for query_id, lines in run)
+    lists = (_run_list(query_id, lines, queries, index, passed_over) for query_id, lines in run)
 
     def rows_of(_: Sequence[_Rows]) -> RowsOf:
-        return lambda each: index.vectors(each.passages)
+        return lambda each: index.vectors_at(each.rows)
 
     return _reranked(lists, rows_of, scoring, encoder, block)
 
 
+def check_for_run(lists: Iterable[CandidateList]) -> None:
+    """Raises CorpusError for the first id of a query or candidate that a TREC run of the answers
+    could not hold."""
+    ids = RunIds()
+    for number, each in enumerate(lists, 1):
+        ids.take(each.query_id, number, each.source)
+        for document in each.candidates:
+            check_run_id("document", document.id, each.source)
+
+
+def _check_encoder(encoder: object) -> None:
+    # A text has a method of that name too.
+    if isinstance(encoder, str) or not callable(getattr(encoder, "encode", None)):
+        kind = type(encoder).__name__
+        raise MisuseError(f"the encoder is of type {kind}; make one with Encoder.load")
+
+
 def _run_list(
-    query_id: str, lines: Sequence[RunLine], queries: Mapping[str, str], index: StoredTexts
+    query_id: str,
+    lines: Sequence[RunLine],
+    queries: Mapping[str, str],
+    index: StoredTexts,
+    passed_over: PassedOver | None,
 ) -> _Rows:
     """The candidate list of a query of a run, with the documents' texts."""
     if query_id not in queries:
@@ -187,28 +222,32 @@ def _run_list(
             "another query file?"
         )
     known = index.passages([line.document_id for line in lines])
-    for line in lines:
-        if line.document_id not in known:
-            raise CorpusError(
-                f"{line.source}: document {line.document_id!r} is not in the index; is it the run "
-                "of another corpus?"
-            )
+    unknown = [line for line in lines if line.document_id not in known]
+    if unknown and passed_over is None:
+        raise CorpusError(
+            f"{unknown[0].source}: document {unknown[0].document_id!r} is not in the index; is it "
+            "the run of another corpus? --missing-ok passes over such lines"
+        )
+    if passed_over is not None:
+        passed_over.unknown += len(unknown)
+        lines = [line for line in lines if line.document_id in known]
     # A document that was split is there with all its passages, each under the document's id.
     rows = [(line, stored) for line in lines for stored in known[line.document_id]]
     documents = [
         Document(line.document_id, stored.text, stored.metadata, source=line.source)
         for line, stored in rows
     ]
-    request = CandidateList(queries[query_id], documents, query_id, lines[0].source)
-    return _Rows(request, [stored.id for _, stored in rows])
+    source = lines[0].source if lines else ""
+    request = CandidateList(queries[query_id], documents, query_id, source)
+    return _Rows(request, [stored.row for _, stored in rows])
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """A candidate list; passages: of a run, the id in the index of each candidate's passage."""
+    """A candidate list; rows: of a run, the row in the index of each candidate's passage."""
 
     asked: CandidateList
-    passages: Sequence[str] = ()
+    rows: Sequence[int] = ()
 
 
 RowsOf = Callable[[_Rows], Embeddings]
@@ -259,6 +298,12 @@ class _Scoring:
         default_alpha: float = 1.0,
     ) -> _Scoring:
         weight = check_search(method, alpha, 1 if k is None else k, default_alpha=default_alpha)
+        frozen: object = standardizer
+        if frozen is not None and not isinstance(frozen, Standardizer):
+            kind = type(frozen).__name__
+            raise MisuseError(
+                f"the standardizer is of type {kind}; give an index's, or leave it out"
+            )
         if standardize is not None:
             choose_standardize(0, standardize)
             if standardizer is not None:
@@ -331,7 +376,7 @@ def _blocks(lists: Iterable[_Rows], block: int) -> Iterator[list[_Rows]]:
     size = 0
     for each in lists:
         request = each.asked
-        if not request.query.strip():
+        if not check_text(request.query, "the query").strip():
             raise MisuseError(f"{request.source or 'rerank'}: the query is empty")
         gathered.append(each)
         size += max(len(request.candidates), 1)

@@ -76,8 +76,10 @@ class Document:
     metadata: values that JSON can hold. The title is also there, as `title`: hits carry text and
     metadata, and a title must not be lost on the way. The two are kept equal: a `title` given
     only in metadata becomes the title.
-    source: `file:line`, for messages; empty for documents made in Python.
     made_id: whether the id is made of a file's name and a line for want of one.
+    source: `file:line`, for messages; empty for documents made in Python.
+    untyped: its metadata come from a format without types (CSV), so a filter that compares with a
+    number reads texts that spell one as numbers.
 
     Raises MisuseError for fields of other types.
     """
@@ -88,6 +90,7 @@ class Document:
     title: str = ""
     source: str = field(default="", compare=False)
     made_id: bool = field(default=False, compare=False)
+    untyped: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("id", "text", "title", "source"):

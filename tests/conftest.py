@@ -24,6 +24,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from paths import PARITY
 
+from fakes.small_checkpoint import write_small_checkpoint
+
 # A slow machine is no failure, and neither is a health check that a newer release thinks of.
 settings.register_profile("ours", deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("ours")
@@ -102,3 +104,15 @@ def wide_olmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copyfile(PARITY / "olmoe" / name, target / name)
     return target
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint of some 100 kB, to be copied and changed."""
+    return write_small_checkpoint(tmp_path_factory.mktemp("small") / "olmoe")
+
+
+@pytest.fixture
+def checkpoint(small_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the small checkpoint, to be changed."""
+    return Path(shutil.copytree(small_checkpoint, tmp_path / "olmoe"))

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import Method, Standardizer
+from moee_index.index.snapshot import Passage
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents, read_candidates
-from moee_index.readers.trec import RunLine
+from moee_index.readers.trec import PassedOver, RunLine
 from moee_index.reranking import StoredTexts, rerank, rerank_lists, rerank_run
 from moee_index.types import Document, Embeddings, EncoderSpec, EncodingPlan
 
@@ -159,6 +160,77 @@ def test_misuse(options: dict[str, Any], reason: str) -> None:
         rerank(**arguments)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"query": None},
+        {"query": ["q"]},
+        {"query": b"q"},
+        {"query": "half \ud83d"},
+        {"candidates": "a text"},
+        {"candidates": None},
+        {"candidates": {"text": "a"}},
+        {"candidates": [b"a"]},
+        {"encoder": None},
+        {"encoder": "tiny"},
+        {"standardizer": "frozen"},
+        {"k": 2.0},
+        {"k": True},
+        {"k": "2"},
+        {"alpha": "1"},
+        {"alpha": np.nan},
+        {"method": None},
+        {"standardize": 1},
+    ],
+)
+def test_what_is_no_argument_is_misuse(options: dict[str, Any]) -> None:
+    arguments = {"query": "q", "candidates": ["a"], "encoder": FakeEncoder(), **options}
+    with pytest.raises(MisuseError):
+        rerank(**arguments)
+
+
+def test_numbers_of_numpy_and_generators_are_arguments() -> None:
+    texts = [f"text {i}" for i in range(5)]
+    plain = rerank("q", texts, FakeEncoder(), k=2, alpha=0.5)
+    odd = rerank("q", (t for t in texts), FakeEncoder(), k=np.int64(2), alpha=np.float32(0.5))  # type: ignore[arg-type]
+    assert odd == plain
+    assert rerank("q", np.array(texts), FakeEncoder(), k=2, alpha=0.5) == plain  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run": "run.txt"},
+        {"run": Path("run.txt")},
+        {"run": None},
+        {"queries": [("q1", "one")]},
+        {"queries": None},
+        {"queries": {"q1": None}},
+        {"index": "indexes/news"},
+        {"encoder": None},
+    ],
+)
+def test_what_is_no_run_is_misuse(options: dict[str, Any]) -> None:
+    index = FakeIndex([Document("d1", "text")])
+    run = [("q1", [RunLine("q1", "d1", 1, 0.0)])]
+    arguments = {"run": run, "queries": {"q1": "one"}, "index": index, "encoder": FakeEncoder()}
+    with pytest.raises(MisuseError):
+        list(rerank_run(**{**arguments, **options}))
+
+
+def test_what_a_run_names_and_is_not_there_is_passed_over_and_counted() -> None:
+    index, passed_over = FakeIndex([Document(f"d{i}", f"text {i}") for i in range(3)]), PassedOver()
+    run = [
+        ("q1", [RunLine("q1", name, n, 0.0) for n, name in enumerate(("d2", "dx", "d0"), 1)]),
+        ("q2", [RunLine("q2", "dy", 1, 0.0)]),
+    ]
+    ranked = list(
+        rerank_run(run, {"q1": "one", "q2": "two"}, index, FakeEncoder(), passed_over=passed_over)
+    )
+    assert [{hit.id for hit in each.hits} for each in ranked] == [{"d0", "d2"}, set()]
+    assert passed_over.unknown == 2
+
+
 def test_lists_are_embedded_together_and_equal_texts_once() -> None:
     lists = [
         CandidateList(f"query {i % 3}", as_documents([f"text {j}" for j in range(i, i + 4)]))
@@ -225,16 +297,20 @@ def test_the_package_offers_the_function_whatever_was_imported_before() -> None:
 
 class FakeIndex:
     def __init__(self, documents: Sequence[Document]) -> None:
-        self._documents = {d.id: d for d in documents}
+        self._documents = list(documents)
         rows = FakeEncoder().encode([d.content for d in documents])
         self.standardizer = Standardizer.fit(rows)
         self.alpha = 0.5
 
-    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[Document]]:
-        return {i: [self._documents[i]] for i in ids if i in self._documents}
+    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[Passage]]:
+        return {
+            document.id: [Passage(document.id, document.text, document.metadata, row)]
+            for row, document in enumerate(self._documents)
+            if document.id in ids
+        }
 
-    def vectors(self, ids: Sequence[str]) -> Embeddings:
-        return FakeEncoder().encode([self._documents[i].content for i in ids])
+    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
+        return FakeEncoder().encode([self._documents[row].content for row in rows])
 
 
 def test_an_index_is_what_a_run_needs() -> None:
@@ -243,7 +319,7 @@ def test_an_index_is_what_a_run_needs() -> None:
     def fulfils(index: Index) -> StoredTexts:
         return index
 
-    assert all(hasattr(Index, name) for name in ("alpha", "passages", "vectors")), fulfils
+    assert all(hasattr(Index, name) for name in ("alpha", "passages", "vectors_at")), fulfils
 
 
 def test_a_run_takes_its_vectors_from_the_index() -> None:

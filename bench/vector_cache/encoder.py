@@ -140,7 +140,8 @@ class StoredEncoder:
 
         options: those of `Encoder.load`. Raises ModelError, MisuseError.
         """
-        from moee_index.encode.encoder import Encoder, resolve_options
+        from moee_index.encode.encoder import Encoder
+        from moee_index.encode.options import resolve_options
         from moee_index.model.arch.build import rw_kind
 
         found = {name: options[name] for name in _FINDING if name in options}

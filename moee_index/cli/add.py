@@ -45,7 +45,8 @@ def command(
 ) -> None:
     """Embed the new documents of CORPUS into INDEX, with the index's model and standardizer.
 
-    A document that is there already is skipped. Started again after an interruption it goes on
+    A document that is there already is skipped; with --update one whose text has become empty is
+    taken out. Started again after an interruption it goes on
     where it stopped; the index answers as before until everything is in.
     """
     reading, given = split_corpus_options(given)
@@ -69,9 +70,11 @@ def command(
     if as_json:
         print_json(report.as_json())
         return
+    removed = f"removed {report.removed} (empty now), " if report.removed else ""
     say(
         f"{report.index}: read {report.read}, added {report.added}, updated {report.updated}, "
-        f"unchanged {report.unchanged}, truncated {report.truncated}, skipped {report.skipped} "
-        f"empty, rejected {report.rejected}; {counted(report.documents, 'document')}; "
-        f"{report.seconds:.1f} s, {report.texts_per_second:.1f} texts/s"
+        f"{removed}unchanged {report.unchanged}, truncated {report.truncated}, skipped "
+        f"{report.skipped} empty, rejected {report.rejected}; "
+        f"{counted(report.documents, 'document')}; {report.seconds:.1f} s, "
+        f"{report.texts_per_second:.1f} texts/s"
     )

@@ -257,6 +257,14 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "the header is quoted]",
     ),
     click.option(
+        "--csv-types",
+        type=click.Choice(["auto", "text"]),
+        default="auto",
+        show_default=True,
+        help="CSV and TSV: whether filters read texts that spell a number (7, 2.5; not 007) as one "
+        "where they compare with a number.",
+    ),
+    click.option(
         "--on-bad",
         type=click.Choice(["error", "skip"]),
         default="error",
@@ -266,7 +274,7 @@ _CORPUS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 CORPUS_KEYS = (
     *("id_field", "text_field", "metadata", "metadata_except", "format", "no_header", "columns"),
-    *("delimiter", "quoting", "on_bad"),
+    *("delimiter", "quoting", "csv_types", "on_bad"),
 )
 
 
@@ -285,15 +293,8 @@ class CorpusFiles:
     ) -> None:
         from moee_index.readers.corpus import read_corpora
 
-        told: set[str] = set()
-
-        def tell(note: str) -> None:
-            if note not in told:
-                told.add(note)
-                console.tell(note)
-
         def read(reject: Reject | None = None) -> CorpusReader:
-            self._latest = read_corpora(paths, **reading, reject=reject, notify=tell)
+            self._latest = read_corpora(paths, **reading, reject=reject, notify=console.tell)
             return self._latest
 
         self.read = read

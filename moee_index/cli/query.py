@@ -48,7 +48,7 @@ BLOCK = 64
 @click.option(
     "--queries",
     metavar="FILE|-",
-    help="Queries from a file: BEIR's queries.jsonl, id<TAB>text, or one per line.",
+    help="Queries from a file: JSON lines (BEIR's), CSV, id<TAB>text, TREC topics, or one a line.",
 )
 @click.option(
     "--filter",
@@ -115,6 +115,9 @@ def command(
     with Index.open(directory) as opened:
         opened.check_filter(request.filter)
         opened.check_lexical(request.lexical)
+        if trec:
+            opened.snapshot.check_run_ids(request.filter)
+            _check_ids(source)
         options, _ = split_model_options(given)
         # By words alone no text is embedded.
         encoder = load_encoder_of(console, opened, options) if request.lexical < 1 else None
@@ -153,6 +156,16 @@ def _look_at(source: str) -> None:
 
     if source != "-" and not Path(source).exists():
         raise CorpusError(f"{source}: no such file; --queries takes a file of queries, or -")
+
+
+def _check_ids(source: str | None) -> None:
+    """Fail before a long run on what a run cannot hold; stdin can be read only once."""
+    from moee_index.readers.trec import RunIds
+
+    if source is not None and source != "-":
+        ids = RunIds()
+        for number, query in enumerate(_read(source), 1):
+            ids.take(query.id, number, query.source)
 
 
 def _read(source: str) -> Iterator[Query]:

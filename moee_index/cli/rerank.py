@@ -26,6 +26,7 @@ from moee_index.cli.output import check_formats, print_hits
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
     from moee_index.index import Index
+    from moee_index.readers.trec import RunIds
     from moee_index.reranking import Reranked
 
 
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 )
 @click.option("-k", type=click.IntRange(min=1), help="Hits per query. [default: all]")
 @click.option(
+    "--missing-ok",
+    is_flag=True,
+    help="Pass over lines of a TREC run whose document is not in the index, or named before.",
+)
+@click.option(
     "--standardize",
     type=click.Choice(STANDARDIZE),
     help="Without --index: what is standardised over a query's candidates. "
@@ -64,6 +70,7 @@ def command(
     queries: str | None,
     index: Path | None,
     k: int | None,
+    missing_ok: bool,
     standardize: str | None,
     method: str,
     alpha: float | None,
@@ -82,14 +89,22 @@ def command(
     if index is not None and standardize is not None:
         raise click.UsageError("--standardize contradicts --index, which has its own standardizer")
 
+    if missing_ok and queries is None:
+        raise click.UsageError("--missing-ok is for a TREC run, with --queries and --index")
+
     from moee_index.errors import CorpusError
     from moee_index.fusion import check_search
+    from moee_index.readers.trec import PassedOver, RunIds
 
     check_search(method, alpha, k or 1)
     if candidates != "-" and not Path(candidates).exists():
         raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
     options, _ = split_model_options(given)
     scoring: dict[str, Any] = {"method": method, "alpha": alpha, "k": k}
+    passed_over = PassedOver() if missing_ok else None
+    run_ids = RunIds() if trec else None
+    if trec and queries is None and candidates != "-":
+        _check_ids(candidates, query)
     with ExitStack() as stack:
         opened: Index | None = None
         if index is None:
@@ -100,12 +115,23 @@ def command(
             opened = stack.enter_context(Index.open(index))
             encoder = load_encoder_of(console, opened, options)
         if opened is not None and queries is not None:
+            scoring["passed_over"] = passed_over
             reranked = _run(candidates, queries, opened, encoder, scoring)
         else:
             scoring["standardize"] = standardize
             reranked = _lists(console, candidates, query, opened, encoder, scoring)
         for number, answer in enumerate(reranked, 1):
-            _print(answer, number, method, as_json=as_json, trec=trec)
+            _print(answer, number, method, run_ids, as_json=as_json)
+    if passed_over is not None and (told := passed_over.told()):
+        console.tell(told)
+
+
+def _check_ids(candidates: str, query: str | None) -> None:
+    """Fail before a long run on what a run cannot hold."""
+    from moee_index.readers.candidates import read_candidates
+    from moee_index.reranking import check_for_run
+
+    check_for_run(read_candidates(candidates, query=query))
 
 
 def _lists(
@@ -122,7 +148,7 @@ def _lists(
     if opened is not None:
         scoring = {**scoring, "standardizer": opened.standardizer, "default_alpha": opened.alpha}
     return rerank_lists(
-        read_candidates(candidates, query=query),
+        read_candidates(candidates, query=query, notify=console.tell),
         encoder,
         tell=console.tell,
         # from stdin each list is answered as it comes
@@ -139,19 +165,22 @@ def _run(
     from moee_index.reranking import rerank_run
 
     texts = {query.id: query.text for query in read_queries(queries)}
-    return rerank_run(read_run_lists(candidates), texts, opened, encoder, **scoring)
+    lists = read_run_lists(candidates, passed_over=scoring["passed_over"])
+    return rerank_run(lists, texts, opened, encoder, **scoring)
 
 
-def _print(answer: Reranked, number: int, method: str, *, as_json: bool, trec: bool) -> None:
-    """One answer, the number-th: TREC needs a query id where the list has none."""
+def _print(
+    answer: Reranked, number: int, method: str, run_ids: RunIds | None, *, as_json: bool
+) -> None:
+    """One answer, the number-th. run_ids: of a TREC run, which needs an id for each query."""
     details = {
         "method": method,
         "alpha": answer.alpha,
         "exact": True,
         "took_ms": answer.seconds * 1000,
     }
-    query_id = answer.asked.query_id
-    if trec and query_id is None:
-        query_id = str(number)
+    query_id, trec = answer.asked.query_id, run_ids is not None
+    if run_ids is not None:
+        query_id = run_ids.take(query_id, number, answer.asked.source)
     print_hits(answer.asked.query, query_id, answer.hits, details, as_json=as_json, trec=trec)
     sys.stdout.flush()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import NoReturn, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -237,6 +237,12 @@ class Encoder:
             built=True,
             **{**spec.options(), **({} if spec.bits == 4 else {"double_quant": None})},
             **options,
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise MisuseError(
+            "an encoder cannot be pickled or copied, for it holds a model; load it where it is "
+            "needed with Encoder.load"
         )
 
     @property

@@ -66,7 +66,7 @@ class Tokenizer:
                     self._tokenizer.eos_token_id,
                     self._tokenizer.pad_token_id,
                 )
-                if token is not None
+                if token is not None and (self._vocabulary is None or token < self._vocabulary)
             ),
             0,
         )
@@ -181,10 +181,12 @@ class Tokenizer:
             token = self._tokenizer.convert_ids_to_tokens(most)
             raise beyond_embedding(self._file, str(token), most, self._vocabulary)
 
-    def _check_empty(self, text: str) -> None:
-        """Raise ModelError for a text that should have tokens and has none: all such texts would
-        get the same vector."""
-        if _spells(text):
+    def _check_spelled(self, text: str, offsets: list[tuple[int, int]], start: int) -> None:
+        """Raise ModelError for a text of whose letters and digits no token holds one: all such
+        texts would get the same vector. offsets: of its own tokens in the input, where it begins
+        at `start`."""
+        spelled = (text[max(0, left - start) : right - start] for left, right in offsets)
+        if not any(map(_spells, spelled)) and _spells(text):
             raise ModelError(
                 f"{self._file} gives no token for the text {shown(text)!r}: the tokenizer does not "
                 "know its script, or is not the model's; take another model"
@@ -211,8 +213,8 @@ class Tokenizer:
         first, last = _own_range(offsets, special, len(before), len(before) + len(text))
         if not ids:
             ids = [self._fallback]
+        self._check_spelled(text, offsets[first:last], len(before))
         if last <= first:
-            self._check_empty(text)
             first, last = 0, len(ids)
         shared = tuple(map(self._ids.setdefault, ids, ids))
         return Tokenized(TokenizedText(shared, (first, last)), truncated)

@@ -35,10 +35,9 @@ from moee_index.export.formats import (
 )
 from moee_index.export.single_vectors import one_vectors
 from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
-from moee_index.index.snapshot import passages_of
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.text import escaped
-from moee_index.types import PARTS, Embeddings, FloatArray, Progress, blocks, ignore
+from moee_index.types import PARTS, Embeddings, FloatArray, Progress, ignore
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -47,8 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "ExportReport", "check_export", "export_index", "ids_beside"]
 
-# Rows together in memory, and in a row group of Parquet.
+# Rows together in memory, and in a row group of Parquet, and characters of their texts.
 ROWS = 1000
+CHARACTERS = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -188,12 +188,15 @@ def export_index(
     inner product with a query's is that method's score; alpha: weight of RW in sum, None is the
     index's. raw: as the model gave them (hs, rw, concat, or parts). parts: columns `hs` and `rw`
     instead of one `vector`. filter: only documents whose metadata match. overwrite: replace a
-    file that is there. Only some thousand rows are in memory at a time; the file appears whole or
-    not at all, and the same version of an index gives the same bytes.
+    file that is there. In memory are at most 1000 rows with 16 million characters of texts (or
+    one row that is longer), as much that was read ahead, and their vectors; for .safetensors the
+    names of all rows too, up to the 100 MB of its header. The file appears whole or not at all,
+    and the same version of an index gives the same bytes.
 
     A .npy holds the matrix alone; `ids_beside` names the file with the ids of its rows.
 
-    Raises MisuseError, FilterError, StorageError, IndexDamagedError.
+    Raises MisuseError (also where the index is closed), FilterError, StorageError,
+    IndexDamagedError.
     """
     started = time.perf_counter()
     path = Path(path)
@@ -203,19 +206,22 @@ def export_index(
     if content.method == "sum":
         content = replace(content, alpha=index.alpha if alpha is None else float(alpha))
     _check_outside(path, index)
-    masks = index.snapshot.masks(filter)
-    facts = _facts(index, content)
-    condition = filter if filter is None or isinstance(filter, str) else filter.text
-    if condition is not None:
-        facts["filter"] = condition
-    layout = Layout(
-        dims=content.dims(index.spec.hs_dim, index.spec.rw_dim),
-        rows=_count(index, masks),
-        names=lambda: (row.name for _, _, row in _rows(index, masks)),
-        facts=facts,
-    )
-    with whole_file(path, layout, overwrite=overwrite) as writer:
-        documents = _write(index, masks, content, writer, layout.rows, progress or ignore)
+    with index.held():
+        if path.suffix == ".safetensors":  # which has names alone
+            index.snapshot.check_names()
+        masks = index.snapshot.masks(filter)
+        facts = _facts(index, content)
+        condition = filter if filter is None or isinstance(filter, str) else filter.text
+        if condition is not None:
+            facts["filter"] = condition
+        layout = Layout(
+            dims=content.dims(index.spec.hs_dim, index.spec.rw_dim),
+            rows=_count(index, masks),
+            names=lambda: (row.name for _, _, row in _rows(index, masks)),
+            facts=facts,
+        )
+        with whole_file(path, layout, overwrite=overwrite) as writer:
+            documents = _write(index, masks, content, writer, layout.rows, progress or ignore)
     files = files_of(path)
     return ExportReport(
         index=str(index.directory),
@@ -249,7 +255,7 @@ def _write(
         rows = [row for _, _, row in block]
         writer.write(rows, content.columns(_raw(index, block), index.standardizer))
         done += len(rows)
-        documents += sum(row.passage is None or row.passage == f"{row.id}#1" for row in rows)
+        documents += sum(row.is_first for row in rows)
         progress("exporting", done, total)
     if done != total:
         raise IndexDamagedError(
@@ -311,18 +317,35 @@ def _rows(index: Index, masks: list[Mask | None]) -> Iterator[_Row]:
 
 
 def _of(document: StoredDocument) -> Iterator[ExportRow]:
-    for passage in passages_of(document):
+    split = len(document.spans) > 1
+    for row in document.rows:
         yield ExportRow(
             id=document.id,
-            passage=passage.id if passage.id != document.id else None,
-            text=passage.text,
+            passage=document.name_at(row) if split else None,
+            text=document.passage(row),
             title=document.title,
             metadata=document.metadata,
+            is_first=row == document.first,
         )
 
 
 def _blocks(index: Index, masks: list[Mask | None]) -> Iterator[list[_Row]]:
-    return blocks(_rows(index, masks), ROWS)
+    """Rows together: so many, or fewer whose texts are long."""
+    block: list[_Row] = []
+    held = 0
+    for row in _rows(index, masks):
+        block.append(row)
+        held += _characters(row[2])
+        if len(block) == ROWS or held >= CHARACTERS:
+            yield block
+            block, held = [], 0
+    if block:
+        yield block
+
+
+def _characters(row: ExportRow) -> int:
+    fields = row.metadata.values()
+    return len(row.text) + sum(len(value) for value in fields if isinstance(value, str))
 
 
 def _runs(block: list[_Row]) -> Iterator[tuple[int, list[_Row]]]:

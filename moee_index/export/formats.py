@@ -31,13 +31,15 @@ _UNWRITABLE = "{path} cannot be written: {why}; free space or take another place
 
 @dataclass(frozen=True)
 class ExportRow:
-    """What accompanies a row's vectors. passage: None where the document is not split."""
+    """What accompanies a row's vectors. passage: None where the document is not split; is_first:
+    whether it is the first of its document."""
 
     id: str
     passage: str | None
     text: str
     title: str
     metadata: dict[str, Any]
+    is_first: bool = True
 
     @property
     def name(self) -> str:

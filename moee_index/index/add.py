@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Building, Manifest
+from moee_index.index.store.passage_names import SameName, named_passage, same_name
 from moee_index.index.store.rows import RowReader
 from moee_index.index.write.derive import derive
 from moee_index.index.write.resume import check_encoder, check_spec, document_difference
@@ -37,14 +38,25 @@ from moee_index.index.write.segment import (
     check_notify,
     check_progress,
 )
-from moee_index.index.write.windows import Counts, Documents, check_documents, duplicate
-from moee_index.types import Notify, Progress, TextEncoder
+from moee_index.index.write.windows import (
+    Counts,
+    Documents,
+    check_documents,
+    duplicate,
+    located,
+)
+from moee_index.text import shown
+from moee_index.types import Document, Notify, Progress, TextEncoder
+
+# Ids that a note names at most.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
 class AddReport:
     """What an add did. added: new documents; updated: replaced ones; unchanged: there already with
-    the same content. documents: that count now. Rates: over the time spent embedding."""
+    the same content; removed: taken out, because their text is empty now. skipped: empty texts of
+    which the index had none. documents: that count now. Rates: over the time spent embedding."""
 
     index: str
     read: int
@@ -58,9 +70,14 @@ class AddReport:
     seconds: float
     texts_per_second: float
     tokens_per_second: float
+    removed: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields; `removed` only where any were."""
+        fields = asdict(self)
+        if not self.removed:
+            del fields["removed"]
+        return fields
 
 
 @dataclass
@@ -69,8 +86,10 @@ class _Known:
 
     segments: Sequence[OpenSegment]
     update: bool
+    split: bool
     counts: Counts
     replaced: dict[str, Match] = field(default_factory=dict)
+    removed: dict[str, Match] = field(default_factory=dict)
     # Segment → which of its documents the corpus holds unchanged.
     unchanged: dict[int, Mask] = field(default_factory=dict)
 
@@ -84,14 +103,11 @@ class _Known:
                 f"{prepared.document.source}: no id, and --update needs one: names made of file "
                 "and line do not say what is the same document; name its field with --id-field"
             )
-        match = find_live(self.segments, [identifier]).get(identifier)
+        match = self._match(prepared.document)
         if match is None:
+            self._check_name(prepared.document)
             return True
         segment, stored = match
-        if segment not in self.unchanged:
-            self.unchanged[segment] = np.zeros(self.segments[segment].entry.documents, dtype=bool)
-        if self.unchanged[segment][stored.number]:
-            raise CorpusError(duplicate(prepared.document, ""))
         difference = document_difference(stored, prepared)
         if difference is None:
             self.counts.unchanged += 1
@@ -102,8 +118,61 @@ class _Known:
                 f"{difference} in the index; give --update to replace such documents, or leave "
                 "them out with --on-bad skip"
             )
+        self._check_name(prepared.document)
         self.replaced[identifier] = match
         return True
+
+    def takes_out(self, document: Document) -> bool:
+        """Whether a document whose text is empty is in the index, which it then leaves. Raises
+        CorpusError for it unless `update`, and for an id that the corpus had before."""
+        PreparedDocument.of(document)
+        if document.made_id:  # which does not say what is the same document
+            return False
+        match = self._match(document)
+        if match is None:
+            return False
+        if not self.update:
+            raise CorpusError(
+                f"{located(document)}document {document.id!r} has no text any more, but one in the "
+                "index; give --update to take such documents out, or leave them in with --on-bad "
+                "skip"
+            )
+        if document.id in self.replaced:
+            raise CorpusError(duplicate(document, ""))
+        self.removed[document.id] = match
+        return True
+
+    def _match(self, document: Document) -> Match | None:
+        """The document of that id in the index. Raises CorpusError where the corpus had it
+        before, unchanged or empty."""
+        match = find_live(self.segments, [document.id]).get(document.id)
+        if match is not None:
+            segment, stored = match
+            if segment not in self.unchanged:
+                documents = self.segments[segment].entry.documents
+                self.unchanged[segment] = np.zeros(documents, dtype=bool)
+            if self.unchanged[segment][stored.number] or document.id in self.removed:
+                raise CorpusError(duplicate(document, ""))
+        return match
+
+    def _check_name(self, document: Document) -> None:
+        """Raises CorpusError where a document's id and the name of a passage in the index would
+        coincide."""
+        if not self.split:
+            return
+        names = self._namesake(document.id)
+        if names is not None:
+            raise CorpusError(same_name(located(document), names))
+
+    def _namesake(self, identifier: str) -> SameName | None:
+        passage = named_passage(identifier)
+        if passage is not None and find_live(self.segments, [passage[0]]):
+            return identifier, passage[0]
+        for segment in self.segments:
+            for name, first in segment.documents.named_after(identifier):
+                if segment.live is None or segment.live[first]:
+                    return name, identifier
+        return None
 
 
 def add_documents(
@@ -121,6 +190,7 @@ def add_documents(
 
     A document whose id and content are there already is skipped; one whose id is there with other
     content replaces it with `update` and is an error without (with on_bad="skip" it is left out).
+    So does one whose text is empty now: with `update` the document of that id is taken out.
     The other arguments are those of `build_index`.
 
     Raises NotAnIndexError, FingerprintMismatchError (another model or options than the index's),
@@ -131,7 +201,7 @@ def add_documents(
     directory, encoder = index_directory(directory), check_encoder(encoder)
     with changing(directory) as (manifest, segments):
         check_spec(manifest.spec, encoder.spec, directory)
-        known = _Known(segments, update, Counts())
+        known = _Known(segments, update, manifest.chunk is not None, Counts())
         writing = SegmentWriting(
             directory=directory,
             documents=documents,
@@ -143,6 +213,7 @@ def add_documents(
             progress=check_progress(progress),
             notify=check_notify(notify),
             take=known.take,
+            takes_out=known.takes_out,
             counts=known.counts,
         )
         return _Add(manifest, known, writing).run()
@@ -177,7 +248,9 @@ class _Add:
 
     def run(self) -> AddReport:
         written = self._write()
-        after = self._publish(written) if written.rows else self.manifest
+        after = self._publish(written) if written.rows else self._take_out(written)
+        if self.known.removed:
+            self.writing.notify(_removed(self.known.removed))
         return self._report(written, after)
 
     def _write(self) -> Written:
@@ -209,7 +282,7 @@ class _Add:
                 lexical = write_lexical(written.folder, language, revision, report)
                 segment = replace(segment, lexical=lexical)
         keep_rejects(written.folder, self.directory)
-        replaced = list(self.known.replaced.values())
+        replaced = [*self.known.replaced.values(), *self.known.removed.values()]
         after = publish_segments(
             self.directory,
             replace(manifest, counts=_added(manifest, self.known.counts, written.truncated)),
@@ -218,6 +291,19 @@ class _Add:
             notify=self.writing.notify,
         )
         return merge_tail(self.directory, after, report, self.writing.notify)
+
+    def _take_out(self, written: Written) -> Manifest:
+        """A version without the documents whose text is empty now, if there are any."""
+        removed = list(self.known.removed.values())
+        if not removed:
+            return self.manifest
+        return publish_segments(
+            self.directory,
+            replace(self.manifest, counts=_added(self.manifest, self.known.counts, 0)),
+            without(self.known.segments, removed, written.revision),
+            written.revision,
+            notify=self.writing.notify,
+        )
 
     def _report(self, written: Written, after: Manifest) -> AddReport:
         counts, updated = self.known.counts, len(self.known.replaced)
@@ -235,7 +321,15 @@ class _Add:
             seconds=time.perf_counter() - counts.started,
             texts_per_second=counts.texts / seconds,
             tokens_per_second=counts.tokens / seconds,
+            removed=len(self.known.removed),
         )
+
+
+def _removed(ids: Collection[str]) -> str:
+    """What is told of the documents that were taken out."""
+    some = ", ".join(repr(shown(identifier)) for identifier in list(ids)[:_NAMED])
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"taken out, their text is empty now: {some}{more}"
 
 
 def _added(manifest: Manifest, counts: Counts, truncated: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
-from moee_index.fusion import Standardize, Standardizer, choose_standardize
+from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import write_lexical
 from moee_index.index.store.faiss_files import check_index_type
@@ -121,7 +121,7 @@ def build_index(
     check_choice("on_bad", on_bad, ON_BAD)
     check_whole("window", window)
     kind, reason = check_index_type(index_type, encoder.spec.dims)
-    split = chunk if chunk is None or isinstance(chunk, Chunking) else Chunking.parse(str(chunk))
+    split = None if chunk is None else as_chunking(chunk)
     wanted = Building(
         spec=encoder.spec,
         standardize=standardize or "auto",
@@ -145,6 +145,13 @@ def build_index(
     )
     build = _Build(writing, reason, dict(model_bytes) if model_bytes is not None else None)
     return build.run()
+
+
+def as_chunking(chunk: Chunking | str) -> Chunking:
+    """Raises MisuseError for what is no `200` or `200:40`."""
+    if isinstance(chunk, Chunking):
+        return chunk
+    return Chunking.parse(chunk if isinstance(chunk, str) else shown_value(chunk))
 
 
 @dataclass

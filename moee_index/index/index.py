@@ -24,7 +24,7 @@ from moee_index.index.model_path import located
 from moee_index.index.search.pair import Ranking, cut_below, joined
 from moee_index.index.search.request import SearchOptions, SearchRequest, check_queries
 from moee_index.index.segment import Mask, Match
-from moee_index.index.snapshot import Passage, Snapshot, passages_of
+from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
@@ -76,7 +76,6 @@ class Index:
         except BaseException:
             self.snapshot.close()
             raise
-        self._begins = np.cumsum([0, *(segment.entry.rows for segment in segments)])
 
     @classmethod
     def build(
@@ -195,7 +194,13 @@ class Index:
 
     def ids(self) -> Iterator[str]:
         """As `Snapshot.ids`: all ids that `vectors` takes, in the order of the index."""
-        return self._in_use.each(self.snapshot.ids())
+        with self.held():
+            names = self.snapshot.ids()
+        return self._in_use.each(names)
+
+    def named_rows(self) -> Iterator[tuple[str, int]]:
+        """As `Snapshot.named_rows`: name and row of each passage, in the order of the index."""
+        return self._in_use.each(self.snapshot.named_rows())
 
     def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """As `Snapshot.documents`: text and metadata by id; unknown ids are left out."""
@@ -211,6 +216,11 @@ class Index:
         """As `Snapshot.vectors`: raw embeddings by id. Raises MisuseError for an unknown id."""
         with self.held():
             return self.snapshot.vectors(check_texts(ids, "id"))
+
+    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
+        """As `Snapshot.vectors_at`: raw embeddings of rows of the index."""
+        with self.held():
+            return self.snapshot.vectors_at(rows)
 
     def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
         """As `Snapshot.in_order`: all documents, each with the raw rows of its passages."""
@@ -402,6 +412,8 @@ class Index:
         words: WordScores | None,
         count: int,
     ) -> list[Hits]:
+        if request.passages:
+            self.snapshot.check_names()
         rank = partial(self._rank, request, queries, words, self.snapshot.masks(request.filter))
         k = request.k
         if self.manifest.chunk is None or request.passages:
@@ -432,7 +444,7 @@ class Index:
             elif matched is not None:
                 ranked = (Ranking(*matched.ranked(i, k, mask), True) for i in range(len(matched)))
                 parts.append([cut_below(ranking, request.min_score) for ranking in ranked])
-        begins = self._begins[:-1].tolist()
+        begins = self.snapshot.begins[:-1].tolist()
         return [
             joined([rankings[query] for rankings in parts], begins, k)
             for query in range(some.stop - some.start)
@@ -464,9 +476,9 @@ class Index:
     def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
         """Row of the index → (its segment, its document, whose rows are those of the segment)."""
         documents: dict[int, Match] = {}
-        numbers = np.searchsorted(self._begins, rows, side="right") - 1
+        numbers = np.searchsorted(self.snapshot.begins, rows, side="right") - 1
         for segment in np.unique(numbers):
-            begin = int(self._begins[segment])
+            begin = int(self.snapshot.begins[segment])
             wanted = [
                 int(row) - begin
                 for row, segment_of_row in zip(rows, numbers, strict=True)
@@ -482,10 +494,10 @@ class Index:
         """What each row of a ranking owes to words; None where these do not count."""
         matches: list[WordMatch | None] = [None] * len(ranking.rows)
         if words is not None:
-            segments = np.searchsorted(self._begins, ranking.rows, side="right") - 1
+            segments = np.searchsorted(self.snapshot.begins, ranking.rows, side="right") - 1
             for segment in np.unique(segments):
                 places = np.flatnonzero(segments == segment)
-                rows = ranking.rows[places] - self._begins[segment]
+                rows = ranking.rows[places] - self.snapshot.begins[segment]
                 for place, match in zip(
                     places, words.matches(query, int(segment), rows), strict=True
                 ):
@@ -499,10 +511,8 @@ class Index:
         hits = []
         for position, row in enumerate(ranking.rows):
             segment, document = stored[int(row)]
-            segment_row = int(row) - int(self._begins[segment])
-            passage = None
-            if self.manifest.chunk is not None:
-                passage = passages_of(document)[segment_row - document.first].id
+            segment_row = int(row) - int(self.snapshot.begins[segment])
+            passage = document.name_at(segment_row) if self.manifest.chunk is not None else None
             hits.append(
                 Hit(
                     rank=position + 1,

@@ -95,7 +95,7 @@ class OpenSegment:
         quick = condition.over_columns(self.fields.column)
         if quick is not None:
             return self.fields.matching(*quick)
-        return self.documents.matching(*condition.over_json())
+        return self.documents.matching(*condition.over_json(numbers=self.documents.has_numbers))
 
     @property
     def folder(self) -> Path:

@@ -16,40 +16,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moee_index.errors import MisuseError
+from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
+from moee_index.index.search.request import as_filter
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
-from moee_index.types import Embeddings, EncoderSpec
+from moee_index.index.store.passage_names import named_passage
+from moee_index.text import shown
+from moee_index.types import Embeddings, EncoderSpec, blocks
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
     from moee_index.index.lexical.statistics import Statistics
 
+# Every character that Python takes for whitespace, for SQLite's GLOB.
+WHITESPACE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
+    "\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+_WITH_WHITESPACE = f"*[{WHITESPACE}]*"
+LIKE_PASSAGES = "*#[1-9]*"
+_AT_A_TIME = 1024
 # Masks of the last filters are kept: a version of an index never changes, so they stay true.
 _KEPT = 16
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage of a document: `<id>#<n>`, or the document's id where that is not split."""
+    """A passage of a document. id: its name, `<id>#<n>`, or the document's id where that is not
+    split; row: of the index, which alone tells passages apart."""
 
     id: str
     text: str
     metadata: dict[str, Any]
-
-
-def passages_of(document: StoredDocument) -> list[Passage]:
-    split = len(document.spans) > 1
-    return [
-        Passage(
-            f"{document.id}#{number}" if split else document.id,
-            document.text[slice(*span)],
-            document.metadata,
-        )
-        for number, span in enumerate(document.spans, 1)
-    ]
+    row: int
 
 
 class Snapshot:
@@ -65,6 +66,7 @@ class Snapshot:
         self.home = directory.absolute()
         self.manifest = manifest
         self._segments: list[OpenSegment] = []
+        self._names_checked = False
         self.standardizer: Standardizer = open_standardizer(directory, manifest)
         try:
             for entry in manifest.segments:
@@ -73,6 +75,8 @@ class Snapshot:
             self.close()
             raise
         self._selector = Selector(self._segments)
+        # The row of the index with which each segment begins, and the end of the last.
+        self.begins = np.cumsum([0, *(segment.entry.rows for segment in self._segments)])
 
     def close(self) -> None:
         """Close files; nothing can be read any more."""
@@ -88,43 +92,76 @@ class Snapshot:
         """Raw embeddings of documents by id, in the order of `ids`; of documents that were split
         ask for a passage, `<id>#<n>`.
 
-        Raises MisuseError naming an id that is not there.
+        Raises MisuseError naming an id that is not there, or that means two passages.
         """
-        vectors = self.spec.dims.map(lambda dim: np.empty((len(ids), dim), dtype=np.float32))
-        rows = [self._row_of(identifier, match) for identifier, match in self._found(ids)]
-        for segment in range(len(self._segments)):
-            positions = np.array(
-                [i for i, row in enumerate(rows) if row[0] == segment], dtype=np.int64
-            )
-            if len(positions):
-                rows_there = np.array([rows[position][1] for position in positions], dtype=np.int64)
-                taken = self._segments[segment].raw.take(rows_there)
-                for part, values in taken:
-                    vectors[part][positions] = values
+        found = self._found(ids)
+        return self.vectors_at([self._row_of(name, *found[name]) for name in ids])
+
+    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
+        """Raw embeddings of rows of the index, in their order."""
+        numbers = np.asarray(rows, dtype=np.int64)
+        vectors = self.spec.dims.map(lambda dim: np.empty((len(numbers), dim), dtype=np.float32))
+        segments = np.searchsorted(self.begins, numbers, side="right") - 1
+        for segment in np.unique(segments):
+            positions = np.flatnonzero(segments == segment)
+            rows_there = numbers[positions] - self.begins[segment]
+            for part, values in self._segments[segment].raw.take(rows_there):
+                vectors[part][positions] = values
         return Embeddings(vectors.hs, vectors.rw)
 
-    def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, Match | None]]:
-        """Each id with its segment and document; passages' ids with those of their document."""
-        known = find_live(self._segments, ids)
-        unknown = [i.rpartition("#")[0] for i in ids if i not in known and "#" in i]
-        whole = find_live(self._segments, unknown) if unknown else {}
-        for identifier in ids:
-            yield identifier, known.get(identifier) or whole.get(identifier.rpartition("#")[0])
+    def _found(self, names: Sequence[str]) -> dict[str, tuple[Match | None, list[int]]]:
+        """Name → the document of that id, and the rows that are passages of that name."""
+        documents = find_live(self._segments, names)
+        passages = {name: named_passage(name) for name in names if self.manifest.chunk is not None}
+        wanted = [passage[0] for passage in passages.values() if passage is not None]
+        owners = find_live(self._segments, wanted) if wanted else {}
 
-    def _row_of(self, identifier: str, match: Match | None) -> tuple[int, int]:
-        """(segment, row there) of a document's only passage, or of the passage that is named."""
+        def rows(name: str) -> list[int]:
+            passage = passages.get(name)
+            if passage is None or passage[0] not in owners:
+                return []
+            segment, document = owners[passage[0]]
+            if not 1 < len(document.spans) >= passage[1]:
+                return []
+            return [int(self.begins[segment]) + document.rows[passage[1] - 1]]
+
+        return {name: (documents.get(name), rows(name)) for name in names}
+
+    def _row_of(self, name: str, match: Match | None, passages: list[int]) -> int:
+        """The row of a document's only passage, or of the passage that is named."""
+        if match is not None and passages:
+            raise MisuseError(self._coincide(name))
+        if passages:
+            return passages[0]
         if match is None:
-            raise MisuseError(f"{self.directory} has no document {identifier!r}")
+            raise MisuseError(f"{self.directory} has no document {name!r}")
         segment, document = match
-        passages = [passage.id for passage in passages_of(document)]
-        if identifier in passages:
-            return segment, document.first + passages.index(identifier)
-        if identifier == document.id:
+        if len(document.spans) > 1:
             raise MisuseError(
-                f"document {identifier!r} of {self.directory} has {len(passages)} passages; name "
-                f"one, as in {passages[0]}"
+                f"document {name!r} of {self.directory} has {len(document.spans)} passages; name "
+                f"one, as in {document.name_at(document.first)}"
             )
-        raise MisuseError(f"{self.directory} has no document {identifier!r}")
+        return int(self.begins[segment]) + document.first
+
+    def _coincide(self, name: str) -> str:
+        return (
+            f"{self.directory}: {name!r} is both a document and a passage of another document, so "
+            "passages cannot be told apart by name; build the index again, with other ids"
+        )
+
+    def check_names(self) -> None:
+        """Raises MisuseError where a document has the name of another's passage, which indexes of
+        earlier versions may hold."""
+        if self.manifest.chunk is None or self._names_checked:
+            return
+        for segment in self._segments:
+            like = segment.documents.ids_like(LIKE_PASSAGES)
+            live = (name for name, first in like if segment.live is None or segment.live[first])
+            for some in blocks(live, _AT_A_TIME):
+                for name, (_, passages) in self._found(some).items():
+                    if passages:
+                        raise MisuseError(self._coincide(name))
+        self._names_checked = True
 
     def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
         """Text and metadata of documents by id; ids that are not there are left out."""
@@ -134,23 +171,57 @@ class Snapshot:
         }
 
     def passages(self, ids: Sequence[str]) -> dict[str, list[Passage]]:
-        """Id of a document → its passages, id of a passage → that one. Ids that are not there are
-        left out."""
+        """Id of a document → its passages, name of a passage → that one. A document is looked for
+        first; ids that are not there are left out."""
         passages: dict[str, list[Passage]] = {}
-        for identifier, where in self._found(ids):
-            matching = [] if where is None else passages_of(where[1])
-            if where is not None and identifier != where[1].id:
-                matching = [passage for passage in matching if passage.id == identifier]
-            if matching:
-                passages[identifier] = matching
+        for name, (match, rows) in self._found(ids).items():
+            if match is not None:
+                segment, document = match
+                passages[name] = self._passages(segment, document)
+            elif rows:
+                segment = int(np.searchsorted(self.begins, rows[0], side="right")) - 1
+                row = rows[0] - int(self.begins[segment])
+                document = self._segments[segment].documents.at_rows([row])[row]
+                passages[name] = [
+                    passage
+                    for passage in self._passages(segment, document)
+                    if passage.row == rows[0]
+                ]
         return passages
+
+    def _passages(self, segment: int, document: StoredDocument) -> list[Passage]:
+        begin = int(self.begins[segment])
+        return [
+            Passage(document.name_at(row), document.passage(row), document.metadata, begin + row)
+            for row in document.rows
+        ]
+
+    def check_run_ids(self, condition: str | Filter | None = None) -> None:
+        """Raises CorpusError where a document that counts, and matches a filter, has an id that a
+        line of a TREC run cannot hold. One look through the ids."""
+        unfit: list[str] = []
+        for segment, mask in zip(self._segments, self.masks(condition), strict=True):
+            for name, first in segment.documents.ids_like(_WITH_WHITESPACE):
+                if mask is None or mask[first]:
+                    unfit.append(name)
+        if unfit:
+            raise CorpusError(
+                f"{self.directory} holds {counted(len(unfit), 'document')} whose id has whitespace "
+                f"({shown(unfit[0])!r}), which a TREC line cannot hold; use --json, or leave them "
+                "out with --filter"
+            )
 
     def ids(self) -> Iterator[str]:
         """Ids that `vectors` takes, in the order of the index: of documents, of those that were
-        split their passages'."""
-        for segment in self._segments:
+        split their passages'. Raises MisuseError where a name means two passages."""
+        self.check_names()
+        return (name for name, _ in self.named_rows())
+
+    def named_rows(self) -> Iterator[tuple[str, int]]:
+        """(name, row of the index) of each passage that counts, in their order."""
+        for begin, segment in zip(self.begins[:-1].tolist(), self._segments, strict=True):
             for document in segment.live_documents():
-                yield from (passage.id for passage in passages_of(document))
+                yield from ((document.name_at(row), begin + row) for row in document.rows)
 
     def in_order(self) -> Iterator[tuple[StoredDocument, Embeddings]]:
         """All documents that count, in the order of the index, each with the raw embeddings of its
@@ -226,9 +297,9 @@ class Selector:
 
         Raises FilterError naming the position.
         """
-        if condition is None:
+        parsed = as_filter(condition)
+        if parsed is None:
             return [segment.live for segment in self._segments]
-        parsed = Filter.parse(condition) if isinstance(condition, str) else condition
         with self._lock:
             if parsed.text in self._masks:
                 self._masks.move_to_end(parsed.text)

@@ -21,15 +21,12 @@ from moee_index.index.segment import (
     open_codes,
     open_rows,
     open_standardizer,
-    read_checked,
     read_norms,
 )
-from moee_index.index.store.checksums import piece_crcs
 from moee_index.index.store.faiss_files import FLAT, codes_of
 from moee_index.index.store.layout import (
     DOCUMENTS,
     FIELDS,
-    code_checks_name,
     codes_name,
     index_directory,
     norms_name,
@@ -69,8 +66,12 @@ def verify_index(
     open. full: also the SHA-256 of every file, and standardised rows, norms and FAISS codes
     computed again from the raw rows.
 
+    In memory are some megabytes of texts and rows at a time, or one long document; the ids of all
+    documents; of each row 8 bytes.
+
     Raises NotAnIndexError if there is no finished index, IndexDamagedError where the manifest
-    itself cannot be trusted. Everything else is reported, not raised.
+    itself cannot be trusted, StorageError where it cannot be read. Everything else is reported, not
+    raised: files that may not or cannot be read with that reason.
     """
     directory = index_directory(directory)
     while True:
@@ -142,12 +143,13 @@ class _Check:
                 path = self.manifest.path(self.directory, DOCUMENTS, entry)
                 for problem in segment.documents.problems():
                     self.report.problems.append(f"{path}: {problem}")
+                if self.report.full or len(self.manifest.segments) > 1:
+                    self._contents(segment, path, seen)
+                # What follows from documents is looked at once these are known to be sound.
                 with self._reported():
                     self._fields(segment)
                 with self._reported():
                     self._postings(segment)
-                if self.report.full or len(self.manifest.segments) > 1:
-                    self._contents(segment, path, seen)
 
     def _fields(self, segment: OpenSegment) -> None:
         path = self.manifest.path(self.directory, FIELDS, segment.entry)
@@ -213,12 +215,8 @@ class _Check:
         norms = read_norms(self.directory, self.manifest, entry)
         for part, column in columns(norms):
             path = self.manifest.path(self.directory, codes_name(part, entry.derived), entry)
-            crcs = read_checked(
-                self.directory, self.manifest, code_checks_name(part, entry.derived), entry
-            )
-            if not np.array_equal(piece_crcs(path), np.frombuffer(crcs, dtype="<u4")):
-                raise IndexDamagedError(f"{path} does not match its pieces' checksums")
-            index, _ = open_codes(self.directory, self.manifest, entry, part)
+            index, file = open_codes(self.directory, self.manifest, entry, part)
+            file.check(0, file.size)
             codes = codes_of(index) if entry.index_type[part] == FLAT else None
             for start in range(0, entry.rows, _BLOCK):
                 block = slice(start, min(start + _BLOCK, entry.rows))

@@ -8,8 +8,9 @@ Nothing is read whole: one line, or one small batch of Parquet rows, is in memor
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
@@ -20,11 +21,11 @@ from moee_index.readers.documents import DocumentMaker, Reject
 from moee_index.readers.formats import FORMATS, READERS
 from moee_index.readers.formats.records import Quoting, Reading
 from moee_index.readers.lines import ByteSource, open_bytes, split_name
+from moee_index.text import check_texts
 from moee_index.types import Document, Notify, ignore
 
 __all__ = ["CorpusReader", "Reject", "default_index_name", "read_corpora"]
 
-_DELIMITERS = {"tab": "\t", "\\t": "\t"}
 _NO_CORPUS = "no corpus given; name a file, a BEIR folder, or - for stdin"
 
 
@@ -84,6 +85,7 @@ def read_corpora(
     columns: Sequence[str] | None = None,
     delimiter: str | None = None,
     quoting: Quoting | None = None,
+    csv_types: Literal["auto", "text"] = "auto",
     on_bad: Literal["error", "skip"] = "error",
     reject: Reject | None = None,
     stdin: IO[bytes] | None = None,
@@ -101,7 +103,8 @@ def read_corpora(
     metadata, metadata_except: the other fields to keep, or not to keep.
     header, columns, delimiter, quoting: of CSV and TSV: whether the first line names the columns,
     their names where it does not, what is between fields, and whether quotation marks quote
-    ("standard", which is RFC 4180, or "none").
+    ("standard", which is RFC 4180, or "none"). csv_types: whether filters read texts of their
+    metadata that spell a number as one ("auto"), or all as the texts they are ("text").
     on_bad: "error" raises on the first line that cannot be used; "skip" calls
     `reject(source, line, reason)` for each and goes on. What ends a whole file (no such file,
     truncated compression, a header without the text column) is an error either way.
@@ -115,63 +118,62 @@ def read_corpora(
         id=id_field,
         text=text_field,
         format=format,
-        metadata=None if metadata is None else tuple(metadata),
-        metadata_except=tuple(metadata_except),
-        delimiter=_DELIMITERS.get(delimiter or "", delimiter),
+        metadata=None if metadata is None else tuple(check_texts(metadata, "field")),
+        metadata_except=tuple(check_texts(metadata_except, "field")),
+        delimiter=delimiter,
         quoting=quoting,
+        csv_types=csv_types,
         header=header,
-        columns=None if columns is None else tuple(columns),
+        columns=None if columns is None else tuple(check_texts(columns, "column")),
         notify=notify,
     )
-    _check_arguments(paths, reading, on_bad)
-    files = [file for path in paths for file in corpus_files(path, format)]
-    if sum(file.path == "-" for file in files) > 1:
-        raise MisuseError("stdin (-) can be read only once")
+    if on_bad not in ("error", "skip"):
+        raise MisuseError(f"on_bad is {on_bad!r}; it is 'error' or 'skip'")
+    if format not in (None, *FORMATS):
+        raise MisuseError(f"the format is {format!r}; it is one of {', '.join(FORMATS)}")
+    files = [file for path in _checked_paths(paths) for file in corpus_files(path, format)]
+    _check_use(reading, files)
     stems = Counter(file.stem for file in files)
     progress = _Progress(files)
     maker = DocumentMaker(reading, None if on_bad == "error" else reject or ignore)
 
     def documents() -> Generator[Document]:
         for file in files:
-            prefix = as_utf8(file.stem) if stems[file.stem] == 1 else file.name
+            prefix = as_utf8(file.stem if stems[file.stem] == 1 else file.path)
             with open_bytes(file.path, stdin, text=file.kind != ".parquet") as source:
                 progress.current = source
                 within = replace(reading, partitions=file.partitions)
                 records = READERS[file.kind](source, file.name, within)
-                yield from maker.documents(records, prefix, file.partitions)
+                untyped = csv_types == "auto" and file.kind in (".csv", ".tsv")
+                yield from maker.documents(records, prefix, file.partitions, untyped=untyped)
                 progress.finish(file)
         maker.end()
 
     return CorpusReader(documents(), progress)
 
 
-def _check_arguments(paths: Sequence[str | Path], reading: Reading, on_bad: str) -> None:
-    if not paths:
+def _checked_paths(paths: object) -> list[str | Path]:
+    """Raises MisuseError for what is not several names of files."""
+    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
+        raise MisuseError("corpora are given as a list of names; for one write [name]")
+    taken = list(paths)
+    if not taken:
         raise MisuseError(_NO_CORPUS)
-    if on_bad not in ("error", "skip"):
-        raise MisuseError(f"on_bad is {on_bad!r}; it is 'error' or 'skip'")
-    for name, value in (("id", reading.id), ("text", reading.text)):
-        if value == "":
-            raise MisuseError(f"the {name} field's name is empty")
-    if reading.id is not None and reading.id == reading.text:
-        raise MisuseError(f"{reading.id!r} cannot be both the id and the text")
-    if reading.format not in (None, *FORMATS):
-        raise MisuseError(f"the format is {reading.format!r}; it is one of {', '.join(FORMATS)}")
-    if reading.metadata is not None and reading.metadata_except:
-        raise MisuseError("give --metadata or --metadata-except, not both")
-    _check_table(reading)
+    for position, path in enumerate(taken):
+        if not isinstance(path, str | Path):
+            raise MisuseError(f"corpus {position} is of type {type(path).__name__}, not a name")
+    return taken
 
 
-def _check_table(reading: Reading) -> None:
-    if reading.header and reading.columns is not None:
-        raise MisuseError("--columns names the columns of a file without a header: --no-header")
-    if not reading.header and reading.columns is None:
-        raise MisuseError("--no-header needs the columns' names, for instance --columns id,text")
-    if reading.quoting not in (None, "standard", "none"):
-        raise MisuseError(f"the quoting is {reading.quoting!r}; it is standard or none")
-    sign = reading.delimiter
-    if sign is not None and (len(sign) != 1 or sign in '"\r\n'):
-        raise MisuseError(f"the delimiter {sign!r} is not one character; tab is `tab`")
+def _check_use(reading: Reading, files: Sequence[CorpusFile]) -> None:
+    """Raises MisuseError where options say nothing about any of the files."""
+    if sum(file.path == "-" for file in files) > 1:
+        raise MisuseError("stdin (-) can be read only once")
+    if reading.of_tables and not any(file.kind in (".csv", ".tsv") for file in files):
+        raise MisuseError(
+            f"{reading.of_tables} is for CSV and TSV, and none of the files is one; leave it out, "
+            "or say so with --format"
+        )
 
 
 def default_index_name(paths: Sequence[str | Path]) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from moee_index.errors import CorpusError
 from moee_index.readers.formats import FORMATS, READERS
-from moee_index.readers.lines import split_name
+from moee_index.readers.lines import open_bytes, split_name
 from moee_index.text import escaped
 
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -19,7 +19,7 @@ _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """One file. path: as given, or within the folder that was; "-" is stdin.
+    """One file. path: as given, or within the folder that was; "-" is stdin. name: for messages.
 
     kind: the ending of its format. size: bytes, None where that is unknown. partitions: the fields
     that the names of its folders give all its records (`year=2024`).
@@ -33,7 +33,7 @@ class CorpusFile:
 
     @property
     def name(self) -> str:
-        return "stdin" if self.path == "-" else as_utf8(self.path)
+        return "stdin" if self.path == "-" else escaped(self.path)
 
 
 def as_utf8(name: str) -> str:
@@ -56,6 +56,9 @@ def corpus_files(name: str | Path, form: str | None) -> list[CorpusFile]:
     if form is not None:
         kind = f".{form}"
     if kind not in READERS:
+        if stat.S_ISREG(status.st_mode):
+            with open_bytes(path):  # which may tell what it is
+                pass
         raise CorpusError(
             f"{escaped(str(path))}: unknown kind of file {kind or '(no ending)'}; known are "
             f"{', '.join(READERS)}, each also with .gz or .zst; say what it is with "
@@ -103,7 +106,13 @@ def _parts(top: Path) -> Iterator[CorpusFile]:
         where = escaped(str(error.filename))
         raise CorpusError(f"{where}: cannot be opened ({error.strerror or error})") from None
 
-    for folder, inner, names in os.walk(top, onerror=fail):
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(top, onerror=fail, followlinks=True):
+        # A link may lead to a folder that it lies in.
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
         # As Spark and others do, which keep their own notes under such names.
         inner[:] = sorted(name for name in inner if not name.startswith(("_", ".")))
         for name in sorted(names):

@@ -11,6 +11,7 @@ from typing import Any
 from moee_index.readers.fields import id_like, id_of, take_field, text_like, text_of, title_of
 from moee_index.readers.formats.records import Reading, Record, Records, as_json, list_names
 from moee_index.readers.lines import BadLineError
+from moee_index.text import shown
 from moee_index.types import Document
 
 Reject = Callable[[str, str, str], None]
@@ -25,14 +26,22 @@ class DocumentMaker:
     def __init__(self, reading: Reading, reject: Reject | None) -> None:
         self._reading = reading
         self._reject = reject
+        self._untyped = False
         self._told = reading.id is not None
         self._unseen = set(reading.metadata or ())
         self._any = False
 
     def documents(
-        self, records: Records, prefix: str, partitions: dict[str, str | None]
+        self,
+        records: Records,
+        prefix: str,
+        partitions: dict[str, str | None],
+        *,
+        untyped: bool = False,
     ) -> Generator[Document]:
-        """Documents of one file. prefix: of made-up ids; partitions: fields of all its records."""
+        """Documents of one file. prefix: of made-up ids; partitions: fields of all its records;
+        untyped: as `Document.untyped`."""
+        self._untyped = untyped
         for record in records:
             try:
                 if isinstance(record, BadLineError):
@@ -58,8 +67,8 @@ class DocumentMaker:
         try:
             return self._checked(fields, record, prefix)
         except ValueError as error:
-            shown = {name: as_json(value) for name, value in record.fields.items()}
-            line = record.line or json.dumps(shown, ensure_ascii=False)
+            fields = {name: as_json(value) for name, value in record.fields.items()}
+            line = record.line or json.dumps(fields, ensure_ascii=False)
             raise BadLineError(record.source, line, str(error)) from None
 
     def _checked(self, fields: dict[str, Any], record: Record, prefix: str) -> Document:
@@ -80,7 +89,8 @@ class DocumentMaker:
             for name, value in fields.items()
             if name == "title" or self._reading.keeps(name)
         }
-        return Document(id_of(key, "the id"), text, metadata, title, record.source, made)
+        key = id_of(key, "the id")
+        return Document(key, text, metadata, title, record.source, made, self._untyped)
 
     def _key(self, fields: dict[str, Any], record: Record) -> Any:
         """The value of the id; None where a record has none."""
@@ -99,16 +109,18 @@ class DocumentMaker:
         key = fields.pop(name)
         if isinstance(key, dict) and len(key) == 1:
             inner = f"{name}.{next(iter(key))}"
-            raise ValueError(f"the id is an object; take what is in it with --id-field {inner}")
+            raise ValueError(
+                f"the id is an object; take what is in it with --id-field {shown(inner)}"
+            )
         return key
 
     def _tell(self, fields: dict[str, Any], key: str) -> None:
         if self._told:
             return
         self._told = True
-        if alike := id_like(fields):
+        if alike := [shown(name) for name in id_like(fields)]:
             self._reading.notify(
-                f"ids: no field id or _id, so documents are named {key} and so on; there is "
+                f"ids: no field id or _id, so documents are named {shown(key)} and so on; there is "
                 f"{' and '.join(alike[:3])}, take it with --id-field {alike[0]}"
             )
 
@@ -120,5 +132,5 @@ def _taken(fields: dict[str, Any], kind: str, name: str, record: Record) -> Any:
         there = list(record.fields)
     advice = f"choose with --{kind}-field"
     if kind == "text" and (alike := text_like(there)):
-        advice = f"{alike[0]!r} looks like it: --text-field {alike[0]}"
+        advice = f"{alike[0]!r} looks like it: --text-field {shown(alike[0])}"
     raise ValueError(f"no {kind} field {name!r}; there are {list_names(there)}; {advice}")

@@ -10,7 +10,8 @@ from moee_index.errors import CorpusError
 
 GZIP, ZSTD, PLAIN = ".gz", ".zst", ""
 
-_COMPRESSIONS = ((b"\x1f\x8b", GZIP), (b"\x28\xb5\x2f\xfd", ZSTD))
+# A zstd file may begin with a frame to be skipped, as pzstd writes them.
+_COMPRESSIONS = ((rb"\x1f\x8b", GZIP), (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2aM\x18", ZSTD))
 _PARQUET = re.compile(rb"PAR[1E][\0-\x1f]")
 _SHEET = "save its sheet as CSV UTF-8, or unpack it"
 # Each long or odd enough that no text begins with it.
@@ -45,7 +46,7 @@ _WIDE = (
 
 def compression_of(head: bytes) -> str:
     """The compression that the bytes begin with, as the ending of a name: .gz, .zst or none."""
-    return next((ending for magic, ending in _COMPRESSIONS if head.startswith(magic)), PLAIN)
+    return next((ending for magic, ending in _COMPRESSIONS if re.match(magic, head)), PLAIN)
 
 
 def is_parquet(head: bytes) -> bool:

@@ -6,6 +6,7 @@ file it is. What a line means is left to the readers beside this one.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -16,11 +17,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol, cast
+from typing import IO, Any, NoReturn, cast
 
 from moee_index.errors import CorpusError
 from moee_index.readers.compressed import decompressed
 from moee_index.readers.kinds import compression_of, refuse_other_kind
+from moee_index.readers.line_ends import LineSource, Returns
 from moee_index.text import escaped
 
 # A longer line is a file of another kind (a JSON array, a binary): it would fill the memory.
@@ -165,6 +167,11 @@ def fail_reading(where: str, error: Exception) -> NoReturn:
         raise CorpusError(
             f"{where}: compressed data ends here, the file was cut off; fetch or write it again"
         ) from None
+    if isinstance(error, gzip.BadGzipFile) and "Not a gzipped" in str(error):  # behind a member
+        raise CorpusError(
+            f"{where}: something else follows the compressed data; cut it off, or fetch the file "
+            "again"
+        ) from None
     if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the file's
         raise CorpusError(f"{where}: cannot be read further ({error.strerror})") from None
     raise CorpusError(f"{where}: cannot be read further ({error}); is the file damaged?") from None
@@ -176,46 +183,6 @@ def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
         f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}); "
         "convert the file, for instance: iconv -f ISO-8859-1 -t UTF-8"
     )
-
-
-def only_returns(head: bytes) -> bool:
-    """Whether the lines that these bytes begin end with CR alone, as on old Macs."""
-    return b"\n" not in head and b"\r" in head[:-1]
-
-
-class _LineSource(Protocol):
-    def readline(self, limit: int, /) -> bytes: ...
-
-
-class _Returns:
-    """A stream whose readline ends behind LF, CRLF, or a CR alone."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._chunk = b""
-        self._at = 0
-
-    def readline(self, limit: int, /) -> bytes:
-        parts: list[bytes] = []
-        while limit > 0 and self._fill():
-            end = self._chunk.find(b"\r", self._at) + 1 or len(self._chunk)
-            if end == len(self._chunk) and self._chunk.endswith(b"\r"):
-                self._chunk += self._stream.readline(HEAD)
-            if self._chunk[end - 1 : end + 1] == b"\r\n":
-                end += 1
-            part = self._chunk[self._at : min(end, self._at + limit)]
-            self._at += len(part)
-            limit -= len(part)
-            parts.append(part)
-            if part.endswith((b"\r", b"\n")):
-                break
-        return b"".join(parts)
-
-    def _fill(self) -> bool:
-        """Have something that is unread, unless the stream has ended."""
-        if self._at >= len(self._chunk):
-            self._chunk, self._at = self._stream.readline(HEAD), 0
-        return bool(self._chunk)
 
 
 class Lines(Iterator[str]):
@@ -235,7 +202,7 @@ class Lines(Iterator[str]):
     def __init__(
         self, stream: IO[bytes], name: str, *, keep_ends: bool = False, returns: bool = False
     ) -> None:
-        self._stream: _LineSource = _Returns(stream) if returns else stream
+        self._stream: LineSource = Returns(stream) if returns else stream
         self._keep_ends = keep_ends
         self._ends = (b"\n", b"\r") if returns else (b"\n",)
         self.name = name
@@ -320,6 +287,14 @@ def parse_object(line: str) -> dict[str, Any]:
             half = ord(error.object[error.start])
             raise ValueError(f"half a surrogate pair (\\u{half:04x}), which is not text") from None
     return value
+
+
+def is_object(line: str) -> bool:
+    """Whether a line is a JSON object that holds anything."""
+    try:
+        return line.lstrip().startswith("{") and bool(parse_object(line))
+    except ValueError:
+        return False
 
 
 def _broken(line: str, error: json.JSONDecodeError) -> str:

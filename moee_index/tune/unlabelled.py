@@ -125,20 +125,20 @@ def sample_pairs(index: Index) -> tuple[int, Float64Array, Float64Array]:
     a circle each is paired with the next ones: every document stands in as many pairs as every
     other, no pair comes twice, and all pairs are there as long as they are not too many.
     """
-    smallest = heapq.nsmallest(SAMPLE, ((digest(name), name) for name in index.ids()))
-    names = [name for _, name in smallest]
-    units = unit_vectors(index.vectors(names), index.standardizer)
+    named = index.named_rows()
+    rows = [row for _, row in heapq.nsmallest(SAMPLE, ((digest(name), row) for name, row in named))]
+    units = unit_vectors(index.vectors_at(rows), index.standardizer)
     similarities: list[tuple[Float64Array, Float64Array]] = []
     held = 0
-    for step in range(1, len(names) // 2 + 1):
+    for step in range(1, len(rows) // 2 + 1):
         # Half the circle away, pairs meet from both sides.
-        count = len(names) // 2 if 2 * step == len(names) else len(names)
+        count = len(rows) // 2 if 2 * step == len(rows) else len(rows)
         if held + count > PAIRS:
             break
         similarities.append(_along(units, step, count))
         held += count
     hs, rw = (np.clip(np.concatenate(part), -1.0, 1.0) for part in zip(*similarities, strict=True))
-    return len(names), hs, rw
+    return len(rows), hs, rw
 
 
 def _along(units: UnitVectors, step: int, count: int) -> tuple[Float64Array, Float64Array]:

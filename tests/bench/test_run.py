@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,17 @@ def test_a_broken_file_is_named_and_the_rest_runs(data: Path) -> None:
     result = bench(data, "--tasks", "STS", "--methods", "rw", status=1)
     assert f"{path}:9: broken JSON" in error_line(result)
     assert [row["task"] for row in summary()] == ["BIOSSES"]
+
+
+def test_a_score_that_is_no_number_is_named_with_its_reason(data: Path) -> None:
+    path = write_sts(data, count=20)
+    path.write_text(re.sub(r'"score": [0-9.]+', '"score": 2.0', path.read_text()))
+    result = bench(data, "--tasks", "STSBenchmark,BIOSSES", "--methods", "hs,rw")
+    (told,) = [line for line in result.stderr.splitlines() if "is not a number" in line]
+    assert told.startswith("STSBenchmark: cosine_spearman is not a number with hs, rw: all of its")
+    assert "gold scores, are equal" in told
+    rows = {(row["task"], row["method"]): row["score"] for row in summary()}
+    assert rows["STSBenchmark", "hs"] is None and rows["BIOSSES", "hs"] is not None
 
 
 def test_data_without_the_columns_is_named(data: Path) -> None:

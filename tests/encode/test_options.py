@@ -22,7 +22,8 @@ from pathlib import Path
 from moee_index.types import EncoderSpec, EncoderOptions
 from moee_index.cli.options import MODEL_KEYS, model_options
 from moee_index.model.checkpoint.find import DEFAULT_KEYS, find_checkpoint
-from moee_index.encode.encoder import Encoder, resolve_options
+from moee_index.encode.encoder import Encoder
+from moee_index.encode.options import resolve_options
 from moee_index.errors import MisuseError
 from moee_index.index import Index
 from moee_index.index.store.manifest import Building

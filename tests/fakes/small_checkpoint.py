@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 WORDS = ("rain on the roof", "ships at sea", "bread and butter", "a text about nothing much")
 
@@ -52,3 +53,9 @@ def write_small_checkpoint(directory: Path) -> Path:
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     return directory
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    """Change keys of a JSON file, which is made where there is none."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | changes))

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fakes.indexes import Interrupted, interrupt_at
 from fakes.word_encoder import FakeEncoder
-from moee_index.errors import IndexDamagedError
+from moee_index.errors import CorpusError, IndexDamagedError
 from moee_index.index import Index, add_documents, build_index, compact_index, verify_index
 from moee_index.index.filters import Filter, FilterError
 from moee_index.index.store import fields as fields_module
@@ -37,9 +38,9 @@ def found(directory: Path, condition: str) -> list[str]:
         return sorted(hit.id for hit in index.search("w1 w2", k=1000, filter=condition))
 
 
-def has_column(directory: Path, name: str) -> bool:
+def has_column(directory: Path, name: str, *, own: bool = False) -> bool:
     with opened(directory) as fields:
-        return fields.column((name,)) is not None
+        return fields.column((name,), own) is not None
 
 
 def test_the_fields_of_most_documents_have_columns(tmp_path: Path) -> None:
@@ -61,11 +62,13 @@ def test_long_texts_stay_where_they_are(tmp_path: Path) -> None:
         for number in range(5)
     ]
     build_index(tmp_path / "i", documents(*metadata), FakeEncoder())
-    assert not has_column(tmp_path / "i", "long") and not has_column(tmp_path / "i", "text")
-    assert has_column(tmp_path / "i", "short") and has_column(tmp_path / "i", "id")
+    assert not has_column(tmp_path / "i", "long")
+    assert not has_column(tmp_path / "i", "text", own=True)
+    assert has_column(tmp_path / "i", "short") and has_column(tmp_path / "i", "id", own=True)
     assert found(tmp_path / "i", 'long contains "3 3"') == ["d3"]
     assert found(tmp_path / "i", 'text contains "w3"') == ["d2", "d3"]
-    assert found(tmp_path / "i", 'id = "own"') == ["d1"]
+    assert found(tmp_path / "i", '.id = "own"') == ["d1"]
+    assert found(tmp_path / "i", 'id = "own"') == []
 
 
 def test_more_fields_than_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,3 +144,48 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(IndexDamagedError, match=r"fields\.sqlite cannot be read"):
         Index.open(tmp_path / "i")
+
+
+def untyped(*metadata: dict[str, object], changed: int = -1) -> list[Document]:
+    return [
+        Document(f"d{n}", f"w{n} w1" if n != changed else "other", dict(one), untyped=True)
+        for n, one in enumerate(metadata)
+    ]
+
+
+def test_numbers_that_texts_spell_outlive_a_crash_and_a_merge(tmp_path: Path) -> None:
+    metadata = [{"n": str(n) if n % 3 else f"0{n}", "x": {"y": f"{n}.5"}} for n in range(60)]
+    build_index(tmp_path / "whole", untyped(*metadata), FakeEncoder(batch_tokens=16), window=16)
+    with pytest.raises(Interrupted):
+        build_index(tmp_path / "i", untyped(*metadata), interrupt_at(5), window=16)
+    build_index(tmp_path / "i", untyped(*metadata), FakeEncoder(batch_tokens=16), window=16)
+    for condition, expected in (
+        ("n > 55", ["d56", "d58", "d59"]),
+        ("x.y = 7.5", ["d7"]),
+        ('x.y = "7.5"', ["d7"]),
+        ("n < 3 and x.y > 1", ["d1", "d2"]),
+    ):
+        assert found(tmp_path / "i", condition) == found(tmp_path / "whole", condition) == expected
+    with Index.open(tmp_path / "i") as index:
+        assert index.fields is not None and index.fields["n"] == {"number", "text"}
+        assert {d.metadata["n"] for d in index.documents(["d1", "d3"]).values()} == {"1", "03"}
+    add_documents(tmp_path / "i", [Document("e1", "w1", {"n": "7"})], FakeEncoder())
+    add_documents(tmp_path / "i", untyped({"n": "8"}, changed=0), FakeEncoder(), update=True)
+    compact_index(tmp_path / "i")
+    assert found(tmp_path / "i", "n in (7, 8)") == ["d0", "d7", "d8"]
+    assert found(tmp_path / "i", 'n = "7"') == ["d7", "e1"]
+    verify_index(tmp_path / "i", full=True)
+    with pytest.raises(CorpusError, match="are read with other types"):
+        add_documents(tmp_path / "i", [Document("d8", "w8 w1", metadata[8])], FakeEncoder())
+
+
+def test_metadata_deeper_than_sqlite_reads(tmp_path: Path) -> None:
+    deep: dict[str, object] = {}
+    for _ in range(895):
+        deep = {"a": deep}
+    build_index(tmp_path / "i", documents({"x": deep}, {"y": 1}), FakeEncoder())
+    assert found(tmp_path / "i", "x.a.a exists and text exists") == ["d0"]
+    with pytest.raises(CorpusError, match="nested more than 900 deep"):
+        build_index(tmp_path / "j", documents({"x": {"a": [[[[deep]]]]}}), FakeEncoder())
+    wide = {f"f{n}": [] for n in range(1000)}
+    build_index(tmp_path / "k", documents(wide), FakeEncoder())

@@ -31,6 +31,7 @@ from moee_index.index.filters import (
     values_of,
 )
 from moee_index.index.store.fields import FieldReader, fill
+from moee_index.index.store.spelled_numbers import spelled_number, spelled_numbers
 
 MISSING = object()
 
@@ -43,8 +44,8 @@ class Tables:
     fields: FieldReader
 
 
-def table(documents: list[dict[str, Any]]) -> Tables:
-    """Document n has the id `d<n>` and the text `text <n>`."""
+def table(documents: list[dict[str, Any]], *, untyped: bool = False) -> Tables:
+    """Document n has the id `d<n>` and the text `text <n>`. untyped: metadata are from CSV."""
     connection = sqlite3.connect(":memory:")
     connection.execute(
         "CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, text TEXT, "
@@ -57,7 +58,16 @@ def table(documents: list[dict[str, Any]]) -> Tables:
             for n, one in enumerate(documents)
         ],
     )
-    sql = "SELECT id, 1, metadata FROM documents ORDER BY number"
+    connection.execute("CREATE TABLE numbers (document INTEGER PRIMARY KEY, fields TEXT)")
+    if untyped:
+        connection.executemany(
+            "INSERT INTO numbers VALUES (?, ?)",
+            [(n, json.dumps(spelled_numbers(one))) for n, one in enumerate(documents)],
+        )
+    sql = (
+        "SELECT id, 1, metadata, coalesce(fields, '') FROM documents "
+        "LEFT JOIN numbers ON document = number ORDER BY number"
+    )
     with tempfile.TemporaryDirectory(dir=FAST) as folder:
         path = Path(folder) / "fields.sqlite"
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as written:
@@ -72,14 +82,14 @@ def found(tables: Tables, text: str) -> list[int]:
     parsed = Filter.parse(text)
     chosen = found_in_json(tables.json, parsed)
     quick = parsed.over_columns(tables.fields.column)
-    assert (quick is None) == any(one.path == ("text",) for one in parsed.fields)
+    assert (quick is None) == any(one.own and one.path == ("text",) for one in parsed.fields)
     if quick is not None:
         assert np.flatnonzero(tables.fields.matching(*quick)).tolist() == chosen
     return chosen
 
 
 def found_in_json(connection: sqlite3.Connection, parsed: Filter) -> list[int]:
-    expression, parameters = parsed.over_json()
+    expression, parameters = parsed.over_json(numbers=True)
     rows = connection.execute(
         f"SELECT number, {expression} FROM documents ORDER BY number", parameters
     ).fetchall()
@@ -174,14 +184,76 @@ def test_examples(text: str, numbers: list[int]) -> None:
     assert found(table(SIX), text) == numbers
 
 
-def test_id_and_text_give_way_to_metadata() -> None:
-    tables = table([{"id": 7, "text": ["a"]}, {"id": None}, {"id": {"x": 1}}, {}])
-    assert found(tables, "id = 7") == [0]
-    assert found(tables, 'id = "d3"') == [3]
-    assert found(tables, "id = null") == [1]
-    assert found(tables, "id.x = 1") == [2]
-    assert found(tables, 'text contains "a"') == [0]
-    assert found(tables, 'text contains "text"') == [1, 2, 3]
+def test_id_and_text_are_the_documents_and_behind_a_dot_the_metadatas() -> None:
+    tables = table([{"id": 7, "text": ["a"]}, {"id": None}, {"id": {"x": 1}}, {"id": "d1"}, {}])
+    assert found(tables, "id = 7") == []
+    assert found(tables, ".id = 7") == [0]
+    assert found(tables, 'id = "d1"') == [1]
+    assert found(tables, '.id = "d1"') == [3]
+    assert found(tables, "id = null") == []
+    assert found(tables, ".`id` = null") == [1]
+    assert found(tables, "id.x = 1") == found(tables, ".id.x = 1") == [2]
+    assert found(tables, "id exists") == [0, 1, 2, 3, 4]
+    assert found(tables, "exists(.id) and not .id exists") == []
+    assert found(tables, ".id not exists") == [4]
+    assert found(tables, '.text contains "a"') == [0]
+    assert found(tables, 'text contains "a"') == []
+    assert found(tables, 'text contains "text" and `text` = "text 0"') == [0]
+
+
+def test_a_dot_in_front_changes_nothing_for_other_fields() -> None:
+    tables = table(SIX)
+    for name in ("lang", "author.name", "`full name`", "year"):
+        assert found(tables, f".{name} exists") == found(tables, f"{name} exists")
+
+
+def test_numbers_that_texts_of_csv_spell() -> None:
+    values = ["7", "007", "+7", "7.0", "2.5", "-3", "x", "", "1e+16", "99999999999999999999"]
+    rows = [{"n": value, '"': value, "of": {"n": value}} for value in values] + [{}]
+    tables, typed = table(rows, untyped=True), table(rows)
+    for text, expected in [
+        ("{} = 7", [0]),
+        ('{} = "7"', [0]),
+        ('{} = "007"', [1]),
+        ("{} != 7", [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ("{} in (7, 2.5, 'x')", [0, 4, 6]),
+        ("{} not in (7, 2.5, 'x')", [1, 2, 3, 5, 7, 8, 9]),
+        ("{} < 3", [4, 5]),
+        ("not {} < 3", [0, 1, 2, 3, 6, 7, 8, 9, 10]),
+        ("{} >= 7", [0, 8, 9]),
+        ("{} = 1e16", [8]),
+        ("{} > 1e19", [9]),
+        ("{} contains 7", []),
+        ("{} contains '7'", [0, 1, 2, 3]),
+        ("{} exists", [*range(10)]),
+    ]:
+        for field in ("n", '`"`', "of.n", ".n"):
+            assert found(tables, text.format(field)) == expected, (text, field)
+    assert found(typed, "n = 7") == [] and found(typed, "n != 7") == [*range(10)]
+    kinds = tables.fields.known()
+    assert kinds is not None and {("n", "number"), ("n", "text"), ("of.n", "number")} <= kinds
+    assert ("n", "number") not in (typed.fields.known() or set())
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("7", 7), ("0", 0), ("-12", -12), ("2.5", 2.5), ("-0.5", -0.5), ("1e-07", 1e-07)]
+    + [("1e+16", 1e16), ("12345678901234567890", 12345678901234567890)]
+    + [(text, None) for text in ["007", "+7", "7.0", "2.50", ".5", "5.", " 7", "7 ", "-0", "-0.0"]]
+    + [
+        (text, None)
+        for text in ["1e400", "nan", "inf", "1_0", "٣", "0x1", "", "-", "1e5", "7" * 500]
+    ],
+)
+def test_the_shortest_form_of_a_number(text: str, number: float | None) -> None:
+    assert spelled_number(text) == number
+
+
+@settings(max_examples=200)
+@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_has_one_spelling(number: float) -> None:
+    whole = isinstance(number, float) and number.is_integer() and "e" not in repr(number)
+    assert spelled_number(str(int(number) if whole else number)) == number
 
 
 def test_odd_names_and_texts() -> None:
@@ -283,32 +355,45 @@ def same(value: Any, other: Any) -> bool:
 
 
 def look(number: int, metadata: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    if path in (("id",), ("text",)):
+        return f"d{number}" if path == ("id",) else f"text {number}"
     value: Any = metadata
+    # The oracle's path to a field of the metadata that the document's own has the name of.
+    path = path[1:] if path[0] == "." else path
     for name in path:
         value = value.get(name, MISSING) if isinstance(value, dict) else MISSING
-    if value is MISSING and path == ("id",):
-        return f"d{number}"
-    if value is MISSING and path == ("text",):
-        return f"text {number}"
     return value
 
 
-def passes(tree: Tree, number: int, metadata: Mapping[str, Any]) -> bool:
+def passes(tree: Tree, number: int, metadata: Mapping[str, Any], *, untyped: bool = False) -> bool:
     word = tree[0]
     if word == "not":
-        return not passes(tree[1], number, metadata)
+        return not passes(tree[1], number, metadata, untyped=untyped)
     if word == "and":
-        return all(passes(term, number, metadata) for term in tree[1])
+        return all(passes(term, number, metadata, untyped=untyped) for term in tree[1])
     if word == "or":
-        return any(passes(term, number, metadata) for term in tree[1])
+        return any(passes(term, number, metadata, untyped=untyped) for term in tree[1])
     value = look(number, metadata, tree[1])
+    if untyped and tree[1] not in (("id",), ("text",)) and isinstance(value, str):
+        spelled = spelled_number(value)
+        if spelled is not None and not word.endswith(("exists", "contains")):
+            return meets(word, value, tree[2], spelled)
+    return meets(word, value, tree[2] if len(tree) > 2 else None)
+
+
+def meets(word: str, value: Any, wanted: Any, spelled: float | None = None) -> bool:
+    """Whether a value passes a test; spelled: the number that it is to numbers."""
+    if spelled is not None:
+        if word in ("in", "not in"):
+            among = any(same(spelled if is_number(one) else value, one) for one in wanted)
+            return among == (word == "in")
+        value = spelled if is_number(wanted) else value
     if word == "not exists":
         return value is MISSING
     if value is MISSING:
         return False
     if word == "exists":
         return True
-    wanted = tree[2]
     if word == "in":
         return any(same(value, one) for one in wanted)
     if word == "not in":
@@ -338,10 +423,16 @@ NUMBERS = (
     | st.integers(-(10**6), 10**6).map(lambda n: n / 1000)
     | st.floats(-1e300, 1e300, allow_subnormal=False)
 )
-TEXTS = st.text(CHARACTERS, max_size=3) | st.sampled_from(["d1", "text 0", "1", "true", "null"])
+TEXTS = st.text(CHARACTERS, max_size=3) | st.sampled_from(
+    ["d1", "text 0", "1", "true", "null", "2.5", "-3", "01", "2020", "1e+16", "-0.5", "1.0"]
+)
 SCALARS = NUMBERS | TEXTS | st.booleans() | st.none()
 FIELDS = st.sampled_from(NAMES)
-PATHS = st.lists(FIELDS, min_size=1, max_size=1) | st.lists(FIELDS, min_size=2, max_size=3)
+PATHS = (
+    st.lists(FIELDS, min_size=1, max_size=1)
+    | st.lists(FIELDS, min_size=2, max_size=3)
+    | FIELDS.map(lambda name: [".", name])
+)
 METADATA = st.dictionaries(
     FIELDS,
     st.recursive(
@@ -378,8 +469,8 @@ def render(tree: Tree, draw: Any) -> str:
         return draw(st.sampled_from(["", " ", "\n ", "\t"]))
 
     def field(path: tuple[str, ...]) -> str:
-        names = []
-        for name in path:
+        names = [""] if path[0] == "." else []
+        for name in path[len(names) :]:
             plain = re.fullmatch(r"[a-z]+|[a-z]-[a-z]|título|हिन्दी", name) and name != "exists"
             if plain and draw(st.booleans()):
                 names.append(name)
@@ -428,13 +519,18 @@ def bracketed(tree: Tree, draw: Any) -> str:
 
 
 @settings(max_examples=300, deadline=None)
-@given(documents=st.lists(METADATA, min_size=1, max_size=6), tree=TREES, data=st.data())
+@given(
+    documents=st.lists(METADATA, min_size=1, max_size=6),
+    tree=TREES,
+    data=st.data(),
+    untyped=st.booleans(),
+)
 def test_sql_answers_as_python_does(
-    documents: list[dict[str, Any]], tree: Tree, data: st.DataObject
+    documents: list[dict[str, Any]], tree: Tree, data: st.DataObject, untyped: bool
 ) -> None:
     text = render(tree, data.draw)
-    expected = [n for n, one in enumerate(documents) if passes(tree, n, one)]
-    assert found(table(documents), text) == expected
+    expected = [n for n, one in enumerate(documents) if passes(tree, n, one, untyped=untyped)]
+    assert found(table(documents, untyped=untyped), text) == expected
 
 
 @settings(max_examples=200, deadline=None)
@@ -511,7 +607,11 @@ def test_two_values_meet_alike_everywhere(value: Any, wanted: Any, word: str) ->
         ("x = ٣", 5, "not a number"),
         ("author. = 'x'", 8, "a name after the dot"),
         ("a.0 = 'x'", 3, "backticks"),
-        ("a .b = 'x'", 3, "not a number"),
+        ("a .b = 'x'", 3, "expected an operator"),
+        (".5 = 1", 1, "not a number"),
+        (". a = 1", 1, "not a number"),
+        ("..a = 1", 1, "not a number"),
+        ("a = .b", 5, "expected a value after ="),
         (".".join(["a"] * 51) + " = 1", 1, "at most 50 names"),
         ("a = 1 && b = 2", 7, "write and, or, not"),
         ("a = 1 || b = 2", 7, "write and, or, not"),
@@ -703,7 +803,16 @@ def test_the_deepest_filter_is_one_that_sqlite_reads(level: str, leaf: str) -> N
     if level.count("(") > 1:
         depth -= 1
     text = level * depth + leaf + ")" * depth
-    assert found(table([{"a": 1}, {"b": 1}]), text) is not None
+    for untyped in (False, True):
+        tables = table([{"a": "1" if untyped else 1}, {"b": 1}], untyped=untyped)
+        assert found(tables, text) is not None
+
+
+@pytest.mark.parametrize("value", [None, 3, 2.5, b"a = 1", ["a = 1"], {"a": 1}, np.float32(1)])
+def test_what_is_no_filter(value: Any) -> None:
+    with pytest.raises(FilterError, match="the filter is "):
+        Filter.parse(value)
+    assert Filter.parse(np.str_("a = 1")) == Filter.parse("a = 1")
 
 
 # --- fields and kinds ---
@@ -830,7 +939,9 @@ def test_check_lets_pass(text: str) -> None:
         ("lang contains 5", 15, "looks for a number in lists"),
         ("year contains '5'", 15, "looks for a text in text and lists"),
         ("id = 5", 6, "field id holds text, not numbers"),
-        ("exists(id.x)", 8, "field id.x"),
+        ("exists(id.x)", 8, "field .id.x"),
+        (".id = 'm1'", 1, "no document has the field .id;"),
+        ("LANG = 'en'", 1, "the nearest first: lang, "),
     ],
 )
 def test_check_names_the_position(text: str, position: int, words: str) -> None:

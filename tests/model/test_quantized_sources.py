@@ -625,12 +625,12 @@ def test_folders_of_a_hub_repository_stay_there() -> None:
     # gpt-oss keeps the same weights again under original/ and metal/
     from huggingface_hub.utils import filter_repo_objects
 
-    from moee_index.model.checkpoint import find as checkpoint
+    from moee_index.model.checkpoint import hub
 
     files = ["model.safetensors", "config.json", "original/model.safetensors", "metal/model.bin"]
     kept = filter_repo_objects(
         files,
-        allow_patterns=checkpoint._HUB_FILES,
-        ignore_patterns=checkpoint._HUB_FOLDERS,
+        allow_patterns=hub._FILES,
+        ignore_patterns=hub._FOLDERS,
     )
     assert list(kept) == ["model.safetensors", "config.json"]

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import sqlite3
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -60,7 +61,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.tsv", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.tsv", "a.jsonl.gz", "a.xlsx"])
 def test_another_kind_of_file_is_named(tmp_path: Path, what: str, name: str) -> None:
     path = tmp_path / name
     data = OTHERS[what]
@@ -97,6 +98,20 @@ def test_compression_is_told_by_content(tmp_path: Path, data: bytes, name: str) 
     assert [d.id for d in read_corpora(["-"], stdin=io.BytesIO(data))] == ["1"]
 
 
+def test_frames_and_members_of_compressed_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    skipped = struct.pack("<II", 0x184D2A50, 4) + b"pzst"
+    frame = zstandard.ZstdCompressor().compress(LINE)
+    path.write_bytes(skipped + frame + skipped + frame)
+    assert [document.id for document in read_corpora([path])] == ["1", "1"]
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(LINE) * 2 + bytes(20))
+    assert [document.id for document in read_corpora([path])] == ["1", "1"]
+    path.write_bytes(gzip.compress(LINE) + b"garbage")
+    with pytest.raises(CorpusError, match="something else follows the compressed data"):
+        list(read_corpora([path], on_bad="skip"))
+
+
 @pytest.mark.parametrize(
     "text", ["PK, the initials", "PAR1 is a receptor", "BZh", "7z files", "%PDF files", "version 1"]
 )
@@ -104,6 +119,22 @@ def test_text_that_begins_like_another_kind_is_text(tmp_path: Path, text: str) -
     path = tmp_path / "a.txt"
     path.write_text(text + "\n")
     assert [document.text for document in read_corpora([path])] == [text]
+
+
+def test_names_and_fields_do_not_act_on_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[2J.jsonl"
+    try:
+        path.write_text('{"doc\\u001bid": "1", "text": "a"}\n{"\\u202ebody": "b"}\n')
+    except OSError:
+        pytest.skip("this file system has no such names")
+    said: list[str] = []
+    reader = read_corpora([path], notify=said.append)
+    assert next(reader).source.isprintable()
+    with pytest.raises(CorpusError) as caught:
+        next(reader)
+    said.append(str(caught.value))
+    assert len(said) == 2
+    assert all(message.isprintable() for message in said)
 
 
 def test_stdin_stays_open() -> None:

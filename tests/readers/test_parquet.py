@@ -93,6 +93,7 @@ VALUES: list[tuple[Any, Any, Any]] = [
     (stamps("s", "+05:30"), 0, "1970-01-01T05:30:00+05:30"),
     (stamps("s", "Mars/Olympus_Mons"), 0, "1970-01-01T00:00:00+00:00"),
     (stamps("s", "UTC"), 253_402_300_800, "10000-01-01T00:00:00+00:00"),
+    (stamps("ms"), 253_402_300_800_000, "10000-01-01T00:00:00"),
     (stamps("us"), 2**63 - 1, "294247-01-10T04:00:54.775807"),
     (numbers(pa.duration("s")), 90, 90.0),
     (numbers(pa.duration("s")), 2**62, 2**62),
@@ -201,6 +202,19 @@ def test_a_folder_of_parts(tmp_path: Path) -> None:
     assert (first.id, first.text) == ("de", "2023 de")
 
 
+def test_links_in_a_folder_of_parts(tmp_path: Path) -> None:
+    written(tmp_path / "blobs" / "0.parquet", {"id": ["1"], "text": ["a"]})
+    folder = tmp_path / "snapshot" / "data"
+    folder.mkdir(parents=True)
+    try:
+        (folder / "one.parquet").symlink_to(tmp_path / "blobs" / "0.parquet")
+        (folder / "more").symlink_to(tmp_path / "blobs", target_is_directory=True)
+        (folder / "again").symlink_to(tmp_path / "snapshot", target_is_directory=True)
+    except OSError:
+        pytest.skip("this file system has no links")
+    assert [d.id for d in read_corpora([tmp_path / "snapshot"])] == ["1", "1"]
+
+
 def test_parts_without_ids_are_named_by_their_files(tmp_path: Path) -> None:
     for part in ("a", "b"):
         written(tmp_path / "d" / f"p={part}" / "0.parquet", {"text": ["x", "y"]})
@@ -255,7 +269,7 @@ def test_a_large_row_group_is_read_in_small_batches(tmp_path: Path) -> None:
 
 def test_a_parquet_file_under_another_name(tmp_path: Path) -> None:
     path = written(tmp_path / "part-0001", {"text": ["a"]})
-    with pytest.raises(CorpusError, match="say what it is with --format"):
+    with pytest.raises(CorpusError, match=r"is a Parquet file, not text; .* ending \.parquet"):
         read_corpora([path])
     assert [d.text for d in read_corpora([path], format="parquet")] == ["a"]
     with path.open("rb") as stdin:

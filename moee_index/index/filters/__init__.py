@@ -23,7 +23,10 @@ Every test is true or false, never unknown: of a field that a document lacks, al
 are false. So `not f = v` finds the documents without f and `f != v` does not; likewise
 `not f in (…)` and `f not in (…)`. `not` binds closest, then `and`, then `or`.
 
-Types are never mixed: 1 equals 1.0, but neither "1" nor true. Text is compared with its case, by
+Types are never mixed: 1 equals 1.0, but neither "1" nor true. A format without types is another
+matter: metadata from CSV are texts, and `=`, `!=`, `in` and the order against a number read those
+that are a number's shortest form (`7`, `2.5`, not `007`, `+7`, `7.0`), value by value, as that
+number. They stay texts to texts: `year = "7"` finds them too. Text is compared with its case, by
 code point, as stored: no locale, no Unicode normalisation. Integers of more than 64 bits are
 compared as the nearest double, decimals as SQLite reads them (which is exact but for the last bit).
 A list or an object equals no value; `contains` does not look into lists inside lists. A text of a
@@ -31,14 +34,14 @@ document that holds U+0000 is only compared whole with certainty: by order and b
 versions of SQLite see it up to there.
 
 A dot goes into an object: `author.name`. A name with a dot in it, a blank, or a keyword is written
-in backticks: `` `author.name` ``. `id` and `text` are the document's own wherever its metadata has
-no field of that name; its title is in the metadata.
+in backticks: `` `author.name` ``. `id` and `text` are the document's own; fields of its metadata
+that have these names are `.id` and `.text`. Its title is in the metadata.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,9 +58,9 @@ from moee_index.index.filters.grammar import (
 )
 from moee_index.index.filters.lexer import FilterError, fail
 from moee_index.index.filters.over_columns import Column
-from moee_index.index.store.field_names import dotted
+from moee_index.index.store.field_names import OWN, asked_as, dotted
 from moee_index.index.store.fields import kind_of, values_of
-from moee_index.text import shown
+from moee_index.text import shown, text_fault
 
 __all__ = [
     "MAX_CHARACTERS",
@@ -92,21 +95,24 @@ class Filter:
     @classmethod
     def parse(cls, text: str) -> Filter:
         """Raises FilterError: one line with the position and what was expected there."""
+        if not isinstance(text, str):
+            raise FilterError(f'the filter {text_fault(text)}; write it as lang = "en"')
         tree, fields = parse(text)
         return cls(text, fields, tree)
 
-    def over_json(self) -> tuple[str, list[Any]]:
+    def over_json(self, *, numbers: bool = False) -> tuple[str, list[Any]]:
         """An expression for `SELECT … FROM documents WHERE <expression>`, and its parameters.
 
-        It is 1 or 0 for every row, never NULL. Its question marks are plain, so that they can
-        stand among others in a statement.
+        numbers: whether there is a table `numbers(document, fields)` beside it. The expression is 1
+        or 0 for every row, never NULL. Its question marks are plain, so that they can stand among
+        others in a statement.
         """
-        return over_json.to_sql(self._tree)
+        return over_json.to_sql(self._tree, numbers)
 
     def over_columns(self, column: Column) -> tuple[str, list[Any]] | None:
         """The same over a table of cells; None where a field has no column there.
 
-        column: names a field's column, "NULL" where no document has that field.
+        column: names a field's columns, NOWHERE where no document has that field.
         """
         return over_columns.to_sql(self._tree, column)
 
@@ -116,17 +122,17 @@ class Filter:
         known: names as `values_of` gives them → the kinds of value that documents have there.
         null may be asked of every field. Raises FilterError, naming the position.
         """
-        fields = {name: frozenset(kinds) for name, kinds in known.items()}
-        for column in over_json.COLUMNS.values():
-            fields[column] = fields.get(column, frozenset()) | {"text"}
+        fields = {asked_as(name): frozenset(kinds) for name, kinds in known.items()}
+        fields |= dict.fromkeys(OWN, frozenset({"text"}))
         for test in tests_of(self._tree):
             self._check(test, fields)
 
     def _check(self, test: Test, fields: Mapping[str, frozenset[str]]) -> None:
         name = dotted(test.field.path)
+        name = name if test.field.own else asked_as(name)
         here = fields.get(name)
         if here is None:
-            near = difflib.get_close_matches(name, fields, n=_SUGGESTIONS, cutoff=0.0)
+            near = nearest(name, fields)[:_SUGGESTIONS]
             more = f" and {len(fields) - len(near)} more" if len(fields) > len(near) else ""
             fail(
                 self.text,
@@ -148,6 +154,17 @@ class Filter:
                     wrong += "; use contains for an element of a list"
             if not here & wanted:
                 fail(self.text, value.position, f"field {shown(name)} holds {held}, {wrong}")
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Names by their likeness to one that was written, the nearest first; case counts last."""
+
+    def likeness(other: str) -> tuple[float, float, str]:
+        folded = difflib.SequenceMatcher(None, other.casefold(), name.casefold()).ratio()
+        exact = difflib.SequenceMatcher(None, other, name).ratio()
+        return folded, exact, other
+
+    return sorted(names, key=likeness, reverse=True)
 
 
 def _plurals(kinds: Collection[str]) -> str:

@@ -10,10 +10,12 @@ SQL is made of the tree elsewhere; which fields an index has is not asked here.
               | [ "not" ] "contains" value
               | [ "not" ] "exists"
     value     = text | number | "true" | "false" | "null"
-    field     = name { "." name }
+    field     = [ "." ] name { "." name }
 
-Keywords are case-insensitive. A number is written as in JSON. A text is written in double or single
-quotes; in it the quote itself is written twice or after a backslash, and JSON's escapes hold:
+`id` and `text` are the document's own; with a dot in front they are the metadata's fields, as any
+other field is with or without it. Keywords are case-insensitive. A number is written as in JSON. A
+text is written in double or single quotes; in it the quote itself is written twice or after a
+backslash, and JSON's escapes hold:
 \\" \\' \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX. A name is made of letters of any script, digits, `_`
 and, inside, `-`; it begins with a letter or `_`. Any other name is written in backticks, where only
 the backtick itself is special: it is written twice. Names are compared by code point, with their
@@ -27,6 +29,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from moee_index.index.filters.lexer import Token, Tokens, Value, fail
+from moee_index.index.store.field_names import OWN
 from moee_index.text import shown
 
 MAX_CHARACTERS = 10_000
@@ -44,12 +47,14 @@ class FieldUse:
 
     name: as written. path: one name a level of nested objects. position: 1-based column.
     kinds: of the values it is compared with: number, text, boolean, null; `any` for exists.
+    own: whether it is the document's own id or text, not a field of its metadata.
     """
 
     name: str
     path: tuple[str, ...]
     position: int
     kinds: frozenset[str]
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,14 @@ class Test:
     field: FieldUse
     operator: Operator
     values: tuple[Value, ...]
+
+    def of_numbers(self) -> Test | None:
+        """What is asked of the number that a text spells: the comparison with the numbers among
+        the values, and for `!=` its contrary. None where no number is compared with."""
+        numbers = tuple(value for value in self.values if value.kind == "number")
+        if not numbers or self.operator in ("contains", "not contains"):
+            return None
+        return Test(self.field, "=" if self.operator == "!=" else self.operator, numbers)
 
 
 @dataclass(frozen=True)
@@ -207,7 +220,8 @@ class _Parser:
 
     def _test(self, field: Token, operator: str, values: tuple[Value, ...]) -> Test:
         kinds = frozenset(value.kind for value in values) or frozenset({"any"})
-        use = FieldUse(field.text, field.path, field.position, kinds)
+        own = not field.of_metadata and len(field.path) == 1 and field.path[0] in OWN
+        use = FieldUse(field.text, field.path, field.position, kinds, own)
         self._fields.append(use)
         return Test(use, operator, values)  # type: ignore[arg-type]
 

@@ -47,13 +47,15 @@ class Value:
 
 @dataclass(frozen=True)
 class Token:
-    """kind: name, word (a keyword, in lower case), value, operator, `(`, `)`, `,`, end."""
+    """kind: name, word (a keyword, in lower case), value, operator, `(`, `)`, `,`, end.
+    of_metadata: of a name that begins with a dot."""
 
     kind: str
     text: str
     position: int
     path: tuple[str, ...] = ()
     value: Value | None = None
+    of_metadata: bool = False
 
 
 def fail(text: str, position: int, message: str) -> NoReturn:
@@ -82,7 +84,9 @@ class Tokens:
         if first in "\"'":
             content = self._quoted(first)
             return self._token(start, "value", Value("text", content, start + 1))
-        if first == "`" or starts_name(first):
+        # A dot in front: the metadata's field, where the document's own has that name.
+        after = text[start + 1 : start + 2] if first == "." else first
+        if after == "`" or (after and starts_name(after)):
             return self._name()
         if first.isdecimal() or first in "-.+":
             return self._number()
@@ -106,6 +110,8 @@ class Tokens:
 
     def _name(self) -> Token:
         start = self._at
+        of_metadata = self.text.startswith(".", start)
+        self._at += of_metadata
         path = [self._segment()]
         while self.text.startswith(".", self._at):
             self._at += 1
@@ -115,7 +121,7 @@ class Tokens:
         written = self.text[start : self._at]
         if written.lower() in KEYWORDS:
             return Token("word", written.lower(), start + 1)
-        return Token("name", written, start + 1, path=tuple(path))
+        return Token("name", written, start + 1, tuple(path), of_metadata=of_metadata)
 
     def _segment(self) -> str:
         start = self._at

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from moee_index.index.filters.grammar import Node, Test, tests_of
+from moee_index.index.filters.grammar import FieldUse, Node, Test, tests_of
 from moee_index.index.filters.lexer import Value
-from moee_index.index.filters.sql import Piece, joined, one_of, whole, write
-from moee_index.index.store.fields import LINE, cell, element
+from moee_index.index.filters.sql import Piece, beside, joined, one_of, whole, write
+from moee_index.index.store.fields import LINE, Cells, cell, element
 
-# A field's path → SQL that names its column, NOWHERE if no document has the field, None if it
-# cannot be asked for.
-Column = Callable[[tuple[str, ...]], str | None]
+# A field's path, and whether it is the document's own → its cells, NOWHERE if no document has the
+# field, None if it cannot be asked for.
+Column = Callable[[tuple[str, ...], bool], Cells | None]
 # Only lists have line ends in their cells, and every list has one.
 _LEAST_TEXT, _LEAST_BLOB = Piece("''"), Piece("x''")
 
@@ -30,13 +30,22 @@ def to_sql(tree: Node, column: Column) -> tuple[str, list[Any]] | None:
 
     None where a field cannot be asked for here.
     """
-    cells: dict[tuple[str, ...], Piece] = {}
+    found: dict[FieldUse, Cells] = {}
     for test in tests_of(tree):
-        sql = column(test.field.path)
-        if sql is None:
+        cells = column(test.field.path, test.field.own)
+        if cells is None:
             return None
-        cells[test.field.path] = Piece(sql)
-    return whole(tree, lambda test: _holds(test, cells[test.field.path]))
+        found[test.field] = cells
+    return whole(tree, lambda test: _test(test, found[test.field]))
+
+
+def _test(test: Test, cells: Cells) -> Piece:
+    """A test, of numbers also against those that texts spell."""
+    holds = _holds(test, Piece(cells.cell))
+    spelled = test.of_numbers()
+    if cells.number is None or spelled is None:
+        return holds
+    return beside(test, holds, _holds(spelled, Piece(cells.number)))
 
 
 def _holds(test: Test, cell_sql: Piece) -> Piece:

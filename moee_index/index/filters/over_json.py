@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -24,11 +24,8 @@ from typing import Any
 
 from moee_index.index.filters.grammar import Node, Test
 from moee_index.index.filters.lexer import Value
-from moee_index.index.filters.sql import Piece, joined, one_of, whole, write
+from moee_index.index.filters.sql import Piece, beside, joined, one_of, whole, write
 from moee_index.index.store.fields import INT64
-
-# Fields that are columns wherever a document's metadata has no field of that name.
-COLUMNS: Mapping[tuple[str, ...], str] = {("id",): "id", ("text",): "text"}
 
 
 @dataclass(frozen=True)
@@ -46,40 +43,49 @@ class _FieldSql:
     within: Piece | None = None
 
 
-def to_sql(tree: Node) -> tuple[str, list[Any]]:
-    """An expression that is 1 or 0, never NULL, for each row of documents; its parameters."""
-    return whole(tree, _test)
+# The numbers that texts of a document's metadata spell, as JSON like that; NULL if none does.
+_NUMBERS = Piece("(SELECT fields FROM numbers WHERE document = documents.number)")
 
 
-def _test(test: Test) -> Piece:
+def to_sql(tree: Node, numbers: bool) -> tuple[str, list[Any]]:
+    """An expression that is 1 or 0, never NULL, for each row of documents; its parameters.
+
+    numbers: whether there is a table of the numbers that texts spell.
+    """
+    return whole(tree, lambda test: _test(test, numbers))
+
+
+def _test(test: Test, numbers: bool) -> Piece:
+    if test.field.own:
+        column = Piece(test.field.path[0])
+        return _holds(test, _FieldSql(Piece("'text'"), column, Piece("json_each('[]')")))
+    holds = _among(test, Piece("metadata"))
+    spelled = test.of_numbers()
+    if not numbers or spelled is None:
+        return holds
+    return beside(test, holds, _among(spelled, _NUMBERS))
+
+
+def _among(test: Test, fields: Piece) -> Piece:
+    """A test of a field of a JSON object."""
     path = test.field.path
     if all(name and '"' not in name for name in path):
         label = Piece("?", ("$" + "".join(f".{_json(name)}" for name in path),))
         field = _FieldSql(
-            kind=write("json_type(metadata, {})", label),
-            value=write("(metadata ->> {})", label),
-            elements=write("json_each(metadata, {})", label),
-            json=write("(metadata -> {})", label),
-            within=Piece("metadata"),
+            kind=write("json_type({}, {})", fields, label),
+            value=write("({} ->> {})", fields, label),
+            elements=write("json_each({}, {})", fields, label),
+            json=write("({} -> {})", fields, label),
+            within=fields,
         )
         holds = _holds(test, field)
         if ends_names_at_nul():
             nul = Piece("?", (r"\u0000",))
-            holds = write(
-                "CASE WHEN instr(metadata, {}) THEN {} ELSE {} END", nul, _holds_oddly(test), holds
-            )
+            oddly = _holds_oddly(test, fields)
+            holds = write("CASE WHEN instr({}, {}) THEN {} ELSE {} END", fields, nul, oddly, holds)
     else:
-        holds = _holds_oddly(test)
-    column = COLUMNS.get(path)
-    if column is None:
-        return holds
-    beside = _FieldSql(Piece("'text'"), Piece(column), Piece("json_each('[]')"))
-    return write(
-        "CASE WHEN json_type(metadata, {}) IS NULL THEN {} ELSE {} END",
-        Piece("?", (f"$.{_json(path[0])}",)),
-        _holds(test, beside),
-        holds,
-    )
+        holds = _holds_oddly(test, fields)
+    return holds
 
 
 @cache
@@ -91,10 +97,10 @@ def ends_names_at_nul() -> bool:
     return bool(answer != (None,))
 
 
-def _holds_oddly(test: Test) -> Piece:
+def _holds_oddly(test: Test, fields: Piece) -> Piece:
     """A field whose name no JSON path can hold in every version of SQLite: `"`, or nothing."""
     tables, conditions = [], []
-    above = Piece("metadata")
+    above = fields
     for level, name in enumerate(test.field.path):
         node = f"level{level}"
         tables.append(write(f"json_each({{}}) AS {node}", above))

@@ -41,6 +41,13 @@ def one_of(left: Piece, right: Sequence[Piece]) -> Piece:
     return write("{} IN ({})", left, joined(", ", right))
 
 
+def beside(test: Test, holds: Piece, spelled: Piece) -> Piece:
+    """A test that holds, or of the numbers that texts spell `spelled` does (`Test.of_numbers`)."""
+    if test.operator == "!=":
+        return write("({} AND ({}) IS NOT TRUE)", holds, spelled)
+    return write("({} OR {})", holds, spelled)
+
+
 def whole(tree: Node, test: Callable[[Test], Piece]) -> tuple[str, list[Any]]:
     """An expression that is 1 or 0, never NULL, for each row; its parameters.
 

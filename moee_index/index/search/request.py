@@ -64,13 +64,9 @@ class SearchRequest:
         least = None if min_score is None else finite_number(min_score)
         if min_score is not None and least is None:
             raise MisuseError(f"min_score is {shown_value(min_score)}; it must be a finite number")
-        if filter is not None and not isinstance(filter, str | Filter):
-            raise MisuseError(
-                f"filter is {shown_value(filter)}; it is text, as in 'year >= 2020', or a Filter"
-            )
         if not isinstance(passages, bool | np.bool_):
             raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
-        parsed = Filter.parse(filter) if isinstance(filter, str) else filter
+        parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
         words = _within("lexical", lexical, 1.0)
         bm25 = Bm25(_within("k1", k1), _within("b", b, 1.0))
@@ -79,6 +75,17 @@ class SearchRequest:
     def weight(self, default_alpha: float) -> float | None:
         """The weight of RW to search with; None for methods other than `sum`."""
         return default_alpha if self.method == "sum" and self.alpha is None else self.alpha
+
+
+def as_filter(condition: str | Filter | None) -> Filter | None:
+    """A filter, parsed if it was given as text. Raises FilterError; MisuseError for other types."""
+    if condition is None or isinstance(condition, Filter):
+        return condition
+    if not isinstance(condition, str):
+        raise MisuseError(
+            f"filter is {shown_value(condition)}; it is text, as in 'year >= 2020', or a Filter"
+        )
+    return Filter.parse(condition)
 
 
 def check_queries(embeddings: Embeddings | None, dims: Pair[int]) -> Embeddings:

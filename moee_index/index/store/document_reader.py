@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
-from moee_index.index.store.documents import VARIABLES, PreparedDocument, document_checksum
+from moee_index.index.store.documents import (
+    HAS_NUMBERS,
+    VARIABLES,
+    PreparedDocument,
+    document_checksum,
+)
+from moee_index.index.store.passage_names import named_after, passage_name
 from moee_index.index.store.reading import HINT, reading, sqlite_uri
 from moee_index.types import Document, Span, joined
 
@@ -34,7 +41,8 @@ _CHARACTERS = 16 << 20
 
 @dataclass(frozen=True)
 class StoredDocument:
-    """A document of a segment. number: its place there; first: the row of its first passage."""
+    """A document of a segment. number: its place there; first: the row of its first passage;
+    spells_numbers: whether filters read texts of its metadata as numbers."""
 
     number: int
     id: str
@@ -44,10 +52,16 @@ class StoredDocument:
     source: str
     first: int
     spans: tuple[Span, ...]
+    spells_numbers: bool = False
 
     @property
     def rows(self) -> range:
         return range(self.first, self.first + len(self.spans))
+
+    def name_at(self, row: int) -> str:
+        """The name of the passage at a row: `<id>#<n>`, or the id where the document is not
+        split."""
+        return passage_name(self.id, row - self.first + 1) if len(self.spans) > 1 else self.id
 
     def passage(self, row: int) -> str:
         """The text of the passage at a row."""
@@ -56,7 +70,14 @@ class StoredDocument:
 
     def prepared(self) -> PreparedDocument:
         """As it was when it was written."""
-        document = Document(self.id, self.text, self.metadata, self.title, self.source)
+        document = Document(
+            self.id,
+            self.text,
+            self.metadata,
+            self.title,
+            self.source,
+            untyped=self.spells_numbers,
+        )
         return PreparedDocument.of(document).split(self.spans)
 
 
@@ -100,20 +121,21 @@ class CheckedDatabase:
         with self._lock:
             self._opened.close()
 
-    def _rows(self, sql: str, values: Sequence[Any] = (), most: int | None = None) -> list[Any]:
+    def _rows(
+        self,
+        sql: str,
+        values: Sequence[Any] = (),
+        most: int | None = None,
+        kinds: tuple[type, ...] = (),
+    ) -> list[Any]:
         """What a query gives, or with `most` its first rows, up to the one with which their texts
-        have so many characters."""
+        have so many characters. kinds: of the columns, where they matter: an altered file may have
+        a value of any type in any place."""
         with self._lock, reading(self._path):
             cursor = self._connections[0].execute(sql, values)
-            if most is None:
-                return cursor.fetchall()
-            rows, held = [], 0
-            for row in cursor:
-                rows.append(row)
-                held += sum(len(cell) for cell in row if isinstance(cell, str))
-                if held >= most:
-                    break
-            cursor.close()
+            rows = cursor.fetchall() if most is None else _first_rows(cursor, most)
+            if kinds and any(tuple(map(type, row)) != kinds for row in rows):
+                raise ValueError("a value is of another type than was written")
             return rows
 
     def check(self) -> None:
@@ -152,6 +174,7 @@ class DocumentReader(CheckedDatabase):
                 self._rows(
                     f"SELECT row, document FROM passages WHERE row IN ({_marks(part)})",  # noqa: S608
                     part,
+                    kinds=(int, int),
                 )
             )
         documents = self.get(sorted(set(numbers.values())))
@@ -212,37 +235,62 @@ class DocumentReader(CheckedDatabase):
                 for span in islice(spans, count):
                     yield joined(title, text[slice(*span)])
 
-    def described(self) -> Iterator[tuple[str, int, str]]:
-        """Of each document in order: id, number of its passages, metadata as JSON text."""
+    def described(self) -> Iterator[tuple[str, int, str, str]]:
+        """Of each document in order: id, number of its passages, metadata as JSON text, and the
+        numbers that texts of it spell, likewise (empty where none does)."""
+        numbers, beside = "''", ""
+        if self.has_numbers:
+            numbers, beside = "coalesce(fields, '')", " LEFT JOIN numbers ON document = number"
         number = 0
         while number < self.documents:
             rows = self._rows(
-                "SELECT id, count, metadata FROM documents WHERE number >= ? AND number < ? "
-                "ORDER BY number",
+                f"SELECT id, count, metadata, {numbers} FROM documents{beside} "  # noqa: S608
+                "WHERE number >= ? AND number < ? ORDER BY number",
                 (number, number + _AT_A_TIME),
                 most=_CHARACTERS,
+                kinds=(str, int, str, str),
             )
             if not rows:
                 raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
-            yield from rows
+            yield from ((*described, spelled or None) for *described, spelled in rows)
             number += len(rows)
+
+    @cached_property
+    def has_numbers(self) -> bool:
+        """Whether texts of any document's metadata are read as numbers: there is a table of
+        them."""
+        return bool(self._rows(HAS_NUMBERS)[0][0])
 
     def _read(
         self, where: str, values: Sequence[int], *, ordered: bool
     ) -> dict[int, StoredDocument]:
         order = " ORDER BY number" if ordered else ""
+        spells = "number IN (SELECT document FROM numbers)" if self.has_numbers else "0"
         rows = self._rows(
-            "SELECT number, id, title, text, metadata, source, first, count, checksum "  # noqa: S608
-            f"FROM documents WHERE {where}{order}",
+            "SELECT number, id, title, text, metadata, source, first, count, checksum, "  # noqa: S608
+            f"{spells} FROM documents WHERE {where}{order}",
             values,
             most=_CHARACTERS if ordered else None,
+            kinds=(int, str, str, str, str, str, int, int, int, int),
         )
         documents: dict[int, StoredDocument] = {}
-        for number, identifier, title, text, metadata, source, first, count, checksum in rows:
+        for (
+            number,
+            identifier,
+            title,
+            text,
+            metadata,
+            source,
+            first,
+            count,
+            checksum,
+            spells,
+        ) in rows:
             passages = self._rows(
                 "SELECT document, start, stop FROM passages WHERE row >= ? AND row < ? "
                 "ORDER BY row",
                 (first, first + count),
+                kinds=(int, int, int),
             )
             spans = [tuple(span) for _, *span in passages]
             with reading(self._path):
@@ -260,6 +308,7 @@ class DocumentReader(CheckedDatabase):
                     source,
                     first,
                     tuple(spans),
+                    bool(spells),
                 )
         return documents
 
@@ -268,11 +317,32 @@ class DocumentReader(CheckedDatabase):
         numbers: dict[str, int] = {}
         for part in _parts(ids):
             numbers.update(
-                self._rows(f"SELECT id, number FROM documents WHERE id IN ({_marks(part)})", part)  # noqa: S608
+                self._rows(
+                    f"SELECT id, number FROM documents WHERE id IN ({_marks(part)})",  # noqa: S608
+                    part,
+                    kinds=(str, int),
+                )
             )
         if len(numbers) < len(set(ids)):
             self.check()
         return numbers
+
+    def named_after(self, identifier: str) -> Iterator[tuple[str, int]]:
+        """(id, first row) of documents whose id is that of a passage of `identifier`."""
+        for name, _, first in named_after(self._rows, identifier):
+            yield name, first
+
+    def ids_like(self, pattern: str) -> Iterator[tuple[str, int]]:
+        """(id, first row) of documents whose id fits a pattern of SQLite's GLOB. Only the index of
+        ids is read through."""
+        sql = "SELECT number FROM documents WHERE id GLOB ?"
+        rowids = self._rows(sql, (pattern,), kinds=(int,))
+        for part in _parts([number for (number,) in rowids]):
+            yield from self._rows(
+                f"SELECT id, first FROM documents WHERE number IN ({_marks(part)})",  # noqa: S608
+                part,
+                kinds=(str, int),
+            )
 
     def truncated(self, rows: range) -> list[bool]:
         """For each of some rows whether something was cut off."""
@@ -303,6 +373,17 @@ class DocumentReader(CheckedDatabase):
             if held and (low, high, count) != (0, held - 1, held):
                 problems.append(f"{table} run from {low} to {high}, but there are {count}")
         return problems
+
+
+def _first_rows(cursor: sqlite3.Cursor, most: int) -> list[Any]:
+    rows, held = [], 0
+    for row in cursor:
+        rows.append(row)
+        held += sum(len(cell) for cell in row if isinstance(cell, str))
+        if held >= most:
+            break
+    cursor.close()
+    return rows
 
 
 def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:

@@ -2,6 +2,7 @@
 
     documents   number (their order) → id, metadata, title, text; `first` and `count`: their rows
     passages    row → document, characters of its text, hash of what was embedded
+    numbers     document → the fields whose texts spell numbers, as JSON; there only if any do
     windows, batches   what is planned together, and which batches are embedded
 
 A document that is not split has one passage, all of its text. Metadata comes before the text, so
@@ -20,12 +21,14 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from moee_index.atomic import storage_errors
 from moee_index.errors import CorpusError
+from moee_index.index.store.passage_names import SameName, named_after, named_passage
+from moee_index.index.store.spelled_numbers import spelled_numbers
 from moee_index.types import Document, Span
 
 _SCHEMA = """
@@ -65,6 +68,10 @@ CREATE TABLE IF NOT EXISTS batches (
     PRIMARY KEY (window, batch)
 ) WITHOUT ROWID;
 """
+_NUMBERS = "CREATE TABLE IF NOT EXISTS numbers (document INTEGER PRIMARY KEY, fields TEXT NOT NULL)"
+HAS_NUMBERS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'numbers'"
+# SQLite reads JSON that is nested 1000 deep.
+DEEPEST = 900
 # SQLite's limit on variables in one statement used to be 999.
 VARIABLES = 900
 # Content hashes come in no order: the pages of their index are wanted again and again.
@@ -76,10 +83,15 @@ _HASH_BYTES = 16
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """A document as it is stored: metadata as JSON text, and what is embedded for each passage."""
+    """A document as it is stored: metadata as JSON text, and what is embedded for each passage.
+
+    numbers: what a filter reads as numbers in the texts of its metadata, as JSON text; None where
+    that is nothing.
+    """
 
     document: Document
     metadata: str
+    numbers: str | None = None
     spans: tuple[Span, ...] = ()
     hashes: tuple[bytes, ...] = ()
 
@@ -92,6 +104,8 @@ class PreparedDocument:
             metadata = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False)
             for text in (metadata, document.id, document.title, document.text):
                 text.encode()
+            if _depth(document.metadata, metadata) > DEEPEST:
+                raise ValueError(f"it is nested more than {DEEPEST} deep")
         except UnicodeEncodeError:
             raise CorpusError(
                 f"{where}document {document.id!r} holds half a surrogate pair, which UTF-8 "
@@ -102,13 +116,14 @@ class PreparedDocument:
                 f"{where}metadata of document {document.id!r} is not JSON ({error}); mend it or "
                 "skip it with --on-bad skip"
             ) from None
-        return cls(document, metadata)
+        numbers = spelled_numbers(document.metadata) if document.untyped else {}
+        return cls(document, metadata, json.dumps(numbers, ensure_ascii=False) if numbers else None)
 
     def split(self, spans: Sequence[Span]) -> PreparedDocument:
         """With these passages of its text."""
         contents = [self.document.content_of(span) for span in spans]
         hashes = [hashlib.sha256(content.encode()).digest()[:_HASH_BYTES] for content in contents]
-        return PreparedDocument(self.document, self.metadata, tuple(spans), tuple(hashes))
+        return replace(self, spans=tuple(spans), hashes=tuple(hashes))
 
     @property
     def contents(self) -> list[str]:
@@ -133,6 +148,19 @@ def document_checksum(
     return crc
 
 
+def _depth(metadata: dict[str, Any], written: str) -> int:
+    """How deep metadata are nested, where their JSON text has brackets enough to be so at all."""
+    if written.count("{") + written.count("[") <= DEEPEST:
+        return 0
+    level: list[Any] = [metadata]
+    depth = 0
+    while level:
+        depth += 1
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for each in inner for one in each if isinstance(one, dict | list | tuple)]
+    return depth
+
+
 @dataclass(frozen=True)
 class Window:
     """A run of documents whose passages' batches are planned together."""
@@ -147,7 +175,7 @@ class Window:
     done: bool = field(default=False, compare=False)
 
 
-Stored = tuple[str, str, str, str]
+Stored = tuple[str, str, str, str, int]
 
 
 class DocumentStore:
@@ -225,13 +253,29 @@ class DocumentStore:
         )
         return str(found[0][0]) if found else None
 
+    def namesake(self, identifier: str, before: int) -> SameName | None:
+        """A document below `before` whose name a passage of this one would have, or the reverse."""
+        passage = named_passage(identifier)
+        if passage is not None and self.source_of(passage[0], before) is not None:
+            return identifier, passage[0]
+        for name, number, _ in named_after(self._rows, identifier):
+            if number < before:
+                return name, identifier
+        return None
+
     def stored(self, first: int, count: int) -> list[Stored]:
-        """id, title, text and metadata as JSON of documents first…first+count."""
+        """id, title, text, metadata as JSON, and whether texts of it spell numbers, of documents
+        first…first+count."""
+        spells = "number IN (SELECT document FROM numbers)" if self._has_numbers else "0"
         return self._rows(
-            "SELECT id, title, text, metadata FROM documents "
+            f"SELECT id, title, text, metadata, {spells} FROM documents "  # noqa: S608
             "WHERE number >= ? AND number < ? ORDER BY number",
             (first, first + count),
         )
+
+    @property
+    def _has_numbers(self) -> bool:
+        return bool(self._rows(HAS_NUMBERS)[0][0])
 
     def add_window(
         self, window: Window, documents: Sequence[PreparedDocument], truncated: Sequence[bool]
@@ -269,6 +313,7 @@ class DocumentStore:
     ) -> None:
         rows: list[tuple[Any, ...]] = []
         passages: list[tuple[Any, ...]] = []
+        numbers: list[tuple[int, str]] = []
         for number, prepared in enumerate(documents, first_document):
             read, first = prepared.document, first_row + len(passages)
             rows.append(
@@ -284,11 +329,16 @@ class DocumentStore:
                     read.text,
                 )
             )
+            if prepared.numbers is not None:
+                numbers.append((number, prepared.numbers))
             for span, content in zip(prepared.spans, prepared.hashes, strict=True):
                 cut = int(truncated[len(passages)])
                 passages.append((first_row + len(passages), number, *span, content, cut))
         connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", passages)
+        if numbers:
+            connection.execute(_NUMBERS)
+            connection.executemany("INSERT INTO numbers VALUES (?, ?)", numbers)
 
     def replan(self, window: Window) -> None:
         """Forget which batches of a window are embedded: they are not planned as they were."""
@@ -304,6 +354,10 @@ class DocumentStore:
         with self._transaction() as connection:
             connection.execute("DELETE FROM documents WHERE number >= ?", (window.first_document,))
             connection.execute("DELETE FROM passages WHERE row >= ?", (window.first_row,))
+            if self._has_numbers:
+                connection.execute(
+                    "DELETE FROM numbers WHERE document >= ?", (window.first_document,)
+                )
             for table in ("windows", "batches"):
                 connection.execute(f"DELETE FROM {table} WHERE window >= ?", (window.number,))  # noqa: S608
 

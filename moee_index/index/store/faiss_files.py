@@ -24,7 +24,7 @@ from moee_index.dependencies import lacking
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError, counted
 from moee_index.index.store.checksums import Codes
 from moee_index.index.store.reading import HINT, obstacle, reading
-from moee_index.text import text_fault
+from moee_index.text import check_text, text_fault
 from moee_index.types import FloatArray, Pair
 
 FLAT = "flat"
@@ -51,7 +51,7 @@ def check_index_type(requested: str, dims: Pair[int]) -> tuple[str, str]:
 
     Raises MisuseError for a factory string that FAISS refuses at these dimensions.
     """
-    if requested == "auto":
+    if check_text(requested, "the index type") == "auto":
         return FLAT, "every document is compared, so answers are exact; other types only on request"
     if requested == FLAT:
         return FLAT, "as requested"

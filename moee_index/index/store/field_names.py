@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+# What a filter finds under these bare names is the document's own, whatever its metadata hold.
+OWN = ("id", "text")
 KEYWORDS = frozenset({"and", "or", "not", "in", "contains", "exists", "true", "false", "null"})
 
 
@@ -14,6 +16,12 @@ def dotted(path: Sequence[str]) -> str:
         name if _is_bare(name) and name.lower() not in KEYWORDS else _in_backticks(name)
         for name in path
     )
+
+
+def asked_as(name: str) -> str:
+    """How a filter asks for the metadata field of this name (as `dotted` writes it): behind a dot
+    where the document's own id or text has the name."""
+    return f".{name}" if name.partition(".")[0] in OWN else name
 
 
 def _in_backticks(name: str) -> str:

@@ -17,6 +17,8 @@ of documents.sqlite.
 | object | the blob o |
 | list | a blob of lines: each element that is not a list or object, as JSON, between line ends |
 
+A field of which texts spell numbers (spelled_numbers.py) has a second column, of these numbers.
+
 JSON escapes line ends, so that an element of a list is found with its line ends around it by one
 search for bytes. SQL is always parameterised. Questions about cells are filters/over_columns's.
 """
@@ -27,6 +29,7 @@ import contextlib
 import itertools
 import json
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +37,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,16 +57,31 @@ MOST_COLUMNS = 64
 # Bytes of a field's cells on average: a scan reads them all, whichever field is asked for.
 LONGEST = 200
 _REPORT_EVERY = 4096
-# Of each document in order: id, number of its passages, metadata as JSON text.
-Described = Callable[[], Iterable[tuple[str, int, str]]]
+# Of each document in order: id, number of its passages, metadata as JSON text, and the numbers that
+# its texts spell, likewise (empty: none).
+Described = Callable[[], Iterable[tuple[str, int, str, str]]]
 _MAPPED = 1 << 40  # bytes; SQLite takes the most that it was built for
 _TABLES = ("documents", "fields", "about")
 Cell = int | float | str | bytes | None
+
+
+class Cells(NamedTuple):
+    """SQL that names the cell of a field, and that of the numbers its texts spell (None where none
+    does)."""
+
+    cell: str
+    number: str | None = None
+
+
 INT64 = range(-(2**63), 2**63)
-NOWHERE = "NULL"
+NOWHERE = Cells("NULL")
 _OBJECT = b"o"
 _WORDS = {None: b"n", True: b"t", False: b"f"}
 LINE = "\n"
+_NO_ROOM = (
+    "the temporary database of a full check cannot be written ({why}); make room, or name a folder "
+    "that has some in SQLITE_TMPDIR"
+)
 _NOTHING = "{}"  # metadata of a document without any
 
 
@@ -93,30 +111,29 @@ def fill(
 ) -> None:
     """The tables, in an empty database. described is called twice."""
     fields = _Found()
-    for done, (_, _, metadata) in enumerate(described()):
-        fields.see(metadata)
+    for done, (_, _, metadata, spelled) in enumerate(described()):
+        fields.see(metadata, spelled)
         if done % _REPORT_EVERY == 0:
             report("fields", done, total)
     columns = fields.columns()
+    number_columns = [name for name in columns if name in fields.spelled]
     names = "".join(f", {_column(position)}" for position in columns.values())
+    names += "".join(f", {_number_column(columns[name])}" for name in number_columns)
     passages: list[int] = []
 
     def rows() -> Iterator[list[Cell]]:
-        for number, (identifier, count, metadata) in enumerate(described()):
+        for number, (identifier, count, metadata, spelled) in enumerate(described()):
             passages.append(count)
-            cells: dict[str, Cell] = dict.fromkeys(columns)
-            if metadata != _NOTHING:
-                for name, value in values_of(json.loads(metadata)):
-                    if name in cells:
-                        cells[name] = cell(value)
-            yield [number, identifier, *cells.values()]
+            cells = _cells(metadata, columns)
+            numbers = _cells(spelled or _NOTHING, number_columns)
+            yield [number, identifier, *cells, *numbers]
 
     connection.execute("BEGIN")
     # No types: a column keeps what is put into it.
     connection.execute(f"CREATE TABLE documents (number INTEGER PRIMARY KEY, id{names})")
     connection.execute("CREATE TABLE fields (name TEXT, kind TEXT, place INTEGER)")
     connection.execute("CREATE TABLE about (complete INTEGER, documents INTEGER, passages BLOB)")
-    marks = ", ".join("?" * (2 + len(columns)))
+    marks = ", ".join("?" * (2 + len(columns) + len(number_columns)))
     connection.executemany(f"INSERT INTO documents VALUES ({marks})", rows())  # noqa: S608
     connection.executemany(
         "INSERT INTO fields VALUES (?, ?, ?)",
@@ -130,28 +147,48 @@ def fill(
     report("fields", total, total)
 
 
+def _cells(metadata: str, names: Iterable[str]) -> list[Cell]:
+    """Cells of some fields of a document, in the order of their names."""
+    cells: dict[str, Cell] = dict.fromkeys(names)
+    if cells and metadata != _NOTHING:
+        for name, value in values_of(json.loads(metadata)):
+            if name in cells:
+                cells[name] = cell(value)
+    return list(cells.values())
+
+
 class _Found:
-    """The fields of all documents: kinds, how many documents have each, bytes of their cells."""
+    """The fields of all documents: kinds, how many documents have each, bytes of their cells;
+    spelled: those of which texts spell numbers, so that they hold numbers too."""
 
     def __init__(self) -> None:
         self.kinds: set[tuple[str, str]] = set()
+        self.spelled: set[str] = set()
         self._documents: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
 
-    def see(self, metadata: str) -> None:
+    def see(self, metadata: str, spelled: str) -> None:
         if metadata == _NOTHING:
             return
+        for name, value in values_of(json.loads(spelled or _NOTHING)):
+            if kind_of(value) == "number" and self._is_listed(name, "number"):
+                self.spelled.add(name)
         for name, value in values_of(json.loads(metadata)):
-            named = name, kind_of(value)
-            if named not in self.kinds:
-                if len(self.kinds) >= MOST_FIELDS:
-                    continue
-                self.kinds.add(named)
+            if not self._is_listed(name, kind_of(value)):
+                continue
             self._documents[name] += 1
             found = cell(value)
             if isinstance(found, str | bytes):
                 # Characters do as well as bytes to tell short from long.
                 self._bytes[name] += len(found)
+
+    def _is_listed(self, name: str, kind: str) -> bool:
+        """Whether there is room for a kind of a field, which is taken."""
+        if (name, kind) not in self.kinds:
+            if len(self.kinds) >= MOST_FIELDS:
+                return False
+            self.kinds.add((name, kind))
+        return True
 
     def columns(self) -> dict[str, int]:
         """Field → the number of its column, the fields of the most documents first."""
@@ -166,13 +203,17 @@ def _column(place: int) -> str:
     return f"f{place}"
 
 
+def _number_column(place: int) -> str:
+    return f"n{place}"
+
+
 @dataclass(frozen=True, eq=False)
 class _Listed:
-    """The tables `fields` and `about`. columns: field → its column, None where it has none.
+    """The tables `fields` and `about`. columns: field → its columns, None where it has none.
     passages: uint32 [documents], of each document; None where each has one."""
 
     kinds: set[tuple[str, str]]
-    columns: dict[str, str | None]
+    columns: dict[str, Cells | None]
     complete: bool
     documents: int
     passages: npt.NDArray[np.uint32] | None
@@ -200,13 +241,18 @@ class FieldReader(CheckedDatabase):
         self.check()
         fields = self._rows("SELECT name, kind, place FROM fields")
         about = self._rows("SELECT complete, documents, passages FROM about")
+        there = {name for _, name, *_ in self._rows("PRAGMA table_info(documents)")}
+
+        def cells(place: int) -> Cells:
+            number = _number_column(place)
+            return Cells(_column(place), number if number in there else None)
+
         with reading(self._path):
             ((complete, documents, passages),) = about
             return _Listed(
                 kinds={(name, kind) for name, kind, _ in fields},
                 columns={
-                    name: None if place is None else _column(int(place))
-                    for name, _, place in fields
+                    name: None if place is None else cells(int(place)) for name, _, place in fields
                 },
                 complete=bool(complete),
                 documents=documents,
@@ -217,15 +263,13 @@ class FieldReader(CheckedDatabase):
         """(name, kind of value) of every metadata field; None where there are too many."""
         return self._listed.kinds if self._listed.complete else None
 
-    def column(self, path: tuple[str, ...]) -> str | None:
-        """SQL for a field's cell, as `over_columns.Column` has it."""
+    def column(self, path: tuple[str, ...], own: bool = False) -> Cells | None:
+        """SQL for a field's cells, as `over_columns.Column` has it."""
+        if own:
+            return Cells("id") if path == ("id",) else None
         listed, name = self._listed, dotted(path)
         column = listed.columns.get(name)
         if column is None and (name in listed.columns or not listed.complete):
-            return None
-        if name == "id":
-            return "id" if column is None else f"coalesce({column}, id)"
-        if name == "text":
             return None
         return column or NOWHERE
 
@@ -256,8 +300,14 @@ class FieldReader(CheckedDatabase):
             return matching if listed.passages is None else np.repeat(matching, listed.passages)
 
     def follows_from(self, documents: DocumentReader) -> bool:
-        """Whether it is what the segment's documents give, row by row."""
-        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
+        """Whether it is what the segment's documents give, row by row.
+
+        What they give is written to a temporary database of SQLite's, most of which is on disk.
+        """
+        with (
+            storage_errors(Path(tempfile.gettempdir()), _NO_ROOM),
+            contextlib.closing(sqlite3.connect("", isolation_level=None)) as expected,
+        ):
             fill(expected, documents.described, documents.documents, ignore)
             for table in _TABLES:
                 rows = f"SELECT * FROM {table} ORDER BY rowid"  # noqa: S608

@@ -340,8 +340,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, MisuseError) as error:
-        raise IndexDamagedError(
-            f"{path} is damaged ({type(error).__name__}: {shown(first_line(error), 200)}); build "
-            "again with --overwrite"
-        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else "its fields are other ones"
+        raise _not_ours(path, why) from error
+    except (ValueError, MisuseError) as error:
+        raise _not_ours(path, shown(first_line(error), 200)) from error
+
+
+def _not_ours(path: Path, why: str) -> IndexDamagedError:
+    return IndexDamagedError(f"{path} is damaged ({why}); build again with --overwrite")

@@ -21,6 +21,7 @@ from moee_index.index.store.rows import RowReader, RowWriter
 from moee_index.types import Progress
 
 _ROWS_AT_A_TIME = 1024
+_CHARACTERS = 16 << 20
 # Segments joined at once: fewer would copy rows more often, more would open more files.
 _FEW = 4
 
@@ -63,15 +64,16 @@ def merged(
 
 
 def _blocks(documents: Iterator[StoredDocument]) -> Iterator[list[StoredDocument]]:
-    """Documents together that have some thousand rows."""
+    """Documents together that have some thousand rows, or some megabytes of texts."""
     block: list[StoredDocument] = []
-    rows = 0
+    rows = characters = 0
     for document in documents:
         block.append(document)
         rows += len(document.spans)
-        if rows >= _ROWS_AT_A_TIME:
+        characters += len(document.text)
+        if rows >= _ROWS_AT_A_TIME or characters >= _CHARACTERS:
             yield block
-            block, rows = [], 0
+            block, rows, characters = [], 0, 0
     if block:
         yield block
 

@@ -88,6 +88,8 @@ def document_difference(
     # As text: to Python 1, 1.0 and True are the same, to a filter they are not.
     if _as_text(stored.metadata) != _as_text(json.loads(prepared.metadata)):
         return f"{where}document {read.id!r} has different metadata"
+    if stored.spells_numbers != (prepared.numbers is not None):
+        return f"{where}numbers of document {read.id!r} are read with other types (--csv-types)"
     return None
 
 
@@ -106,9 +108,10 @@ def window_difference(
     for offset, prepared in enumerate(documents):
         before = None
         if offset < len(stored):
-            identifier, title, text, metadata = stored[offset]
+            identifier, title, text, metadata, spells = stored[offset]
+            fields = json.loads(metadata)
             before = StoredDocument(
-                0, identifier, title, text, json.loads(metadata), "", 0, prepared.spans
+                0, identifier, title, text, fields, "", 0, prepared.spans, bool(spells)
             )
         difference = document_difference(before, prepared, first + offset)
         if difference is not None:

@@ -20,6 +20,7 @@ from moee_index.atomic import storage_errors, sync_directory
 from moee_index.errors import CorpusError, IndexChangedError, IndexDamagedError, MisuseError
 from moee_index.fusion import shown_value
 from moee_index.index.store.documents import DocumentStore, Window
+from moee_index.index.store.field_names import OWN, asked_as
 from moee_index.index.store.fields import write_fields
 from moee_index.index.store.layout import (
     BUILDING,
@@ -39,6 +40,7 @@ from moee_index.index.write.windows import (
     Counts,
     Documents,
     Rejects,
+    TakesOut,
     Wanted,
     passages_of,
     windows,
@@ -78,7 +80,7 @@ class SegmentWriting:
 
     wanted: the settings of the segment. changing: whether documents and options may differ from
     those of an interrupted run; what differs is then embedded again, with a note. take: which
-    documents are taken.
+    documents are taken; takes_out: which without text take out one that is there.
     """
 
     directory: Path
@@ -91,9 +93,11 @@ class SegmentWriting:
     progress: Progress
     notify: Notify
     take: Wanted = lambda prepared: True
+    takes_out: TakesOut = lambda document: False
     counts: Counts = field(default_factory=Counts)
     worth_keeping: bool = False
     folder: Path | None = None
+    _told: set[str] = field(default_factory=set)
 
     def run(self, manifest: Manifest | None) -> Written:
         """Embed everything that is not embedded yet.
@@ -236,9 +240,12 @@ class SegmentWriting:
             self.counts,
             skip_bad=self.skip_bad,
             split=passages_of(self.encoder, building.chunk),
+            namesake=store.namesake if building.chunk is not None else None,
             wanted=self.take,
+            takes_out=self.takes_out,
             characters=building.characters,
         ):
+            self._tell_shadowed(batch)
             committed = store.window(reached.windows)
             if committed is not None:
                 stored = store.stored(batch.first_document, committed.documents)
@@ -252,6 +259,18 @@ class SegmentWriting:
             reached.documents = batch.first_document + len(batch.documents)
             reached.rows = batch.first_row + batch.rows
             reached.windows += 1
+
+    def _tell_shadowed(self, batch: Batch) -> None:
+        """Say once which of the metadata's fields are called as a document's own are in filters."""
+        for name in OWN:
+            if name not in self._told and any(
+                name in prepared.document.metadata for prepared in batch.documents
+            ):
+                self._told.add(name)
+                self.notify(
+                    f"documents have a metadata field {name!r}: in a filter, {name} is the "
+                    f"document's own, and {asked_as(name)} is that field"
+                )
 
     def _changed(self, difference: str) -> None:
         if not self.changing:

@@ -13,14 +13,20 @@ from pathlib import Path
 from moee_index.atomic import storage_errors
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.store.documents import PreparedDocument
+from moee_index.index.store.passage_names import SameName, named_passage, same_name
 from moee_index.readers.corpus import Reject
 from moee_index.types import WINDOW_CHARACTERS, Chunking, Document, TextEncoder
 
 Documents = Iterable[Document] | Callable[[Reject], Iterable[Document]]
 # (id, number) → where a document of that id and a lower number came from; None if there is none.
 SourceOf = Callable[[str, int], str | None]
+# As `SourceOf` → an id and the document that it is or would be the name of a passage of: one of
+# these is the given one, the other has a lower number.
+Namesake = Callable[[str, int], SameName | None]
 Split = Callable[[Sequence[PreparedDocument]], Iterable[PreparedDocument]]
 Wanted = Callable[[PreparedDocument], bool]
+# Whether a document whose text is empty takes out one that is there.
+TakesOut = Callable[[Document], bool]
 _SPLIT_AT_A_TIME = 64
 
 
@@ -120,30 +126,39 @@ def windows(
     *,
     skip_bad: bool,
     split: Split = whole,
+    namesake: Namesake | None = None,
     wanted: Wanted = lambda prepared: True,
+    takes_out: TakesOut = lambda document: False,
     characters: int | None = WINDOW_CHARACTERS,
 ) -> Iterator[Batch]:
     """Windows of indexable documents, each of at least `size` passages, or of
     `characters` characters (None: of any number), except the last.
 
     A window ends with a document, so what it holds depends on the documents alone. Empty texts are
-    skipped and counted; `wanted` says which of the others are taken. Raises CorpusError for a
-    duplicate id, naming both places, for what cannot be stored, and what `wanted` raises; with
-    `skip_bad` these go to `rejects`.
+    skipped and counted, but for those that `takes_out` says something of; `wanted` says which of
+    the others are taken. Raises CorpusError for a
+    duplicate id, naming both places, for one that is the name of a passage (`namesake`, where
+    documents are split), for what cannot be stored, and what `wanted` raises; with `skip_bad` these
+    go to `rejects`.
     """
     gathered = _Gathered(size, characters or sys.maxsize, split)
     for document in _each(documents(rejects) if callable(documents) else documents):
-        if not document.content.strip():
-            counts.read += 1
-            counts.skipped += 1
-            continue
         try:
+            if not document.content.strip():
+                counts.skipped += not takes_out(document)
+                counts.read += 1
+                continue
             prepared = PreparedDocument.of(document)
             earlier = gathered.sources.get(document.id)
             if earlier is None:
                 earlier = source_of(document.id, gathered.first_document)
             if earlier is not None:
                 raise CorpusError(duplicate(document, earlier))
+            if namesake is not None:
+                names = gathered.namesake(document.id)
+                names = names or namesake(document.id, gathered.first_document)
+                if names is not None:
+                    raise CorpusError(same_name(located(document), names))
             take = wanted(prepared)
         except CorpusError as error:
             if not skip_bad:
@@ -179,7 +194,8 @@ def _each(documents: Iterable[Document]) -> Iterator[Document]:
 
 class _Gathered:
     """Documents on their way into a window. sources: id → source of those not yet in a full one;
-    first_document, first_row: of the window that is being filled."""
+    first_document, first_row: of the window that is being filled. _named_after: id → one of those
+    that is named as its passages are."""
 
     def __init__(self, size: int, most_characters: int, split: Split) -> None:
         self._size = size
@@ -190,12 +206,24 @@ class _Gathered:
         self._rows = 0
         self._ungrouped = self._characters = 0
         self.sources: dict[str, str] = {}
+        self._named_after: dict[str, str] = {}
         self.first_document = 0
         self.first_row = 0
 
+    def namesake(self, identifier: str) -> SameName | None:
+        """As `Namesake`, among the documents that are here."""
+        passage = named_passage(identifier)
+        if passage is not None and passage[0] in self.sources:
+            return identifier, passage[0]
+        name = self._named_after.get(identifier)
+        return None if name is None else (name, identifier)
+
     def add(self, prepared: PreparedDocument) -> Iterator[Batch]:
         """Take a document; yields the windows that are full."""
-        self.sources[prepared.document.id] = prepared.document.source
+        identifier = prepared.document.id
+        self.sources[identifier] = prepared.document.source
+        if (passage := named_passage(identifier)) is not None:
+            self._named_after[passage[0]] = identifier
         self._group.append(prepared)
         self._ungrouped += len(prepared.document.text)
         # No more than may fill the window, so that nothing is read ahead of what is committed.
@@ -220,11 +248,21 @@ class _Gathered:
                 yield Batch(self.first_document, self.first_row, self._window)
                 for planned in self._window:
                     del self.sources[planned.document.id]
+                self._named_after = {
+                    passage[0]: name
+                    for name in self.sources
+                    if (passage := named_passage(name)) is not None
+                }
                 self.first_document += len(self._window)
                 self.first_row += self._rows
                 self._window, self._rows, self._characters = [], 0, 0
         self._group.clear()
         self._ungrouped = 0
+
+
+def located(document: Document) -> str:
+    """Where a document came from, as a message begins."""
+    return f"{document.source}: " if document.source else ""
 
 
 def duplicate(document: Document, earlier: str) -> str:

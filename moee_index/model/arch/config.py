@@ -16,7 +16,7 @@ from typing import Any
 
 from moee_index.dependencies import internal
 from moee_index.errors import ModelError, MoeeIndexError
-from moee_index.model.checkpoint.faults import UnreadableError, lacks_memory
+from moee_index.model.checkpoint.faults import UnreadableError, check_weights, lacks_memory
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.text_config import is_count
 from moee_index.text import shown
@@ -36,7 +36,7 @@ _EXTENT = re.compile(
     r"(.*_)?(size|dim|rank|heads|experts|layers|groups)"
 )
 _POSITIVE = re.compile(
-    r"vocab_size|hidden_size|head_dim|num_hidden_layers|num_attention_heads|num_key_value_heads"
+    r"vocab_size|hidden_size|num_hidden_layers|num_attention_heads|num_key_value_heads"
 )
 # More layers than any published model has: from here on the weights are asked.
 _MANY_LAYERS = 512
@@ -62,7 +62,9 @@ def config_of(checkpoint: Checkpoint) -> Any:
         _check_extents(checkpoint, checkpoint.config)
         if checkpoint.config.get("model_type") == "deepseek":
             return _deepseek_v1_config(checkpoint)
-        config = _config_class(checkpoint).from_dict(_without_ours(checkpoint.config))
+        config_class = _config_class(checkpoint)
+        said, _ = config_class.get_config_dict(checkpoint.path, local_files_only=True)
+        config = config_class.from_dict(_without_ours(said))
         for part in (config, config.get_text_config(decoder=True)):
             if hasattr(part, "quantization_config"):
                 del part.quantization_config  # the model is built as it was before
@@ -164,6 +166,7 @@ def _check_extents(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         if value > checkpoint.most_weights or (
             key.endswith("layers") and value > _MANY_LAYERS and value > checkpoint.count_tensors()
         ):
+            check_weights(checkpoint.weights)
             raise ModelError(
                 f"{file}: {key!r} is {value}, more than all the weights in {checkpoint.path} are; "
                 "config.json is of another model, or damaged"

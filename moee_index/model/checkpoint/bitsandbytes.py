@@ -161,7 +161,7 @@ def _state(written: Header, readers: Readers) -> _State:
         nested = None
         if fields.get("nested_blocksize") is not None:
             nested = (int(fields["nested_blocksize"]), float(fields["nested_offset"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{written.file}: {written.key} cannot be read: {error!r}") from error
     if not 2 <= len(shape) <= 3 or min(shape) < 1 or block < 2 or (nested and nested[0] < 1):
         raise ModelError(f"{written.file}: {written.key} holds {fields}; {ADVICE}")
@@ -225,7 +225,7 @@ def _eight_bit(codes: Header, headers: Headers, readers: Readers) -> Stored:
         raise ModelError(f"{largest.file}: {largest.key} is {largest.dtype}, not F32; {ADVICE}")
     members = [codes, largest]
     if (order := headers.get(f"{stem}weight_format")) is not None:
-        if int(read_member(order, readers, None).reshape(-1)[0]) != 0:
+        if read_member(order, readers, None).reshape(-1)[:1].tolist() not in ([], [0]):
             raise ModelError(
                 f"{codes.file}: the rows of {codes.key} are laid out for a GPU; {ADVICE}"
             )

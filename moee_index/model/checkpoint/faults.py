@@ -7,10 +7,12 @@ memory are told as what they are. Where files are looked for is left to `find`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from moee_index.errors import ModelError, MoeeIndexError, first_line
 from moee_index.text import shown
@@ -112,18 +114,41 @@ def _ended_early(error: Exception) -> bool:
     return any(text in str(error) for text in _ENDS_EARLY)
 
 
-def weights_error(file: Path, error: Exception) -> ModelError:
-    """The error for a safetensors file that could not be opened or read."""
-    if lacks_memory(error):
-        return UnreadableError(f"there is not enough memory to read {file}")
+@contextmanager
+def reading_weights(files: Sequence[Path]) -> Iterator[None]:
+    """Turn what goes wrong while safetensors files are opened, read and stored in memory into one
+    line that names the file. Raises ModelError."""
     try:
-        fault = content_fault(file) or _size_fault(file)
-    except OSError as refused:
-        return unreadable(file, refused)
-    if fault is None and isinstance(error, OSError):
-        return unreadable(file, error)
-    damage = f"is damaged ({shown(first_line(error), 200)}); {AGAIN}"
-    return ModelError(f"{file} {fault or damage}")
+        yield
+    except MoeeIndexError:
+        raise
+    except (SafetensorError, OSError) as error:
+        # safetensors calls a file missing that may not be opened: the true reason comes first.
+        check_weights(files)
+        where = files[0] if len(files) == 1 else files[0].parent
+        if isinstance(error, OSError):
+            raise unreadable(where, error) from error
+        raise ModelError(
+            f"{where} is damaged ({shown(first_line(error), 200)}); {AGAIN}"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise UnreadableError(
+            f"there is not enough memory for the weights of {files[0].parent}; close other "
+            "programs, or take a smaller model"
+        ) from error
+
+
+def check_weights(files: Sequence[Path]) -> None:
+    """Raise ModelError for a weight file that cannot be opened, is something else, or is cut."""
+    for file in files:
+        try:
+            fault = content_fault(file) or _size_fault(file)
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if fault is not None:
+            raise ModelError(f"{file} {fault}")
 
 
 def read_header(file: Path) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from safetensors import safe_open
 
 from moee_index.errors import ModelError
+from moee_index.model.checkpoint.faults import reading_weights
 from moee_index.model.checkpoint.quant_config import ADVICE, SourceFormat
 
 # File -> an open safetensors reader.
@@ -94,6 +96,12 @@ class Stored:
         if self.plain or len(self.shape) < 3:
             return self.read(readers, None)
         return torch.stack([dense(self.read(readers, index)) for index in range(self.shape[0])])
+
+
+def open_weights(file: Path) -> Any:
+    """A reader of a safetensors file. Raises ModelError saying what is wrong with it."""
+    with reading_weights([file]):
+        return safe_open(file, framework="pt")
 
 
 def read_headers(readers: Readers) -> Headers:

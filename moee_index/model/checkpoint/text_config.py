@@ -5,7 +5,7 @@ tokens a text may have. Imports nothing heavy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 _PARTS = ("thinker_config", "text_config", "llm_config", "language_config")
 
@@ -26,7 +26,7 @@ def positions(config: Mapping[str, Any]) -> int | None:
     most = text.get("max_position_embeddings")
     if not is_count(most) or most < 1:
         return None
-    longest: int = most
+    longest = most
     for rope in _ropes(text):
         factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
         if isinstance(factor, int | float) and 1 < factor < 1e6:
@@ -43,6 +43,6 @@ def _ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from (inner for inner in said.values() if isinstance(inner, dict))
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether a value of JSON is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from moee_index.errors import ModelError
+from moee_index.model.checkpoint.faults import reading_weights
 from moee_index.model.checkpoint.find import DEFAULTS_FILE, FORMAT, Checkpoint
+from moee_index.model.checkpoint.tensors import open_weights
 from moee_index.model.load.weight_file import WEIGHTS_FILE, Draft, Specs, check_digest
 from moee_index.model.nf4.parameters import assign, check_shape, dense_dtype, owner
 from moee_index.model.nf4.stack import NF4Stack, stacks
@@ -98,7 +99,8 @@ def fill_from_four_bit(
         )
     file = checkpoint.path / WEIGHTS_FILE
     if not checked:
-        check_digest(file, record.get("bytes"), record.get("digest"))
+        with reading_weights([file]):
+            check_digest(file, record.get("bytes"), record.get("digest"))
     if storage.bits == 4:
         fill_mapped(model, file, storage)
         return
@@ -133,7 +135,7 @@ class _Tensors:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._reader: Any = safe_open(file, framework="pt")
+        self._reader: Any = open_weights(file)
 
     def __enter__(self) -> _Tensors:
         self._tensors = self._reader.__enter__()

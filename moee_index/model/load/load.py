@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from moee_index.errors import ModelError
@@ -23,6 +22,7 @@ from moee_index.model.arch.four_bit import (
     weights_in_four_bits,
 )
 from moee_index.model.arch.select import Matrix, ModelPlan
+from moee_index.model.checkpoint.faults import reading_weights
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.four_bit_checkpoint import (
@@ -77,13 +77,8 @@ def load_model(
     kept = cache if large and storage.bits == 4 else None
     mapped = storage.bits == 4 and (kept is not None or checkpoint.quantization is not None)
     check_memory(model, checkpoint.name, storage, mapped=mapped, tell=tell)
-    try:
-        with torch.no_grad():
-            _fill(plan, checkpoint, storage, shapes, kept, progress)
-    except SafetensorError as error:
-        raise ModelError(
-            f"{checkpoint.path}: a weight file is damaged ({error}); copy it again"
-        ) from error
+    with reading_weights(checkpoint.weights), torch.no_grad():
+        _fill(plan, checkpoint, storage, shapes, kept, progress)
     _finish(model, storage)
     left = left_in_16_bits(plan) if storage.bits == 4 else []
     assert_four_bits(left)

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import torch
 
 from moee_index.dependencies import internal
-from moee_index.errors import ModelError
+from moee_index.errors import ModelError, first_line
+from moee_index.model.arch.config import config_errors
 from moee_index.model.arch.select import ModelPlan
 from moee_index.model.checkpoint import bitsandbytes, fp8, mxfp4
+from moee_index.model.checkpoint.faults import lacks_memory
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.keys import Naming, targets_of
 from moee_index.model.checkpoint.quant_config import ADVICE, BITSANDBYTES, FP8, MXFP4
@@ -34,6 +36,7 @@ from moee_index.model.checkpoint.tensors import (
 )
 from moee_index.model.nf4.parameters import check_shape, four_bit_home, owner
 from moee_index.model.nf4.quantize import BLOCK
+from moee_index.text import shown
 
 _FORMATS = {BITSANDBYTES: bitsandbytes.FORMAT, FP8: fp8.FORMAT, MXFP4: mxfp4.FORMAT}
 
@@ -42,6 +45,15 @@ _STATISTIC = re.compile(
     r"(scales?|scale_inv|_blocks|\.absmax|\.quant_map|\.SCB|\.q?zeros|\.qweight|\.g_idx"
     r"|weight_packed|weight_shape|\.codebooks?|quant_state\.\w+)$"
 )
+
+
+# What wrappers put into the names of a model's tensors.
+_WRAPPERS = {
+    "module.": "DataParallel and DistributedDataParallel",
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "base_model.model.": "PEFT",
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,10 @@ def plan_sources(
 
     Raises ModelError naming a tensor that is unexpected, unreadable or missing.
     """
-    rename = _renaming(plan.naming)
+    with config_errors(checkpoint):
+        rename = _renaming(plan.naming)
     tensors = _stored_tensors(checkpoint, readers)
+    _check_wrapped(tensors, checkpoint)
     sources: dict[str, list[Source]] = defaultdict(list)
     unexpected: list[str] = []
     for key, stored in tensors.items():
@@ -111,6 +125,24 @@ def plan_sources(
             "the checkpoint is incomplete or config.json describes another model"
         )
     return sources
+
+
+def _check_wrapped(keys: Collection[str], checkpoint: Checkpoint) -> None:
+    """Raise ModelError for a model that was saved inside of a wrapper."""
+    for part, title in _WRAPPERS.items():
+        wrapped = [key for key in keys if _is_wrapped(key, part)]
+        if 2 * len(wrapped) > len(keys):
+            raise ModelError(
+                f"{checkpoint.path}: its tensors are named as {title} names them "
+                f"({shown(wrapped[0])!r}); save the model inside of it, or rename the tensors "
+                f"without {part!r}"
+            )
+
+
+def _is_wrapped(key: str, part: str) -> bool:
+    """Whether the whole model was wrapped or, where the part cannot be a name of anything else, a
+    module in it."""
+    return key.startswith(part) or (part.startswith("_") and f".{part}" in key)
 
 
 def _renaming(naming: Naming) -> Callable[[str], tuple[str | None, Any | None, list[str]]]:
@@ -290,7 +322,15 @@ def _converted(
     for source in sorted(sources, key=lambda source: _natural(source.key)):
         tensor = dense(source.stored.whole(readers))
         filled.collected_tensors[source.pattern].append(lambda tensor=tensor: tensor)
-    converted = filled.convert(sources[0].first, model=naming, config=naming.config)
+    try:
+        converted = filled.convert(sources[0].first, model=naming, config=naming.config)
+    except Exception as error:  # its operations check nothing themselves
+        if lacks_memory(error):
+            raise
+        raise ModelError(
+            f"{target}: transformers cannot make it of {sources[0].key} {list(sources[0].shape)} "
+            f"({first_line(error)}); config.json describes another model"
+        ) from error
     value = converted[naming.in_full_model(target)]
     return value[0] if isinstance(value, list) else value  # type: ignore[no-any-return]
 

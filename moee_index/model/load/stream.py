@@ -15,13 +15,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from moee_index.errors import ModelError
 from moee_index.model.arch.select import ModelPlan
 from moee_index.model.checkpoint.bitsandbytes import FourBitMatrix
+from moee_index.model.checkpoint.faults import reading_weights
 from moee_index.model.checkpoint.find import Checkpoint
-from moee_index.model.checkpoint.tensors import Part, Readers, dense
+from moee_index.model.checkpoint.tensors import Part, Readers, dense, open_weights
 from moee_index.model.load.plan import Piece, Source, pieces, plan_sources
 from moee_index.model.nf4.parameters import assign, dense_dtype, four_bit_home, owner, under
 from moee_index.model.nf4.stack import NF4Stack, Quantized, quantize
@@ -54,11 +54,8 @@ def fill_from_sources(
     Raises ModelError naming the tensor that is missing, unexpected, misshapen or not finite.
     """
     done = 0
-    with ExitStack() as files:
-        readers = {
-            file: files.enter_context(safe_open(file, framework="pt"))
-            for file in checkpoint.weights
-        }
+    with reading_weights(checkpoint.weights), ExitStack() as files:
+        readers = {file: files.enter_context(open_weights(file)) for file in checkpoint.weights}
         sources = plan_sources(checkpoint, plan, shapes, readers)
         total = sum(source.bytes for parts in sources.values() for source in parts)
         for target, piece, quantized in _quantized_ahead(sources, shapes, readers, plan, storage):

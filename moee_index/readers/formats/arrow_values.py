@@ -128,8 +128,9 @@ def _timestamps(array: Any) -> list[Any]:
             if zone is not None:
                 moment = moment.replace(tzinfo=datetime.UTC).astimezone(zone)
         except OverflowError:
-            far = np.datetime64(value, unit)
-            return None if np.isnat(far) else f"{far}{'+00:00' if zone else ''}"
+            far = np.datetime64(seconds, "s")
+            offset = "+00:00" if zone else ""
+            return None if np.isnat(far) else f"{far}{_fraction(part, _PER_SECOND[unit])}{offset}"
         text = moment.isoformat()
         return text[:19] + _fraction(part, _PER_SECOND[unit]) + text[19:]
 

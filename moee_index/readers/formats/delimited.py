@@ -16,6 +16,7 @@ from moee_index.readers import lines as files
 from moee_index.readers.fields import text_like
 from moee_index.readers.formats.records import Reading, Record, Records, list_names
 from moee_index.readers.lines import BYTE_ORDER_MARK, BadLineError, ByteSource, Lines
+from moee_index.text import shown
 
 _MARK = '"'
 # What Excel writes, and reads, in front of a header to name the delimiter.
@@ -121,10 +122,10 @@ class _Table:
     def _other_delimiter(self, header: str) -> str:
         """A hint, where the header has the text's name between other delimiters."""
         wanted = self._reading.text or "text"
-        for delimiter, shown in _DELIMITERS.items():
+        for delimiter, called in _DELIMITERS.items():
             names = [name.strip(_MARK) for name in header.split(delimiter)]
             if delimiter != self._dialect.delimiter and wanted in names:
-                return f"is another separator used? give --delimiter {shown}"
+                return f"is another separator used? give --delimiter {called}"
         if self._reading.columns is None and any(len(name) > 60 for name in self._names):
             return "is it no header? then name the columns: --no-header --columns id,text"
         return ""
@@ -266,7 +267,7 @@ def require(names: Sequence[str], where: str, reading: Reading, hint: str = "") 
             alike = text_like(names) if kind == "text" else []
             hint = hint or f"choose with --{kind}-field"
             if alike and "--delimiter" not in hint:
-                hint = f"{alike[0]!r} looks like it: --text-field {alike[0]}"
+                hint = f"{alike[0]!r} looks like it: --text-field {shown(alike[0])}"
             raise CorpusError(
                 f"{where}: no {kind} column {name!r}; there are {list_names(names)}; {hint}"
             )

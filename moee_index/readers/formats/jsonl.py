@@ -13,6 +13,7 @@ from moee_index.errors import CorpusError
 from moee_index.readers import lines as files
 from moee_index.readers.formats.json_elements import elements
 from moee_index.readers.formats.records import Reading, Record, Records
+from moee_index.readers.line_ends import only_returns
 from moee_index.readers.lines import BadLineError, ByteSource, Lines, parse_object
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
@@ -24,7 +25,7 @@ def read_jsonl(source: ByteSource, name: str, reading: Reading) -> Records:
     """One JSON object a line, blank lines skipped; or an array of objects, unless the format was
     asked for by name."""
     if reading.format is None and _ARRAY.match(source.head.lstrip(_BLANK)):
-        return _elements(source, name, array=True)
+        return _elements(source, name, reading, array=True)
     return _lines(source, name)
 
 
@@ -32,8 +33,10 @@ def read_json(source: ByteSource, name: str, reading: Reading) -> Records:
     """An array of objects, JSON lines, or objects of several lines each."""
     head = source.head.lstrip(_BLANK)
     if head.startswith(b"["):
-        return _elements(source, name, array=True)
-    return _lines(source, name) if _is_lines(head) else _elements(source, name, array=False)
+        return _elements(source, name, reading, array=True)
+    return (
+        _lines(source, name) if _is_lines(head) else _elements(source, name, reading, array=False)
+    )
 
 
 def _is_lines(head: bytes) -> bool:
@@ -51,7 +54,7 @@ def _is_lines(head: bytes) -> bool:
 
 
 def _lines(source: ByteSource, name: str) -> Records:
-    lines = Lines(source.stream, name, returns=files.only_returns(source.head))
+    lines = Lines(source.stream, name, returns=only_returns(source.head))
     while True:
         try:
             line = next(lines)
@@ -71,7 +74,12 @@ def _record(line: str, number: int, source: str) -> Record | BadLineError:
         return BadLineError(source, line, str(error))
 
 
-def _elements(source: ByteSource, name: str, *, array: bool) -> Records:
+def _of_text(line: str, number: int, source: str) -> Record | BadLineError:
+    """An element that is a text, as an object that holds it alone."""
+    return _record(f'{{"text": {line}}}', number, source)
+
+
+def _elements(source: ByteSource, name: str, reading: Reading, *, array: bool) -> Records:
     number = 0
     for number, raw in enumerate(_reading(source, name, array), 1):
         where = f"{name}:{number}"
@@ -80,7 +88,9 @@ def _elements(source: ByteSource, name: str, *, array: bool) -> Records:
             yield BadLineError(where, "", f"an element of more than {limit} MiB")
             continue
         try:
-            yield _record(raw.decode("utf-8"), number, where)
+            element = raw.decode("utf-8")
+            is_text = reading.texts and element.startswith('"')
+            yield (_of_text if is_text else _record)(element, number, where)
         except UnicodeDecodeError as error:
             line = raw.decode("utf-8", "backslashreplace")
             yield BadLineError(where, line, files.not_utf8(raw, error))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from moee_index.errors import CorpusError
 from moee_index.readers.formats.records import Reading, Record, Records
-from moee_index.readers.lines import BadLineError, ByteSource, Lines, only_returns
+from moee_index.readers.line_ends import only_returns
+from moee_index.readers.lines import BadLineError, ByteSource, Lines
 
 
 def read_plain(source: ByteSource, name: str, reading: Reading) -> Records:
