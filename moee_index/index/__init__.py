@@ -21,14 +21,15 @@ if TYPE_CHECKING:
         save_alpha,
     )
     from moee_index.index.default import default_index
-    from moee_index.index.index import Hits, Index
+    from moee_index.index.hits import Hits
+    from moee_index.index.index import Index
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
     "AddReport": "add",
     "BuildReport": "build",
     "ChangeReport": "change",
-    "Hits": "index",
+    "Hits": "hits",
     "Index": "index",
     "VerifyReport": "verify",
     "add_documents": "add",

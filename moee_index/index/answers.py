@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from moee_index.index.index import Hits, Index
+from moee_index.index.hits import Hits
+from moee_index.index.index import Index
 from moee_index.index.search.request import SearchRequest
 from moee_index.types import Query, TextEncoder, blocks
 

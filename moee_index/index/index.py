@@ -1,54 +1,41 @@
 """An index as its users see it: opened, searched, closed.
 
-Joins the answers of the segments; writing is left to build.py, add.py and change.py. Everything is
-opened at once, so that a reader keeps its version while newer ones appear and take its place.
+How a search joins the segments is left to hits.py, writing to build.py, add.py and change.py.
+Everything is opened at once, so that a reader keeps its version while newer ones appear and take
+its place.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
-import numpy as np
-
 from moee_index.errors import IndexDamagedError, MisuseError
-from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
+from moee_index.fusion import Method, Standardizer
+from moee_index.index.hits import Hits, Search
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
 from moee_index.index.model_path import located
-from moee_index.index.search.pair import Ranking, cut_below, joined
 from moee_index.index.search.request import SearchOptions, SearchRequest, check_queries
-from moee_index.index.segment import Mask, Match
 from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.text import check_text, check_texts
-from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
+from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
-    from moee_index.index.lexical.scores import WordMatch, WordScores
     from moee_index.index.verify import VerifyReport
     from moee_index.index.write.windows import Documents
 
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
 # A writer may put newer versions in place while one is being opened.
 _ATTEMPTS = 50
-
-
-class Hits(list[Hit]):
-    """The hits of one query, best first. exact: no document can have been missed."""
-
-    def __init__(self, hits: Sequence[Hit], exact: bool) -> None:
-        super().__init__(hits)
-        self.exact = exact
 
 
 class Index:
@@ -385,148 +372,8 @@ class Index:
         with self.held():
             if embeddings is not None or request.lexical < 1:
                 embeddings = check_queries(embeddings, self.spec.dims)
-            words = self._words(request, embeddings, texts)
-            queries = None
-            if embeddings is not None and request.lexical < 1:
-                queries = unit_vectors(embeddings, self.standardizer)
-            count = len(texts or ()) if queries is None else len(queries)
-            return self._answer(request, queries, words, count)
-
-    def _words(
-        self, request: SearchRequest, embeddings: Embeddings | None, texts: Sequence[str] | None
-    ) -> WordScores | None:
-        """The queries' scores by words, where these count."""
-        if not request.lexical:
-            return None
-        given = None if texts is None else check_texts(texts, "query")
-        if given is None or (embeddings is not None and len(given) != len(embeddings)):
-            raise MisuseError("a search by words needs the text of each query; give texts=")
-        from moee_index.index.lexical.scores import WordScores
-
-        return WordScores(given, self.snapshot.statistics, request.lexical, request.bm25)
-
-    def _answer(
-        self,
-        request: SearchRequest,
-        queries: UnitVectors | None,
-        words: WordScores | None,
-        count: int,
-    ) -> list[Hits]:
-        if request.passages:
-            self.snapshot.check_names()
-        rank = partial(self._rank, request, queries, words, self.snapshot.masks(request.filter))
-        k = request.k
-        if self.manifest.chunk is None or request.passages:
-            rankings = rank(slice(0, count), k)
-            return [self._hits(each, request.passages, words, i) for i, each in enumerate(rankings)]
-        return [self._best_passages(query, k, rank, words) for query in range(count)]
-
-    def _rank(
-        self,
-        request: SearchRequest,
-        queries: UnitVectors | None,
-        words: WordScores | None,
-        masks: Sequence[Mask | None],
-        some: slice,
-        k: int,
-    ) -> list[Ranking]:
-        """The best k rows for some of the queries; None as queries: by words alone."""
-        weight = request.weight(self.alpha)
-        parts: list[list[Ranking]] = []
-        for number, (searcher, mask) in enumerate(zip(self._searchers, masks, strict=True)):
-            matched = words.segment(number)[some] if words is not None else None
-            if queries is not None:
-                parts.append(
-                    searcher.search(
-                        queries[some], k, request.method, weight, request.min_score, mask, matched
-                    )
-                )
-            elif matched is not None:
-                ranked = (Ranking(*matched.ranked(i, k, mask), True) for i in range(len(matched)))
-                parts.append([cut_below(ranking, request.min_score) for ranking in ranked])
-        begins = self.snapshot.begins[:-1].tolist()
-        return [
-            joined([rankings[query] for rankings in parts], begins, k)
-            for query in range(some.stop - some.start)
-        ]
-
-    def _best_passages(
-        self,
-        query: int,
-        k: int,
-        rank: Callable[[slice, int], list[Ranking]],
-        words: WordScores | None,
-    ) -> Hits:
-        """The k best documents, each by its best passage: passages are ranked deeper and deeper
-        until k documents are among them, or all passages are."""
-        depth = 4 * k
-        while True:
-            ranking = rank(slice(query, query + 1), depth)[0]
-            stored = self._stored(ranking.rows)
-            positions: dict[tuple[int, int], int] = {}
-            for position, row in enumerate(ranking.rows):
-                segment, document = stored[int(row)]
-                positions.setdefault((segment, document.number), position)
-            if len(positions) >= k or len(ranking.rows) < depth:
-                best = np.fromiter(positions.values(), dtype=np.int64)[:k]
-                best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(best_documents, False, words, query)
-            depth *= 4
-
-    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
-        """Row of the index → (its segment, its document, whose rows are those of the segment)."""
-        documents: dict[int, Match] = {}
-        numbers = np.searchsorted(self.snapshot.begins, rows, side="right") - 1
-        for segment in np.unique(numbers):
-            begin = int(self.snapshot.begins[segment])
-            wanted = [
-                int(row) - begin
-                for row, segment_of_row in zip(rows, numbers, strict=True)
-                if segment_of_row == segment
-            ]
-            for row, document in self.snapshot.segments[segment].documents.at_rows(wanted).items():
-                documents[begin + row] = int(segment), document
-        return documents
-
-    def _matches(
-        self, ranking: Ranking, words: WordScores | None, query: int
-    ) -> list[WordMatch | None]:
-        """What each row of a ranking owes to words; None where these do not count."""
-        matches: list[WordMatch | None] = [None] * len(ranking.rows)
-        if words is not None:
-            segments = np.searchsorted(self.snapshot.begins, ranking.rows, side="right") - 1
-            for segment in np.unique(segments):
-                places = np.flatnonzero(segments == segment)
-                rows = ranking.rows[places] - self.snapshot.begins[segment]
-                for place, match in zip(
-                    places, words.matches(query, int(segment), rows), strict=True
-                ):
-                    matches[place] = match
-        return matches
-
-    def _hits(self, ranking: Ranking, passages: bool, words: WordScores | None, query: int) -> Hits:
-        stored = self._stored(ranking.rows)
-        matches = self._matches(ranking, words, query)
-        scores = ranking.scores
-        hits = []
-        for position, row in enumerate(ranking.rows):
-            segment, document = stored[int(row)]
-            segment_row = int(row) - int(self.snapshot.begins[segment])
-            passage = document.name_at(segment_row) if self.manifest.chunk is not None else None
-            hits.append(
-                Hit(
-                    rank=position + 1,
-                    id=passage if passages and passage else document.id,
-                    score=float(scores.score[position]),
-                    hs=_known(scores.hs[position]),
-                    rw=_known(scores.rw[position]),
-                    text=document.passage(segment_row),
-                    metadata=document.metadata,
-                    passage=passage,
-                    **_of_words(matches[position]),
-                )
-            )
-        return Hits(hits, ranking.exact)
+            search = Search(self.snapshot, self._searchers, request, embeddings, texts)
+            return search.hits()
 
     # What it is, and whether it is sound
 
@@ -543,15 +390,3 @@ class Index:
         from moee_index.index.verify import verify_index
 
         return verify_index(self.snapshot.home, full=full)
-
-
-def _known(similarity: np.floating[Any]) -> float:
-    """A similarity; one that nobody looked at is the one NaN that equals itself in a tuple."""
-    return math.nan if np.isnan(similarity) else float(similarity)
-
-
-def _of_words(match: WordMatch | None) -> dict[str, Any]:
-    """The fields of a hit that words decide."""
-    if match is None:
-        return {}
-    return {"lexical": match.share, "bm25": match.bm25, "words": match.words}

@@ -37,7 +37,7 @@ from moee_index.index import (
     reindex_lexical,
     verify_index,
 )
-from moee_index.index.index import Hits
+from moee_index.index.hits import Hits
 from moee_index.index.lexical import runs, scores, write
 from moee_index.index.lexical.postings import Postings
 from moee_index.index.lexical.words import Words

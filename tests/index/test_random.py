@@ -43,7 +43,7 @@ from moee_index.index import (
     reindex_lexical,
     verify_index,
 )
-from moee_index.index.index import Hits
+from moee_index.index.hits import Hits
 from moee_index.types import Chunking, Document
 
 METHODS = ("sum", "concat", "hs", "rw")
