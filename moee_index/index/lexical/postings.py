@@ -115,11 +115,6 @@ class Postings:
             ) from error
         return layout
 
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self._file.size
-
     @cached_property
     def lengths(self) -> Numbers:
         """How many words each row has, uint32 [rows]."""

@@ -28,7 +28,7 @@ RowNumbers = npt.NDArray[np.int64]
 # more than this share of all words.
 _MANY = 16
 _SHARE = 0.05
-# Postings over rows from which on a row of the matrix is kept for each row of the segment.
+# From one posting for so many rows on, adding up in an array of all rows beats sorting postings.
 _DENSE = 16
 # What is looked at first for the largest score, and the most rows that may then be left.
 _FIRST = 64
