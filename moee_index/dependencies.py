@@ -30,6 +30,7 @@ TESTED = {
     "safetensors": "0.8.0",
     "scikit-learn": "1.9.1",
     "scipy": "1.17.1",
+    "snowballstemmer": "3.1.1",
     "tokenizers": "0.23.3",
     "torch": "2.13.0",
     "tqdm": "4.70.1",

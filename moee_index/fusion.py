@@ -384,17 +384,39 @@ class Scores:
         return Scores(self.score[rows], self.hs[rows], self.rw[rows])
 
 
+def blend(dense: Rows, words: Rows, weight: float, method: Method, alpha: float | None) -> Rows:
+    """Scores of n documents by similarity and by words: (1-w)·dense/(1+α) + w·words for `sum`,
+    without the divisor for the other methods.
+
+    dense: [n], as of `fuse`; words: [n], BM25 over the query's largest; weight: w, 0 to 1.
+    """
+    return dense_share(weight, method, alpha) * dense + weight * words
+
+
+def dense_share(weight: float, method: Method, alpha: float | None) -> float:
+    """What similarities are multiplied with where words weigh `weight`."""
+    span = 1.0 + (1.0 if alpha is None else alpha) if method == "sum" else 1.0
+    return (1.0 - weight) / span
+
+
 def score(
-    query: UnitVectors, documents: UnitVectors, method: Method = "sum", alpha: float | None = 1.0
+    query: UnitVectors,
+    documents: UnitVectors,
+    method: Method = "sum",
+    alpha: float | None = 1.0,
+    words: tuple[float, Rows] | None = None,
 ) -> Scores:
     """Scores of n documents for one query (`query` holds one row): float64 rounded to float32.
 
     Each document is summed by itself, so that equal rows have equal scores wherever they are;
-    a matrix product does not promise that.
+    a matrix product does not promise that. words: their weight and each document's share, where
+    they count as well (`blend`).
     """
     sim_hs = np.clip((documents.hs * query.hs[0]).sum(axis=1), -1.0, 1.0)
     sim_rw = np.clip((documents.rw * query.rw[0]).sum(axis=1), -1.0, 1.0)
     fused = fuse(method, sim_hs, sim_rw, alpha, query.norms[0], documents.norms)
+    if words is not None:
+        fused = blend(fused, words[1], words[0], method, alpha)
     # Adding 0 turns -0.0 into 0.0.
     return Scores(
         *(values.astype(np.float32) + np.float32(0.0) for values in (fused, sim_hs, sim_rw))

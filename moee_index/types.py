@@ -406,6 +406,10 @@ class Hit:
     standardising, in [-1, 1]. text: the document's text, of a document that was split that of its
     best passage; its title is in metadata. passage: which one, `<id>#<n>`; None where nothing was
     split.
+
+    Where words count: lexical: BM25 over the largest that any document has for the query, in
+    [0, 1]; bm25: itself; words: which words of the query matched. Else these are None. Where words
+    alone count hs and rw are NaN, for no vector was looked at.
     """
 
     rank: int
@@ -416,3 +420,6 @@ class Hit:
     text: str
     metadata: dict[str, Any]
     passage: str | None = None
+    lexical: float | None = None
+    bm25: float | None = None
+    words: tuple[str, ...] | None = None

@@ -13,6 +13,7 @@ from moee_index.cli.options import (
     CorpusFiles,
     corpus_options,
     json_option,
+    language_option,
     load_encoder,
     model_options,
     split_corpus_options,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     help="Split documents into passages of at most N tokens, at sentence ends, each repeating "
     "OVERLAP tokens of the one before.",
 )
+@language_option("none", "none")
 @click.option(
     "--store",
     type=click.Choice(["float32", "float16"]),

@@ -87,6 +87,13 @@ def _lines(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     same = types["hs"] == types["rw"]
     yield "index type", types["hs"] if same else f"hs {types['hs']}, rw {types['rw']}"
     yield "raw rows", index["store"]
+    words = index["lexical"]
+    yield (
+        "words",
+        "no postings; moee-index reindex --lexical writes them"
+        if words is None
+        else f"{words['words']}, language {words['language']}, postings {_bytes(words['bytes'])}",
+    )
     yield "alpha", str(index["alpha"])
     yield "standardize", index["standardize"]
     yield "drift", _drift(index["drift"])

@@ -165,6 +165,39 @@ def search_options(function: F) -> F:
     )(function)
 
 
+def lexical_options(function: F) -> F:
+    """--lexical, --k1, --b: how much words count beside vectors."""
+    for option in (
+        click.option(
+            "--b",
+            type=float,
+            default=0.75,
+            show_default=True,
+            metavar="B",
+            help="How much BM25 minds the length of a document, 0 to 1.",
+        ),
+        click.option(
+            "--k1",
+            type=float,
+            default=1.2,
+            show_default=True,
+            metavar="K1",
+            help="How much BM25 minds a word that is repeated, 0 or more.",
+        ),
+        click.option(
+            "--lexical",
+            type=float,
+            default=0.0,
+            show_default=True,
+            metavar="W",
+            help="Weight of words (BM25) in the score: from 0, vectors alone, to 1, words alone, "
+            "for which no model is loaded.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 class NamesType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """Names of fields, between commas; none where it is empty."""
 
@@ -290,6 +323,17 @@ class CorpusFiles:
                 )
 
             yield moved
+
+
+def language_option(default: str | None, told: str) -> Callable[[F], F]:
+    """--language: how the words of documents are stemmed."""
+    return click.option(
+        "--language",
+        default=default,
+        metavar="none|CODE",
+        help="Stem words in this language (en, de, fr, …), so that `run` finds `running`. "
+        f"[default: {told}]",
+    )
 
 
 def json_option(function: F) -> F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def print_hits(
 
 def _fields(hit: Hit) -> dict[str, Any]:
     """A hit as JSON has it."""
-    fields = {
+    fields: dict[str, Any] = {
         "rank": hit.rank,
         "id": hit.id,
         "score": hit.score,
@@ -75,8 +76,14 @@ def _fields(hit: Hit) -> dict[str, Any]:
         "text": hit.text,
         "metadata": hit.metadata,
     }
-    # Only where documents were split: scripts rely on the fields above.
-    return fields if hit.passage is None else {**fields, "passage": hit.passage}
+    # Only where documents were split or words count: scripts rely on the fields above.
+    if hit.passage is not None:
+        fields["passage"] = hit.passage
+    if hit.lexical is not None:
+        fields |= {"lexical": hit.lexical, "bm25": hit.bm25, "words": hit.words}
+        if math.isnan(hit.hs):
+            fields |= {"hs": None, "rw": None}
+    return fields
 
 
 def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
@@ -102,10 +109,13 @@ def _print_table(query: str, hits: Sequence[Hit], details: dict[str, Any]) -> No
     for hit in hits:
         title = hit.metadata.get("title")
         shown = f"{title} · {hit.text}" if isinstance(title, str) and title else hit.text
-        start = (
-            f"{hit.rank:>3}  {hit.score:7.4f}  hs {hit.hs:+.3f}  rw {hit.rw:+.3f}  "
-            f"{escaped(hit.id)}  "
-        )
+        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{escaped(hit.id)}  "
         room = max(20, width - len(start))
         say(start + cut(one_line(shown[: _LOOKED_AT * room]), room))
     say()
+
+
+def _parts(hit: Hit) -> str:
+    """What a score is made of: similarities, and words where they count."""
+    parts = "" if math.isnan(hit.hs) else f"hs {hit.hs:+.3f}  rw {hit.rw:+.3f}  "
+    return parts if hit.lexical is None else f"{parts}words {hit.lexical:.3f}  "

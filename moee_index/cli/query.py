@@ -14,6 +14,7 @@ from moee_index.cli.options import (
     TEXT,
     choose_index,
     hit_output_options,
+    lexical_options,
     load_encoder_of,
     model_options,
     search_options,
@@ -61,6 +62,7 @@ BLOCK = 64
 )
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
+@lexical_options
 @hit_output_options
 @model_options("query")
 @click.pass_obj
@@ -76,6 +78,9 @@ def command(
     passages: bool,
     method: Method,
     alpha: float | None,
+    lexical: float,
+    k1: float,
+    b: float,
     as_json: bool,
     trec: bool,
     **given: Any,
@@ -83,8 +88,9 @@ def command(
     """Search an index for each TEXT, for the queries of a file, or for each line of stdin.
 
     The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
-    the documents that match. A filter compares metadata fields by = != < <= > >=, `in (…)`,
-    `contains "…"` and `exists`, joined by and, or, not and parentheses.
+    the documents that match, with --lexical of vectors and words together. A filter compares
+    metadata fields by = != < <= > >=, `in (…)`, `contains "…"` and `exists`, joined by and, or, not
+    and parentheses.
     """
     check_formats(as_json, trec)
     if text and queries is not None:
@@ -98,8 +104,9 @@ def command(
 
     # Anything wrong with the request is reported before anything is loaded.
     request = SearchRequest.checked(
-        k, method=method, alpha=alpha, filter=condition, min_score=min_score, passages=passages
-    )
+        k, method=method, alpha=alpha, filter=condition, min_score=min_score, passages=passages,
+        lexical=lexical, k1=k1, b=b,
+    )  # fmt: skip
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
@@ -107,19 +114,24 @@ def command(
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
         opened.check_filter(request.filter)
+        opened.check_lexical(request.lexical)
         if trec:
             opened.snapshot.check_run_ids(request.filter)
             _check_ids(source)
         options, _ = split_model_options(given)
-        encoder = load_encoder_of(console, opened, options)
+        # By words alone no text is embedded.
+        encoder = load_encoder_of(console, opened, options) if request.lexical < 1 else None
         # stdin is answered line by line as it comes, a file in blocks
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
-        details = {
+        details: dict[str, Any] = {
             "index": str(directory),
             "method": method,
             "alpha": request.weight(opened.alpha),
         }
+        if request.lexical:
+            # Only where it was asked for: scripts rely on the fields above.
+            details["lexical"] = request.lexical
         for answer in answer_queries(opened, read, request, encoder, block=block):
             print_hits(
                 answer.query.text,

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
         delete_documents,
         delete_matching,
         reindex,
+        reindex_lexical,
         save_alpha,
     )
     from moee_index.index.default import default_index
-    from moee_index.index.index import Hits, Index
+    from moee_index.index.hits import Hits
+    from moee_index.index.index import Index
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
     "AddReport": "add",
     "BuildReport": "build",
     "ChangeReport": "change",
-    "Hits": "index",
+    "Hits": "hits",
     "Index": "index",
     "VerifyReport": "verify",
     "add_documents": "add",
@@ -38,6 +40,7 @@ _HOMES = {
     "delete_documents": "change",
     "delete_matching": "change",
     "reindex": "change",
+    "reindex_lexical": "change",
     "save_alpha": "change",
     "verify_index": "verify",
 }
@@ -55,6 +58,7 @@ __all__ = [
     "delete_documents",
     "delete_matching",
     "reindex",
+    "reindex_lexical",
     "save_alpha",
     "verify_index",
 ]

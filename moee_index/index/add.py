@@ -19,6 +19,8 @@ import numpy as np
 from moee_index.errors import CorpusError, StorageError
 from moee_index.index.build import keep_rejects
 from moee_index.index.change import changing, merge_tail, publish_segments, without
+from moee_index.index.lexical.language import NO_LANGUAGE
+from moee_index.index.lexical.segment import write_lexical
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
@@ -228,6 +230,7 @@ def building_of_add(manifest: Manifest, encoder: TextEncoder) -> Building:
         batch_tokens=encoder.batch_tokens,
         window=manifest.window,
         purpose="add",
+        language=manifest.language or NO_LANGUAGE,
     )
 
 
@@ -276,6 +279,10 @@ class Adding:
                 documents=written.documents,
                 report=report,
             )
+            if manifest.language is not None:
+                language, revision = manifest.language, written.revision
+                lexical = write_lexical(written.folder, language, revision, report)
+                segment = replace(segment, lexical=lexical)
         keep_rejects(written.folder, self.directory)
         replaced = [*self.known.replaced.values(), *self.known.removed.values(), *self.leaving()]
         after = publish_segments(

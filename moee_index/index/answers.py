@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from moee_index.index.index import Hits, Index
+from moee_index.index.hits import Hits
+from moee_index.index.index import Index
 from moee_index.index.search.request import SearchRequest
 from moee_index.types import Query, TextEncoder, blocks
 
@@ -24,18 +25,20 @@ def answer_queries(
     index: Index,
     queries: Iterable[Query],
     request: SearchRequest,
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     *,
     block: int,
 ) -> Iterator[Answer]:
     """Answer queries in their order; `block` of them are embedded and searched together.
 
-    With block=1 each has its answer before the next query is read.
+    With block=1 each has its answer before the next query is read. encoder: may be None where
+    words alone count.
     """
     for gathered in blocks(queries, block):
         started = time.perf_counter()
-        embeddings = encoder.encode([query.text for query in gathered], query=True)
-        answers = index.answer(request, embeddings)
+        texts = [query.text for query in gathered]
+        embeddings = None if encoder is None else encoder.encode(texts, query=True)
+        answers = index.answer(request, embeddings, texts)
         seconds = (time.perf_counter() - started) / len(gathered)
         for query, hits in zip(gathered, answers, strict=True):
             yield Answer(query, hits, seconds)

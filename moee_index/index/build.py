@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
+from moee_index.index.lexical.language import NO_LANGUAGE, check_language
+from moee_index.index.lexical.segment import write_lexical
 from moee_index.index.store.faiss_files import check_index_type
 from moee_index.index.store.layout import (
     MANIFEST,
@@ -87,6 +89,7 @@ def build_index(
     index_type: str = "auto",
     store: str = "float32",
     chunk: Chunking | str | None = None,
+    language: str = NO_LANGUAGE,
     on_bad: Literal["error", "skip"] = "error",
     overwrite: bool = False,
     total: int | None = None,
@@ -101,7 +104,8 @@ def build_index(
     with on_bad="skip" call it). They are read once, in order, never held all at once.
     standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
     flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
-    overlap). overwrite: build anew beside a finished index and replace it
+    overlap). language: stem words in this language (lexical/words.py has which), or none.
+    overwrite: build anew beside a finished index and replace it
     when the new one is whole. total: number of documents, for progress. model_bytes: the model's
     bytes by kind, for `info`. notify: called with every automatic choice once, with its reason.
 
@@ -112,6 +116,7 @@ def build_index(
     directory, encoder = index_directory(directory), check_encoder(encoder)
     check_documents(documents)
     choose_standardize(0, standardize)
+    check_language(language)
     check_choice("store", store, STORES)
     check_choice("on_bad", on_bad, ON_BAD)
     check_whole("window", window)
@@ -125,6 +130,7 @@ def build_index(
         chunk=str(split) if split is not None else None,
         batch_tokens=encoder.batch_tokens,
         window=window,
+        language=language,
     )
     writing = SegmentWriting(
         directory=directory,
@@ -245,7 +251,7 @@ class _Build:
     def _derive(self, written: Written, raw: RowReader, standardizer: Standardizer) -> Segment:
         path = self.directory / standardizer_name(written.revision)
         write_standardizer(path, standardizer, written.rows)
-        return derive(
+        segment = derive(
             written.folder,
             raw,
             standardizer,
@@ -254,6 +260,13 @@ class _Build:
             documents=written.documents,
             report=self.writing.progress,
         )
+        lexical = write_lexical(
+            written.folder,
+            written.building.language,
+            written.revision,
+            self.writing.progress,
+        )
+        return replace(segment, lexical=lexical)
 
     def _manifest(self, written: Written, which: Standardize) -> Manifest:
         """The manifest of a new index, without segments yet."""
@@ -276,6 +289,7 @@ class _Build:
                 "rejected": counts.rejected,
             },
             model_bytes=self.model_bytes,
+            language=building.language,
             created=created,
             changed=created,
             program=program(),

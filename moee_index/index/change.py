@@ -20,6 +20,8 @@ from moee_index.atomic import WriterLock, now, storage_errors, write_file
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.filters import Filter
+from moee_index.index.lexical.language import NO_LANGUAGE, check_language
+from moee_index.index.lexical.segment import add_lexical, join_lexical
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.snapshot import Selector
 from moee_index.index.store.faiss_files import FLAT, check_index_type
@@ -192,6 +194,35 @@ def reindex(
         return _report(directory, after, manifest, after.documents)
 
 
+def reindex_lexical(
+    directory: str | Path,
+    *,
+    language: str | None = None,
+    progress: Progress | None = None,
+    notify: Notify | None = None,
+) -> ChangeReport:
+    """Write the postings of an index, which a search by words needs, from its documents. Nothing
+    else changes.
+
+    language: how words are stemmed; None keeps the index's, none where it has no postings yet. The
+    model is not needed. Raises MisuseError, and what `changing` raises.
+    """
+    directory = Path(directory)
+    check_language(language or NO_LANGUAGE)
+    tell, report = check_notify(notify), check_progress(progress)
+    with changing(directory) as (manifest, segments):
+        chosen = language or manifest.language or NO_LANGUAGE
+        tell(f"language {chosen}: {'as requested' if language else 'as before'}")
+        revision = next_revision(directory, manifest.revision)
+        entries = [
+            replace(segment.entry, lexical=add_lexical(segment, chosen, revision, report))
+            for segment in segments
+        ]
+        changed = replace(manifest, language=chosen)
+        after = publish_segments(directory, changed, entries, revision)
+        return _report(directory, after, manifest, after.documents)
+
+
 def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: Notify) -> Manifest:
     """Join small segments at the end, if there are many; the caller holds the lock."""
     flat = [entry.index_type == Pair(FLAT, FLAT) for entry in manifest.segments]
@@ -275,7 +306,7 @@ def _derived(
     report: Progress,
 ) -> Segment:
     """A segment with norms and FAISS files of another standardizer or index type."""
-    return derive(
+    derived = derive(
         segment.folder,
         segment.raw,
         standardizer,
@@ -284,6 +315,7 @@ def _derived(
         documents=segment.entry.documents,
         report=report,
     )
+    return replace(derived, lexical=segment.entry.lexical)
 
 
 def _joined(
@@ -300,9 +332,13 @@ def _joined(
         return []
     folder = directory / segment_name(revision)
     raw, documents = merged(folder, manifest, segments, report)
-    return [
-        derive(folder, raw, standardizer, index_type, revision, documents=documents, report=report)
-    ]
+    segment = derive(
+        folder, raw, standardizer, index_type, revision, documents=documents, report=report
+    )
+    if manifest.language is not None:
+        lexical = join_lexical(folder, segments, manifest.language, revision, report)
+        segment = replace(segment, lexical=lexical)
+    return [segment]
 
 
 def _report(directory: Path, after: Manifest, before: Manifest, changed: int) -> ChangeReport:

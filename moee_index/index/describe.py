@@ -16,6 +16,7 @@ from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
     FIELDS,
+    LEXICAL,
     ROW_CHECKS,
     STORES,
     raw_name,
@@ -40,7 +41,9 @@ def describe(index: Snapshot) -> dict[str, Any]:
 
     bytes: of all files of this version; disk: the same by kind, and by document (None if there
     are none). fields: metadata field → kinds of its values, sorted; None where there are thousands.
-    counts: what builds and adds have read. drift: see drift.py; unfinished: see `unfinished`.
+    counts: what builds and adds have read. lexical: language, words of the rows that count, bytes
+    of the postings, rules that made them; None in an index without. drift: see drift.py;
+    unfinished: see `unfinished`.
     """
     manifest, spec = index.manifest, index.spec
     model = {name: getattr(spec, name) for name in ("path", "revision", "fingerprint", "bits")}
@@ -71,6 +74,7 @@ def describe(index: Snapshot) -> dict[str, Any]:
         "fields": kinds,
         "disk": disk(manifest),
         "counts": manifest.counts,
+        "lexical": _lexical(index),
         "drift": measure_drift(index).as_json(),
         "unfinished": unfinished(index.home, manifest),
     }
@@ -80,9 +84,10 @@ def disk(manifest: Manifest) -> dict[str, float | None]:
     """Bytes by kind, which add up to `Manifest.size`, and bytes a document that counts.
 
     documents: texts and metadata; raw: rows as the model gave them, and their checksums; codes:
-    FAISS files, their checksums and the rows' lengths; other: standardizer, marks of deleted rows.
+    FAISS files, their checksums and the rows' lengths; words: postings; other: standardizer, marks
+    of deleted rows.
     """
-    sizes = {"documents": 0, "raw": 0, "codes": 0, "other": 0}
+    sizes = {"documents": 0, "raw": 0, "codes": 0, "words": 0, "other": 0}
     for path, entry in manifest.files.items():
         sizes[_kind(PurePosixPath(path).name)] += entry.size
     each = manifest.size / manifest.documents if manifest.documents else None
@@ -94,7 +99,21 @@ def _kind(name: str) -> str:
         return "documents"
     if name in _RAW:
         return "raw"
+    if name.startswith(f"{LEXICAL}-"):
+        return "words"
     return "codes" if name.startswith(_DERIVED) else "other"
+
+
+def _lexical(index: Snapshot) -> dict[str, Any] | None:
+    if index.manifest.language is None:
+        return None
+    made_by = sorted({entry.lexical.words for entry in index.manifest.segments if entry.lexical})
+    return {
+        "language": index.manifest.language,
+        "words": index.statistics.words,
+        "bytes": disk(index.manifest)["words"],
+        "made_by": made_by,
+    }
 
 
 def unfinished(directory: Path, manifest: Manifest) -> dict[str, Any] | None:

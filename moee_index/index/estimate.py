@@ -68,8 +68,9 @@ def estimate(
         tokens=tokens,
         tokens_per_second=rate,
         seconds=tokens / rate if rate else 0.0,
-        # raw rows, float16 codes, norms, checksums, and the text twice over for SQLite's own pages
-        bytes=rows * ((spec.hs_dim + spec.rw_dim) * (raw + 2) + 16) + 2 * text_bytes,
+        # raw rows, float16 codes, norms, checksums, the text twice over for SQLite's own pages, and
+        # postings, which take about as much as the text
+        bytes=rows * ((spec.hs_dim + spec.rw_dim) * (raw + 2) + 16) + 3 * text_bytes,
     )
 
 

@@ -1,7 +1,8 @@
 """An index as its users see it: opened, searched, closed.
 
-Joins the answers of the segments; writing is left to build.py, add.py and change.py. Everything is
-opened at once, so that a reader keeps its version while newer ones appear and take its place.
+How a search joins the segments is left to hits.py, writing to build.py, add.py and change.py.
+Everything is opened at once, so that a reader keeps its version while newer ones appear and take
+its place.
 """
 
 from __future__ import annotations
@@ -12,22 +13,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
-import numpy as np
-
 from moee_index.errors import IndexDamagedError, MisuseError
-from moee_index.fusion import Method, Standardizer, UnitVectors, unit_vectors
+from moee_index.fusion import Method, Standardizer
+from moee_index.index.hits import Hits, Search
 from moee_index.index.in_use import InUse
+from moee_index.index.lexical.bm25 import LUCENE
 from moee_index.index.model_path import located
-from moee_index.index.search.pair import Ranking, joined
 from moee_index.index.search.request import SearchOptions, SearchRequest, check_queries
-from moee_index.index.segment import Match
 from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.text import check_text, check_texts
-from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
+from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
@@ -37,14 +36,6 @@ if TYPE_CHECKING:
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
 # A writer may put newer versions in place while one is being opened.
 _ATTEMPTS = 50
-
-
-class Hits(list[Hit]):
-    """The hits of one query, best first. exact: no document can have been missed."""
-
-    def __init__(self, hits: Sequence[Hit], exact: bool) -> None:
-        super().__init__(hits)
-        self.exact = exact
 
 
 class Index:
@@ -294,6 +285,9 @@ class Index:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
+        lexical: float = 0.0,
+        k1: float = LUCENE.k1,
+        b: float = LUCENE.b,
         encoder: TextEncoder | None = None,
     ) -> Hits | list[Hits]:
         """The k best documents for a query, or for each of several in one pass.
@@ -302,17 +296,21 @@ class Index:
         documents gives all. Documents that score below `min_score` are left out. Equal scores
         are in document order. filter: a condition on the metadata (index/filters); the answer
         is the exact top k of the documents that match. passages: each passage of a document is
-        a hit of its own; otherwise a document is one hit, by its best passage. encoder: embeds
-        this search's queries instead of the index's encoder.
+        a hit of its own; otherwise a document is one hit, by its best passage. lexical: weight of
+        words in the score, from 0 (vectors alone) to 1 (words alone: no vector is looked at, and
+        documents without a word of the query are no hits); k1, b: BM25's parameters. encoder:
+        embeds this search's queries instead of the index's encoder.
 
-        Raises MisuseError for an empty query and for k, alpha or method out of range; FilterError;
+        Raises MisuseError for an empty query, for k, alpha, method, lexical, k1 or b out of range,
+        and for words in an index without postings; FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.
         """
         with self.held():
             pass  # told before a text is embedded
         request = SearchRequest.checked(
-            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
-        )
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
+            lexical=lexical, k1=k1, b=b,
+        )  # fmt: skip
         # Several may come from anything that is gone through once; one is one text, of any type.
         several = isinstance(query, Iterable) and not isinstance(query, str | bytes)
         texts = check_texts(query, "query") if several else [check_text(query, "the query")]
@@ -323,8 +321,12 @@ class Index:
             self.check_encoder(check_encoder(encoder).spec)
         if not texts:
             return []
-        chosen = self.encoder() if encoder is None else encoder
-        answers = self.answer(request, chosen.encode(texts, query=True))
+        self.check_lexical(request.lexical)
+        embeddings = None
+        if request.lexical < 1:
+            chosen = self.encoder() if encoder is None else encoder
+            embeddings = chosen.encode(texts, query=True)
+        answers = self.answer(request, embeddings, texts)
         return answers if several else answers[0]
 
     def search_embeddings(
@@ -337,99 +339,41 @@ class Index:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
+        lexical: float = 0.0,
+        k1: float = LUCENE.k1,
+        b: float = LUCENE.b,
+        texts: Sequence[str] | None = None,
     ) -> list[Hits]:
-        """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts].
+        """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts]. texts: the
+        queries' texts, which a search by words needs.
 
         Raises MisuseError for other dimensions, ModelError for values that are not finite.
         """
         request = SearchRequest.checked(
-            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
-        )
-        return self.answer(request, embeddings)
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
+            lexical=lexical, k1=k1, b=b,
+        )  # fmt: skip
+        return self.answer(request, embeddings, texts)
 
-    def answer(self, request: SearchRequest, embeddings: Embeddings) -> list[Hits]:
-        """As `search_embeddings`, for a request that is checked already."""
+    def check_lexical(self, weight: float) -> None:
+        """Raises MisuseError where words are to count and the index has no postings."""
+        if weight:
+            with self.held():
+                _ = self.snapshot.statistics
+
+    def answer(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        texts: Sequence[str] | None = None,
+    ) -> list[Hits]:
+        """As `search_embeddings`, for a request that is checked already. embeddings: may be None
+        where words alone count."""
         with self.held():
-            return self._answer(request, check_queries(embeddings, self.spec.dims))
-
-    def _answer(self, request: SearchRequest, embeddings: Embeddings) -> list[Hits]:
-        if request.passages:
-            self.snapshot.check_names()
-        masks = self.snapshot.masks(request.filter)
-        weight = request.weight(self.alpha)
-        begins = self.snapshot.begins[:-1].tolist()
-
-        def rank(queries: UnitVectors, k: int) -> list[Ranking]:
-            parts = [
-                searcher.search(queries, k, request.method, weight, request.min_score, mask)
-                for searcher, mask in zip(self._searchers, masks, strict=True)
-            ]
-            return [
-                joined([rankings[query] for rankings in parts], begins, k)
-                for query in range(len(queries))
-            ]
-
-        queries = unit_vectors(embeddings, self.standardizer)
-        k = request.k
-        if self.manifest.chunk is None or request.passages:
-            return [self._hits(ranking, request.passages) for ranking in rank(queries, k)]
-        return [self._best_passages(queries[i : i + 1], k, rank) for i in range(len(queries))]
-
-    def _best_passages(
-        self, query: UnitVectors, k: int, rank: Callable[[UnitVectors, int], list[Ranking]]
-    ) -> Hits:
-        """The k best documents, each by its best passage: passages are ranked deeper and deeper
-        until k documents are among them, or all passages are."""
-        depth = 4 * k
-        while True:
-            ranking = rank(query, depth)[0]
-            stored = self._stored(ranking.rows)
-            positions: dict[tuple[int, int], int] = {}
-            for position, row in enumerate(ranking.rows):
-                segment, document = stored[int(row)]
-                positions.setdefault((segment, document.number), position)
-            if len(positions) >= k or len(ranking.rows) < depth:
-                best = np.fromiter(positions.values(), dtype=np.int64)[:k]
-                best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(best_documents, False)
-            depth *= 4
-
-    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
-        """Row of the index → (its segment, its document, whose rows are those of the segment)."""
-        documents: dict[int, Match] = {}
-        numbers = np.searchsorted(self.snapshot.begins, rows, side="right") - 1
-        for segment in np.unique(numbers):
-            begin = int(self.snapshot.begins[segment])
-            wanted = [
-                int(row) - begin
-                for row, segment_of_row in zip(rows, numbers, strict=True)
-                if segment_of_row == segment
-            ]
-            for row, document in self.snapshot.segments[segment].documents.at_rows(wanted).items():
-                documents[begin + row] = int(segment), document
-        return documents
-
-    def _hits(self, ranking: Ranking, passages: bool) -> Hits:
-        stored = self._stored(ranking.rows)
-        scores = ranking.scores
-        hits = []
-        for position, row in enumerate(ranking.rows):
-            segment, document = stored[int(row)]
-            segment_row = int(row) - int(self.snapshot.begins[segment])
-            passage = document.name_at(segment_row) if self.manifest.chunk is not None else None
-            hits.append(
-                Hit(
-                    rank=position + 1,
-                    id=passage if passages and passage else document.id,
-                    score=float(scores.score[position]),
-                    hs=float(scores.hs[position]),
-                    rw=float(scores.rw[position]),
-                    text=document.passage(segment_row),
-                    metadata=document.metadata,
-                    passage=passage,
-                )
-            )
-        return Hits(hits, ranking.exact)
+            if embeddings is not None or request.lexical < 1:
+                embeddings = check_queries(embeddings, self.spec.dims)
+            search = Search(self.snapshot, self._searchers, request, embeddings, texts)
+            return search.hits()
 
     # What it is, and whether it is sound
 

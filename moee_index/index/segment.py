@@ -19,6 +19,7 @@ import numpy.typing as npt
 from moee_index.errors import IndexDamagedError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
+from moee_index.index.lexical.postings import Postings
 from moee_index.index.search.pair import PairSearcher
 from moee_index.index.store.checksums import CheckedFile
 from moee_index.index.store.document_reader import DocumentReader, StoredDocument
@@ -27,10 +28,12 @@ from moee_index.index.store.fields import FieldReader
 from moee_index.index.store.layout import (
     DOCUMENTS,
     FIELDS,
+    LEXICAL,
     code_checks_name,
     codes_name,
     deleted_name,
     norms_name,
+    postings_name,
     standardizer_name,
 )
 from moee_index.index.store.manifest import FileEntry, Manifest, Segment
@@ -48,8 +51,9 @@ _MOST_READERS = 4
 class OpenSegment:
     """A segment as one manifest lists it.
 
-    live: bool [rows], which rows count; None where all do. Raises IndexDamagedError naming a file
-    that is missing, of another size, or altered where that shows without reading everything.
+    live: bool [rows], which rows count; None where all do. postings: None in an index without.
+    Raises IndexDamagedError naming a file that is missing, of another size, or altered where that
+    shows without reading everything.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, entry: Segment) -> None:
@@ -58,6 +62,7 @@ class OpenSegment:
         self._manifest = manifest
         self.live = _live(directory, manifest, entry)
         self.raw = open_rows(directory, manifest, entry)
+        self.postings = _open_postings(directory, manifest, entry)
         path = manifest.path(directory, DOCUMENTS, entry)
         listed = manifest.files[f"{entry.name}/{DOCUMENTS}"]
         self.documents = DocumentReader(path, lambda file: check_content(file, path, listed))
@@ -182,6 +187,15 @@ def open_rows(directory: Path, manifest: Manifest, entry: Segment) -> RowReader:
     for name in entry.names(manifest.store):
         manifest.path(directory, name, entry)
     return RowReader(directory / entry.name, manifest.store, entry.rows, manifest.spec.dims)
+
+
+def _open_postings(directory: Path, manifest: Manifest, entry: Segment) -> Postings | None:
+    if entry.lexical is None:
+        return None
+    path = manifest.path(directory, postings_name(entry.lexical.revision), entry)
+    name = code_checks_name(LEXICAL, entry.lexical.revision)
+    crcs = read_checked(directory, manifest, name, entry)
+    return Postings(path, np.frombuffer(crcs, dtype="<u4"), entry.rows)
 
 
 def _live(directory: Path, manifest: Manifest, entry: Segment) -> Mask | None:

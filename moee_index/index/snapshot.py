@@ -9,9 +9,10 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.passage_names import named_passage
 from moee_index.text import shown
 from moee_index.types import Embeddings, EncoderSpec, blocks
+
+if TYPE_CHECKING:  # without words a search imports nothing of them
+    from moee_index.index.lexical.statistics import Statistics
 
 # Every character that Python takes for whitespace, for SQLite's GLOB.
 WHITESPACE = (
@@ -237,6 +241,27 @@ class Snapshot:
         """For each of `segments` bool [rows]: the rows that count and whose documents match a
         filter; None where all do. Raises FilterError, naming the position."""
         return self._selector.masks(condition)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the words of the rows that count.
+
+        Raises MisuseError for an index without postings.
+        """
+        from moee_index.index.lexical.statistics import OpenWords, Statistics
+        from moee_index.index.lexical.words import Words
+
+        opened = [
+            OpenWords(segment.postings, segment.live)
+            for segment in self._segments
+            if segment.postings is not None
+        ]
+        if self.manifest.language is None:
+            raise MisuseError(
+                f"{self.directory} has no postings, which a search by words needs; moee-index "
+                f"reindex {self.directory} --lexical writes them, and changes nothing else"
+            )
+        return Statistics(opened, Words(self.manifest.language))
 
     @property
     def segments(self) -> Sequence[OpenSegment]:

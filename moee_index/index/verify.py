@@ -14,6 +14,7 @@ import numpy as np
 
 from moee_index.errors import IndexDamagedError, MoeeIndexError, counted
 from moee_index.fusion import Standardizer, unit_rows
+from moee_index.index.lexical.segment import check_lexical
 from moee_index.index.segment import (
     OpenSegment,
     check_file,
@@ -145,7 +146,10 @@ class _Check:
                 if self.report.full or len(self.manifest.segments) > 1:
                     self._contents(segment, path, seen)
                 # What follows from documents is looked at once these are known to be sound.
-                self._fields(segment)
+                with self._reported():
+                    self._fields(segment)
+                with self._reported():
+                    self._postings(segment)
 
     def _fields(self, segment: OpenSegment) -> None:
         path = self.manifest.path(self.directory, FIELDS, segment.entry)
@@ -154,6 +158,15 @@ class _Check:
             problems.append("it does not follow from the documents")
         if problems:
             raise IndexDamagedError(f"{path}: {'; '.join(problems)}")
+
+    def _postings(self, segment: OpenSegment) -> None:
+        language = self.manifest.language
+        if segment.postings is not None:
+            segment.postings.check(full=self.report.full)
+        if self.report.full and language is not None:
+            problem = check_lexical(segment, language, self.progress)
+            if problem is not None:
+                raise IndexDamagedError(problem)
 
     def _contents(self, segment: OpenSegment, path: Path, seen: dict[str, str]) -> None:
         """Each document agrees with its checksum, none counts twice, and passages hang together."""

@@ -239,6 +239,7 @@ def test_info_tells_what_interface_says(index: Path) -> None:
         "fields",
         "disk",
         "counts",
+        "lexical",
         "drift",
         "unfinished",
     }

@@ -31,11 +31,13 @@ from moee_index.index import (
     compact_index,
     delete_documents,
     reindex,
+    reindex_lexical,
     verify_index,
 )
 from moee_index.index.store.documents import DocumentStore
 from moee_index.index.store.layout import BUILDING, MANIFEST, REJECTED
 from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.revisions import tidy
 from moee_index.types import Document
 
 
@@ -149,6 +151,21 @@ def prepared(directory: Path, index_type: str = "flat") -> None:
     delete_documents(directory, ["d1", "d5", "nd0"])
 
 
+def without_postings(directory: Path) -> None:
+    """Make of an index one as it was before there were postings."""
+    manifest = Manifest.read(directory)
+    entries = [replace(entry, lexical=None) for entry in manifest.segments]
+    before = replace(manifest, language=None).with_segments(directory, entries)
+    before.write(directory)
+    tidy(directory, before)
+
+
+def prepared_before(directory: Path) -> None:
+    """As `prepared`, without postings."""
+    prepared(directory)
+    without_postings(directory)
+
+
 def prepared_small(directory: Path) -> None:
     """An index whose segments are joined when one more comes."""
     build_index(directory, fake_documents(24), FakeEncoder(), standardize="both", window=8)
@@ -206,6 +223,8 @@ CHANGES: dict[str, tuple[Change | None, Change]] = {
         ),
         lambda directory: reindex(directory, standardize="none", index_type="SQ8"),
     ),
+    "postings": (prepared_before, lambda directory: reindex_lexical(directory, language="en")),
+    "other postings": (prepared, lambda directory: reindex_lexical(directory, language="de")),
     "compact": (prepared, compact_index),
     "compact linked": (lambda directory: prepared(directory, "HNSW8"), compact_index),
 }
@@ -222,11 +241,15 @@ def state(directory: Path) -> State:
             *index.search_embeddings(queries, 99),
             *index.search_embeddings(queries, 99, method="concat", filter="x = 1"),
         ]
+        language = index.manifest.language
+        if language is not None:
+            texts = ["w3 w14", "w15 w9 w2 n"]
+            found += index.search_embeddings(queries, 99, lexical=0.4, texts=texts)
         types = sorted({segment.entry.index_type["hs"] for segment in index.snapshot.segments})
         return (
             held(directory),
             index.manifest.standardize,
-            types,
+            [*types, str(language)],
             [[(hit.id, hit.score) for hit in hits] for hits in found],
         )
 

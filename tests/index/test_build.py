@@ -95,6 +95,7 @@ def test_report_and_files(tmp_path: Path, documents: list[Document]) -> None:
     assert {path.name for path in (tmp_path / "a b?#/segment-0001").iterdir()} == {
         "documents.sqlite", "fields.sqlite", "hs.f32", "rw.f32", "rows.crc", "norms-0001.f32",
         "hs-0001.faiss", "rw-0001.faiss", "hs-0001.crc", "rw-0001.crc",
+        "lexical-0001.postings", "lexical-0001.crc",
     }  # fmt: skip
     assert verify_index(tmp_path / "a b?#", full=True).ok
     raw = np.fromfile(tmp_path / "a b?#/segment-0001/hs.f32", "<f4").reshape(101, 24)

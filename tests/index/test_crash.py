@@ -407,6 +407,8 @@ def answers(directory: Path) -> list[Any]:
         return [
             *(index.search("w3 w4", 80, method=method) for method in ("sum", "concat", "hs", "rw")),
             index.search("w3 w4", 5, filter="x = 1"),
+            index.search("w3 w4", 80, lexical=0.4),
+            index.search("w3 w4", 80, lexical=1),
             index.documents(["d3", "nd1", "d1", "nowhere"]),
             index.vectors(["d3", "nd9"]).hs.tobytes(),
             list(index.ids()),

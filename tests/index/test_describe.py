@@ -100,6 +100,7 @@ def test_disk_by_kind_adds_up(changed: Path) -> None:
     assert told["documents"] == of("documents.sqlite", "fields.sqlite") > 0
     assert told["raw"] == of(".f16", "rows.crc") > 0
     assert told["codes"] == of(".faiss", "hs-", "rw-", "norms-")
+    assert told["words"] == of("lexical-") > 0
     assert told["other"] == of("standardizer", "deleted-") > 0
 
 

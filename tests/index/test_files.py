@@ -37,6 +37,7 @@ FILES = [
     *(f"segment-0001/{name}" for name in (
         "documents.sqlite", "fields.sqlite", "hs.f32", "rw.f32", "rows.crc", "norms-0001.f32",
         "hs-0001.faiss", "rw-0001.faiss", "hs-0001.crc", "rw-0001.crc",
+        "lexical-0001.postings", "lexical-0001.crc",
     )),
 ]  # fmt: skip
 
@@ -77,8 +78,8 @@ def test_info_has_the_fields_of_the_interface(whole: Path) -> None:
     assert list(info) == [
         "documents", "dims", "model", "prompt", "query_prompt", "rw", "pooling", "max_tokens",
         "standardize", "index_type", "alpha", "bytes", "created", "version", "changed", "revision",
-        "rows", "chunk", "segments", "deleted", "store", "fields", "disk", "counts", "drift",
-        "unfinished",
+        "rows", "chunk", "segments", "deleted", "store", "fields", "disk", "counts", "lexical",
+        "drift", "unfinished",
     ]  # fmt: skip
     assert list(info["model"]) == ["name", "path", "revision", "fingerprint", "bits", "bytes"]
     assert info["bytes"] == sum((whole / name).stat().st_size for name in FILES)
@@ -110,6 +111,8 @@ def answers(directory: Path) -> list[Any]:
         return [
             *(index.search("w3 w4", 80, method=method) for method in ("sum", "concat", "hs", "rw")),
             index.search("w3 w4", 5, filter="x = 1"),
+            index.search("w3 w4", 80, lexical=0.4),
+            index.search("w3 w4", 80, lexical=1),
             index.documents(["d3", "d1", "nowhere"]),
             index.vectors(["d3"]).hs.tobytes(),
         ]
@@ -166,9 +169,10 @@ def test_manifests_of_all_kinds(copy: Path) -> None:
         (b"[]", "not a JSON object"),
         (b"[" * 100_000, "not JSON"),
         (b'{"format": "moee-index", "version": 1}', "an earlier moee-index.*--overwrite"),
-        (b'{"format": "moee-index", "version": 3}', "later moee-index.*upgrade"),
+        (b'{"format": "moee-index", "version": 4}', "later moee-index.*upgrade"),
         (b'{"format": "moee-index", "version": "x"}', "version is 'x'"),
         (b'{"format": "moee-index", "version": 2}', "checksum"),
+        (b'{"format": "moee-index", "version": 3}', "checksum"),
     ):
         path.write_bytes(content)
         with pytest.raises(IndexDamagedError, match=told):
@@ -197,6 +201,12 @@ def test_manifests_of_all_kinds(copy: Path) -> None:
         lambda content: content.update(index_type="flat"),
         lambda content: content.update(alpha="1"),
         lambda content: content["spec"].update(hs_dim=25),
+        lambda content: content.update(language=None),
+        lambda content: content.update(language=3),
+        lambda content: content["segments"][0].update(lexical=None),
+        lambda content: content["segments"][0].update(lexical={"revision": "1", "words": ""}),
+        lambda content: content["segments"][0].update(lexical={"revision": 1}),
+        lambda content: content["segments"][0].update(lexical="lexical-0001"),
     ],
 )
 def test_manifests_that_lie(copy: Path, change: Any) -> None:

@@ -2,13 +2,15 @@
 
 Everything that an answer follows from is worked out here again: which documents there are and in
 which order, which passages they have, which of them fulfil a filter, what standardising and the
-four methods make of their vectors. Only the frozen mean and deviation are taken from the index, and
-after a reindex these are compared as well.
+four methods make of their vectors, what BM25 makes of their words. Only the frozen mean and
+deviation are taken from the index, and after a reindex these are compared as well.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -38,9 +40,10 @@ from moee_index.index import (
     compact_index,
     delete_documents,
     reindex,
+    reindex_lexical,
     verify_index,
 )
-from moee_index.index.index import Hits
+from moee_index.index.hits import Hits
 from moee_index.types import Chunking, Document
 
 METHODS = ("sum", "concat", "hs", "rw")
@@ -169,11 +172,13 @@ class ChangingIndex(RuleBasedStateMachine):
         delete_documents(self.directory, ids)
         self.model = {key: value for key, value in self.model.items() if key not in ids}
 
-    @rule(what=st.sampled_from(["compact", "compact", "both", "rw", "hs", "none"]))
+    @rule(what=st.sampled_from(["compact", "compact", "both", "rw", "hs", "none", "words"]))
     def write_anew(self, what: str) -> None:
         """One rule, so that most searches meet segments with deletions."""
         if what == "compact":
             compact_index(self.directory)
+        elif what == "words":
+            reindex_lexical(self.directory)
         else:
             self.fit_anew(what)
 
@@ -210,6 +215,7 @@ class ChangingIndex(RuleBasedStateMachine):
             list(opened.ids()),
             opened.search_embeddings(queries, 50),
             opened.search_embeddings(queries, 3, method="concat", filter="x >= 3"),
+            opened.search_embeddings(queries, 9, lexical=0.5, texts=["w1 w2", "w3 w0"]),
             opened.documents(["d1", "d2", "nowhere"]),
         ]
 
@@ -220,6 +226,8 @@ class ChangingIndex(RuleBasedStateMachine):
         condition=st.sampled_from(list(FILTERS)),
         block=st.sampled_from([1, 5, None]),
         passages=st.booleans(),
+        lexical=st.sampled_from([0.0, 0.0, 0.01, 0.4, 0.999, 1.0]),
+        bm25=st.sampled_from([(1.2, 0.75), (0.0, 0.75), (2.0, 0.0), (0.5, 1.0)]),
     )
     def search(
         self,
@@ -229,6 +237,8 @@ class ChangingIndex(RuleBasedStateMachine):
         condition: str,
         block: int | None,
         passages: bool,
+        lexical: float,
+        bm25: tuple[float, float],
     ) -> None:
         """By all methods, with a filter and without."""
         query = data.draw(long_texts if self.chunk else texts)
@@ -237,10 +247,11 @@ class ChangingIndex(RuleBasedStateMachine):
             for method, one in itertools.product(METHODS, (None, condition)):
                 weight = alpha if method == "sum" else None
                 (hits,) = opened.search_embeddings(
-                    embedded, k, alpha=weight, method=method, filter=one, passages=passages
-                )
+                    embedded, k, alpha=weight, method=method, filter=one, passages=passages,
+                    lexical=lexical, k1=bm25[0], b=bm25[1], texts=[query],
+                )  # fmt: skip
                 arrays = opened.standardizer.to_arrays()
-                self.check(hits, query, method, alpha, k, one, passages, arrays)
+                self.check(hits, query, method, alpha, k, one, passages, arrays, lexical, bm25)
 
     def check(
         self,
@@ -252,6 +263,8 @@ class ChangingIndex(RuleBasedStateMachine):
         condition: str | None,
         passages: bool,
         arrays: Any,
+        lexical: float,
+        bm25: tuple[float, float],
     ) -> None:
         """Hits are the best k by brute force, up to ties within rounding."""
         kept = [
@@ -260,6 +273,19 @@ class ChangingIndex(RuleBasedStateMachine):
             if condition is None or FILTERS[condition](document.metadata)
         ]
         scores = self.scores(kept, query, method, alpha, arrays)
+        words, largest = self.words(query, *bm25)
+        if lexical:
+            span = 1 + alpha if method == "sum" else 1
+            scores = [
+                [
+                    (1 - lexical) * score / span + lexical * word / (largest or 1)
+                    # By words alone nothing is found that has none.
+                    if lexical < 1 or word
+                    else -math.inf
+                    for score, word in zip(own, words[document.id], strict=True)
+                ]
+                for document, own in zip(kept, scores, strict=True)
+            ]
         # Of each document its best passage, the first of equal ones.
         expected = {
             document.id: max(own)
@@ -271,6 +297,7 @@ class ChangingIndex(RuleBasedStateMachine):
                 for document, own in zip(kept, scores, strict=True)
                 for number, score in enumerate(own, 1)
             }
+        expected = {one: score for one, score in expected.items() if score > -math.inf}
         tolerance = 1e-6 * (1 + alpha)
         ids = [hit.id for hit in hits]
         assert len(set(ids)) == len(ids) == min(k, len(expected))
@@ -294,6 +321,44 @@ class ChangingIndex(RuleBasedStateMachine):
             assert hit.text in document.text
             if self.chunk is None:
                 assert (hit.text, hit.passage) == (document.text, None)
+            if not lexical:
+                assert (hit.lexical, hit.bm25, hit.words) == (None, None, None)
+                continue
+            number = int((hit.passage or "").partition("#")[2] or 1)
+            assert hit.bm25 == pytest.approx(words[document.id][number - 1], abs=1e-12)
+            assert hit.lexical == pytest.approx(hit.bm25 / (largest or 1), abs=1e-12)
+            assert hit.words == tuple(
+                word for word in dict.fromkeys(re.findall(r"w\d+", query))
+                if word in re.findall(r"w\d+", hit.text)
+            )  # fmt: skip
+
+    def words(self, query: str, k1: float, b: float) -> tuple[dict[str, list[float]], float]:
+        """BM25 of each document's passages, over all documents that there are; the largest."""
+        passages = {
+            identifier: [re.findall(r"w\d+", text) for text in self.passages(identifier)]
+            for identifier in self.model
+        }
+        every = [words for own in passages.values() for words in own]
+        average = sum(map(len, every)) / max(len(every), 1)
+        found = {identifier: [0.0] * len(own) for identifier, own in passages.items()}
+        for word in re.findall(r"w\d+", query):
+            frequency = sum(word in words for words in every)
+            idf = math.log(1 + (len(every) - frequency + 0.5) / (frequency + 0.5))
+            for identifier, own in passages.items():
+                for number, words in enumerate(own):
+                    count = words.count(word)
+                    if count:
+                        length = k1 * (1 - b + b * len(words) / average)
+                        found[identifier][number] += idf * count / (count + length)
+        return found, max((score for own in found.values() for score in own), default=0.0)
+
+    def passages(self, identifier: str) -> list[str]:
+        """The texts of a document's passages."""
+        text = self.model[identifier].text
+        if self.chunk is None:
+            return [text]
+        spans = self.encoder.passages([("", text)], Chunking.parse(self.chunk))[0]
+        return [text[slice(*span)] for span in spans]
 
     def standardized(self, part: str, arrays: Any) -> bool:
         """Where nothing varied when it was fitted, a part is not standardised."""
@@ -346,10 +411,7 @@ class ChangingIndex(RuleBasedStateMachine):
         for identifier in ids:
             text = self.model[identifier].text
             if (identifier, text) not in self.rows:
-                spans = [(0, len(text))]
-                if self.chunk is not None:
-                    spans = self.encoder.passages([("", text)], Chunking.parse(self.chunk))[0]
-                taken = self.encoder.vectors([text[slice(*span)] for span in spans])
+                taken = self.encoder.vectors(self.passages(identifier))
                 self.rows[identifier, text] = taken
             for part in ("hs", "rw"):
                 found[part].append(getattr(self.rows[identifier, text], part).astype(np.float64))

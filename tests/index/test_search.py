@@ -16,7 +16,7 @@ from paths import FAST
 from fakes.word_encoder import FakeEncoder, GivenEncoder, fake_spec
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError
 from moee_index.index import Index
-from moee_index.index.index import Hits
+from moee_index.index.hits import Hits
 from moee_index.types import Document, Embeddings
 
 METHODS = ("hs", "rw", "concat", "sum")

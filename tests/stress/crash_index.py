@@ -21,6 +21,7 @@ from moee_index.index import (
     compact_index,
     delete_documents,
     reindex,
+    reindex_lexical,
 )
 from moee_index.types import (
     Document,
@@ -55,6 +56,7 @@ class Change:
     ids: Sequence[str] = ()
     standardize: str = "both"
     overwrite: bool = False
+    language: str = "none"
 
     def run(self, directory: Path) -> None:
         """Raises what the command raises. Started again after it ended it changes nothing."""
@@ -73,6 +75,8 @@ class Change:
             delete_documents(directory, self.ids, missing_ok=True)
         elif self.command == "reindex":
             reindex(directory, standardize=self.standardize)
+        elif self.command == "postings":
+            reindex_lexical(directory, language=self.language)
         else:
             compact_index(directory)
 
@@ -100,6 +104,7 @@ def read_for_ever(directory: Path, stop: Any, answers: Any) -> None:
         try:
             with Index.open(directory) as index:
                 found = index.search_embeddings(queries, 5)
+                index.search_embeddings(queries, 5, lexical=0.5, texts=["w1 w2", "w3"])
                 index.documents([*(hit.id for hit in found[0]), "nowhere"])
                 index.vectors([hit.id for hit in found[0]])
             opened += 1

@@ -38,7 +38,7 @@ from moee_index.readers.corpus import read_corpora
 from moee_index.types import Document
 from stress.crash_index import Change, encoder, read_for_ever, sample, work
 
-COMMANDS = ("build", "add", "delete", "reindex", "compact")
+COMMANDS = ("build", "add", "delete", "reindex", "postings", "compact")
 # Documents that an add brings or a delete takes.
 _SOME = 40
 _SLOWEST = 60.0
@@ -216,6 +216,8 @@ class Trial:
             return Change("delete", ids=gone), now, now[_SOME:]
         if command == "reindex":
             return Change("reindex", standardize=("rw", "both")[self._round % 2]), now, now
+        if command == "postings":
+            return Change("postings", language=("en", "de")[self._round % 2]), now, now
         new = self._variants(now[:_SOME])
         Change("add", new).run(index)
         now = now[_SOME:] + new

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from moee_index.fusion import (
     Scores,
     Standardizer,
     UnitVectors,
+    dense_share,
     score,
     top_k,
     unit_vectors,
@@ -33,6 +34,9 @@ from moee_index.index.store.checksums import CheckedCodes, CheckedFile
 from moee_index.index.store.faiss_files import FLAT, codes_of, neighbors
 from moee_index.index.store.rows import RowReader
 from moee_index.types import Pair
+
+if TYPE_CHECKING:  # without words a search imports nothing of them
+    from moee_index.index.lexical.scores import PartScores
 
 Mask = npt.NDArray[np.bool_]
 _QUERIES = 256
@@ -95,33 +99,37 @@ class PairSearcher:
         alpha: float | None,
         min_score: float | None = None,
         allowed: Mask | None = None,
+        words: PartScores | None = None,
     ) -> list[Ranking]:
         """The best k rows for each query, fewer where there are fewer, scores below `min_score`
-        left out. allowed: bool [n], the rows to search among; None is all."""
+        left out. allowed: bool [n], the rows to search among; None is all. words: the queries'
+        scores by words, where these count."""
         rows = None if allowed is None or allowed.all() else np.flatnonzero(allowed)
         k = min(k, len(self._raw) if rows is None else len(rows))
         rankings: list[Ranking] = []
         for start in range(0, len(queries), _QUERIES):
             some = queries[start : start + _QUERIES]
+            matched = None if words is None else words[start : start + _QUERIES]
             if rows is not None and len(rows) * len(some) <= _FEW_ROWS:
                 rankings.extend(
-                    self._rescored(some[i : i + 1], rows, k, method, alpha, True)
+                    self._rescored(some[i : i + 1], rows, k, method, alpha, True, _only(matched, i))
                     for i in range(len(some))
                 )
             elif self._scan is not None:
-                request = SearchRequest(some, k, method, alpha, min_score, rows)
+                request = SearchRequest(some, k, method, alpha, min_score, rows, matched)
                 rankings.extend(self._exact(self._scan, request))
             else:
                 rankings.extend(
-                    self._approximate(some[i : i + 1], k, method, alpha, rows)
+                    self._approximate(some[i : i + 1], k, method, alpha, rows, _only(matched, i))
                     for i in range(len(some))
                 )
-        return [_cut(ranking, min_score) for ranking in rankings]
+        return [cut_below(ranking, min_score) for ranking in rankings]
 
     def _exact(self, scan: FlatScan, request: SearchRequest) -> Iterator[Ranking]:
         for number, rows in enumerate(scan.candidates(request)):
             query = request.queries[number : number + 1]
-            yield self._rescored(query, rows, request.k, request.method, request.alpha, True)
+            words = _only(request.words, number)
+            yield self._rescored(query, rows, request.k, request.method, request.alpha, True, words)
 
     def _rescored(
         self,
@@ -131,16 +139,20 @@ class PairSearcher:
         method: Method,
         alpha: float | None,
         exact: bool,
+        words: PartScores | None,
     ) -> Ranking:
-        """Score rows (ascending) from their raw vectors and keep the best k."""
+        """Score rows (ascending) from their raw vectors and keep the best k. words: of this query
+        alone."""
         parts: list[Scores] = []
         for start in range(0, len(rows), _RESCORE_ROWS):
-            raw = self._raw.take(rows[start : start + _RESCORE_ROWS])
+            some = rows[start : start + _RESCORE_ROWS]
+            raw = self._raw.take(some)
+            shares = None if words is None else (words.weight, words.exact(0, some))
             try:
                 units = unit_vectors(raw, self._standardizer)
             except ModelError:
                 raise IndexDamagedError(NOT_FINITE) from None
-            parts.append(score(query, units, method, alpha))
+            parts.append(score(query, units, method, alpha, shares))
         scores = Scores.joined(parts)
         best = top_k(scores.score, k)
         return Ranking(rows[best], scores[best], exact)
@@ -152,9 +164,11 @@ class PairSearcher:
         method: Method,
         alpha: float | None,
         allowed: RowNumbers | None,
+        words: PartScores | None,
     ) -> Ranking:
         """Join both parts' lists, score them from raw rows, and go deeper while a document on
-        neither list could still be among the best (DESIGN, maths 3).
+        neither list could still be among the best (DESIGN, maths 3). Words bring the rows that
+        they favour most, and count in the bound.
 
         The lists are approximate, so only scoring everything proves anything. `allowed` is applied
         to the lists; where they hold too few allowed rows in the end, all of these are scored.
@@ -173,22 +187,28 @@ class PairSearcher:
                 for part in parts
             ]
             rows = np.unique(np.concatenate([neighbor_rows for neighbor_rows, _ in lists]))
-            rows = rows[mask[rows]]
+            rows, others = rows[mask[rows]], 0.0
+            if words is not None:
+                favored, others = words.best(0, depth, mask)
+                rows = np.union1d(rows, favored)
             whole = len(rows) == len(everything)
-            ranking = self._rescored(query, rows, k, method, alpha, whole)
+            ranking = self._rescored(query, rows, k, method, alpha, whole, words)
             if depth >= limit and len(rows) >= k:
                 return ranking
             weight = 0.0 if len(parts) == 1 else alpha
             # Where one part counts its similarity serves for both: the other's is not looked at,
             # or weighs nothing.
             bound = unseen_bound(method, lists[0][1], lists[-1][1], weight, query.norms[0])
+            if words is not None:
+                bound *= dense_share(words.weight, method, alpha)
+                bound += words.weight * others
             if len(ranking.rows) == k and ranking.scores.score[-1] >= bound:
                 return ranking
             if depth >= limit:
                 break
             depth = min(limit, 2 * depth)
         # A list of all documents has nothing over the raw rows themselves.
-        return self._rescored(query, everything, k, method, alpha, True)
+        return self._rescored(query, everything, k, method, alpha, True, words)
 
 
 def joined(parts: Sequence[Ranking], begins: Sequence[int], k: int) -> Ranking:
@@ -206,7 +226,13 @@ def joined(parts: Sequence[Ranking], begins: Sequence[int], k: int) -> Ranking:
     return Ranking(numbers, scores[best], all(part.exact for part in parts))
 
 
-def _cut(ranking: Ranking, min_score: float | None) -> Ranking:
+def _only(words: PartScores | None, query: int) -> PartScores | None:
+    """Of one query alone."""
+    return None if words is None else words[query : query + 1]
+
+
+def cut_below(ranking: Ranking, min_score: float | None) -> Ranking:
+    """Without what scores below `min_score`."""
     if min_score is None:
         return ranking
     kept = np.flatnonzero(ranking.scores.score >= min_score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -10,6 +11,7 @@ import numpy as np
 from moee_index.errors import MisuseError
 from moee_index.fusion import Method, check_search, finite_number, shown_value
 from moee_index.index.filters import Filter
+from moee_index.index.lexical.bm25 import LUCENE, Bm25
 from moee_index.types import PARTS, Embeddings, Pair, Part
 
 
@@ -21,6 +23,9 @@ class SearchOptions(TypedDict, total=False):
     filter: str | Filter | None
     min_score: float | None
     passages: bool
+    lexical: float
+    k1: float
+    b: float
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class SearchRequest:
     filter: Filter | None = None
     min_score: float | None = None
     passages: bool = False
+    lexical: float = 0.0
+    bm25: Bm25 = LUCENE
 
     @classmethod
     def checked(
@@ -47,8 +54,12 @@ class SearchRequest:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
+        lexical: float = 0.0,
+        k1: float = LUCENE.k1,
+        b: float = LUCENE.b,
     ) -> SearchRequest:
-        """Raises MisuseError for k, method, alpha or min_score out of range; FilterError."""
+        """Raises MisuseError for k, method, alpha, min_score, lexical, k1 or b out of range;
+        FilterError."""
         check_search(method, alpha, k)
         least = None if min_score is None else finite_number(min_score)
         if min_score is not None and least is None:
@@ -57,7 +68,9 @@ class SearchRequest:
             raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
         parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
-        return cls(int(k), method, weight, parsed, least, bool(passages))
+        words = _within("lexical", lexical, 1.0)
+        bm25 = Bm25(_within("k1", k1), _within("b", b, 1.0))
+        return cls(int(k), method, weight, parsed, least, bool(passages), words, bm25)
 
     def weight(self, default_alpha: float) -> float | None:
         """The weight of RW to search with; None for methods other than `sum`."""
@@ -75,7 +88,7 @@ def as_filter(condition: str | Filter | None) -> Filter | None:
     return Filter.parse(condition)
 
 
-def check_queries(embeddings: Embeddings, dims: Pair[int]) -> Embeddings:
+def check_queries(embeddings: Embeddings | None, dims: Pair[int]) -> Embeddings:
     """Raw embeddings of queries as float32 [q, d] and [q, layers * experts].
 
     Raises MisuseError for what are no embeddings, or are of other dimensions.
@@ -106,3 +119,12 @@ def check_queries(embeddings: Embeddings, dims: Pair[int]) -> Embeddings:
             "in each"
         )
     return Embeddings(parts.hs, parts.rw)
+
+
+def _within(name: str, value: object, most: float = math.inf) -> float:
+    """A number from 0 to `most` as a float. Raises MisuseError for anything else."""
+    number = finite_number(value)
+    if number is None or not 0 <= number <= most:
+        until = "0 or more" if most == math.inf else f"0 to {most:g}"
+        raise MisuseError(f"{name} is {shown_value(value)}; it must be a finite number, {until}")
+    return number

@@ -9,24 +9,30 @@ twice that below the k-th cannot be among the best k, and all others are left (a
 within 1e-4·(1+α), DESIGN, maths 4). Where a processor is faster in bfloat16, many queries first
 scan all rows roughly, under bounds that are as strict (bfloat16_scan.py), and then the candidates
 exactly.
+
+Words, where they count, are added to the similarities of each row, so that rows which only words
+favour are found too; what a score by words can lack (lexical/scores.py) is a margin like others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
-from moee_index.fusion import Method, UnitVectors, fuse
+from moee_index.fusion import Method, UnitVectors, blend, dense_share, fuse
 from moee_index.index.search import bfloat16_scan
 from moee_index.index.search.kernels import Scanner
 from moee_index.index.store.checksums import CheckedCodes
 from moee_index.index.store.rows import RowNumbers
 from moee_index.types import FloatArray, Pair, Part, columns
+
+if TYPE_CHECKING:  # without words a search imports nothing of them
+    from moee_index.index.lexical.scores import PartScores
 
 # Scores held at a time over all queries of a call, and documents of one block.
 _BLOCK_SCORES = 1 << 21
@@ -36,6 +42,8 @@ _FIRST_ROWS = 4096
 _DESIGN_MARGIN = 1e-4
 # Rounding of float32 products and sums, of norms, of the query.
 _ARITHMETIC = 1e-5
+# Two blended scores that are nearer may be one in float32.
+_ROUNDING = 1e-6
 # Gathering a row costs as much as scanning about four in sequence.
 _GATHER = 4
 # Rows that a rough look may leave for a query: this share of all, which cost about as much to
@@ -53,7 +61,8 @@ Bounds = npt.NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class SearchRequest:
     """Some queries and what is wanted for each. allowed: the rows to search among, ascending;
-    None is all. k is at most their number."""
+    None is all. k is at most their number. words: the queries' scores by words, where these
+    count."""
 
     queries: UnitVectors
     k: int
@@ -61,6 +70,7 @@ class SearchRequest:
     alpha: float | None
     min_score: float | None
     allowed: RowNumbers | None
+    words: PartScores | None = None
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -75,9 +85,33 @@ class SearchRequest:
         hs, rw = similarities[0], similarities[-1]
         return fuse(self.method, hs, rw, weight, self.queries.norms[query], norms)
 
-    def margins(self, error_bounds: Sequence[Bounds]) -> Bounds:
-        """For each query how far below the k-th scanned score a document of the true top k can
-        be, where each part's similarities are off by at most its error bound."""
+    def blended(
+        self, query: int, scores: npt.NDArray[Any], rows: range | RowNumbers, *, exact: bool
+    ) -> npt.NDArray[Any]:
+        """Scores by similarity with those by words, which may lack their slack unless exact."""
+        if self.words is None:
+            return scores
+        if exact:
+            words = self.words.exact(query, np.asarray(rows))
+        else:
+            words = self.words.partly(query, rows)
+        return blend(scores, words, self.words.weight, self.method, self.alpha)
+
+    def margins(
+        self, error_bounds: Sequence[Bounds], queries: Sequence[int], *, exact: bool = False
+    ) -> Bounds:
+        """For each of some queries how far below the k-th scanned score a document of the true top
+        k can be, where each part's similarities are off by at most its error bound, and words lack
+        their slack unless exact."""
+        margins = self._dense_margins(error_bounds)
+        if self.words is None:
+            return margins
+        share = dense_share(self.words.weight, self.method, self.alpha)
+        slack = [0.0 if exact else self.words.slack(query) for query in queries]
+        return share * margins + self.words.weight * np.array(slack) + _ROUNDING
+
+    def _dense_margins(self, error_bounds: Sequence[Bounds]) -> Bounds:
+        """As `margins`, of similarities alone."""
         weight = (1.0 if self.alpha is None else self.alpha) if self.method == "sum" else 0.0
         if len(error_bounds) == 1:
             combined_bound = error_bounds[0]
@@ -137,6 +171,8 @@ class FlatScan:
         # A query without length in any part that counts scores 0 everywhere.
         norms = columns(request.queries.norms)
         nonzero = np.any([norms[part] != 0 for part in request.parts], axis=0)
+        if request.words is not None:
+            nonzero |= [request.words.anything(query) for query in range(len(request.queries))]
         nonzero_queries = [int(query) for query in np.flatnonzero(nonzero)]
         candidates: dict[int, RowNumbers] = {}
         rows = len(self._norms) if request.allowed is None else len(request.allowed)
@@ -146,13 +182,19 @@ class FlatScan:
         remaining_queries = [query for query in nonzero_queries if query not in candidates]
         if remaining_queries:
             vectors = self._vectors(request, remaining_queries)
-            margins = request.margins(self._fp32_bounds(request, len(remaining_queries)))
+            bounds = self._fp32_bounds(request, len(remaining_queries))
+            margins = request.margins(bounds, remaining_queries)
             cuts = [TopKCut(request.k, request.min_score) for _ in remaining_queries]
             for block in self._blocks_of_similarities(request, vectors, roughly=False):
                 self._cut(request, remaining_queries, cuts, margins, block)
-            candidates |= {
-                query: cut.rows() for query, cut in zip(remaining_queries, cuts, strict=True)
-            }
+            exact = request.margins(bounds, remaining_queries, exact=True)
+            for i, (query, cut) in enumerate(zip(remaining_queries, cuts, strict=True)):
+                candidates[query] = cut.rows()
+                if request.words is not None and request.words.slack(query):
+                    vector = [values[i : i + 1] for values in vectors]
+                    candidates[query] = self._rescanned(
+                        request, query, vector, cut.rows(), exact[i : i + 1]
+                    )
         first_rows = (
             np.arange(request.k) if request.allowed is None else request.allowed[: request.k]
         )
@@ -181,10 +223,10 @@ class FlatScan:
                 bound + bfloat16_scan.ROUNDING * most
                 for bound, most in zip(bf16_bounds, largest, strict=True)
             ]
-            self._cut(request, queries, cuts, request.margins(error_bounds), block)
+            self._cut(request, queries, cuts, request.margins(error_bounds, queries), block)
             if all(cut.overflowed for cut in cuts):
                 break
-        margins = request.margins(fp32_bounds)
+        margins = request.margins(fp32_bounds, queries, exact=True)
         candidates = {}
         for i, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
             if not cut.overflowed:
@@ -202,12 +244,12 @@ class FlatScan:
         rows: RowNumbers,
         margin: Bounds,
     ) -> RowNumbers:
-        """A query's candidates that remain by their exact similarities."""
+        """A query's candidates that remain by their exact similarities and words."""
         if len(rows) <= request.k:
             return rows
         cut = TopKCut(request.k, request.min_score)
         block = Block(rows, None, self._similarities(request, vector, rows))
-        self._cut(request, [query], [cut], margin, block)
+        self._cut(request, [query], [cut], margin, block, exact=True)
         return cut.rows()
 
     def _vectors(self, request: SearchRequest, queries: Sequence[int]) -> list[FloatArray]:
@@ -273,8 +315,10 @@ class FlatScan:
         cuts: Sequence[TopKCut],
         margins: Bounds,
         block: Block,
+        *,
+        exact: bool = False,
     ) -> None:
-        """Add a block to the cuts of some queries."""
+        """Add a block to the cuts of some queries. exact: whether words lack nothing."""
         rows = block.rows
         norms = (
             self._norms[rows.start : rows.stop] if isinstance(rows, range) else self._norms[rows]
@@ -283,6 +327,7 @@ class FlatScan:
             if not cut.overflowed:
                 similarities = [values[position] for values in block.similarities]
                 scores = request.fused(query, similarities, norms)
+                scores = request.blended(query, scores, rows, exact=exact)
                 cut.add(scores, rows, block.selected, float(margins[position]))
 
 

@@ -1,7 +1,8 @@
 """CRC-32 of what a search reads, so that an altered byte is an error and never a wrong answer.
 
-A FAISS file is checked in pieces, each when it is scanned for the first time; raw rows are checked
-one by one when they are scored. SHA-256 of whole files, in the manifest, is for `verify --full`.
+FAISS files and postings are checked in pieces, each when it is read for the first time; raw rows
+are checked one by one when they are scored. SHA-256 of whole files, in the manifest, is for
+`verify --full`.
 
 No change of up to four bytes in a row escapes a CRC-32.
 """
@@ -52,6 +53,11 @@ class CheckedFile:
         self._done = np.zeros(len(crcs), dtype=bool)
         if len(crcs) != -(-len(self._bytes) // PIECE):
             raise _wrong_crc(path)
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Bytes start…stop, checked and not copied. Raises IndexDamagedError."""
+        self.check(start, stop)
+        return self._bytes[start:stop]
 
     def check(self, start: int, stop: int) -> None:
         """Bytes start…stop are what they were when the file was written, or IndexDamagedError."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +31,7 @@ from moee_index.index.store.documents import (
 )
 from moee_index.index.store.passage_names import named_after, passage_name
 from moee_index.index.store.reading import HINT, reading, sqlite_uri
-from moee_index.types import Document, Span
+from moee_index.types import Document, Span, joined
 
 RowNumbers = npt.NDArray[np.int64]
 # Documents read together, and characters of them.
@@ -208,6 +209,31 @@ class DocumentReader(CheckedDatabase):
                 raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
             yield from documents.values()
             number += len(documents)
+
+    def contents(self) -> Iterator[str]:
+        """What is embedded of each row, in order. Documents are not checked one by one."""
+        number = row = 0
+        while number < self.documents:
+            documents = self._rows(
+                "SELECT title, text, count FROM documents WHERE number >= ? AND number < ? "
+                "ORDER BY number",
+                (number, number + _AT_A_TIME),
+                most=_CHARACTERS,
+            )
+            if not documents:
+                raise IndexDamagedError(f"{self._path} lacks documents from {number}; {HINT}")
+            number += len(documents)
+            rows = sum(count for _, _, count in documents)
+            spans = iter(
+                self._rows(
+                    "SELECT start, stop FROM passages WHERE row >= ? AND row < ? ORDER BY row",
+                    (row, row + rows),
+                )
+            )
+            row += rows
+            for title, text, count in documents:
+                for span in islice(spans, count):
+                    yield joined(title, text[slice(*span)])
 
     def described(self) -> Iterator[tuple[str, int, str, str]]:
         """Of each document in order: id, number of its passages, metadata as JSON text, and the

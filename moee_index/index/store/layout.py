@@ -8,6 +8,8 @@
         documents.sqlite  fields.sqlite  hs.f32  rw.f32  rows.crc
         hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
                                         what follows from the rows under one standardizer
+        lexical-0001.postings  lexical-0001.crc
+                                        which words the rows hold, and checksums of its pieces
         deleted-0003.bits               which rows do not count any more
         building.json                   only while a segment is unfinished: its settings
 
@@ -32,6 +34,7 @@ REJECTED = "rejected.jsonl"
 DOCUMENTS = "documents.sqlite"
 FIELDS = "fields.sqlite"
 ROW_CHECKS = "rows.crc"
+LEXICAL = "lexical"
 STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
 SEGMENT = re.compile(r"segment-(\d{4,})")
 _STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
@@ -67,8 +70,12 @@ def codes_name(part: str, revision: int) -> str:
 
 
 def code_checks_name(part: str, revision: int) -> str:
-    """File name of the checksums of a FAISS file's pieces."""
+    """File name of the checksums of a FAISS file's pieces, or of the postings' (part LEXICAL)."""
     return f"{part}-{revision:04d}.crc"
+
+
+def postings_name(revision: int) -> str:
+    return f"{LEXICAL}-{revision:04d}.postings"
 
 
 def norms_name(revision: int) -> str:

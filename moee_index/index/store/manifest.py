@@ -26,12 +26,14 @@ from moee_index.index.store.layout import (
     BUILDING,
     DOCUMENTS,
     FIELDS,
+    LEXICAL,
     MANIFEST,
     ROW_CHECKS,
     code_checks_name,
     codes_name,
     deleted_name,
     norms_name,
+    postings_name,
     raw_name,
     segment_folders,
     standardizer_name,
@@ -42,7 +44,9 @@ from moee_index.text import shown
 from moee_index.types import PARTS, WINDOW_CHARACTERS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
-VERSION = 2
+# 3 has postings; 2 is 3 without them.
+VERSION = 3
+_OLDEST = 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Building:
     batch_tokens, window and characters (of a window at most; None: of any number, as earlier
     versions had it) decide which texts share a batch: a resumed build keeps them.
     chunk: how long documents are split ("200:40"), None where they are not. purpose: whether a new
-    index is built or documents are added to one.
+    index is built or documents are added to one. language: how words are stemmed.
     """
 
     spec: EncoderSpec
@@ -64,6 +68,7 @@ class Building:
     window: int
     purpose: Literal["build", "add"] = "build"
     characters: int | None = WINDOW_CHARACTERS
+    language: str = "none"
 
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -80,6 +85,7 @@ class Building:
         _check_version(content, path)
         with _damaged(path):
             content.setdefault("characters", None)
+            content.setdefault("language", "none")
             named = {field.name: content[field.name] for field in fields(cls)}
             building = cls(**{**named, "spec": EncoderSpec.from_stored(named["spec"])})
             check_building(building)
@@ -95,6 +101,15 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Lexical:
+    """The postings of a segment. revision: in the names of their files; words: what decided the
+    words of its texts (`Words.identity`)."""
+
+    revision: int
+    words: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """Documents that were embedded together, and what was made of their rows.
 
@@ -103,7 +118,7 @@ class Segment:
     codes_error: the longest difference between a unit vector and its stored codes, which bounds
     what a scan can be wrong by (None for approximate types). derived: the revision in the
     names of norms and codes; deleted: the revision in the name of the bitmap of deleted rows,
-    None where none are.
+    None where none are. lexical: its postings; None in an index without them.
     """
 
     name: str
@@ -115,6 +130,7 @@ class Segment:
     deleted: int | None = None
     deleted_documents: int = 0
     deleted_rows: int = 0
+    lexical: Lexical | None = None
 
     @property
     def live_rows(self) -> int:
@@ -126,6 +142,9 @@ class Segment:
         for _, part in PARTS:
             names += [codes_name(part, self.derived), code_checks_name(part, self.derived)]
         names.append(norms_name(self.derived))
+        if self.lexical is not None:
+            revision = self.lexical.revision
+            names += [postings_name(revision), code_checks_name(LEXICAL, revision)]
         if self.deleted is not None:
             names.append(deleted_name(self.deleted))
         return names
@@ -138,7 +157,8 @@ class Manifest:
     revision: counts the versions of this index. standardizer: the revision in its file's name.
     index_type: what was asked for; a segment added later is flat until `compact`. counts:
     what the build read, truncated, skipped and rejected. chunk: see `Building`. created: of the
-    first version, changed: of this one. files: path relative to the index directory → size and
+    first version, changed: of this one. language: how words are stemmed, "none" where they are not;
+    None in an index without postings. files: path relative to the index directory → size and
     checksum.
     """
 
@@ -159,6 +179,7 @@ class Manifest:
     program: str
     segments: tuple[Segment, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
+    language: str | None = None
 
     @property
     def documents(self) -> int:
@@ -204,6 +225,7 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
+            content.setdefault("language", None)
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])
@@ -246,12 +268,13 @@ class Manifest:
 
 
 def _segment(entry: Mapping[str, Any]) -> Segment:
-    errors = entry["codes_error"]
+    errors, lexical = entry["codes_error"], entry.get("lexical")
     return Segment(
         **{
             **entry,
             "index_type": Pair(**entry["index_type"]),
             "codes_error": Pair(**errors) if errors else None,
+            "lexical": Lexical(**lexical) if lexical else None,
         }
     )
 
@@ -296,10 +319,10 @@ def _check_version(content: Mapping[str, Any], path: Path) -> None:
             f"{path} has version {version} and was written by a later moee-index (this one reads "
             f"{VERSION}); upgrade moee-index"
         )
-    if version < VERSION:
+    if version < _OLDEST:
         raise IndexDamagedError(
-            f"{path} has version {version}, of an earlier moee-index (this one reads {VERSION}); "
-            "build the index again with --overwrite"
+            f"{path} has version {version}, of an earlier moee-index (this one reads {_OLDEST} and "
+            f"{VERSION}); build the index again with --overwrite"
         )
 
 

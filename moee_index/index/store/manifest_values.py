@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from moee_index.fusion import MAX_ALPHA, STANDARDIZE
+from moee_index.index.lexical.language import check_language
 from moee_index.index.store.layout import SEGMENT, STORES
 from moee_index.index.store.stored_types import check_types
 from moee_index.types import Chunking, Pair
@@ -32,12 +33,16 @@ def check_manifest(manifest: Manifest) -> None:
         Chunking.parse(manifest.chunk)
     if min(manifest.revision, manifest.standardizer) < 0:
         raise ValueError("a revision is below 0")
+    if manifest.language is not None:
+        check_language(manifest.language)
     for name, listed in manifest.files.items():
         _check_relative(name)
         if listed.size < 0:
             raise ValueError(f"{name} has {listed.size} bytes")
     for segment in manifest.segments:
         _check_segment(segment)
+        if (segment.lexical is None) != (manifest.language is None):
+            raise ValueError(f"postings of {segment.name}, language {manifest.language!r}")
     if len({segment.name for segment in manifest.segments}) < len(manifest.segments):
         raise ValueError("a segment is named twice")
 
@@ -45,6 +50,7 @@ def check_manifest(manifest: Manifest) -> None:
 def check_building(building: Building) -> None:
     """As `check_manifest`, for the settings of an unfinished segment."""
     check_types(building)
+    check_language(building.language)
     characters = 1 if building.characters is None else building.characters
     _check_sizes(building.spec.dims, building.batch_tokens, building.window, characters)
 
@@ -58,7 +64,8 @@ def _check_segment(segment: Segment) -> None:
     if not SEGMENT.fullmatch(segment.name):
         raise ValueError(f"segment {segment.name!r}")
     counts = [segment.documents, segment.rows, segment.deleted_documents, segment.deleted_rows]
-    if min(*counts, segment.derived, segment.deleted or 0) < 0:
+    postings = 0 if segment.lexical is None else segment.lexical.revision
+    if min(*counts, segment.derived, segment.deleted or 0, postings) < 0:
         raise ValueError(f"a number of {segment.name} is below 0")
     if (segment.deleted is None) != (segment.deleted_rows == 0):
         raise ValueError(f"{segment.name} has deleted rows but does not name them, or the reverse")

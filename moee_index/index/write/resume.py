@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from moee_index.errors import FingerprintMismatchError, IndexChangedError, MisuseError
 from moee_index.fusion import choose_standardize
+from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.segment import OpenSegment, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument, Stored
@@ -22,7 +23,7 @@ from moee_index.index.write.windows import Counts, Documents, Rejects, windows
 from moee_index.types import EncoderSpec, TextEncoder
 
 # What follows from raw rows and can change without embedding anything again.
-DERIVED = ("standardize", "index_type")
+DERIVED = ("standardize", "index_type", "language")
 _AT_A_TIME = 1024
 
 
@@ -145,6 +146,7 @@ def compare_finished(
         index_type=manifest.index_type.hs,
         store=manifest.store,
         chunk=manifest.chunk,
+        language=manifest.language or NO_LANGUAGE,
     )
     different = option_differences(recorded, requested)
     if different:

@@ -1,0 +1,188 @@
+"""One search over an opened index: rankings of its segments joined, documents by their best
+passages, rows looked up.
+
+Which rows of a segment are best is search/pair's, by words alone lexical/scores's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moee_index.errors import MisuseError
+from moee_index.fusion import UnitVectors, unit_vectors
+from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joined
+from moee_index.index.search.request import SearchRequest
+from moee_index.index.segment import Match
+from moee_index.index.snapshot import Snapshot
+from moee_index.text import check_texts
+from moee_index.types import Embeddings, Hit
+
+if TYPE_CHECKING:  # without words a search imports nothing of them
+    from moee_index.index.lexical.scores import WordMatch, WordScores
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first. exact: no document can have been missed."""
+
+    def __init__(self, hits: Sequence[Hit], exact: bool) -> None:
+        super().__init__(hits)
+        self.exact = exact
+
+
+class Search:
+    """A request that is checked already, for some queries. embeddings: raw, may be None where words
+    alone count; texts: of the queries, may be None where words do not count.
+
+    Raises MisuseError where a text is missing.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        searchers: Sequence[PairSearcher],
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        texts: Sequence[str] | None,
+    ) -> None:
+        self._snapshot = snapshot
+        self._searchers = searchers
+        self._request = request
+        self._masks = snapshot.masks(request.filter)
+        self._words = self._word_scores(embeddings, texts)
+        self._queries: UnitVectors | None = None
+        self._count = len(texts or ())
+        if embeddings is not None and request.lexical < 1:
+            self._queries = unit_vectors(embeddings, snapshot.standardizer)
+            self._count = len(embeddings)
+
+    def _word_scores(
+        self, embeddings: Embeddings | None, texts: Sequence[str] | None
+    ) -> WordScores | None:
+        """The queries' scores by words, where these count."""
+        request = self._request
+        if not request.lexical:
+            return None
+        given = None if texts is None else check_texts(texts, "query")
+        if given is None or (embeddings is not None and len(given) != len(embeddings)):
+            raise MisuseError("a search by words needs the text of each query; give texts=")
+        from moee_index.index.lexical.scores import WordScores
+
+        return WordScores(given, self._snapshot.statistics, request.lexical, request.bm25)
+
+    def hits(self) -> list[Hits]:
+        """The hits of each query."""
+        k = self._request.k
+        if self._request.passages:
+            self._snapshot.check_names()
+        if self._snapshot.manifest.chunk is None or self._request.passages:
+            rankings = self._rank(slice(0, self._count), k)
+            return [self._hits(ranking, query) for query, ranking in enumerate(rankings)]
+        return [self._best_passages(query, k) for query in range(self._count)]
+
+    def _rank(self, some: slice, k: int) -> list[Ranking]:
+        """The best k rows for some of the queries."""
+        parts = [self._rank_segment(number, some, k) for number in range(len(self._searchers))]
+        begins = self._snapshot.begins[:-1].tolist()
+        return [
+            joined([rankings[query] for rankings in parts], begins, k)
+            for query in range(some.stop - some.start)
+        ]
+
+    def _rank_segment(self, number: int, some: slice, k: int) -> list[Ranking]:
+        """As `_rank`, in one segment."""
+        request, mask = self._request, self._masks[number]
+        words = None if self._words is None else self._words.segment(number)[some]
+        if self._queries is not None:
+            weight = request.weight(self._snapshot.manifest.alpha)
+            return self._searchers[number].search(
+                self._queries[some], k, request.method, weight, request.min_score, mask, words
+            )
+        assert words is not None
+        ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))
+        return [cut_below(ranking, request.min_score) for ranking in ranked]
+
+    def _best_passages(self, query: int, k: int) -> Hits:
+        """The k best documents, each by its best passage: passages are ranked deeper and deeper
+        until k documents are among them, or all passages are."""
+        depth = 4 * k
+        while True:
+            ranking = self._rank(slice(query, query + 1), depth)[0]
+            stored = self._stored(ranking.rows)
+            positions: dict[tuple[int, int], int] = {}
+            for position, row in enumerate(ranking.rows):
+                segment, document = stored[int(row)]
+                positions.setdefault((segment, document.number), position)
+            if len(positions) >= k or len(ranking.rows) < depth:
+                best = np.fromiter(positions.values(), dtype=np.int64)[:k]
+                best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(best_documents, query)
+            depth *= 4
+
+    def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
+        """Row of the index → (its segment, its document, whose rows are those of the segment)."""
+        documents: dict[int, Match] = {}
+        begins = self._snapshot.begins
+        numbers = np.searchsorted(begins, rows, side="right") - 1
+        for segment in np.unique(numbers):
+            begin = int(begins[segment])
+            wanted = [
+                int(row) - begin
+                for row, segment_of_row in zip(rows, numbers, strict=True)
+                if segment_of_row == segment
+            ]
+            for row, document in self._snapshot.segments[segment].documents.at_rows(wanted).items():
+                documents[begin + row] = int(segment), document
+        return documents
+
+    def _matches(self, ranking: Ranking, query: int) -> list[WordMatch | None]:
+        """What each row of a ranking owes to words; None where these do not count."""
+        matches: list[WordMatch | None] = [None] * len(ranking.rows)
+        if self._words is not None:
+            begins = self._snapshot.begins
+            segments = np.searchsorted(begins, ranking.rows, side="right") - 1
+            for segment in np.unique(segments):
+                places = np.flatnonzero(segments == segment)
+                rows = ranking.rows[places] - begins[segment]
+                found = self._words.matches(query, int(segment), rows)
+                for place, match in zip(places, found, strict=True):
+                    matches[place] = match
+        return matches
+
+    def _hits(self, ranking: Ranking, query: int) -> Hits:
+        stored, scores = self._stored(ranking.rows), ranking.scores
+        matches = self._matches(ranking, query)
+        split, hits = self._snapshot.manifest.chunk is not None, []
+        for position, row in enumerate(ranking.rows):
+            segment, document = stored[int(row)]
+            segment_row = int(row) - int(self._snapshot.begins[segment])
+            passage = document.name_at(segment_row) if split else None
+            hits.append(
+                Hit(
+                    rank=position + 1,
+                    id=passage if self._request.passages and passage else document.id,
+                    score=float(scores.score[position]),
+                    hs=_known(scores.hs[position]),
+                    rw=_known(scores.rw[position]),
+                    text=document.passage(segment_row),
+                    metadata=document.metadata,
+                    passage=passage,
+                    **_of_words(matches[position]),
+                )
+            )
+        return Hits(hits, ranking.exact)
+
+
+def _known(similarity: np.floating[Any]) -> float:
+    """A similarity; one that nobody looked at is the one NaN that equals itself in a tuple."""
+    return math.nan if np.isnan(similarity) else float(similarity)
+
+
+def _of_words(match: WordMatch | None) -> dict[str, Any]:
+    """The fields of a hit that words decide."""
+    if match is None:
+        return {}
+    return {"lexical": match.share, "bm25": match.bm25, "words": match.words}

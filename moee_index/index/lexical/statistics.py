@@ -1,0 +1,113 @@
+"""What BM25 needs to know of an opened index: how many rows count, how long they are on average,
+and in how many of them a word is.
+
+All of it is over the rows that count, of all segments together, so that scores are those of an
+index built anew from the same documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.index.lexical.postings import Postings, Span
+from moee_index.index.lexical.words import Words, chunks, surfaces
+
+Mask = npt.NDArray[np.bool_]
+# Terms whose postings are remembered; a version of an index never changes.
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word of a query. surfaces: how the query has it, each with its place there; weight: its
+    idf times how often the query has it; found: its postings in each segment; frequency: rows that
+    count and hold it."""
+
+    term: str
+    surfaces: tuple[tuple[int, str], ...]
+    weight: float
+    found: Sequence[Span | None]
+    frequency: int
+
+
+@dataclass(frozen=True, eq=False)
+class OpenWords:
+    """The postings of one segment. live: bool [rows], which rows count; None where all do."""
+
+    postings: Postings
+    live: Mask | None
+
+    def frequency(self, span: Span | None) -> int:
+        """In how many rows that count a term is."""
+        if span is None:
+            return 0
+        if self.live is None:
+            return span[1] - span[0]
+        return int(np.count_nonzero(self.live[self.postings.rows(span)]))
+
+
+class Statistics:
+    """Of the postings of one opened index, and its words. Used from any thread."""
+
+    def __init__(self, segments: Sequence[OpenWords], words: Words) -> None:
+        self.segments = segments
+        self._words = words
+        self._found: dict[str, tuple[Sequence[Span | None], int]] = {}
+
+    @cached_property
+    def _totals(self) -> tuple[int, int]:
+        rows = words = 0
+        for segment in self.segments:
+            lengths = segment.postings.lengths
+            lengths = lengths if segment.live is None else lengths[segment.live]
+            rows += len(lengths)
+            words += int(lengths.sum(dtype=np.int64))
+        return rows, words
+
+    @property
+    def rows(self) -> int:
+        """Rows that count."""
+        return self._totals[0]
+
+    @property
+    def words(self) -> int:
+        """Words of all rows that count."""
+        return self._totals[1]
+
+    @property
+    def average(self) -> float:
+        """Words of a row on average; 1 where there are none."""
+        rows, words = self._totals
+        return words / rows if words else 1.0
+
+    def terms(self, text: str) -> list[Term]:
+        """The words of a query that some row holds, the rarest first: the order in which they are
+        added up, whatever the segments."""
+        written: dict[str, list[tuple[int, str]]] = {}
+        forms = (surface for chunk in chunks(text) for surface in surfaces(chunk))
+        for place, surface in enumerate(forms):
+            written.setdefault(self._words.stemmed(surface), []).append((place, surface))
+        terms = []
+        for term, places in written.items():
+            found, frequency = self._look_up(term)
+            if frequency:
+                idf = math.log1p((self.rows - frequency + 0.5) / (frequency + 0.5))
+                terms.append(Term(term, tuple(places), idf * len(places), found, frequency))
+        return sorted(terms, key=lambda term: (term.frequency, term.term))
+
+    def _look_up(self, term: str) -> tuple[Sequence[Span | None], int]:
+        known = self._found.get(term)
+        if known is None:
+            found = [segment.postings.find(term) for segment in self.segments]
+            pairs = zip(self.segments, found, strict=True)
+            known = found, sum(segment.frequency(span) for segment, span in pairs)
+            if len(self._found) >= _REMEMBERED:
+                self._found = {}
+            self._found[term] = known
+        return known
