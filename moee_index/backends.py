@@ -165,14 +165,29 @@ def has_avx512bf16() -> bool:
     return bool(capabilities.get("avx512_bf16"))
 
 
+_embeds = True
+
+
+def embed_nothing() -> None:
+    """Say that this process runs no model: FAISS is then imported without torch, which takes a
+    second. Should torch be needed after all, it is imported, and with it a second runtime."""
+    global _embeds
+    _embeds = False
+
+
+def torch_in_use() -> ModuleType | None:
+    """torch; None where this process needs none and has not imported it."""
+    return load_torch() if _embeds or "torch" in sys.modules else None
+
+
 @cache
 def load_faiss() -> ModuleType:
-    """faiss, imported after torch, so that both share one OpenMP runtime.
+    """faiss, imported after torch, so that both share one OpenMP runtime, but see `embed_nothing`.
 
     Raises LibraryError where the installed release has not what is used of it (the scanner of
     search/kernels.py not counted, which has a substitute).
     """
-    load_torch()
+    torch_in_use()
     if sys.platform == "darwin":
         # Both wheels bring LLVM's runtime there, and the second one that is loaded would abort.
         os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")

@@ -35,7 +35,7 @@ def check_formats(as_json: bool, trec: bool) -> None:
 
 
 def print_hits(
-    query: str,
+    query: str | None,
     query_id: str | None,
     hits: Sequence[Hit],
     details: dict[str, Any],
@@ -43,7 +43,8 @@ def print_hits(
     as_json: bool,
     trec: bool,
 ) -> None:
-    """The answer to one query in the format that was asked for.
+    """The answer to one query in the format that was asked for; a query without text is that of
+    the document query_id, which a run names alone.
 
     details: what stands between query and hits in JSON (index, method, alpha, exact, took_ms).
     """
@@ -51,7 +52,7 @@ def print_hits(
         print_json(
             {
                 "query": query,
-                "query_id": query_id,
+                "query_id": query_id if query is not None else None,
                 **details,
                 "hits": [_fields(hit) for hit in hits],
             }
@@ -62,7 +63,7 @@ def print_hits(
         for hit in hits:
             print_line(run_line(query_id or "1", hit.id, hit.rank, hit.score))
     else:
-        _print_table(query, hits, details)
+        _print_table(f"like {query_id}" if query is None else query, hits, details)
 
 
 def _fields(hit: Hit) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from moee_index.cli.output import check_formats, print_hits
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
+    from moee_index.index.search.request import SearchRequest
     from moee_index.types import Query
 
 # Queries of a file that are embedded and searched together.
@@ -51,6 +53,12 @@ BLOCK = 64
     help="Queries from a file: JSON lines (BEIR's), CSV, id<TAB>text, TREC topics, or one a line.",
 )
 @click.option(
+    "--like",
+    type=TEXT,
+    metavar="ID",
+    help="More like this document of the index, itself left out; no model is loaded.",
+)
+@click.option(
     "--filter",
     "condition",
     type=TEXT,
@@ -73,6 +81,7 @@ def command(
     index: Path | None,
     k: int,
     queries: str | None,
+    like: str | None,
     min_score: float | None,
     condition: str | None,
     passages: bool,
@@ -95,6 +104,10 @@ def command(
     check_formats(as_json, trec)
     if text and queries is not None:
         raise click.UsageError("give the queries as TEXT or with --queries, not both")
+    if like is not None and (text or queries is not None or lexical):
+        raise click.UsageError(
+            "--like asks by the vectors of a document: leave out TEXT, --queries and --lexical"
+        )
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
 
@@ -107,6 +120,13 @@ def command(
         k, method=method, alpha=alpha, filter=condition, min_score=min_score, passages=passages,
         lexical=lexical, k1=k1, b=b,
     )  # fmt: skip
+    if like is not None or lexical == 1:
+        from moee_index.backends import embed_nothing
+
+        embed_nothing()
+    if like is not None:
+        _print_like(console, index, request, like, as_json=as_json, trec=trec)
+        return
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
@@ -142,6 +162,35 @@ def command(
                 trec=trec,
             )
             sys.stdout.flush()
+
+
+def _print_like(
+    console: Console,
+    index: Path | None,
+    request: SearchRequest,
+    like: str,
+    *,
+    as_json: bool,
+    trec: bool,
+) -> None:
+    """Documents like one of them, in the form of an answer to a query; its id is the query's."""
+    from moee_index.index import Index
+
+    directory = choose_index(console, index)
+    with Index.open(directory) as opened:
+        if trec:
+            opened.snapshot.check_run_ids(request.filter)
+        started = time.perf_counter()
+        hits = opened.answer_like(request, like)
+        details = {
+            "index": str(directory),
+            "method": request.method,
+            "alpha": request.weight(opened.alpha),
+            "like": like,
+            "exact": hits.exact,
+            "took_ms": (time.perf_counter() - started) * 1000,
+        }
+    print_hits(None, like, hits, details, as_json=as_json, trec=trec)
 
 
 def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:

@@ -7,7 +7,9 @@ Which rows of a segment are best is search/pair's, by words alone lexical/scores
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +18,9 @@ from moee_index.errors import MisuseError
 from moee_index.fusion import UnitVectors, unit_vectors
 from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joined
 from moee_index.index.search.request import SearchRequest
-from moee_index.index.segment import Match
+from moee_index.index.segment import Mask, Match, find_live
 from moee_index.index.snapshot import Snapshot
-from moee_index.text import check_texts
+from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings, Hit
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
@@ -35,7 +37,8 @@ class Hits(list[Hit]):
 
 class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
-    alone count; texts: of the queries, may be None where words do not count.
+    alone count; texts: of the queries, may be None where words do not count; without: a document
+    that is no hit.
 
     Raises MisuseError where a text is missing.
     """
@@ -47,11 +50,14 @@ class Search:
         request: SearchRequest,
         embeddings: Embeddings | None,
         texts: Sequence[str] | None,
+        without: Match | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._searchers = searchers
         self._request = request
         self._masks = snapshot.masks(request.filter)
+        if without is not None:
+            self._masks = _masked(snapshot, self._masks, without)
         self._words = self._word_scores(embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
@@ -174,6 +180,53 @@ class Search:
                 )
             )
         return Hits(hits, ranking.exact)
+
+
+def more_like(
+    snapshot: Snapshot,
+    searchers: Sequence[PairSearcher],
+    request: SearchRequest,
+    identifier: str,
+) -> Hits:
+    """The documents that are most like one of them, itself left out. Its stored rows are the
+    queries; of a document that was split each passage is one, and the best counts.
+
+    Raises MisuseError for an id that is not there.
+    """
+    match = find_live(snapshot.segments, [identifier]).get(identifier)
+    if match is None:
+        raise MisuseError(f"{snapshot.directory} has no document {shown(identifier)!r}")
+    rows = slice(match[1].rows.start, match[1].rows.stop)
+    embeddings = snapshot.segments[match[0]].raw.take(rows)
+    answers = Search(snapshot, searchers, request, embeddings, None, match).hits()
+    best: dict[str, Hit] = {}
+    for hit in sorted(chain.from_iterable(answers), key=lambda hit: -hit.score):
+        best.setdefault(hit.id, hit)
+    places = _places(snapshot, best.keys())
+    order = sorted(best.values(), key=lambda hit: (-hit.score, places[hit.id]))[: request.k]
+    ranked = [replace(hit, rank=rank) for rank, hit in enumerate(order, 1)]
+    return Hits(ranked, all(answer.exact for answer in answers))
+
+
+def _places(snapshot: Snapshot, names: Collection[str]) -> dict[str, tuple[int, int, int]]:
+    """Where documents, and passages by their names, stand in the order of the index."""
+    found = find_live(snapshot.segments, list(names))
+    places = {name: (segment, document.number, 0) for name, (segment, document) in found.items()}
+    owners = {name: name.rpartition("#") for name in names if name not in places}
+    found = find_live(snapshot.segments, [owner for owner, _, _ in owners.values()])
+    for name, (owner, _, passage) in owners.items():
+        places[name] = found[owner][0], found[owner][1].number, int(passage)
+    return places
+
+
+def _masked(snapshot: Snapshot, masks: Sequence[Mask | None], without: Match) -> list[Mask | None]:
+    """Masks that leave out a document besides."""
+    number, document = without
+    mask = masks[number]
+    rows = snapshot.segments[number].entry.rows
+    mask = np.ones(rows, dtype=bool) if mask is None else mask.copy()
+    mask[document.rows.start : document.rows.stop] = False
+    return [*masks[:number], mask, *masks[number + 1 :]]
 
 
 def _known(similarity: np.floating[Any]) -> float:

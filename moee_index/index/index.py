@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer
-from moee_index.index.hits import Hits, Search
+from moee_index.index.hits import Hits, Search, more_like
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
 from moee_index.index.model_path import located
@@ -354,6 +354,33 @@ class Index:
             lexical=lexical, k1=k1, b=b,
         )  # fmt: skip
         return self.answer(request, embeddings, texts)
+
+    def like(
+        self,
+        identifier: str,
+        k: int = 10,
+        *,
+        method: Method = "sum",
+        alpha: float | None = None,
+        filter: str | Filter | None = None,
+        min_score: float | None = None,
+        passages: bool = False,
+    ) -> Hits:
+        """The k documents most like one of the index, itself left out, from its stored vectors: no
+        text is embedded. Of a document that was split each passage is a query, and the best counts.
+
+        Raises MisuseError for an id that is not there; what `search` raises for the rest.
+        """
+        request = SearchRequest.checked(
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
+        )
+        return self.answer_like(request, identifier)
+
+    def answer_like(self, request: SearchRequest, identifier: str) -> Hits:
+        """As `like`, for a request that is checked already."""
+        with self.held():
+            name = check_text(identifier, "the id")
+            return more_like(self.snapshot, self._searchers, request, name)
 
     def check_lexical(self, weight: float) -> None:
         """Raises MisuseError where words are to count and the index has no postings."""

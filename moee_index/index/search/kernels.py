@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from moee_index.backends import load_faiss
+from moee_index.backends import load_faiss, torch_in_use
 from moee_index.index.search import bfloat16_scan as rough
 from moee_index.index.store.checksums import CheckedCodes, Codes
 from moee_index.index.store.rows import RowNumbers
+from moee_index.limits import processor_limit
 from moee_index.types import FloatArray
 
 # Up to so many queries FAISS's scanner, which converts the codes for each, beats a product in
@@ -50,13 +51,14 @@ Job = tuple[Scan, CheckedCodes, "range | RowNumbers", FloatArray, FloatArray]
 
 
 class Scanner:
-    """Scans blocks of codes with as many threads as torch uses, which all callers share. Used from
+    """Scans blocks of codes with as many threads as torch uses (without it, as this process may),
+    which all callers share. Used from
     any thread; closed when no call is in flight."""
 
     def __init__(self) -> None:
-        import torch
-
-        self._threads = max(1, torch.get_num_threads())
+        torch = torch_in_use()
+        threads = processor_limit().value if torch is None else torch.get_num_threads()
+        self._threads = max(1, threads)
         self._starting = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -131,10 +133,8 @@ def _alone() -> None:
     The number of threads is each thread's own in OpenMP. `torch.set_num_threads` would set MKL's
     for all threads as well, so FAISS, which shares torch's OpenMP, is asked.
     """
-    import torch
-
-    # Torch's first look in a thread would undo it.
-    torch.get_num_threads()
+    if (torch := torch_in_use()) is not None:
+        torch.get_num_threads()  # its first look in a thread would undo what follows
     load_faiss().omp_set_num_threads(1)
 
 
