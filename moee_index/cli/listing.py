@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from moee_index.cli.options import TEXT, json_option
-from moee_index.cli.output import print_json
+from moee_index.cli.output import print_facets, print_json
 from moee_index.cli.streams import say
 from moee_index.errors import counted
 from moee_index.text import cut, escaped, one_line
 
 if TYPE_CHECKING:
-    from moee_index.index.listing import Facet
     from moee_index.index.store.document_reader import StoredDocument
-
-# Values of a field that are shown to people.
-_SHOWN = 40
 
 
 @click.command("list")
@@ -89,25 +84,3 @@ def _print(document: StoredDocument, as_json: bool) -> None:
     title = f"{document.title} · " if document.title else ""
     room = max(20, width - len(start))
     say(start + cut(one_line(f"{title}{document.text[: 8 * room]}"), room))
-
-
-def print_facets(facets: list[Facet], as_json: bool) -> None:
-    """The counts of some fields: a JSON line a field, or a column for people."""
-    for facet in facets:
-        if as_json:
-            print_json(facet_fields(facet))
-            continue
-        say(facet.field)
-        for value, count in facet.counts[:_SHOWN]:
-            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            say(f"{count:>9}  {cut(one_line(shown), 80)}")
-        if len(facet.counts) > _SHOWN:
-            say(f"{'':>9}  and {counted(len(facet.counts) - _SHOWN, 'value')} more")
-        if facet.missing:
-            say(f"{facet.missing:>9}  without the field")
-
-
-def facet_fields(facet: Facet) -> dict[str, Any]:
-    """A facet as JSON has it."""
-    values = [{"value": value, "count": count} for value, count in facet.counts]
-    return {"field": facet.field, "values": values, "missing": facet.missing}

@@ -16,11 +16,14 @@ from moee_index.text import cut, escaped, one_line
 
 if TYPE_CHECKING:
     from moee_index.index import ChangeReport
+    from moee_index.index.listing import Facet
     from moee_index.types import Hit
 
 
 # Characters of a text that are looked at for each one that is shown: blanks are squeezed.
 _LOOKED_AT = 8
+# Values of a field that are shown to people.
+_VALUES = 40
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -120,3 +123,25 @@ def _parts(hit: Hit) -> str:
     """What a score is made of: similarities, and words where they count."""
     parts = "" if math.isnan(hit.hs) else f"hs {hit.hs:+.3f}  rw {hit.rw:+.3f}  "
     return parts if hit.lexical is None else f"{parts}words {hit.lexical:.3f}  "
+
+
+def print_facets(facets: list[Facet], as_json: bool) -> None:
+    """The counts of some fields: a JSON line a field, or a column for people."""
+    for facet in facets:
+        if as_json:
+            print_json(facet_fields(facet))
+            continue
+        say(facet.field)
+        for value, count in facet.counts[:_VALUES]:
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            say(f"{count:>9}  {cut(one_line(shown), 80)}")
+        if len(facet.counts) > _VALUES:
+            say(f"{'':>9}  and {counted(len(facet.counts) - _VALUES, 'value')} more")
+        if facet.missing:
+            say(f"{facet.missing:>9}  without the field")
+
+
+def facet_fields(facet: Facet) -> dict[str, Any]:
+    """A facet as JSON has it."""
+    values = [{"value": value, "count": count} for value, count in facet.counts]
+    return {"field": facet.field, "values": values, "missing": facet.missing}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ from moee_index.cli.options import (
     search_options,
     split_model_options,
 )
-from moee_index.cli.output import check_formats, print_hits
+from moee_index.cli.output import check_formats, facet_fields, print_facets, print_hits
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
+    from moee_index.index import Index
+    from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
     from moee_index.types import Query
 
@@ -68,6 +71,22 @@ BLOCK = 64
 @click.option(
     "--passages", is_flag=True, help="Every passage of a split document is a hit of its own."
 )
+@click.option(
+    "--offset",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Leave out the first N hits: the next page of an answer.",
+)
+@click.option(
+    "--facet",
+    "facets",
+    type=TEXT,
+    multiple=True,
+    metavar="FIELD",
+    help="Also count the documents that --filter leaves by their values in a field. May be given "
+    "several times.",
+)
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @lexical_options
@@ -85,6 +104,8 @@ def command(
     min_score: float | None,
     condition: str | None,
     passages: bool,
+    offset: int,
+    facets: tuple[str, ...],
     method: Method,
     alpha: float | None,
     lexical: float,
@@ -117,15 +138,18 @@ def command(
 
     # Anything wrong with the request is reported before anything is loaded.
     request = SearchRequest.checked(
-        k, method=method, alpha=alpha, filter=condition, min_score=min_score, passages=passages,
-        lexical=lexical, k1=k1, b=b,
+        k + offset, method=method, alpha=alpha, filter=condition, min_score=min_score,
+        passages=passages, lexical=lexical, k1=k1, b=b,
     )  # fmt: skip
+    if trec and facets:
+        raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
     if like is not None or lexical == 1:
         from moee_index.backends import embed_nothing
 
         embed_nothing()
     if like is not None:
-        _print_like(console, index, request, like, as_json=as_json, trec=trec)
+        page = Page(offset, facets, as_json, trec)
+        _print_like(console, index, request, like, page)
         return
     source = "-" if queries is None and not text else queries
     if source is not None:
@@ -135,6 +159,8 @@ def command(
     with Index.open(directory) as opened:
         opened.check_filter(request.filter)
         opened.check_lexical(request.lexical)
+        page = Page(offset, facets, as_json, trec)
+        counts = page.count(opened, request)
         if trec:
             opened.snapshot.check_run_ids(request.filter)
             _check_ids(source)
@@ -149,6 +175,7 @@ def command(
             "method": method,
             "alpha": request.weight(opened.alpha),
         }
+        more = page.fields(counts)
         if request.lexical:
             # Only where it was asked for: scripts rely on the fields above.
             details["lexical"] = request.lexical
@@ -156,29 +183,52 @@ def command(
             print_hits(
                 answer.query.text,
                 answer.query.id if queries is not None or trec else None,
-                answer.hits,
-                {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000},
+                answer.hits[offset:],
+                {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
                 as_json=as_json,
                 trec=trec,
             )
             sys.stdout.flush()
+    page.print_counts(counts)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which hits are shown, what is counted besides, and in what form."""
+
+    offset: int
+    facets: tuple[str, ...]
+    as_json: bool
+    trec: bool
+
+    def count(self, opened: Index, request: SearchRequest) -> list[Facet]:
+        """The documents that the filter leaves, counted by the fields that are asked for."""
+        if not self.facets:
+            return []
+        from moee_index.index.listing import count_values
+
+        return count_values(opened.snapshot, self.facets, request.filter)
+
+    def fields(self, counts: list[Facet]) -> dict[str, Any]:
+        """The counts as a part of an answer in JSON, where any are asked for."""
+        return {"facets": [facet_fields(facet) for facet in counts]} if counts else {}
+
+    def print_counts(self, counts: list[Facet]) -> None:
+        """The counts for people, once behind all answers."""
+        if not self.as_json:
+            print_facets(counts, False)
 
 
 def _print_like(
-    console: Console,
-    index: Path | None,
-    request: SearchRequest,
-    like: str,
-    *,
-    as_json: bool,
-    trec: bool,
+    console: Console, index: Path | None, request: SearchRequest, like: str, page: Page
 ) -> None:
     """Documents like one of them, in the form of an answer to a query; its id is the query's."""
     from moee_index.index import Index
 
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
-        if trec:
+        counts = page.count(opened, request)
+        if page.trec:
             opened.snapshot.check_run_ids(request.filter)
         started = time.perf_counter()
         hits = opened.answer_like(request, like)
@@ -189,8 +239,11 @@ def _print_like(
             "like": like,
             "exact": hits.exact,
             "took_ms": (time.perf_counter() - started) * 1000,
+            **page.fields(counts),
         }
-    print_hits(None, like, hits, details, as_json=as_json, trec=trec)
+    hits_shown = hits[page.offset :]
+    print_hits(None, like, hits_shown, details, as_json=page.as_json, trec=page.trec)
+    page.print_counts(counts)
 
 
 def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:

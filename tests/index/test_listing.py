@@ -217,3 +217,25 @@ def test_delete_asks_before_it_deletes_by_filter(small: str) -> None:
     assert "2 deleted, 2 documents" in deleted.stdout
     both = run("delete", small, "d1", "--filter", "exists(tags)", status=2)
     assert "or a --filter" in one_line_error(both)
+
+
+def test_a_query_counts_and_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [{"id": f"d{n}", "text": f"ships {n}", "kind": "ab"[n % 2]} for n in range(5)]
+    Path("c.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    run("-q", "build", "c.jsonl", "--index", "i")
+    query = ("query", "ships", "--index", "i", "--json")
+    whole = json.loads(run(*query).stdout)["hits"]
+    page = json.loads(run(*query, "--offset", 2, "-k", 2, "--facet", "kind").stdout)
+    assert [hit["id"] for hit in page["hits"]] == [hit["id"] for hit in whole[2:4]]
+    assert [hit["rank"] for hit in page["hits"]] == [3, 4]
+    counted = {value["value"]: value["count"] for value in page["facets"][0]["values"]}
+    assert counted == {"a": 3, "b": 2}
+    left = run(*query[:-1], "--facet", "kind", "--filter", 'kind = "b"').stdout
+    assert left.endswith("kind\n        2  b\n")
+    assert json.loads(run(*query, "--offset", 9).stdout)["hits"] == []
+    liked = json.loads(run("query", "--index", "i", "--json", "--like", "d0", "--offset", 1).stdout)
+    assert [hit["rank"] for hit in liked["hits"]] == [2, 3, 4]
+    refused = run(*query[:-1], "--facet", "zz", status=2)
+    assert "no document has the field 'zz'" in one_line_error(refused)
+    assert "no counts" in one_line_error(run(*query[:-1], "--trec", "--facet", "kind", status=2))
