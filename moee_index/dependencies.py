@@ -16,6 +16,7 @@ from moee_index.errors import LibraryError, first_line
 
 # The newest releases that all tests passed with. Older ones work from pyproject's bounds on.
 TESTED = {
+    "beautifulsoup4": "4.15.0",
     "bitsandbytes": "0.50.2",
     "click": "8.5.1",
     "datasets": "5.2.0",
@@ -24,6 +25,7 @@ TESTED = {
     "jinja2": "3.1.6",
     "mteb": "2.26.24",
     "numpy": "2.4.6",
+    "pathspec": "1.1.1",
     "platformdirs": "4.14.8",
     "pyarrow": "26.0.1",
     "pytrec-eval-terrier": "0.5.11",
