@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
 from moee_index.encode.chunking import SECTION, divide, divide_long
-from moee_index.encode.options import resolve_options
+from moee_index.encode.options import check_count, resolve_options
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
@@ -152,6 +152,8 @@ class Encoder:
         """Load a checkpoint that was found: RunOptions, and what `resolve_options` takes. built:
         the options are those of an index that is there."""
         tell = notify or ignore
+        for flag, count in (("--batch-tokens", batch_tokens), ("--threads", threads)):
+            check_count(flag, count)
         options = resolve_options(checkpoint, asked, built=built)
         bits = options.bits
         if checkpoint.quantization is not None and bits != 4:
@@ -370,9 +372,7 @@ class Encoder:
 
 def _batch_tokens(requested: int | None, running: RunningModel) -> tuple[int, str]:
     """Tokens in a batch, and the reason."""
-    if requested:
-        if requested < 1:
-            raise MisuseError(f"--batch-tokens {requested} must be at least 1")
+    if requested is not None:
         return requested, "as requested"
     cpu = running.device.value.type == "cpu"
     return CPU_BATCH_TOKENS if cpu else CUDA_BATCH_TOKENS, "large enough for the kernels' full rate"

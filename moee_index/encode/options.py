@@ -108,3 +108,9 @@ def _within_positions(checkpoint: Checkpoint, tokens: int, requested: Mapping[st
             f"positions that the model has ({where}); lower it"
         )
     return most
+
+
+def check_count(flag: str, value: object) -> None:
+    """Raises MisuseError for what is neither left open (None) nor a whole number above 0."""
+    if value is not None and not (is_count(value) and value >= 1):
+        raise MisuseError(f"{flag} is {value!r}; it must be a whole number, at least 1")

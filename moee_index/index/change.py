@@ -22,6 +22,7 @@ from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import add_lexical, join_lexical
+from moee_index.index.search.request import as_filter
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.snapshot import Selector
 from moee_index.index.store.faiss_files import FLAT, check_index_type
@@ -112,11 +113,14 @@ def delete_matching(directory: str | Path, filter: str | Filter) -> ChangeReport
 
     Raises FilterError and what `changing` raises.
     """
-    directory = Path(directory)
+    condition = as_filter(filter)
+    if condition is None:
+        raise MisuseError("a filter says which documents are deleted, and none is given")
+    directory = index_directory(directory)
     with changing(directory) as (manifest, segments):
         masks = [
             np.zeros(segment.entry.rows, dtype=bool) if mask is None else mask
-            for segment, mask in zip(segments, Selector(segments).masks(filter), strict=True)
+            for segment, mask in zip(segments, Selector(segments).masks(condition), strict=True)
         ]
         counts = [
             int(mask[segment.fields.firsts].sum())

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import moee_index
 import moee_index.bench
 from moee_index import Encoder
+from moee_index.errors import MisuseError
 from moee_index.index import Index
 from moee_index.index.store.manifest import Building
 from moee_index.types import Document
@@ -24,6 +27,7 @@ from moee_index.cli.options import MODEL_KEYS, model_options
 from moee_index.model.checkpoint.find import DEFAULT_KEYS, find_checkpoint
 from moee_index.encode.encoder import Encoder
 from moee_index.encode.options import resolve_options
+from moee_index.errors import MisuseError
 from moee_index.errors import MisuseError
 from moee_index.index import Index
 from moee_index.index.store.manifest import Building
@@ -94,3 +98,16 @@ def test_a_tenth_option_is_one_field(tmp_path: Path) -> None:
     )
     assert look.returncode == 0, look.stderr
     assert look.stdout.startswith(str(package))
+
+
+@pytest.mark.parametrize("count", ["2", 0, -1, 1.5, True])
+@pytest.mark.parametrize("name", ["threads", "batch_tokens"])
+def test_counts_are_whole_numbers(name: str, count: object) -> None:
+    flag = name.replace("_", "-")
+    with pytest.raises(MisuseError, match=rf"--{flag} is .* a whole number, at least 1"):
+        Encoder.load(**{name: count})  # type: ignore[arg-type]
+
+
+def test_a_model_is_a_path_or_a_name() -> None:
+    with pytest.raises(MisuseError, match="--model is of type int"):
+        Encoder.load(3)  # type: ignore[arg-type]

@@ -239,3 +239,13 @@ def test_a_query_counts_and_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     refused = run(*query[:-1], "--facet", "zz", status=2)
     assert "no document has the field 'zz'" in one_line_error(refused)
     assert "no counts" in one_line_error(run(*query[:-1], "--trec", "--facet", "kind", status=2))
+
+
+def test_no_filter_deletes_nothing(small: str) -> None:
+    run("delete", small, "d1")
+    for nothing in (None, "", " ", 3):
+        with pytest.raises(MisuseError):
+            delete_matching(small, nothing)  # type: ignore[arg-type]
+    with Index.open(small) as index:
+        assert len(index) == 3
+    assert "filter" in one_line_error(run("delete", small, "--filter", "", "--yes", status=2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import stat
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -128,6 +129,8 @@ def find_checkpoint(
     Raises ModelError if there is none, or if it has no safetensors or no config; MisuseError for an
     empty name, or a revision of a directory.
     """
+    if not isinstance(model, str | os.PathLike | None):
+        raise MisuseError(f"--model is of type {type(model).__name__}; it is a path or a hub id")
     if model is None or str(model) == BUNDLED:
         return open_checkpoint(bundled_path(), name=BUNDLED)
     if not str(model).strip():
