@@ -91,6 +91,9 @@ def test_postings_hold_what_the_texts_do(
         whole = written(held)
         patch.setattr(runs, "_WORDS", words_of_a_run)
         assert written(held) == whole
+        # Long texts are counted by themselves, in the same places.
+        patch.setattr(runs, "_LONG", data.draw(st.integers(0, 200), "long"))
+        assert written(held) == whole
         postings = opened(whole, folder, len(held))
         counts = [Counter(Words().terms(text)) for text in held]
         assert postings.lengths.tolist() == [count.total() for count in counts]

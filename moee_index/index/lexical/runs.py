@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -23,6 +24,9 @@ from moee_index.index.lexical.words import Words, chunks, pieces, recurs
 # Words of a run, which take up to 30 bytes each until it is sorted; and terms.
 _WORDS = 1 << 22
 _TERMS = 1 << 20
+# Characters of a text that is counted by itself: sorting its words one by one takes longer than
+# finding them.
+_LONG = 1 << 24
 # Postings that are looked at together.
 AT_A_TIME = 1 << 21
 RowMap = npt.NDArray[np.int64]
@@ -177,14 +181,41 @@ class Runs:
 
     def add(self, text: str) -> None:
         """The next row."""
+        if len(text) >= _LONG:
+            self._add_long(text)
+            return
         before = len(self._found)
         for piece in pieces(text):
             ids = map(self._ids.__getitem__, chunks(piece))
             self._found.extend(chain.from_iterable(ids))
         self.lengths.append(len(self._found) - before)
         if len(self._found) >= _WORDS or len(self._ids.terms) >= _TERMS:
+            self._end_run()
+
+    def _add_long(self, text: str) -> None:
+        """The next row, in a run of its own."""
+        self._end_run()
+        found: Counter[str] = Counter()
+        for piece in pieces(text):
+            found.update(chunks(piece))
+        times: Counter[str] = Counter()
+        for chunk, count in found.items():
+            for term in self._words.of_chunk(chunk):
+                times[term] += count
+        row = len(self.lengths)
+        self.lengths.append(times.total())
+        if times:
+            terms = sorted(times)
+            counts = np.fromiter(map(times.__getitem__, terms), np.int64, len(terms))
+            rows = np.full(len(terms), row, dtype=np.uint32)
+            sizes = np.ones(len(terms), dtype=np.int64)
+            self._runs.append(self._spilled(_arrays(terms, sizes, rows, counts)))
+        self._begin()
+
+    def _end_run(self) -> None:
+        if self._found:
             self._runs.append(self._spilled(self._sorted()))
-            self._begin()
+        self._begin()
 
     def finish(self) -> list[Run]:
         """All runs, until this object is closed."""
@@ -207,16 +238,8 @@ class Runs:
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         counts = np.diff(np.concatenate([starts, [len(keys)]]))
         keys = keys[starts]
-        places = np.flatnonzero(counts >= MOST)
-        encoded = [term.encode() for term in terms]
-        return (
-            np.frombuffer(b"".join(encoded), dtype=np.uint8),
-            np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded))),
-            np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(terms)),
-            (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32),
-            np.minimum(counts, MOST).astype(np.uint8),
-            np.stack([places, counts[places]], axis=1),
-        )
+        sizes = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(terms))
+        return _arrays(terms, sizes, (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32), counts)
 
     def _spilled(self, arrays: tuple[npt.NDArray[Any], ...]) -> TextRun:
         if self._file is None:
@@ -232,3 +255,19 @@ class Runs:
                 else values
             )
         return TextRun(*mapped)
+
+
+def _arrays(
+    terms: list[str], sizes: npt.NDArray[np.int64], rows: Numbers, counts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[Any], ...]:
+    """The arguments of a TextRun: sorted terms, how many postings each has, and these."""
+    places = np.flatnonzero(counts >= MOST)
+    encoded = [term.encode() for term in terms]
+    return (
+        np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded))),
+        sizes,
+        rows,
+        np.minimum(counts, MOST).astype(np.uint8),
+        np.stack([places, counts[places]], axis=1),
+    )
