@@ -8,7 +8,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moee_index.errors import MisuseError
@@ -167,3 +167,14 @@ def test_speed() -> None:
     began = time.process_time()
     words.terms(text)
     assert len(text.encode()) / 1e6 / (time.process_time() - began) > 0.5
+
+
+ODD = ("a", "é", "日本", "\u0301", "\u00a8", "\ufdfa", "5", ",", "-", "+", "#", "_", " ", "\u2003")
+
+
+@settings(max_examples=1000)
+@given(st.text() | st.lists(st.sampled_from([*ODD, "\x1c", "\u200b", "'"])).map("".join))
+def test_words_do_not_reach_across_blanks(text: str) -> None:
+    words = Words("en")
+    apart = [term for token in text.split() for term in words.terms(token)]
+    assert apart == words.terms(text)

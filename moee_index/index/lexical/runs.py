@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.index.lexical.postings import MOST, Numbers, Postings
-from moee_index.index.lexical.words import Words, chunks, pieces, recurs
+from moee_index.index.lexical.words import Words, pieces, recurs
 
 # Words of a run, which take up to 30 bytes each until it is sorted; and terms.
 _WORDS = 1 << 22
@@ -138,18 +138,19 @@ class SegmentRun:
 
 
 class _Ids(dict[str, tuple[int, ...]]):
-    """Chunk → the numbers of its words; new words get the next ones."""
+    """What stands between blanks → the numbers of its words; new words get the next ones. Texts
+    repeat most of it, so that few of it is looked through for words."""
 
     def __init__(self, words: Words) -> None:
         super().__init__()
         self._words = words
         self.terms: dict[str, int] = {}
 
-    def __missing__(self, chunk: str) -> tuple[int, ...]:
+    def __missing__(self, token: str) -> tuple[int, ...]:
         terms = self.terms
-        ids = tuple(terms.setdefault(term, len(terms)) for term in self._words.of_chunk(chunk))
-        if recurs(chunk):
-            self[chunk] = ids
+        ids = tuple(terms.setdefault(term, len(terms)) for term in self._words.terms(token))
+        if recurs(token):
+            self[token] = ids
         return ids
 
 
@@ -186,7 +187,7 @@ class Runs:
             return
         before = len(self._found)
         for piece in pieces(text):
-            ids = map(self._ids.__getitem__, chunks(piece))
+            ids = map(self._ids.__getitem__, piece.split())
             self._found.extend(chain.from_iterable(ids))
         self.lengths.append(len(self._found) - before)
         if len(self._found) >= _WORDS or len(self._ids.terms) >= _TERMS:
@@ -197,10 +198,10 @@ class Runs:
         self._end_run()
         found: Counter[str] = Counter()
         for piece in pieces(text):
-            found.update(chunks(piece))
+            found.update(piece.split())
         times: Counter[str] = Counter()
-        for chunk, count in found.items():
-            for term in self._words.of_chunk(chunk):
+        for token, count in found.items():
+            for term in self._words.terms(token):
                 times[term] += count
         row = len(self.lengths)
         self.lengths.append(times.total())
