@@ -64,6 +64,26 @@ def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield block
 
 
+def one(_item: object) -> int:
+    """The measure that counts items."""
+    return 1
+
+
+def filled(items: Iterable[T], *bounds: tuple[Callable[[T], int], int]) -> Iterator[list[T]]:
+    """Items in lists, each full as soon as the sum of one measure reaches its bound. bounds: a
+    measure of an item, and the sum that fills a list."""
+    block: list[T] = []
+    sums = [0] * len(bounds)
+    for item in items:
+        block.append(item)
+        sums = [held + measure(item) for held, (measure, _) in zip(sums, bounds, strict=True)]
+        if any(held >= bound for held, (_, bound) in zip(sums, bounds, strict=True)):
+            yield block
+            block, sums = [], [0] * len(bounds)
+    if block:
+        yield block
+
+
 def joined(title: str, text: str) -> str:
     """What is embedded of a passage, as of a whole document: title and text joined by one blank."""
     return f"{title} {text}" if title and text else title or text

@@ -46,8 +46,8 @@ def command(
     """Embed the new documents of CORPUS into INDEX, with the index's model and standardizer.
 
     A document that is there already is skipped; with --update one whose text has become empty is
-    taken out. Started again after an interruption it goes on
-    where it stopped; the index answers as before until everything is in.
+    taken out. Started again after an interruption it goes on where it stopped; the index answers as
+    before until everything is in.
     """
     reading, given = split_corpus_options(given)
     files = CorpusFiles(console, corpus, reading)

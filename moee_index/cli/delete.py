@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from moee_index.cli.options import TEXT, json_option
+from moee_index.cli.options import TEXT, filter_option, json_option
 from moee_index.cli.output import print_change
 from moee_index.errors import counted
 
@@ -16,13 +16,7 @@ from moee_index.errors import counted
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("ids", nargs=-1, metavar="[ID…]", type=TEXT)
 @click.option("--ids", "file", metavar="FILE|-", help="Ids from a file, one per line.")
-@click.option(
-    "--filter",
-    "condition",
-    type=TEXT,
-    metavar="EXPR",
-    help="Documents whose metadata match, as in `query`; needs --yes.",
-)
+@filter_option("Documents whose metadata match, as in `query`; needs --yes.")
 @click.option("--yes", is_flag=True, help="Delete what --filter matches without asking.")
 @click.option("--missing-ok", is_flag=True, help="Ignore ids that are not in the index.")
 @json_option

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moee_index.cli.console import Console
-from moee_index.cli.options import METHODS, TEXT, json_option
+from moee_index.cli.options import METHODS, filter_option, json_option
 from moee_index.cli.output import print_json
 from moee_index.cli.streams import say
 from moee_index.errors import counted
@@ -29,13 +29,7 @@ from moee_index.errors import counted
     "--raw", is_flag=True, help="Neither standardised nor normalised (hs, rw, concat, --parts)."
 )
 @click.option("--parts", is_flag=True, help="Two columns, hs and rw, instead of one vector.")
-@click.option(
-    "--filter",
-    "condition",
-    type=TEXT,
-    metavar="EXPR",
-    help="Only documents whose metadata match, as in `query`.",
-)
+@filter_option("Only documents whose metadata match, as in `query`.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @json_option
 @click.pass_obj

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from moee_index.cli.options import TEXT, json_option
-from moee_index.cli.output import print_facets, print_json
+from moee_index.cli.options import TEXT, filter_option, json_option
+from moee_index.cli.output import print_facets, print_json, say_document, terminal_width
 from moee_index.cli.streams import say
 from moee_index.errors import counted
-from moee_index.text import cut, escaped, one_line
+from moee_index.text import escaped
 
 if TYPE_CHECKING:
     from moee_index.index.store.document_reader import StoredDocument
@@ -20,13 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @click.argument("index", type=click.Path(path_type=Path))
-@click.option(
-    "--filter",
-    "condition",
-    type=TEXT,
-    metavar="EXPR",
-    help="Only documents whose metadata match, as in `query`.",
-)
+@filter_option("Only documents whose metadata match, as in `query`.")
 @click.option(
     "--sort",
     type=TEXT,
@@ -79,8 +72,4 @@ def _print(document: StoredDocument, as_json: bool) -> None:
     if as_json:
         print_json({"id": document.id, "text": document.text, "metadata": document.metadata})
         return
-    width = max(60, shutil.get_terminal_size((100, 20)).columns)
-    start = f"{escaped(document.id)}  "
-    title = f"{document.title} · " if document.title else ""
-    room = max(20, width - len(start))
-    say(start + cut(one_line(f"{title}{document.text[: 8 * room]}"), room))
+    say_document(f"{escaped(document.id)}  ", document.title, document.text, terminal_width())

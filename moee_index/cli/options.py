@@ -207,6 +207,11 @@ class NamesType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return value if isinstance(value, tuple) else tuple(value.split(",") if value else ())
 
 
+def filter_option(about: str) -> Callable[[F], F]:
+    """--filter, as `condition`."""
+    return click.option("--filter", "condition", type=TEXT, metavar="EXPR", help=about)
+
+
 def corpus_options(function: F) -> F:
     """--id-field and the other options of how a corpus is read; they come as CORPUS_KEYS."""
     for option in reversed(_CORPUS_OPTIONS):

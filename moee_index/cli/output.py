@@ -106,17 +106,25 @@ def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
 
 
 def _print_table(query: str, hits: Sequence[Hit], details: dict[str, Any]) -> None:
-    width = max(60, shutil.get_terminal_size((100, 20)).columns)
+    width = terminal_width()
     say(f"{cut(one_line(query), width)}   ({details['took_ms']:.0f} ms)")
     if not hits:
         say("  no hits")
     for hit in hits:
-        title = hit.metadata.get("title")
-        shown = f"{title} · {hit.text}" if isinstance(title, str) and title else hit.text
         start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{escaped(hit.id)}  "
-        room = max(20, width - len(start))
-        say(start + cut(one_line(shown[: _LOOKED_AT * room]), room))
+        say_document(start, hit.metadata.get("title"), hit.text, width)
     say()
+
+
+def terminal_width() -> int:
+    return max(60, shutil.get_terminal_size((100, 20)).columns)
+
+
+def say_document(start: str, title: object, text: str, width: int) -> None:
+    """A line for people: what stands before it, then the beginning of title and text."""
+    shown = f"{title} · {text}" if isinstance(title, str) and title else text
+    room = max(20, width - len(start))
+    say(start + cut(one_line(shown[: _LOOKED_AT * room]), room))
 
 
 def _parts(hit: Hit) -> str:

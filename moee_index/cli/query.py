@@ -15,6 +15,7 @@ from moee_index.cli.console import Console
 from moee_index.cli.options import (
     TEXT,
     choose_index,
+    filter_option,
     hit_output_options,
     lexical_options,
     load_encoder_of,
@@ -61,13 +62,7 @@ BLOCK = 64
     metavar="ID",
     help="More like this document of the index, itself left out; no model is loaded.",
 )
-@click.option(
-    "--filter",
-    "condition",
-    type=TEXT,
-    metavar="EXPR",
-    help="Only documents whose metadata match: 'lang = \"en\" and year >= 2020'.",
-)
+@filter_option("Only documents whose metadata match: 'lang = \"en\" and year >= 2020'.")
 @click.option(
     "--passages", is_flag=True, help="Every passage of a split document is a hit of its own."
 )

@@ -275,7 +275,10 @@ class Encoder:
 
         Raises MisuseError for what is no text.
         """
-        texts = check_texts(texts)
+        return self._planned(check_texts(texts), query)
+
+    def _planned(self, texts: Sequence[str], query: bool) -> Plan:
+        """As `plan`, of texts that are known to be some."""
         prompt = self._query_prompt if query else self._prompt
         tokenized = self._tokenizer.tokenize(texts, prompt)
         # Under mean pooling equal ids with different own tokens would give different embeddings.
@@ -359,14 +362,14 @@ class Encoder:
         starts = range(0, len(texts), WINDOW)
         with ThreadPoolExecutor(1) as pool:
             ahead = deque(
-                pool.submit(self.plan, texts[start : start + WINDOW], query=query)
+                pool.submit(self._planned, texts[start : start + WINDOW], query)
                 for start in starts[:1]
             )
             for number, start in enumerate(starts):
                 plan = ahead.popleft().result()
                 for later in starts[number + 1 : number + 2]:
                     window = texts[later : later + WINDOW]
-                    ahead.append(pool.submit(self.plan, window, query=query))
+                    ahead.append(pool.submit(self._planned, window, query))
                 yield start, plan
 
 

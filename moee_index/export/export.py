@@ -37,7 +37,7 @@ from moee_index.export.single_vectors import one_vectors
 from moee_index.fusion import Method, Standardizer, check_search, unit_vectors
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.text import escaped
-from moee_index.types import PARTS, Embeddings, FloatArray, Progress, ignore
+from moee_index.types import PARTS, Embeddings, FloatArray, Progress, filled, ignore, one
 
 if TYPE_CHECKING:
     from moee_index.index import Index
@@ -331,16 +331,7 @@ def _of(document: StoredDocument) -> Iterator[ExportRow]:
 
 def _blocks(index: Index, masks: list[Mask | None]) -> Iterator[list[_Row]]:
     """Rows together: so many, or fewer whose texts are long."""
-    block: list[_Row] = []
-    held = 0
-    for row in _rows(index, masks):
-        block.append(row)
-        held += _characters(row[2])
-        if len(block) == ROWS or held >= CHARACTERS:
-            yield block
-            block, held = [], 0
-    if block:
-        yield block
+    return filled(_rows(index, masks), (one, ROWS), (lambda row: _characters(row[2]), CHARACTERS))
 
 
 def _characters(row: ExportRow) -> int:

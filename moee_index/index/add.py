@@ -22,6 +22,7 @@ from moee_index.index.change import changing, merge_tail, publish_segments, with
 from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.lexical.segment import write_lexical
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
+from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
 from moee_index.index.store.layout import index_directory
@@ -107,11 +108,10 @@ class Known:
         if match is None:
             self._check_name(prepared.document)
             return True
-        segment, stored = match
-        difference = document_difference(stored, prepared)
+        _, stored = match
+        difference = self.difference(stored, prepared)
         if difference is None:
-            self.counts.unchanged += 1
-            self.unchanged[segment][stored.number] = True
+            self.keep(match)
             return False
         if not self.update:
             raise CorpusError(
@@ -121,6 +121,24 @@ class Known:
         self._check_name(prepared.document)
         self.replaced[identifier] = match
         return True
+
+    def difference(self, stored: StoredDocument, prepared: PreparedDocument) -> str | None:
+        """The first difference of a document from the stored one of its id, None if there is
+        none."""
+        return document_difference(stored, prepared)
+
+    def keep(self, match: Match) -> None:
+        """The corpus holds this document of the index as it is."""
+        segment, stored = match
+        self.counts.unchanged += 1
+        self._seen(segment)[stored.number] = True
+
+    def _seen(self, segment: int) -> Mask:
+        """Which documents of a segment the corpus holds unchanged, so far."""
+        if segment not in self.unchanged:
+            documents = self.segments[segment].entry.documents
+            self.unchanged[segment] = np.zeros(documents, dtype=bool)
+        return self.unchanged[segment]
 
     def takes_out(self, document: Document) -> bool:
         """Whether a document whose text is empty is in the index, which it then leaves. Raises
@@ -148,10 +166,7 @@ class Known:
         match = find_live(self.segments, [document.id]).get(document.id)
         if match is not None:
             segment, stored = match
-            if segment not in self.unchanged:
-                documents = self.segments[segment].entry.documents
-                self.unchanged[segment] = np.zeros(documents, dtype=bool)
-            if self.unchanged[segment][stored.number] or document.id in self.removed:
+            if self._seen(segment)[stored.number] or document.id in self.removed:
                 raise CorpusError(duplicate(document, ""))
         return match
 

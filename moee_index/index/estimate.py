@@ -7,7 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from moee_index.types import WINDOW_CHARACTERS, Chunking, Document, EncodingPlan, TextEncoder
+from moee_index.types import (
+    WINDOW_CHARACTERS,
+    Chunking,
+    Document,
+    EncodingPlan,
+    TextEncoder,
+    filled,
+    one,
+)
 
 _WINDOW = 1024
 _SAMPLED_BATCHES = 2
@@ -46,7 +54,9 @@ def estimate(
     spec = encoder.spec
     read = skipped = truncated = tokens = text_bytes = rows = 0
     rate = 0.0
-    for window in _windows(documents):
+    for window in filled(
+        documents, (one, _WINDOW), (lambda document: len(document.text), WINDOW_CHARACTERS)
+    ):
         read += len(window)
         taken = [document for document in window if document.content.strip()]
         skipped += len(window) - len(taken)
@@ -72,20 +82,6 @@ def estimate(
         # postings, which take about as much as the text
         bytes=rows * ((spec.hs_dim + spec.rw_dim) * (raw + 2) + 16) + 3 * text_bytes,
     )
-
-
-def _windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents as many at a time as a build holds of them."""
-    window: list[Document] = []
-    characters = 0
-    for document in documents:
-        window.append(document)
-        characters += len(document.text)
-        if len(window) == _WINDOW or characters >= WINDOW_CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
 
 
 def _contents(documents: list[Document], encoder: TextEncoder, chunk: Chunking | None) -> list[str]:

@@ -79,13 +79,16 @@ class _Synced(Known):
                 "names made of file and line do not say what is the same document; name the field "
                 "with --id-field"
             )
-        match = self._match(document)
-        if match is not None and _same_file(match[1], document):
-            return self._keep(match)
         taken = super().take(prepared)
-        if taken and match is None:
+        if taken and document.id not in self.replaced:
             self.added.add(document.id)
         return taken
+
+    def difference(self, stored: StoredDocument, prepared: PreparedDocument) -> str | None:
+        """As of documents; a file with the same text is the same, whenever it was written."""
+        if _same_file(stored, prepared.document):
+            return None
+        return super().difference(stored, prepared)
 
     def passes(self, identifier: str, modified: str, size: int) -> bool:
         """Whether a file is the one that is in the index, by time and size. One that was modified
@@ -96,15 +99,11 @@ class _Synced(Known):
         facts = match[1].metadata
         if (facts.get("modified"), facts.get("bytes")) != (modified, size):
             return False
-        self._match(Document(identifier, ""))
+        if self._seen(match[0])[match[1].number]:
+            return False  # of another folder, with the same name: it is told where it is read
         self.counts.read += 1
-        self._keep(match)
+        self.keep(match)
         return True
-
-    def _keep(self, match: Match) -> bool:
-        self.counts.unchanged += 1
-        self.unchanged[match[0]][match[1].number] = True
-        return False
 
     def gone(self) -> list[Match]:
         """The documents that the corpus no longer holds; none where something of it could not be

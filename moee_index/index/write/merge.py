@@ -18,7 +18,7 @@ from moee_index.index.store.fields import write_fields
 from moee_index.index.store.layout import DOCUMENTS
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.rows import RowReader, RowWriter
-from moee_index.types import Progress
+from moee_index.types import Progress, filled
 
 _ROWS_AT_A_TIME = 1024
 _CHARACTERS = 16 << 20
@@ -65,17 +65,11 @@ def merged(
 
 def _blocks(documents: Iterator[StoredDocument]) -> Iterator[list[StoredDocument]]:
     """Documents together that have some thousand rows, or some megabytes of texts."""
-    block: list[StoredDocument] = []
-    rows = characters = 0
-    for document in documents:
-        block.append(document)
-        rows += len(document.spans)
-        characters += len(document.text)
-        if rows >= _ROWS_AT_A_TIME or characters >= _CHARACTERS:
-            yield block
-            block, rows, characters = [], 0, 0
-    if block:
-        yield block
+    return filled(
+        documents,
+        (lambda document: len(document.spans), _ROWS_AT_A_TIME),
+        (lambda document: len(document.text), _CHARACTERS),
+    )
 
 
 def tail_to_merge(sizes: Sequence[int]) -> int | None:

@@ -131,15 +131,14 @@ def windows(
     takes_out: TakesOut = lambda document: False,
     characters: int | None = WINDOW_CHARACTERS,
 ) -> Iterator[Batch]:
-    """Windows of indexable documents, each of at least `size` passages, or of
-    `characters` characters (None: of any number), except the last.
+    """Windows of indexable documents, each of at least `size` passages, or of `characters`
+    characters (None: of any number), except the last.
 
     A window ends with a document, so what it holds depends on the documents alone. Empty texts are
     skipped and counted, but for those that `takes_out` says something of; `wanted` says which of
-    the others are taken. Raises CorpusError for a
-    duplicate id, naming both places, for one that is the name of a passage (`namesake`, where
-    documents are split), for what cannot be stored, and what `wanted` raises; with `skip_bad` these
-    go to `rejects`.
+    the others are taken. Raises CorpusError for a duplicate id, naming both places, for one that is
+    the name of a passage (`namesake`, where documents are split), for what cannot be stored, and
+    what `wanted` raises; with `skip_bad` these go to `rejects`.
     """
     gathered = _Gathered(size, characters or sys.maxsize, split)
     for document in _each(documents(rejects) if callable(documents) else documents):
