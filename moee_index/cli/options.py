@@ -187,11 +187,9 @@ def lexical_options(function: F) -> F:
         click.option(
             "--lexical",
             type=float,
-            default=0.0,
-            show_default=True,
             metavar="W",
             help="Weight of words (BM25) in the score: from 0, vectors alone, to 1, words alone, "
-            "for which no model is loaded.",
+            "for which no model is loaded. [default: the index's, else 0]",
         ),
     ):
         function = option(function)
@@ -398,6 +396,15 @@ def load_encoder_of(
             few_texts=few_texts,
             notify=console.tell,
             progress=progress,
+        )
+
+
+def tell_lexical(console: Console, index: Index) -> None:
+    """Say that words weigh in the scores without having been asked for, where they do."""
+    if index.lexical:
+        of = f"index {index.directory}" if index.manifest.tuned else f"model {index.spec.model}"
+        console.tell(
+            f"lexical weight {index.lexical:g}, the default of {of}; --lexical 0 for vectors alone"
         )
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
 from moee_index.encode.chunking import SECTION, divide, divide_long
-from moee_index.encode.options import check_count, resolve_options
+from moee_index.encode.options import check_count, lexical_weight, resolve_options
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
@@ -103,12 +103,18 @@ class Encoder:
     """
 
     def __init__(
-        self, spec: EncoderSpec, running: RunningModel, tokenizer: Tokenizer, batch_tokens: int
+        self,
+        spec: EncoderSpec,
+        running: RunningModel,
+        tokenizer: Tokenizer,
+        batch_tokens: int,
+        lexical: float = 0.0,
     ) -> None:
         self._spec = spec
         self.running = running
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
+        self._lexical = lexical
         self._prompt = parse_prompt(spec.prompt)
         self._query_prompt = parse_prompt(spec.query_prompt)
 
@@ -155,6 +161,7 @@ class Encoder:
         for flag, count in (("--batch-tokens", batch_tokens), ("--threads", threads)):
             check_count(flag, count)
         options = resolve_options(checkpoint, asked, built=built)
+        lexical = lexical_weight(checkpoint)
         bits = options.bits
         if checkpoint.quantization is not None and bits != 4:
             tell(
@@ -198,7 +205,7 @@ class Encoder:
                 "4-bit products by bitsandbytes, several times slower than by our own kernels: "
                 f"{running.kernels.reason}"
             )
-        return cls(spec, running, tokenizer, budget)
+        return cls(spec, running, tokenizer, budget, lexical)
 
     @classmethod
     def for_spec(
@@ -257,9 +264,15 @@ class Encoder:
         """Token budget of a batch, padding included."""
         return self._batch_tokens
 
+    @property
+    def lexical(self) -> float:
+        """The default weight of words that the checkpoint has for its indexes; it decides no
+        embedding."""
+        return self._lexical
+
     def with_batch_tokens(self, batch_tokens: int) -> Encoder:
         """The same encoder with another budget (a resumed build keeps its first one)."""
-        return Encoder(self._spec, self.running, self._tokenizer, batch_tokens)
+        return Encoder(self._spec, self.running, self._tokenizer, batch_tokens, self._lexical)
 
     def with_prompt(self, prompt: str) -> Encoder:
         """The same model under another prompt, for texts and queries alike.
@@ -268,7 +281,7 @@ class Encoder:
         """
         name = parse_prompt(prompt).name
         spec = replace(self._spec, prompt=name, query_prompt=name)
-        return Encoder(spec, self.running, self._tokenizer, self._batch_tokens)
+        return Encoder(spec, self.running, self._tokenizer, self._batch_tokens, self._lexical)
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
         """Tokenise one window of texts and plan its batches; see `EncodingPlan`.

@@ -20,6 +20,7 @@ from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, S
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import write_lexical
+from moee_index.index.search.request import lexical_weight
 from moee_index.index.store.faiss_files import check_index_type
 from moee_index.index.store.layout import (
     MANIFEST,
@@ -290,10 +291,21 @@ class _Build:
             },
             model_bytes=self.model_bytes,
             language=building.language,
+            lexical_weight=self._lexical_weight(),
             created=created,
             changed=created,
             program=program(),
         )
+
+    def _lexical_weight(self) -> float:
+        """How much words weigh in searches by default: as the model has it, which need not say."""
+        encoder: Any = self.writing.encoder
+        weight = lexical_weight(getattr(encoder, "lexical", 0.0))
+        if weight:
+            self.writing.notify(
+                f"lexical weight {weight:g}: the default of model {encoder.spec.model}"
+            )
+        return weight
 
     def _unchanged(self, manifest: Manifest) -> BuildReport:
         """The report that nothing changed. Raises IndexChangedError if something did."""

@@ -158,8 +158,9 @@ class Manifest:
     index_type: what was asked for; a segment added later is flat until `compact`. counts:
     what the build read, truncated, skipped and rejected. chunk: see `Building`. created: of the
     first version, changed: of this one. language: how words are stemmed, "none" where they are not;
-    None in an index without postings. files: path relative to the index directory → size and
-    checksum.
+    None in an index without postings. lexical_weight: how much words weigh in a search unless it
+    says so itself; tuned: whether `tune` chose the weights, else they are the model's. files: path
+    relative to the index directory → size and checksum.
     """
 
     revision: int
@@ -180,6 +181,8 @@ class Manifest:
     segments: tuple[Segment, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
     language: str | None = None
+    lexical_weight: float = 0.0
+    tuned: bool = False
 
     @property
     def documents(self) -> int:
@@ -200,6 +203,10 @@ class Manifest:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         for entry in content["segments"]:
             entry["codes_error"] = entry["codes_error"] or {}
+        # Left out where they say nothing, as earlier versions have it.
+        for name in ("lexical_weight", "tuned"):
+            if not content[name]:
+                del content[name]
         return json_bytes({**content, "sha256": _checksum(_plain(content))})
 
     def write(self, directory: Path) -> None:
@@ -225,7 +232,7 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
-            content.setdefault("language", None)
+            content = {"language": None, "lexical_weight": 0.0, "tuned": False, **content}
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])

@@ -29,6 +29,8 @@ def check_manifest(manifest: Manifest) -> None:
         raise ValueError(f"standardize is {manifest.standardize!r}")
     if not 0 <= manifest.alpha <= MAX_ALPHA:
         raise ValueError(f"alpha is {manifest.alpha!r}")
+    if not 0 <= manifest.lexical_weight <= 1:
+        raise ValueError(f"lexical_weight is {manifest.lexical_weight!r}")
     if manifest.chunk is not None:
         Chunking.parse(manifest.chunk)
     if min(manifest.revision, manifest.standardizer) < 0:
