@@ -84,18 +84,20 @@ class TokenWeights:
 
 
 class TokenCounts:
-    """Counts in how many texts each token is. vocabulary: how many tokens there are at least."""
+    """Counts in how many texts each token is."""
 
-    def __init__(self, vocabulary: int = 0) -> None:
+    def __init__(self) -> None:
         self.texts = 0
-        self._held = np.zeros(vocabulary, dtype=np.int64)
+        self._held = np.zeros(0, dtype=np.int64)
+
+    def reach(self, vocabulary: int) -> None:
+        """Make room for tokens below a number."""
+        if vocabulary > len(self._held):
+            self._held = np.pad(self._held, (0, vocabulary - len(self._held)))
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Count a text by its tokens."""
-        distinct = np.unique(np.asarray(tokens, dtype=np.int64))
-        if len(distinct) and distinct[-1] >= len(self._held):
-            self._held = np.pad(self._held, (0, int(distinct[-1]) + 1 - len(self._held)))
-        self._held[distinct] += 1
+        """Count a text by its tokens, for which there is room."""
+        self._held[np.unique(np.asarray(tokens, dtype=np.int64))] += 1
         self.texts += 1
 
     def weights(self) -> TokenWeights:

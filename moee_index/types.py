@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # `--help` needs these types, and no numpy
     import numpy as np
     import numpy.typing as npt
 
-    from moee_index.token_weights import TokenWeights
+    from moee_index.token_weights import TokenCounts, TokenWeights
 
 FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 
@@ -430,8 +430,8 @@ class TextEncoder(Protocol):
     def with_token_weights(self, weights: TokenWeights) -> TextEncoder:
         """The same encoder, sharing its model, that pools by other token weights."""
 
-    def own_tokens(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """The tokens over which each text is pooled."""
+    def count_tokens(self, texts: Sequence[str], counts: TokenCounts) -> None:
+        """Count texts by the tokens over which they are pooled."""
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> EncodingPlan:
         """Tokenise one window of texts and plan its batches."""

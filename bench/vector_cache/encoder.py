@@ -24,7 +24,7 @@ from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import FingerprintMismatchError, MisuseError
 from moee_index.index.store.rows import RowNumbers
 from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
-from moee_index.token_weights import TokenWeights
+from moee_index.token_weights import TokenCounts, TokenWeights
 from moee_index.types import (
     IDF,
     PARTS,
@@ -215,9 +215,9 @@ class StoredEncoder:
         """Raises MisuseError: stored vectors are pooled already."""
         raise MisuseError("vectors that are stored were pooled by the token weights of their model")
 
-    def own_tokens(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """As `TextEncoder.own_tokens`. Loads the model, whose tokenizer it takes."""
-        return self.loaded_encoder().own_tokens(texts)
+    def count_tokens(self, texts: Sequence[str], counts: TokenCounts) -> None:
+        """As `TextEncoder.count_tokens`. Loads the model, whose tokenizer it takes."""
+        self.loaded_encoder().count_tokens(texts, counts)
 
     def with_batch_tokens(self, batch_tokens: int) -> StoredEncoder:
         """This encoder: its plans do not depend on a budget."""

@@ -30,7 +30,7 @@ from moee_index.model.nf4.native.library import BITSANDBYTES
 from moee_index.model.run.model import RunningModel, TokenizedText
 from moee_index.text import check_texts
 from moee_index.token_weights import FILE as TOKEN_WEIGHTS
-from moee_index.token_weights import TokenWeights, read_token_weights
+from moee_index.token_weights import TokenCounts, TokenWeights, read_token_weights
 from moee_index.types import (
     IDF,
     LEAST_SIZE,
@@ -332,12 +332,12 @@ class Encoder:
         start, end = text.own
         return replace(text, shares=self.token_weights.of(text.ids[start:end]))
 
-    def own_tokens(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """The tokens over which each text is pooled, without the template's."""
-        return [
-            each.text.ids[each.text.own[0] : each.text.own[1]]
-            for each in self._tokenizer.tokenize(check_texts(texts), self._prompt)
-        ]
+    def count_tokens(self, texts: Sequence[str], counts: TokenCounts) -> None:
+        """Count texts by the tokens over which they are pooled, without the template's."""
+        counts.reach(self._tokenizer.vocabulary)
+        for each in self._tokenizer.tokenize(check_texts(texts), self._prompt):
+            start, end = each.text.own
+            counts.add(each.text.ids[start:end])
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
         """Tokenise one window of texts and plan its batches; see `EncodingPlan`.

@@ -100,8 +100,7 @@ def _contents(documents: list[Document], encoder: TextEncoder, chunk: Chunking |
 def _measured_rate(encoder: TextEncoder, texts: list[str], plan: EncodingPlan) -> float:
     if encoder.spec.lacks_token_weights:  # any will do: they change nothing of the cost
         counts = TokenCounts()
-        for tokens in encoder.own_tokens(texts):
-            counts.add(tokens)
+        encoder.count_tokens(texts, counts)
         encoder = encoder.with_token_weights(counts.weights())
     sample = _spread(len(plan.batches), _SAMPLED_BATCHES)
     counted = 0

@@ -57,8 +57,7 @@ def with_token_weights(
         )
     counts = TokenCounts()
     for texts in _texts(documents, encoder, chunk, skip_bad):
-        for tokens in encoder.own_tokens(texts):
-            counts.add(tokens)
+        encoder.count_tokens(texts, counts)
         progress("counting tokens", counts.texts, None)
     if not counts.texts:
         raise CorpusError("the corpus holds no text to count tokens in; give another one")
