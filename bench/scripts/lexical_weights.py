@@ -154,14 +154,14 @@ def measure(data: Judged, given: argparse.Namespace, work: Path) -> Iterator[dic
         yield row(THEIRS, WORDS, 1.0, run)
     texts = [query.text for query in data.queries]
     for model in given.model or [None]:
-        encoder = Encoder.load(model)
-        name = encoder.spec.model
-        directory = work / f"{data.name} {name} {given.language}".replace(" ", "-")
+        encoder = Encoder.load(model, pooling=given.pooling)
+        name, pooling = encoder.spec.model, encoder.spec.pooling
+        directory = work / f"{data.name} {name} {pooling} {given.language}".replace(" ", "-")
         tell(f"{data.name}: an index of {len(data.documents)} documents with {name}")
         options: dict[str, Any] = {"language": given.language, "standardize": given.standardize}
         with Index.build(directory, data.documents, encoder, **options) as index:
             tell(f"{data.name}: the index's own weight of words is {index.lexical:g}")
-            embeddings = encoder.encode(texts, query=True)
+            embeddings = index.encoder().encode(texts, query=True)
             searcher = Searcher(data, index, embeddings, given.alpha, bm25)
             if 1 in given.weights:
                 yield row(name, WORDS, 1.0, searcher.run("hs", 1.0))
@@ -273,6 +273,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--half", choices=HALVES, default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the halves")
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable")
+    parser.add_argument("--pooling", help="instead of the model's own")
     parser.add_argument("--methods", type=methods, default=list(METHODS), help="comma list")
     parser.add_argument(
         "--weights", type=weights, default=[step / 10 for step in range(11)], help="comma list"

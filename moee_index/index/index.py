@@ -25,8 +25,10 @@ from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.token_weights import token_weights_of, with_weights_of
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.text import check_text, check_texts
+from moee_index.token_weights import TokenWeights
 from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 
 if TYPE_CHECKING:
@@ -186,6 +188,11 @@ class Index:
         with self.held():
             return self.snapshot.fields
 
+    @property
+    def token_weights(self) -> TokenWeights | None:
+        """What tokens weigh where texts are pooled by pooling `idf`, else None."""
+        return token_weights_of(self.directory, self.manifest)
+
     def ids(self) -> Iterator[str]:
         """As `Snapshot.ids`: all ids that `vectors` takes, in the order of the index."""
         with self.held():
@@ -231,6 +238,10 @@ class Index:
         """Raises FingerprintMismatchError naming each field that differs, and both values."""
         check_spec(self.spec, spec, self.directory)
 
+    def _weighted(self, encoder: TextEncoder, *, always: bool = False) -> TextEncoder:
+        """An encoder with the index's token weights where it needs some."""
+        return with_weights_of(self.directory, self.manifest, encoder, always=always)
+
     def use_encoder(self, encoder: TextEncoder | LoadEncoder) -> None:
         """Embed queries with this encoder, or with what this function returns at the first query.
 
@@ -239,7 +250,7 @@ class Index:
         if callable(encoder) and not isinstance(getattr(encoder, "spec", None), EncoderSpec):
             self._load = encoder
             return
-        usable = check_encoder(encoder)
+        usable = self._weighted(check_encoder(encoder))
         self.check_encoder(usable.spec)
         self._encoder = usable
 
@@ -255,7 +266,7 @@ class Index:
                         f"{self.directory} was opened without an encoder; give Index.open one, or "
                         "call search_embeddings"
                     )
-                loaded = check_encoder(self._load(self.located_spec()))
+                loaded = self._weighted(check_encoder(self._load(self.located_spec())), always=True)
                 self.check_encoder(loaded.spec)
                 self._encoder = loaded
             return self._encoder
@@ -325,7 +336,8 @@ class Index:
             if not text.strip():
                 raise MisuseError("the query is empty; give some text")
         if encoder is not None:
-            self.check_encoder(check_encoder(encoder).spec)
+            encoder = self._weighted(check_encoder(encoder))
+            self.check_encoder(encoder.spec)
         if not texts:
             return []
         self.check_lexical(request.lexical)

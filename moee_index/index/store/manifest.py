@@ -37,6 +37,7 @@ from moee_index.index.store.layout import (
     raw_name,
     segment_folders,
     standardizer_name,
+    token_weights_name,
 )
 from moee_index.index.store.manifest_values import check_building, check_manifest
 from moee_index.index.store.reading import known, reading, unreadable
@@ -71,7 +72,8 @@ class Building:
     language: str = "none"
 
     def write(self, folder: Path) -> None:
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        settings = {**asdict(self), "spec": self.spec.stored()}
+        content = {"format": FORMAT, "version": VERSION, **settings}
         write_file(folder / BUILDING, json_bytes(content))
 
     @classmethod
@@ -200,7 +202,8 @@ class Manifest:
         return sum(entry.size for entry in self.files.values())
 
     def to_bytes(self) -> bytes:
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        settings = {**asdict(self), "spec": self.spec.stored()}
+        content = {"format": FORMAT, "version": VERSION, **settings}
         for entry in content["segments"]:
             entry["codes_error"] = entry["codes_error"] or {}
         # Left out where they say nothing, as earlier versions have it.
@@ -267,6 +270,8 @@ class Manifest:
         and made where they are new. Reads new files for their checksums."""
         standardizer = self.standardizer if standardizer is None else standardizer
         names = [standardizer_name(standardizer)]
+        if self.spec.token_weights is not None:
+            names.append(token_weights_name(self.spec.token_weights))
         names += [
             f"{segment.name}/{name}" for segment in segments for name in segment.names(self.store)
         ]
