@@ -133,7 +133,7 @@ def _batched(states: torch.Tensor, weights: TensorLike) -> torch.Tensor:
     routed = states.any(dim=-1)
     # A card is waited for twice, not once a matrix.
     counts, rows = routed.sum(dim=1).tolist(), routed.nonzero()[:, 1]
-    for index, hit in enumerate(rows.split(counts)):
+    for index, hit in enumerate(torch.split(rows, counts)):
         if len(hit):
             out[index, hit] = states[index, hit] @ weights.matrix(index, states.dtype)
     return out

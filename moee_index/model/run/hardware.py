@@ -50,8 +50,8 @@ def choose_device(requested: str, bits: int = 4) -> Choice:
     if match[0] == "cpu":
         return Choice(torch.device("cpu"), "as requested")
     device = torch.device("cuda", int(match[1] or 0))
-    if (error := _unusable(device, bits)) is not None:
-        raise type(error)(f"--device {requested}: {error}; take --device cpu")
+    if (unusable := _unusable(device, bits)) is not None:
+        raise type(unusable)(f"--device {requested}: {unusable}; take --device cpu")
     return Choice(device, "as requested")
 
 

@@ -11,8 +11,12 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+<<<<<<< HEAD
 from dataclasses import dataclass, replace
 from functools import partial
+=======
+from dataclasses import dataclass, field
+>>>>>>> origin/main
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +43,7 @@ from moee_index.model.run.hardware import (
     choose_kernels,
     choose_threads,
 )
-from moee_index.types import Embeddings, Notify, Progress, ignore
+from moee_index.types import Embeddings, FloatArray, Notify, Progress, ignore
 
 if TYPE_CHECKING:
     from moee_index.model.run.prefix import FixedBeginning
@@ -50,15 +54,18 @@ class TokenizedText:
     """One text as the model sees it.
 
     ids: token ids with special tokens and template. own: [start, end) of the document's own
-    tokens within ids, over which `mean` pools.
+    tokens within ids, over which `mean` pools. shares: of these tokens in the mean, where they are
+    not all equal; they add up to 1.
     """
 
     ids: tuple[int, ...]
     own: tuple[int, int]
+    shares: FloatArray | None = field(default=None, compare=False)
 
     def without(self, count: int) -> TokenizedText:
         """The text without its first `count` tokens."""
-        return TokenizedText(self.ids[count:], (self.own[0] - count, self.own[1] - count))
+        own = self.own[0] - count, self.own[1] - count
+        return TokenizedText(self.ids[count:], own, self.shares)
 
 
 Piece = Sequence[TokenizedText]
@@ -339,8 +346,8 @@ class RunningModel:
         for row, text in enumerate(texts):
             ids[row, : lengths[row]] = text.ids
             real[row, : lengths[row]] = True
-            start, end = text.own if self.pooling == "mean" else (lengths[row] - 1, lengths[row])
-            weights[row, start:end] = 1.0 / (end - start)
+            start, end = (lengths[row] - 1, lengths[row]) if self.pooling == "last" else text.own
+            weights[row, start:end] = 1.0 / (end - start) if text.shares is None else text.shares
         device = self.device.value
         self._pass.weights = torch.from_numpy(weights).to(device)
         self._pass.pooled = torch.from_numpy(np.flatnonzero(weights)).to(device)
