@@ -24,6 +24,8 @@ _BETWEEN = " … "
 _CUT = "…"
 # What ends a sentence; a blank behind it where the script has blanks.
 _ENDS = (". ", "! ", "? ", "… ", "। ", "؟ ", "。", "！", "？")
+# So much more weight pays for another fragment, which is harder to read.
+_WORTH = 1.25
 # Weights are whole numbers, so that adding and taking away leaves nothing.
 _SCALE = 1000
 _LONG_WORD = 12
@@ -51,17 +53,17 @@ class Snippets:
 
     @classmethod
     def of(cls, snapshot: Snapshot, query: str) -> Snippets:
-        """For a query without signs. Rare words weigh more; without postings, long ones do.
+        """For a query without signs. Rare words weigh much more; without postings, long ones do.
 
         Raises IndexDamagedError.
         """
         words = snapshot.words
         terms = {words.stemmed(surface) for chunk in chunks(query) for surface in surfaces(chunk)}
         if snapshot.manifest.language is None:
-            return cls(words, {term: float(min(len(term), _LONG_WORD)) for term in terms})
+            return cls(words, {term: float(min(len(term), _LONG_WORD)) ** 2 for term in terms})
         rows = int(snapshot.begins[-1])
         return cls(
-            words, {term: math.log1p(rows / (1 + snapshot.rows_with(term))) for term in terms}
+            words, {term: math.log1p(rows / (1 + snapshot.rows_with(term))) ** 2 for term in terms}
         )
 
     def snippet(self, text: str, width: int = WIDTH) -> Snippet:
@@ -88,7 +90,8 @@ def _chosen(places: Sequence[Place], width: int, weights: Mapping[str, int]) -> 
         size = _size(width, count)
         if most == every or (count > 1 and size < LEAST):
             break
-        left, fragments, total = places, [], 0
+        left, total = places, 0
+        fragments: list[Fragment] = []
         while left and len(fragments) < count:
             score, first, last = _densest(left, size, weights)
             stop = max(place.stop for place in left[first:last])
@@ -96,7 +99,7 @@ def _chosen(places: Sequence[Place], width: int, weights: Mapping[str, int]) -> 
             total += score
             held = {place.term for place in left[first:last]}
             left = [place for place in left if place.term not in held]
-        if total > most:
+        if total > most * (_WORTH if count > 1 else 1):
             best, most = fragments, total
     return sorted(best)
 
@@ -180,7 +183,7 @@ def _end(line: str, begin: int, least: int, most: int) -> int:
     """Where a fragment ends, not before `least`: with a sentence, or a word, or a character."""
     if most >= len(line):
         return len(line)
-    enough = max(least, begin + (most - begin) * 3 // 5)
+    enough = max(least, begin + (most - begin) * 4 // 5)
     ends = [line.rfind(end, enough, most) + len(end.rstrip()) for end in _found(line, enough, most)]
     if ends:
         return max(ends)

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -261,7 +262,7 @@ def test_json(index: Path, tmp_path: Path, lexical: str, postings: bool) -> None
     if not postings:
         if lexical != "0":
             return
-        os.system(f"cp -r {index} {tmp_path}/i")
+        shutil.copytree(index, tmp_path / "i")
         index = tmp_path / "i"
         without_postings(index)
     result = run("query", "a fine fox", "--index", index, "--json", "--lexical", lexical)
@@ -275,30 +276,27 @@ def test_json(index: Path, tmp_path: Path, lexical: str, postings: bool) -> None
     assert hit["marks"] == []
 
 
-def test_words_are_bold_on_a_terminal_alone(index: Path) -> None:
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        ("xterm", "  1  a  A \x1b[1mfox\x1b[0m · the \x1b[1mFOX\x1b[0m, \\x1b[1m\r\n"),
+        ("dumb", "  1  a  A fox · the FOX, \\x1b[1m\r\n"),
+    ],
+)
+def test_words_are_bold_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, term: str, expected: str
+) -> None:
+    parent, child = pty.openpty()
+    with os.fdopen(child, "w", encoding="utf-8") as terminal, os.fdopen(parent, "rb") as screen:
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        say_hit("  1  a  ", "A fox", "the FOX, \x1b[1m", snippets("fox"), 80, False)
+        terminal.flush()
+        assert os.read(screen.fileno(), 4096).decode() == expected
+
+
+def test_nothing_is_bold_in_a_pipe(index: Path) -> None:
     command = [sys.executable, "-m", "moee_index", "-q", "query", "--index", str(index), "fine fox"]
-
-    def on_a_terminal(**more: str) -> str:
-        parent, child = pty.openpty()
-        environment = {**os.environ, "COLUMNS": "90", "TERM": "xterm", **more}
-        with subprocess.Popen(command, stdout=child, env=environment) as process:
-            os.close(child)
-            printed = b""
-            while True:
-                try:
-                    some = os.read(parent, 4096)
-                except OSError:
-                    break
-                if not some:
-                    break
-                printed += some
-            assert process.wait() == 0
-        os.close(parent)
-        return printed.decode()
-
-    shown = on_a_terminal()
-    assert "\x1b[1mﬁne\x1b[0m \x1b[1mfox\x1b[0m ran by" in shown
-    assert "\x1b" not in on_a_terminal(TERM="dumb")
     piped = subprocess.run(command, capture_output=True, check=True).stdout.decode()
     assert "\x1b" not in piped and "ﬁne fox ran by" in piped
 

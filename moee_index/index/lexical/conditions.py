@@ -65,10 +65,11 @@ class Phrase:
         reached: dict[int, set[int]] = {}
         place = 0
         for chunk in chain.from_iterable(map(chunks, pieces(text))):
-            if self._labels.isdisjoint(self._words.of_chunk(chunk)):
+            terms = self._words.of_chunk(chunk)
+            if self._labels.isdisjoint(terms):
                 reached = {}
                 continue
-            for run in self._runs(chunk):
+            for run in [_Run((), terms)] if len(terms) == 1 else self._runs(chunk):
                 for number, part in enumerate(run.parts):
                     come = reached.pop(place, set()) | {0}
                     steps = [(part, place + 1)]
