@@ -22,6 +22,7 @@ from moee_index.cli.options import (
     model_options,
     search_options,
     split_model_options,
+    tell_lexical,
 )
 from moee_index.cli.output import check_formats, facet_fields, print_facets, print_hits
 
@@ -113,7 +114,7 @@ def command(
     full: bool,
     method: Method,
     alpha: float | None,
-    lexical: float,
+    lexical: float | None,
     k1: float,
     b: float,
     as_json: bool,
@@ -173,13 +174,16 @@ def command(
         opened.check_filter(request.filter)
         opened.check_lexical(request.lexical)
         opened.check_conditions(parsed)
+        weight = request.words(opened.lexical)
+        if lexical is None:
+            tell_lexical(console, opened)
         counts = page.count(opened, request, conditions)
         if trec:
             opened.snapshot.check_run_ids(request.filter)
             _check_ids(source)
         options, _ = split_model_options(given)
         # By words alone no text is embedded.
-        encoder = load_encoder_of(console, opened, options) if request.lexical < 1 else None
+        encoder = load_encoder_of(console, opened, options) if weight < 1 else None
         # stdin is answered line by line as it comes, a file in blocks
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
@@ -189,9 +193,9 @@ def command(
             "alpha": request.weight(opened.alpha),
         }
         more = page.fields(counts)
-        if request.lexical:
-            # Only where it was asked for: scripts rely on the fields above.
-            details["lexical"] = request.lexical
+        if weight:
+            # Only where words count: scripts rely on the fields above.
+            details["lexical"] = weight
         answers = answer_queries(opened, read, request, encoder, block=block, syntax=syntax)
         for answer in answers:
             print_hits(
