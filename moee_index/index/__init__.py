@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moee_index.index.default import default_index
     from moee_index.index.hits import Hits
     from moee_index.index.index import Index
+    from moee_index.index.several import Indexes
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "ChangeReport": "change",
     "Hits": "hits",
     "Index": "index",
+    "Indexes": "several",
     "VerifyReport": "verify",
     "add_documents": "add",
     "build_index": "build",
@@ -50,6 +52,7 @@ __all__ = [
     "ChangeReport",
     "Hits",
     "Index",
+    "Indexes",
     "VerifyReport",
     "add_documents",
     "build_index",

@@ -1,4 +1,4 @@
-"""Many queries answered by an opened index, block by block, with the time each took."""
+"""Many queries answered by an opened index, or several, block by block, with the time each took."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from moee_index.index.hits import Hits
 from moee_index.index.index import Index
 from moee_index.index.search.request import SearchRequest
+from moee_index.index.several import Indexes
 from moee_index.types import Query, TextEncoder, blocks
 
 
@@ -22,7 +23,7 @@ class Answer:
 
 
 def answer_queries(
-    index: Index,
+    index: Index | Indexes,
     queries: Iterable[Query],
     request: SearchRequest,
     encoder: TextEncoder | None,

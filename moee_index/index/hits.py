@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from moee_index.types import Embeddings, Hit
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
     from moee_index.index.lexical.scores import WordMatch, WordScores
+    from moee_index.index.lexical.statistics import Statistics
 
 
 class Hits(list[Hit]):
@@ -38,7 +39,7 @@ class Hits(list[Hit]):
 class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
     alone count; texts: of the queries, may be None where words do not count; without: a document
-    that is no hit.
+    that is no hit; words: the queries' scores by words, where more than this index decides them.
 
     Raises MisuseError where a text is missing.
     """
@@ -51,6 +52,7 @@ class Search:
         embeddings: Embeddings | None,
         texts: Sequence[str] | None,
         without: Match | None = None,
+        words: WordScores | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._searchers = searchers
@@ -58,26 +60,12 @@ class Search:
         self._masks = snapshot.masks(request.filter)
         if without is not None:
             self._masks = _masked(snapshot, self._masks, without)
-        self._words = self._word_scores(embeddings, texts)
+        self._words = words or word_scores(snapshot, request, embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
         if embeddings is not None and request.lexical < 1:
             self._queries = unit_vectors(embeddings, snapshot.standardizer)
             self._count = len(embeddings)
-
-    def _word_scores(
-        self, embeddings: Embeddings | None, texts: Sequence[str] | None
-    ) -> WordScores | None:
-        """The queries' scores by words, where these count."""
-        request = self._request
-        if not request.lexical:
-            return None
-        given = None if texts is None else check_texts(texts, "query")
-        if given is None or (embeddings is not None and len(given) != len(embeddings)):
-            raise MisuseError("a search by words needs the text of each query; give texts=")
-        from moee_index.index.lexical.scores import WordScores
-
-        return WordScores(given, self._snapshot.statistics, request.lexical, request.bm25)
 
     def hits(self) -> list[Hits]:
         """The hits of each query."""
@@ -182,23 +170,52 @@ class Search:
         return Hits(hits, ranking.exact)
 
 
-def more_like(
-    snapshot: Snapshot,
-    searchers: Sequence[PairSearcher],
-    request: SearchRequest,
-    identifier: str,
-) -> Hits:
-    """The documents that are most like one of them, itself left out. Its stored rows are the
-    queries; of a document that was split each passage is one, and the best counts.
+class HoldsWords(Protocol):
+    """An opened index whose words can be counted, or several of them."""
 
-    Raises MisuseError for an id that is not there.
-    """
+    @property
+    def statistics(self) -> Statistics: ...
+
+
+def word_scores(
+    index: HoldsWords,
+    request: SearchRequest,
+    embeddings: Embeddings | None,
+    texts: Sequence[str] | None,
+) -> WordScores | None:
+    """The queries' scores by words, where these count. Raises MisuseError where a text is
+    missing."""
+    if not request.lexical:
+        return None
+    given = None if texts is None else check_texts(texts, "query")
+    if given is None or (embeddings is not None and len(given) != len(embeddings)):
+        raise MisuseError("a search by words needs the text of each query; give texts=")
+    from moee_index.index.lexical.scores import WordScores
+
+    return WordScores(given, index.statistics, request.lexical, request.bm25)
+
+
+def stored_rows(snapshot: Snapshot, identifier: str) -> tuple[Match, Embeddings]:
+    """A document, and the raw rows of its passages. Raises MisuseError for an id that is not
+    there."""
     match = find_live(snapshot.segments, [identifier]).get(identifier)
     if match is None:
         raise MisuseError(f"{snapshot.directory} has no document {shown(identifier)!r}")
     rows = slice(match[1].rows.start, match[1].rows.stop)
-    embeddings = snapshot.segments[match[0]].raw.take(rows)
-    answers = Search(snapshot, searchers, request, embeddings, None, match).hits()
+    return match, snapshot.segments[match[0]].raw.take(rows)
+
+
+def more_like(
+    snapshot: Snapshot,
+    searchers: Sequence[PairSearcher],
+    request: SearchRequest,
+    embeddings: Embeddings,
+    without: Match | None,
+) -> Hits:
+    """The documents that are most like a document, itself left out where it is one of them. Its
+    stored rows are the queries; of a document that was split each passage is one, and the best
+    counts."""
+    answers = Search(snapshot, searchers, request, embeddings, None, without).hits()
     best: dict[str, Hit] = {}
     for hit in sorted(chain.from_iterable(answers), key=lambda hit: -hit.score):
         best.setdefault(hit.id, hit)

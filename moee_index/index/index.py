@@ -8,18 +8,23 @@ its place.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer
-from moee_index.index.hits import Hits, Search, more_like
+from moee_index.index.hits import Hits, Search, more_like, stored_rows
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
 from moee_index.index.model_path import located
-from moee_index.index.search.request import SearchOptions, SearchRequest, check_queries
+from moee_index.index.search.request import (
+    SearchOptions,
+    SearchRequest,
+    check_queries,
+    query_texts,
+)
 from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
@@ -30,6 +35,7 @@ from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
+    from moee_index.index.lexical.scores import WordScores
     from moee_index.index.verify import VerifyReport
     from moee_index.index.write.windows import Documents
 
@@ -311,12 +317,7 @@ class Index:
             k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
             lexical=lexical, k1=k1, b=b,
         )  # fmt: skip
-        # Several may come from anything that is gone through once; one is one text, of any type.
-        several = isinstance(query, Iterable) and not isinstance(query, str | bytes)
-        texts = check_texts(query, "query") if several else [check_text(query, "the query")]
-        for text in texts:
-            if not text.strip():
-                raise MisuseError("the query is empty; give some text")
+        texts, several = query_texts(query)
         if encoder is not None:
             self.check_encoder(check_encoder(encoder).spec)
         if not texts:
@@ -379,8 +380,13 @@ class Index:
     def answer_like(self, request: SearchRequest, identifier: str) -> Hits:
         """As `like`, for a request that is checked already."""
         with self.held():
-            name = check_text(identifier, "the id")
-            return more_like(self.snapshot, self._searchers, request, name)
+            match, rows = stored_rows(self.snapshot, check_text(identifier, "the id"))
+            return more_like(self.snapshot, self._searchers, request, rows, match)
+
+    def answer_like_rows(self, request: SearchRequest, rows: Embeddings) -> Hits:
+        """As `answer_like`, for the raw rows of a document of another index of the model."""
+        with self.held():
+            return more_like(self.snapshot, self._searchers, request, rows, None)
 
     def check_lexical(self, weight: float) -> None:
         """Raises MisuseError where words are to count and the index has no postings."""
@@ -393,14 +399,16 @@ class Index:
         request: SearchRequest,
         embeddings: Embeddings | None,
         texts: Sequence[str] | None = None,
+        words: WordScores | None = None,
     ) -> list[Hits]:
         """As `search_embeddings`, for a request that is checked already. embeddings: may be None
-        where words alone count."""
+        where words alone count; words: the texts' scores, where more indexes decide them."""
         with self.held():
             if embeddings is not None or request.lexical < 1:
                 embeddings = check_queries(embeddings, self.spec.dims)
-            search = Search(self.snapshot, self._searchers, request, embeddings, texts)
-            return search.hits()
+            return Search(
+                self.snapshot, self._searchers, request, embeddings, texts, words=words
+            ).hits()
 
     # What it is, and whether it is sound
 

@@ -11,6 +11,7 @@ asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -303,7 +304,8 @@ class WordMatch:
 
 
 class WordScores:
-    """BM25 of some queries over an opened index. weight: of BM25 in a score, above 0."""
+    """BM25 of some queries over one or several opened indexes. weight: of BM25 in a score, above
+    0."""
 
     def __init__(
         self, texts: Sequence[str], statistics: Statistics, weight: float, parameters: Bm25
@@ -311,12 +313,20 @@ class WordScores:
         self.weight = weight
         self._statistics = statistics
         self._queries = [QueryScores(text, statistics, parameters) for text in texts]
+        self._begin = 0
+
+    def beginning(self, segment: int) -> WordScores:
+        """The same for an index whose first segment is this one of all."""
+        scores = copy(self)
+        scores._begin = segment
+        return scores
 
     def segment(self, number: int) -> PartScores:
-        return PartScores(self._queries, number, self.weight)
+        return PartScores(self._queries, self._begin + number, self.weight)
 
     def matches(self, query: int, segment: int, rows: RowNumbers) -> list[WordMatch]:
         """For some rows of a segment, in any order, what they owe to words."""
+        segment += self._begin
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         scores, postings = self._queries[query], self._statistics.segments[segment].postings
