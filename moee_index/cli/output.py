@@ -64,7 +64,8 @@ def print_hits(
         from moee_index.readers.trec import run_line
 
         for hit in hits:
-            print_line(run_line(query_id or "1", hit.id, hit.rank, hit.score))
+            score = hit.score if hit.rrf is None else hit.rrf
+            print_line(run_line(query_id or "1", hit.id, hit.rank, score))
     else:
         _print_table(f"like {query_id}" if query is None else query, hits, details)
 
@@ -87,6 +88,9 @@ def _fields(hit: Hit) -> dict[str, Any]:
         fields |= {"lexical": hit.lexical, "bm25": hit.bm25, "words": hit.words}
         if math.isnan(hit.hs):
             fields |= {"hs": None, "rw": None}
+    # Only where several indexes were searched.
+    fields |= {"index": hit.index} if hit.index is not None else {}
+    fields |= {"rrf": hit.rrf} if hit.rrf is not None else {}
     return fields
 
 
@@ -111,7 +115,8 @@ def _print_table(query: str, hits: Sequence[Hit], details: dict[str, Any]) -> No
     if not hits:
         say("  no hits")
     for hit in hits:
-        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{escaped(hit.id)}  "
+        where = "" if hit.index is None else f"{escaped(hit.index)}  "
+        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{where}{escaped(hit.id)}  "
         say_document(start, hit.metadata.get("title"), hit.text, width)
     say()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +28,11 @@ from moee_index.cli.output import check_formats, facet_fields, print_facets, pri
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
-    from moee_index.index import Index
+    from moee_index.index import Hits, Indexes
     from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
-    from moee_index.types import Query
+    from moee_index.index.several import Merge
+    from moee_index.types import Hit, Query
 
 # Queries of a file that are embedded and searched together.
 BLOCK = 64
@@ -40,9 +42,18 @@ BLOCK = 64
 @click.argument("text", nargs=-1, metavar="[TEXT…]", type=TEXT)
 @click.option(
     "--index",
+    "indexes",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="DIR",
-    help="The index. [default: the only one under indexes/, or the newest]",
+    help="The index. May be given several times: indexes of one model are searched as one list. "
+    "[default: the only one under indexes/, or the newest]",
+)
+@click.option(
+    "--merge",
+    type=click.Choice(["auto", "scores", "ranks"]),
+    help="With several --index, merge hits by score, or by rank (reciprocal rank fusion). "
+    "[default: by score where scores mean the same in all]",
 )
 @click.option(
     "-k",
@@ -92,7 +103,8 @@ def command(
     console: Console,
     /,
     text: tuple[str, ...],
-    index: Path | None,
+    indexes: tuple[Path, ...],
+    merge: Merge | None,
     k: int,
     queries: str | None,
     like: str | None,
@@ -127,7 +139,9 @@ def command(
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
 
-    from moee_index.index import Index
+    if merge is not None and len(indexes) < 2:
+        raise click.UsageError("--merge says how hits of several --index become one list")
+
     from moee_index.index.answers import answer_queries
     from moee_index.index.search.request import SearchRequest
 
@@ -142,22 +156,19 @@ def command(
         from moee_index.backends import embed_nothing
 
         embed_nothing()
+    page = Page(offset, facets, as_json, trec)
     if like is not None:
-        page = Page(offset, facets, as_json, trec)
-        _print_like(console, index, request, like, page)
+        with _opened(console, indexes, merge, request) as opened:
+            print_like(opened, request, like, page)
         return
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
         _look_at(source)
-    directory = choose_index(console, index)
-    with Index.open(directory) as opened:
-        opened.check_filter(request.filter)
-        opened.check_lexical(request.lexical)
-        page = Page(offset, facets, as_json, trec)
+    with _opened(console, indexes, merge, request) as opened:
         counts = page.count(opened, request)
         if trec:
-            opened.snapshot.check_run_ids(request.filter)
+            opened.check_run_ids(request)
             _check_ids(source)
         options, _ = split_model_options(given)
         # By words alone no text is embedded.
@@ -165,26 +176,37 @@ def command(
         # stdin is answered line by line as it comes, a file in blocks
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
-        details: dict[str, Any] = {
-            "index": str(directory),
-            "method": method,
-            "alpha": request.weight(opened.alpha),
-        }
-        more = page.fields(counts)
-        if request.lexical:
-            # Only where it was asked for: scripts rely on the fields above.
-            details["lexical"] = request.lexical
+        details, more = opened.details(request), page.fields(counts)
         for answer in answer_queries(opened, read, request, encoder, block=block):
-            print_hits(
+            page.print_hits(
                 answer.query.text,
                 answer.query.id if queries is not None or trec else None,
-                answer.hits[offset:],
+                answer.hits,
                 {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
-                as_json=as_json,
-                trec=trec,
             )
-            sys.stdout.flush()
     page.print_counts(counts)
+
+
+@contextmanager
+def _opened(
+    console: Console, indexes: tuple[Path, ...], merge: Merge | None, request: SearchRequest
+) -> Iterator[Indexes]:
+    """The indexes, which a request fits; how their hits are merged is told."""
+    from moee_index.index import Indexes
+
+    directories = indexes or (choose_index(console, None),)
+    with Indexes.open(directories, merge=merge or "auto") as opened:
+        check_request(console, opened, request)
+        yield opened
+
+
+def check_request(console: Console, opened: Indexes, request: SearchRequest) -> None:
+    """Refuse what does not fit the indexes; say why hits of several are merged by rank, where
+    nobody asked for it."""
+    opened.check(request)
+    merged_by, reason = opened.merged_by(request)
+    if merged_by == "ranks" and reason:
+        console.tell(f"hits are merged by rank: {reason}")
 
 
 @dataclass(frozen=True)
@@ -196,17 +218,21 @@ class Page:
     as_json: bool
     trec: bool
 
-    def count(self, opened: Index, request: SearchRequest) -> list[Facet]:
+    def count(self, opened: Indexes, request: SearchRequest) -> list[Facet]:
         """The documents that the filter leaves, counted by the fields that are asked for."""
-        if not self.facets:
-            return []
-        from moee_index.index.listing import count_values
-
-        return count_values(opened.snapshot, self.facets, request.filter)
+        return opened.count_values(self.facets, request.filter) if self.facets else []
 
     def fields(self, counts: list[Facet]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
         return {"facets": [facet_fields(facet) for facet in counts]} if counts else {}
+
+    def print_hits(
+        self, query: str | None, query_id: str | None, hits: Hits, details: dict[str, Any]
+    ) -> None:
+        """An answer, shown at once."""
+        shown = hits[self.offset :]
+        print_hits(query, query_id, shown, details, as_json=self.as_json, trec=self.trec)
+        sys.stdout.flush()
 
     def print_counts(self, counts: list[Facet]) -> None:
         """The counts for people, once behind all answers."""
@@ -214,31 +240,26 @@ class Page:
             print_facets(counts, False)
 
 
-def _print_like(
-    console: Console, index: Path | None, request: SearchRequest, like: str, page: Page
-) -> None:
-    """Documents like one of them, in the form of an answer to a query; its id is the query's."""
-    from moee_index.index import Index
-
-    directory = choose_index(console, index)
-    with Index.open(directory) as opened:
-        counts = page.count(opened, request)
-        if page.trec:
-            opened.snapshot.check_run_ids(request.filter)
-        started = time.perf_counter()
-        hits = opened.answer_like(request, like)
-        details = {
-            "index": str(directory),
-            "method": request.method,
-            "alpha": request.weight(opened.alpha),
-            "like": like,
-            "exact": hits.exact,
-            "took_ms": (time.perf_counter() - started) * 1000,
-            **page.fields(counts),
-        }
-    hits_shown = hits[page.offset :]
-    print_hits(None, like, hits_shown, details, as_json=page.as_json, trec=page.trec)
+def print_like(
+    opened: Indexes, request: SearchRequest, like: str, page: Page, hit: Hit | None = None
+) -> Hits:
+    """Documents like one of them, in the form of an answer to a query; its id is the query's. hit:
+    the document as a hit, where its id alone may not tell it."""
+    counts = page.count(opened, request)
+    if page.trec:
+        opened.check_run_ids(request)
+    started = time.perf_counter()
+    hits = opened.answer_like(request, hit or like)
+    details = {
+        **opened.details(request),
+        "like": like,
+        "exact": hits.exact,
+        "took_ms": (time.perf_counter() - started) * 1000,
+        **page.fields(counts),
+    }
+    page.print_hits(None, like, hits, details)
     page.print_counts(counts)
+    return hits
 
 
 def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:

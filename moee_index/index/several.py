@@ -153,15 +153,15 @@ class Indexes:
         self.merged_by(request)
 
     def merged_by(self, request: SearchRequest) -> tuple[Literal["scores", "ranks"], str]:
-        """How the hits for a request are merged, and why.
+        """How the hits for a request are merged, and why not by score, unless that was asked for.
 
         Raises MisuseError where scores are asked for and mean different things.
         """
         reason = self._incomparable(request)
         if self._merge == "ranks":
-            return "ranks", "as asked for"
+            return "ranks", ""
         if not reason:
-            return "scores", "scores mean the same in all of them"
+            return "scores", ""
         if self._merge == "scores":
             raise MisuseError(
                 f"hits cannot be merged by score, for {reason}; merge them by rank (--merge ranks)"

@@ -90,6 +90,7 @@ def check_same(merged: Hits, whole: Hits, directories: Sequence[Path]) -> None:
     ]
 
 
+HOWS = [("sum", None), ("sum", 0.3), ("hs", None), ("rw", None), ("concat", None)]
 words = st.lists(st.sampled_from([*WORDS, "nowhere"]), min_size=1, max_size=6).map(" ".join)
 requests = st.fixed_dictionaries(
     {
@@ -105,9 +106,7 @@ requests = st.fixed_dictionaries(
 @given(
     query=words,
     options=requests,
-    how=st.sampled_from(
-        [("sum", None), ("sum", 0.3), ("hs", None), ("rw", None), ("concat", None)]
-    ),
+    how=st.sampled_from(HOWS),
     lexical=st.sampled_from([0.0, 0.4, 0.999, 1.0]),
 )
 def test_the_list_is_that_of_one_index(
@@ -254,7 +253,7 @@ def test_an_id_that_two_have(pair: list[Path]) -> None:
 
 def test_ids_of_a_run(pair: list[Path]) -> None:
     with Indexes.open(pair) as several:
-        with pytest.raises(CorpusError, match="a hit 'both' may be of .*one or of .*two"):
+        with pytest.raises(CorpusError, match=r"a hit 'both' may be of .*one or of .*two"):
             several.check_run_ids(SearchRequest.checked())
         several.check_run_ids(SearchRequest.checked(filter="not exists(y)"))
         several.check_run_ids(SearchRequest.checked(filter="x = 1"))
