@@ -122,7 +122,8 @@ def command(
     trec: bool,
     **given: Any,
 ) -> None:
-    """Search an index for each TEXT, for the queries of a file, or for each line of stdin.
+    """Search an index for each TEXT, for the queries of a file, or for each line of stdin; in a
+    terminal without any of these, at a prompt.
 
     The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
     the documents that match, with --lexical of vectors and words together. A filter compares
@@ -152,7 +153,10 @@ def command(
     )  # fmt: skip
     if trec and facets:
         raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
-    if like is not None or lexical == 1:
+    typed = text or queries is not None or like is not None
+    at_prompt = not typed and not as_json and not trec and _in_terminal()
+    # At a prompt the weight of words can be changed.
+    if like is not None or (lexical == 1 and not at_prompt):
         from moee_index.backends import embed_nothing
 
         embed_nothing()
@@ -160,6 +164,10 @@ def command(
     if like is not None:
         with _opened(console, indexes, merge, request) as opened:
             print_like(opened, request, like, page)
+        return
+    if at_prompt:
+        with _opened(console, indexes, merge, request) as opened:
+            _start_prompt(console, opened, request, page, given)
         return
     source = "-" if queries is None and not text else queries
     if source is not None:
@@ -238,6 +246,22 @@ class Page:
         """The counts for people, once behind all answers."""
         if not self.as_json:
             print_facets(counts, False)
+
+
+def _in_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _start_prompt(
+    console: Console, opened: Indexes, request: SearchRequest, page: Page, given: dict[str, Any]
+) -> None:
+    from moee_index.cli import prompt
+
+    options, _ = split_model_options(given)
+    session = prompt.Session(
+        console, opened, request, page, lambda: load_encoder_of(console, opened, options)
+    )
+    prompt.run(session, console, len(opened))
 
 
 def print_like(
