@@ -61,11 +61,11 @@ def print_hits(
             }
         )
     elif trec:
+        from moee_index.index.several import run_score
         from moee_index.readers.trec import run_line
 
         for hit in hits:
-            score = hit.score if hit.rrf is None else hit.rrf
-            print_line(run_line(query_id or "1", hit.id, hit.rank, score))
+            print_line(run_line(query_id or "1", hit.id, hit.rank, run_score(hit)))
     else:
         _print_table(f"like {query_id}" if query is None else query, hits, details)
 

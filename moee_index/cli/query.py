@@ -42,7 +42,6 @@ BLOCK = 64
 @click.argument("text", nargs=-1, metavar="[TEXT…]", type=TEXT)
 @click.option(
     "--index",
-    "indexes",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="DIR",
@@ -103,7 +102,7 @@ def command(
     console: Console,
     /,
     text: tuple[str, ...],
-    indexes: tuple[Path, ...],
+    index: tuple[Path, ...],
     merge: Merge | None,
     k: int,
     queries: str | None,
@@ -140,7 +139,7 @@ def command(
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
 
-    if merge is not None and len(indexes) < 2:
+    if merge is not None and len(index) < 2:
         raise click.UsageError("--merge says how hits of several --index become one list")
 
     from moee_index.index.answers import answer_queries
@@ -162,18 +161,18 @@ def command(
         embed_nothing()
     page = Page(offset, facets, as_json, trec)
     if like is not None:
-        with _opened(console, indexes, merge, request) as opened:
+        with _opened(console, index, merge, request) as opened:
             print_like(opened, request, like, page)
         return
     if at_prompt:
-        with _opened(console, indexes, merge, request) as opened:
+        with _opened(console, index, merge, request) as opened:
             _start_prompt(console, opened, request, page, given)
         return
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
         _look_at(source)
-    with _opened(console, indexes, merge, request) as opened:
+    with _opened(console, index, merge, request) as opened:
         counts = page.count(opened, request)
         if trec:
             opened.check_run_ids(request)
@@ -197,12 +196,12 @@ def command(
 
 @contextmanager
 def _opened(
-    console: Console, indexes: tuple[Path, ...], merge: Merge | None, request: SearchRequest
+    console: Console, index: tuple[Path, ...], merge: Merge | None, request: SearchRequest
 ) -> Iterator[Indexes]:
     """The indexes, which a request fits; how their hits are merged is told."""
     from moee_index.index import Indexes
 
-    directories = indexes or (choose_index(console, None),)
+    directories = index or (choose_index(console, None),)
     with Indexes.open(directories, merge=merge or "auto") as opened:
         check_request(console, opened, request)
         yield opened

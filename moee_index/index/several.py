@@ -376,6 +376,12 @@ class Indexes:
         return details
 
 
+def run_score(hit: Hit) -> float:
+    """The score of a hit in a TREC run. By rank the hits of two indexes are equal in pairs, and
+    evaluations order equal ones by their ids: there it is the weight of the hit's place in all."""
+    return hit.score if hit.rrf is None else 1 / (RRF_K + hit.rank)
+
+
 def _document_of(index: Index, hit: Hit) -> str:
     """The id of the document that a hit, which may be a passage, is of."""
     return hit.id if index.documents([hit.id]) else hit.id.rpartition("#")[0]
