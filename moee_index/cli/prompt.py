@@ -31,7 +31,7 @@ COMMANDS = {
     "k": ("N", "hits per query"),
     "method": ("M", "sum, concat, hs or rw"),
     "alpha": ("[A]", "weight of RW in `sum`; alone: the index's"),
-    "lexical": ("[W]", "weight of words, 0 to 1; alone: 0"),
+    "lexical": ("[W]", "weight of words, 0 to 1; alone: the index's"),
     "filter": ("[F]", 'only documents whose metadata match, as lang = "en"; alone: all'),
     "like": ("N", "more like the N-th hit of the last answer"),
     "open": ("N", "the whole text of the N-th hit of the last answer"),
@@ -90,7 +90,7 @@ def changed(request: SearchRequest, command: Command, offset: int = 0) -> Search
             checked = Request.checked(method=request.method, alpha=alpha)
             return replace(request, alpha=checked.alpha)
         case "lexical":
-            checked = Request.checked(lexical=_number(command) if value else 0.0)
+            checked = Request.checked(lexical=_number(command) if value else None)
             return replace(request, lexical=checked.lexical)
         case _:
             return replace(request, filter=Request.checked(filter=value or None).filter)
@@ -135,7 +135,7 @@ class Session:
 
     def prepare(self) -> None:
         """Load the model now, if queries as they are asked at first need it."""
-        if self._request.lexical < 1:
+        if self._opened.embeds(self._request):
             _ = self._encoder
 
     def take(self, line: str) -> bool:
@@ -172,7 +172,7 @@ class Session:
         from moee_index.types import Query
 
         request = self._request
-        encoder = self._encoder if request.lexical < 1 else None
+        encoder = self._encoder if self._opened.embeds(request) else None
         counts = self._page.count(self._opened, request)
         for answer in answer_queries(self._opened, [Query("1", text)], request, encoder, block=1):
             details = {**self._opened.details(request), "took_ms": answer.seconds * 1000}

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from moee_index.cli.options import (
     model_options,
     search_options,
     split_model_options,
+    tell_lexical,
 )
 from moee_index.cli.output import check_formats, facet_fields, print_facets, print_hits
 
@@ -114,7 +115,7 @@ def command(
     facets: tuple[str, ...],
     method: Method,
     alpha: float | None,
-    lexical: float,
+    lexical: float | None,
     k1: float,
     b: float,
     as_json: bool,
@@ -161,6 +162,7 @@ def command(
         embed_nothing()
     page = Page(offset, facets, as_json, trec)
     if like is not None:
+        request = replace(request, lexical=0.0)
         with _opened(console, index, merge, request) as opened:
             print_like(opened, request, like, page)
         return
@@ -179,7 +181,7 @@ def command(
             _check_ids(source)
         options, _ = split_model_options(given)
         # By words alone no text is embedded.
-        encoder = load_encoder_of(console, opened, options) if request.lexical < 1 else None
+        encoder = load_encoder_of(console, opened, options) if opened.embeds(request) else None
         # stdin is answered line by line as it comes, a file in blocks
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
@@ -211,6 +213,9 @@ def check_request(console: Console, opened: Indexes, request: SearchRequest) -> 
     """Refuse what does not fit the indexes; say why hits of several are merged by rank, where
     nobody asked for it."""
     opened.check(request)
+    if request.lexical is None:
+        for index in opened.indexes:
+            tell_lexical(console, index)
     merged_by, reason = opened.merged_by(request)
     if merged_by == "ranks" and reason:
         console.tell(f"hits are merged by rank: {reason}")

@@ -40,6 +40,7 @@ class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
     alone count; texts: of the queries, may be None where words do not count; without: a document
     that is no hit; words: the queries' scores by words, where more than this index decides them.
+    Words count nothing in a request that leaves their weight open.
 
     Raises MisuseError where a text is missing.
     """
@@ -57,13 +58,14 @@ class Search:
         self._snapshot = snapshot
         self._searchers = searchers
         self._request = request
+        self._weight = request.words(0.0)
         self._masks = snapshot.masks(request.filter)
         if without is not None:
             self._masks = _masked(snapshot, self._masks, without)
         self._words = words or word_scores(snapshot, request, embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
-        if embeddings is not None and request.lexical < 1:
+        if embeddings is not None and self._weight < 1:
             self._queries = unit_vectors(embeddings, snapshot.standardizer)
             self._count = len(embeddings)
 
@@ -185,14 +187,15 @@ def word_scores(
 ) -> WordScores | None:
     """The queries' scores by words, where these count. Raises MisuseError where a text is
     missing."""
-    if not request.lexical:
+    weight = request.words(0.0)
+    if not weight:
         return None
     given = None if texts is None else check_texts(texts, "query")
     if given is None or (embeddings is not None and len(given) != len(embeddings)):
         raise MisuseError("a search by words needs the text of each query; give texts=")
     from moee_index.index.lexical.scores import WordScores
 
-    return WordScores(given, index.statistics, request.lexical, request.bm25)
+    return WordScores(given, index.statistics, weight, request.bm25)
 
 
 def stored_rows(snapshot: Snapshot, identifier: str) -> tuple[Match, Embeddings]:

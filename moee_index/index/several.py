@@ -26,6 +26,7 @@ from moee_index.index.listing import Facet, count_values
 from moee_index.index.search.request import SearchOptions, SearchRequest, query_texts
 from moee_index.index.snapshot import Snapshot, joined_fields
 from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.token_weights import with_weights_of
 from moee_index.index.write.resume import check_encoder
 from moee_index.text import check_text, shown
 from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
@@ -33,6 +34,7 @@ from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
 if TYPE_CHECKING:  # without words a search imports nothing of them
     from moee_index.index.lexical.scores import WordScores
     from moee_index.index.lexical.statistics import Statistics
+    from moee_index.token_weights import TokenWeights
 
 Merge = Literal["auto", "scores", "ranks"]
 # Cormack, Clarke & Büttcher (SIGIR 2009): a hit's weight is 1 / (60 + rank).
@@ -121,6 +123,11 @@ class Indexes:
     def _snapshots(self) -> list[Snapshot]:
         return [index.snapshot for index in self.indexes]
 
+    @property
+    def token_weights(self) -> TokenWeights | None:
+        """As `Index.token_weights`, which all share."""
+        return self.indexes[0].token_weights
+
     def document(self, hit: Hit) -> StoredDocument:
         """The whole document of a hit. Raises MisuseError where it is of no index that is open."""
         index = self._index_of(hit)
@@ -152,6 +159,10 @@ class Indexes:
             index.check_lexical(request.lexical)
         self.merged_by(request)
 
+    def embeds(self, request: SearchRequest) -> bool:
+        """Whether the text of a query must be embedded: words alone do not count in all."""
+        return any(request.words(index.lexical) < 1 for index in self.indexes)
+
     def merged_by(self, request: SearchRequest) -> tuple[Literal["scores", "ranks"], str]:
         """How the hits for a request are merged, and why not by score, unless that was asked for.
 
@@ -173,10 +184,15 @@ class Indexes:
         first = self.indexes[0]
         for other in self.indexes[1:]:
             both = f"{first.directory} and {other.directory}"
+            if request.words(first.lexical) != request.words(other.lexical):
+                return (
+                    f"{both} have different default weights of words ({first.lexical:g} and "
+                    f"{other.lexical:g}; --lexical sets one for all)"
+                )
             one, two = first.manifest.language, other.manifest.language
-            if request.lexical and one != two:
+            if request.words(first.lexical) and one != two:
                 return f"words of {both} are stemmed differently (language {one} and {two})"
-            if request.lexical == 1:
+            if request.words(first.lexical) == 1:
                 continue
             if not equal(first.standardizer, other.standardizer):
                 return f"{both} have different standardizers"
@@ -248,15 +264,17 @@ class Indexes:
         not differ between them.
 
         Merged by rank, a hit keeps its own score, and `rrf` is what hits are ordered by; min_score
-        leaves out hits by their own scores, and each index has its own default α.
+        leaves out hits by their own scores, and each index has its own default weights.
         """
         request = SearchRequest.checked(k, **options)
         texts, several = query_texts(query)
         self.check(request)
         if encoder is not None:
-            self.indexes[0].check_encoder(check_encoder(encoder).spec)
+            first = self.indexes[0]
+            encoder = with_weights_of(first.directory, first.manifest, check_encoder(encoder))
+            first.check_encoder(encoder.spec)
         embeddings = None
-        if texts and request.lexical < 1:
+        if texts and self.embeds(request):
             chosen = encoder or self.indexes[0].encoder()
             embeddings = chosen.encode(texts, query=True)
         answers = self.answer(request, embeddings, texts) if texts else []
@@ -271,6 +289,8 @@ class Indexes:
         """As `Index.answer`: a query is embedded once, whatever the number of indexes."""
         with self._held():
             request = self._request(request)
+            if texts is None:
+                request = replace(request, lexical=request.words(0.0))
             words = self._words(request, embeddings, texts)
             answers = [
                 index.answer(request, embeddings, texts, each)
@@ -288,6 +308,7 @@ class Indexes:
         own: list[WordScores | None] = [None] * len(self.indexes)
         if len(self.indexes) == 1 or self.merged_by(request)[0] == "ranks":
             return own
+        request = replace(request, lexical=request.words(self.indexes[0].lexical))
         words = word_scores(self, request, embeddings, texts)
         if words is None:
             return own
@@ -298,11 +319,13 @@ class Indexes:
         """As `Index.like`: the documents of all indexes most like one of one of them. Raises
         MisuseError for an id that none or more than one of them has."""
         request = SearchRequest.checked(k, **options)
+        request = replace(request, lexical=request.words(0.0))
         self.check(request)
         return self.answer_like(request, identifier)
 
     def answer_like(self, request: SearchRequest, document: str | Hit) -> Hits:
         """As `like`, for a request that is checked already, and a document by its id or a hit."""
+        request = replace(request, lexical=request.words(0.0))
         with self._held():
             if isinstance(document, Hit):
                 owner = self._index_of(document)
@@ -363,17 +386,25 @@ class Indexes:
         """What an answer in JSON says of the search: index, method, alpha, and where they are not
         what they always are, lexical and merge."""
         directories = [str(index.directory) for index in self.indexes]
-        weights = list(dict.fromkeys(request.weight(index.alpha) for index in self.indexes))
+        alphas = _distinct(request.weight(index.alpha) for index in self.indexes)
+        weights = _distinct(request.words(index.lexical) for index in self.indexes)
         details: dict[str, Any] = {
             "index": directories[0] if len(directories) == 1 else directories,
             "method": request.method,
-            "alpha": weights[0] if len(weights) == 1 else weights,
+            "alpha": alphas[0] if len(alphas) == 1 else alphas,
         }
-        if request.lexical:
-            details["lexical"] = request.lexical
+        if weights != [0.0]:
+            # Only where words count: scripts rely on the fields above.
+            details["lexical"] = weights[0] if len(weights) == 1 else weights
         if len(directories) > 1:
             details["merge"] = self.merged_by(request)[0]
         return details
+
+
+def _distinct(weights: Iterable[float | None]) -> list[float | None]:
+    """The weight of all; where indexes have different ones, of each."""
+    every = list(weights)
+    return every[:1] if len(set(every)) == 1 else every
 
 
 def run_score(hit: Hit) -> float:

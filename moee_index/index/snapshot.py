@@ -257,10 +257,7 @@ class Snapshot:
             if segment.postings is not None
         ]
         if self.manifest.language is None:
-            raise MisuseError(
-                f"{self.directory} has no postings, which a search by words needs; moee-index "
-                f"reindex {self.directory} --lexical writes them, and changes nothing else"
-            )
+            raise MisuseError(without_postings(self.directory))
         return Statistics(opened, Words(self.manifest.language))
 
     @property
@@ -279,6 +276,14 @@ def joined_fields(snapshots: Sequence[Snapshot]) -> dict[str, set[str]] | None:
         for name, kinds in snapshot.fields.items():
             joined[name] = joined.get(name, set()) | kinds
     return joined
+
+
+def without_postings(directory: Path) -> str:
+    """What is said of an index where words are to count and it has none."""
+    return (
+        f"{directory} has no postings, which a search by words needs; moee-index reindex "
+        f"{directory} --lexical writes them, and changes nothing else"
+    )
 
 
 class Selector:

@@ -88,7 +88,7 @@ def test_what_commands_change() -> None:
         (":alpha 2", "alpha", 2.0),
         (":alpha", "alpha", None),
         (":lexical 0.4", "lexical", 0.4),
-        (":lexical", "lexical", 0.0),
+        (":lexical", "lexical", None),
         (":method hs", "method", "hs"),
     ):
         command = parse(line)
