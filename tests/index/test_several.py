@@ -24,6 +24,7 @@ from moee_index.index import (
     build_index,
     delete_documents,
     save_alpha,
+    save_weights,
 )
 from moee_index.index.filters import FilterError
 from moee_index.index.hits import Hits
@@ -231,6 +232,32 @@ def test_other_weights_and_languages(tmp_path: Path) -> None:
             "index": [str(each) for each in parts], "method": "sum", "alpha": [1.0, 0.5],
             "merge": "ranks",
         }  # fmt: skip
+
+
+def test_default_weights_of_words(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        build_index(tmp_path / name, PARTS[name], FakeEncoder(), standardize="none")
+    save_weights(tmp_path / "a", 1.0, 0.4)
+    save_weights(tmp_path / "b", 1.0, 0.4)
+    open_request = SearchRequest.checked()
+    with Indexes.open([tmp_path / "a", tmp_path / "b"], FakeEncoder()) as several:
+        assert several.search("w1 w30") == several.search("w1 w30", lexical=0.4)
+        assert several.details(open_request)["lexical"] == 0.4 and several.embeds(open_request)
+        # More like a document is asked by vectors alone, and so are embeddings without a text.
+        assert several.like("a1")[0].lexical is None
+        embeddings = FakeEncoder().encode(["w1"])
+        assert several.answer(open_request, embeddings)[0][0].lexical is None
+    with Indexes.open([tmp_path / "a", tmp_path / "c"], FakeEncoder()) as several:
+        assert "weights of words (0.4 and 0; --lexical" in several.merged_by(open_request)[1]
+        first, second = several.search("w1 w30", 2)
+        assert first.lexical is not None and second.lexical is None
+        assert several.details(open_request)["lexical"] == [0.4, 0.0]
+        assert several.search("w1 w30", lexical=0.1)[0].rrf is None
+        assert several.like("a1")[0].rrf is None
+    save_weights(tmp_path / "a", 1.0, 1.0)
+    save_weights(tmp_path / "b", 1.0, 1.0)
+    with Indexes.open([tmp_path / "a", tmp_path / "b"]) as several:
+        assert not several.embeds(open_request) and several.search("w30")
 
 
 # Ids, filters, fields
