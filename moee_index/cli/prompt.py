@@ -112,7 +112,8 @@ def _number(command: Command) -> float:
 
 class Session:
     """What holds from one line to the next. load: loads the model, at the first query that needs
-    it; hits: of the last answer, as they were shown."""
+    it; syntax: whether signs in a query are conditions; hits: of the last answer, as they were
+    shown."""
 
     def __init__(
         self,
@@ -121,6 +122,7 @@ class Session:
         request: SearchRequest,
         page: Page,
         load: Callable[[], TextEncoder],
+        syntax: bool = True,
     ) -> None:
         self.hits: Sequence[Hit] = ()
         self._console = console
@@ -128,6 +130,7 @@ class Session:
         self._request = request
         self._page = page
         self._load = load
+        self._syntax = syntax
 
     @cached_property
     def _encoder(self) -> TextEncoder:
@@ -169,14 +172,20 @@ class Session:
 
     def _answer(self, text: str) -> None:
         from moee_index.index.answers import answer_queries
+        from moee_index.index.lexical.syntax import parse_query, plain_query
         from moee_index.types import Query
 
         request = self._request
+        parsed = parse_query(text) if self._syntax else plain_query(text)
+        self._opened.check_conditions([parsed])
+        counts = self._page.count(self._opened, request, parsed.conditions)
         encoder = self._encoder if self._opened.embeds(request) else None
-        counts = self._page.count(self._opened, request)
-        for answer in answer_queries(self._opened, [Query("1", text)], request, encoder, block=1):
+        for answer in answer_queries(
+            self._opened, [Query("1", text)], request, encoder, block=1, syntax=self._syntax
+        ):
             details = {**self._opened.details(request), "took_ms": answer.seconds * 1000}
-            self._page.print_hits(text, None, answer.hits, details)
+            snippets = self._opened.snippets(answer.text)
+            self._page.print_hits(text, None, answer.hits, details, snippets)
             self.hits = answer.hits[self._page.offset :]
         self._page.print_counts(counts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +30,10 @@ from moee_index.cli.output import check_formats, facet_fields, print_facets, pri
 if TYPE_CHECKING:
     from moee_index.fusion import Method
     from moee_index.index import Hits, Indexes
+    from moee_index.index.lexical.syntax import Condition, ParsedQuery
     from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
-    from moee_index.index.several import Merge
+    from moee_index.index.several import Merge, SnippetsOf
     from moee_index.types import Hit, Query
 
 # Queries of a file that are embedded and searched together.
@@ -90,9 +91,16 @@ BLOCK = 64
     type=TEXT,
     multiple=True,
     metavar="FIELD",
-    help="Also count the documents that --filter leaves by their values in a field. May be given "
-    "several times.",
+    help="Also count the documents that --filter and conditions in TEXT leave by their values in a "
+    "field. May be given several times.",
 )
+@click.option(
+    "--plain",
+    is_flag=True,
+    help='Take TEXT as it is: without, "a phrase", +required and -without are conditions on '
+    "documents.",
+)
+@click.option("--full", is_flag=True, help="Show the whole text of each hit.")
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @lexical_options
@@ -113,6 +121,8 @@ def command(
     passages: bool,
     offset: int,
     facets: tuple[str, ...],
+    plain: bool,
+    full: bool,
     method: Method,
     alpha: float | None,
     lexical: float | None,
@@ -128,7 +138,8 @@ def command(
     The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
     the documents that match, with --lexical of vectors and words together. A filter compares
     metadata fields by = != < <= > >=, `in (…)`, `contains "…"` and `exists`, joined by and, or, not
-    and parentheses.
+    and parentheses. In TEXT "a phrase" and +word leave the documents that hold them, -word and
+    -"a phrase" those that do not.
     """
     check_formats(as_json, trec)
     if text and queries is not None:
@@ -139,11 +150,14 @@ def command(
         )
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
+    if full and (as_json or trec):
+        raise click.UsageError("--full is for the table; --json holds each text whole")
 
     if merge is not None and len(index) < 2:
         raise click.UsageError("--merge says how hits of several --index become one list")
 
     from moee_index.index.answers import answer_queries
+    from moee_index.index.lexical.syntax import parse_query
     from moee_index.index.search.request import SearchRequest
 
     # Anything wrong with the request is reported before anything is loaded.
@@ -160,7 +174,10 @@ def command(
         from moee_index.backends import embed_nothing
 
         embed_nothing()
-    page = Page(offset, facets, as_json, trec)
+    syntax = not plain and (bool(text) or at_prompt)
+    parsed = [parse_query(query) for query in text] if syntax else []
+    conditions = _shared(parsed) if facets else ()
+    page = Page(offset, facets, as_json, trec, full)
     if like is not None:
         request = replace(request, lexical=0.0)
         with _opened(console, index, merge, request) as opened:
@@ -168,14 +185,15 @@ def command(
         return
     if at_prompt:
         with _opened(console, index, merge, request) as opened:
-            _start_prompt(console, opened, request, page, given)
+            _start_prompt(console, opened, request, page, given, syntax)
         return
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
         _look_at(source)
     with _opened(console, index, merge, request) as opened:
-        counts = page.count(opened, request)
+        opened.check_conditions(parsed)
+        counts = page.count(opened, request, conditions)
         if trec:
             opened.check_run_ids(request)
             _check_ids(source)
@@ -186,12 +204,14 @@ def command(
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
         details, more = opened.details(request), page.fields(counts)
-        for answer in answer_queries(opened, read, request, encoder, block=block):
+        answers = answer_queries(opened, read, request, encoder, block=block, syntax=syntax)
+        for answer in answers:
             page.print_hits(
                 answer.query.text,
                 answer.query.id if queries is not None or trec else None,
                 answer.hits,
                 {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
+                None if trec else opened.snippets(answer.text),
             )
     page.print_counts(counts)
 
@@ -229,21 +249,34 @@ class Page:
     facets: tuple[str, ...]
     as_json: bool
     trec: bool
+    full: bool
 
-    def count(self, opened: Indexes, request: SearchRequest) -> list[Facet]:
-        """The documents that the filter leaves, counted by the fields that are asked for."""
-        return opened.count_values(self.facets, request.filter) if self.facets else []
+    def count(
+        self, opened: Indexes, request: SearchRequest, conditions: Sequence[Condition] = ()
+    ) -> list[Facet]:
+        """The documents that filter and conditions leave, counted by the fields that are asked
+        for."""
+        if not self.facets:
+            return []
+        return opened.count_values(self.facets, request.filter, conditions)
 
     def fields(self, counts: list[Facet]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
         return {"facets": [facet_fields(facet) for facet in counts]} if counts else {}
 
     def print_hits(
-        self, query: str | None, query_id: str | None, hits: Hits, details: dict[str, Any]
+        self,
+        query: str | None,
+        query_id: str | None,
+        hits: Hits,
+        details: dict[str, Any],
+        snippets: SnippetsOf | None,
     ) -> None:
         """An answer, shown at once."""
-        shown = hits[self.offset :]
-        print_hits(query, query_id, shown, details, as_json=self.as_json, trec=self.trec)
+        print_hits(
+            query, query_id, hits[self.offset :], details, as_json=self.as_json, trec=self.trec,
+            snippets=snippets, full=self.full,
+        )  # fmt: skip
         sys.stdout.flush()
 
     def print_counts(self, counts: list[Facet]) -> None:
@@ -257,13 +290,18 @@ def _in_terminal() -> bool:
 
 
 def _start_prompt(
-    console: Console, opened: Indexes, request: SearchRequest, page: Page, given: dict[str, Any]
+    console: Console,
+    opened: Indexes,
+    request: SearchRequest,
+    page: Page,
+    given: dict[str, Any],
+    syntax: bool,
 ) -> None:
     from moee_index.cli import prompt
 
     options, _ = split_model_options(given)
     session = prompt.Session(
-        console, opened, request, page, lambda: load_encoder_of(console, opened, options)
+        console, opened, request, page, lambda: load_encoder_of(console, opened, options), syntax
     )
     prompt.run(session, console, len(opened))
 
@@ -285,9 +323,20 @@ def print_like(
         "took_ms": (time.perf_counter() - started) * 1000,
         **page.fields(counts),
     }
-    page.print_hits(None, like, hits, details)
+    page.print_hits(None, like, hits, details, opened.snippets(""))
     page.print_counts(counts)
     return hits
+
+
+def _shared(queries: Sequence[ParsedQuery]) -> tuple[Condition, ...]:
+    """The conditions of all queries, over whose documents --facet counts once."""
+    each = {query.conditions for query in queries}
+    if len(each) > 1:
+        raise click.UsageError(
+            "--facet counts the documents of one query, and these have different conditions; give "
+            "one TEXT, or --plain"
+        )
+    return next(iter(each), ())
 
 
 def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:

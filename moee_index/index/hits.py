@@ -20,12 +20,18 @@ from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joine
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Mask, Match, find_live
 from moee_index.index.snapshot import Snapshot
+from moee_index.index.store.rows import RowNumbers
 from moee_index.text import check_texts, shown
-from moee_index.types import Embeddings, Hit
+from moee_index.types import Embeddings, Hit, blocks
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
+    from moee_index.index.lexical.conditions import DocumentConditions
     from moee_index.index.lexical.scores import WordMatch, WordScores
     from moee_index.index.lexical.statistics import Statistics
+    from moee_index.index.lexical.syntax import Condition, ParsedQuery
+
+# Rows whose documents are looked at together.
+_AT_A_TIME = 256
 
 
 class Hits(list[Hit]):
@@ -39,8 +45,9 @@ class Hits(list[Hit]):
 class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
     alone count; texts: of the queries, may be None where words do not count; without: a document
-    that is no hit; words: the queries' scores by words, where more than this index decides them.
-    Words count nothing in a request that leaves their weight open.
+    that is no hit; words: the queries' scores by words, where more than this index decides them;
+    conditions: which documents may be hits. Words count nothing in a request that leaves their
+    weight open.
 
     Raises MisuseError where a text is missing.
     """
@@ -54,6 +61,7 @@ class Search:
         texts: Sequence[str] | None,
         without: Match | None = None,
         words: WordScores | None = None,
+        conditions: DocumentConditions | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._searchers = searchers
@@ -62,6 +70,9 @@ class Search:
         self._masks = snapshot.masks(request.filter)
         if without is not None:
             self._masks = _masked(snapshot, self._masks, without)
+        self._conditions = conditions
+        if conditions is not None:
+            self._masks = conditions.masks(self._masks)
         self._words = words or word_scores(snapshot, request, embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
@@ -74,10 +85,16 @@ class Search:
         k = self._request.k
         if self._request.passages:
             self._snapshot.check_names()
-        if self._snapshot.manifest.chunk is None or self._request.passages:
+        by_text = self._conditions is not None and self._conditions.by_text
+        if not self._joins_passages and not by_text:
             rankings = self._rank(slice(0, self._count), k)
             return [self._hits(ranking, query) for query, ranking in enumerate(rankings)]
-        return [self._best_passages(query, k) for query in range(self._count)]
+        return [self._deeper(query, k) for query in range(self._count)]
+
+    @property
+    def _joins_passages(self) -> bool:
+        """Whether a hit is a document, by its best passage."""
+        return self._snapshot.manifest.chunk is not None and not self._request.passages
 
     def _rank(self, some: slice, k: int) -> list[Ranking]:
         """The best k rows for some of the queries."""
@@ -101,22 +118,35 @@ class Search:
         ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))
         return [cut_below(ranking, request.min_score) for ranking in ranked]
 
-    def _best_passages(self, query: int, k: int) -> Hits:
-        """The k best documents, each by its best passage: passages are ranked deeper and deeper
-        until k documents are among them, or all passages are."""
+    def _deeper(self, query: int, k: int) -> Hits:
+        """The k best hits where not every row is one: rows are ranked deeper and deeper until k
+        hits are among them, or all rows are."""
         depth = 4 * k
         while True:
             ranking = self._rank(slice(query, query + 1), depth)[0]
-            stored = self._stored(ranking.rows)
-            positions: dict[tuple[int, int], int] = {}
-            for position, row in enumerate(ranking.rows):
-                segment, document = stored[int(row)]
-                positions.setdefault((segment, document.number), position)
-            if len(positions) >= k or len(ranking.rows) < depth:
-                best = np.fromiter(positions.values(), dtype=np.int64)[:k]
-                best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(best_documents, query)
+            best = self._first_hits(ranking.rows, k)
+            if len(best) == k or len(ranking.rows) < depth:
+                chosen = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(chosen, query)
             depth *= 4
+
+    def _first_hits(self, rows: RowNumbers, k: int) -> RowNumbers:
+        """Positions of the first k hits among ranked rows: of each document its first row, where
+        its passages are not hits, and none of a document whose text does not meet a condition."""
+        positions: list[int] = []
+        seen: set[tuple[int, int]] = set()
+        for some in blocks(range(len(rows)), _AT_A_TIME):
+            stored = self._stored(rows[some])
+            for position in some:
+                segment, document = stored[int(rows[position])]
+                if self._joins_passages and (segment, document.number) in seen:
+                    continue
+                seen.add((segment, document.number))
+                if self._conditions is None or self._conditions.hold(segment, document):
+                    positions.append(position)
+                    if len(positions) == k:
+                        return np.array(positions, dtype=np.int64)
+        return np.array(positions, dtype=np.int64)
 
     def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
         """Row of the index → (its segment, its document, whose rows are those of the segment)."""
@@ -170,6 +200,39 @@ class Search:
                 )
             )
         return Hits(hits, ranking.exact)
+
+
+class Answers(Protocol):
+    """Answers queries that have the same conditions."""
+
+    def __call__(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        texts: Sequence[str] | None,
+        conditions: Sequence[Condition],
+    ) -> list[Hits]: ...
+
+
+def answer_alike(
+    answer: Answers,
+    request: SearchRequest,
+    embeddings: Embeddings | None,
+    queries: Sequence[ParsedQuery],
+) -> list[Hits]:
+    """The hits of each query; those that have the same conditions are answered together."""
+    alike: dict[tuple[Condition, ...], list[int]] = {}
+    for number, query in enumerate(queries):
+        alike.setdefault(query.conditions, []).append(number)
+    answers: dict[int, Hits] = {}
+    for conditions, numbers in alike.items():
+        texts = [queries[number].text for number in numbers]
+        some = embeddings
+        if embeddings is not None and len(alike) > 1:
+            some = Embeddings(embeddings.hs[numbers], embeddings.rw[numbers])
+        found = answer(request, some, texts, conditions)
+        answers.update(zip(numbers, found, strict=True))
+    return [answers[number] for number in range(len(queries))]
 
 
 class HoldsWords(Protocol):

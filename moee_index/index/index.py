@@ -8,7 +8,7 @@ its place.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer
-from moee_index.index.hits import Hits, Search, more_like, stored_rows
+from moee_index.index.hits import Hits, Search, answer_alike, more_like, stored_rows
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
+from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
 from moee_index.index.model_path import located
 from moee_index.index.search.request import (
     SearchOptions,
     SearchRequest,
+    check_flag,
     check_queries,
     query_texts,
 )
@@ -311,6 +313,7 @@ class Index:
         lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
+        syntax: bool = False,
         encoder: TextEncoder | None = None,
     ) -> Hits | list[Hits]:
         """The k best documents for a query, or for each of several in one pass.
@@ -322,10 +325,13 @@ class Index:
         a hit of its own; otherwise a document is one hit, by its best passage. lexical: weight of
         words in the score, from 0 (vectors alone) to 1 (words alone: no vector is looked at, and
         documents without a word of the query are no hits); None is the index's default. k1, b:
-        BM25's parameters. encoder: embeds this search's queries instead of the index's encoder.
+        BM25's parameters. syntax: a query may hold `"a phrase"`, `+required` and `-without`
+        (lexical/syntax), which decide what documents are hits and change no score; otherwise it is
+        plain text. encoder: embeds this search's queries instead of the index's encoder.
 
         Raises MisuseError for an empty query, for k, alpha, method, lexical, k1 or b out of range,
-        and for words in an index without postings; FilterError;
+        for a phrase without end, and for words or conditions in an index without postings;
+        FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.
         """
         with self.held():
@@ -334,18 +340,21 @@ class Index:
             k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
             lexical=lexical, k1=k1, b=b,
         )  # fmt: skip
+        check_flag("syntax", syntax)
         texts, several = query_texts(query)
+        parsed = [parse_query(text) if syntax else plain_query(text) for text in texts]
         if encoder is not None:
             encoder = self._weighted(check_encoder(encoder))
             self.check_encoder(encoder.spec)
         if not texts:
             return []
         self.check_lexical(request.lexical)
+        self.check_conditions(parsed)
         embeddings = None
         if request.words(self.lexical) < 1:
             chosen = self.encoder() if encoder is None else encoder
-            embeddings = chosen.encode(texts, query=True)
-        answers = self.answer(request, embeddings, texts)
+            embeddings = chosen.encode([query.text for query in parsed], query=True)
+        answers = self.answer_parsed(request, embeddings, parsed)
         return answers if several else answers[0]
 
     def search_embeddings(
@@ -418,18 +427,37 @@ class Index:
         request: SearchRequest,
         embeddings: Embeddings | None,
         texts: Sequence[str] | None = None,
+        conditions: Sequence[Condition] = (),
         words: WordScores | None = None,
     ) -> list[Hits]:
         """As `search_embeddings`, for a request that is checked already. embeddings: may be None
-        where words alone count; words: the texts' scores, where more indexes decide them."""
+        where words alone count; conditions: of all queries; words: the texts' scores, where more
+        indexes decide them."""
         with self.held():
             weight = request.words(0.0 if texts is None else self.lexical)
             if embeddings is not None or weight < 1:
                 embeddings = check_queries(embeddings, self.spec.dims)
-            request = replace(request, lexical=weight)
-            return Search(
-                self.snapshot, self._searchers, request, embeddings, texts, words=words
-            ).hits()
+            search = Search(
+                self.snapshot, self._searchers, replace(request, lexical=weight), embeddings, texts,
+                words=words, conditions=self.snapshot.conditions(conditions),
+            )  # fmt: skip
+            return search.hits()
+
+    def check_conditions(self, queries: Iterable[ParsedQuery]) -> None:
+        """Raises MisuseError where queries have conditions and the index has no postings."""
+        if any(query.conditions for query in queries):
+            with self.held():
+                self.snapshot.check_conditions()
+
+    def answer_parsed(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        queries: Sequence[ParsedQuery],
+    ) -> list[Hits]:
+        """As `answer`, for queries with conditions; those that have the same are answered
+        together."""
+        return answer_alike(self.answer, request, embeddings, queries)
 
     # What it is, and whether it is sound
 

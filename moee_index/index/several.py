@@ -7,7 +7,7 @@ documents. Else ranks are merged. What one index answers is left to `index`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -20,10 +20,11 @@ import numpy as np
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.alike import check_alike, check_distinct, equal, shared_names
 from moee_index.index.filters import Filter
-from moee_index.index.hits import Hits, word_scores
+from moee_index.index.hits import Hits, answer_alike, word_scores
 from moee_index.index.index import Index, LoadEncoder
+from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
 from moee_index.index.listing import Facet, count_values
-from moee_index.index.search.request import SearchOptions, SearchRequest, query_texts
+from moee_index.index.search.request import RequestOptions, SearchRequest, check_flag, query_texts
 from moee_index.index.snapshot import Snapshot, joined_fields
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.token_weights import with_weights_of
@@ -34,9 +35,11 @@ from moee_index.types import Embeddings, EncoderSpec, Hit, TextEncoder
 if TYPE_CHECKING:  # without words a search imports nothing of them
     from moee_index.index.lexical.scores import WordScores
     from moee_index.index.lexical.statistics import Statistics
+    from moee_index.index.snippets import Snippets
     from moee_index.token_weights import TokenWeights
 
 Merge = Literal["auto", "scores", "ranks"]
+SnippetsOf = Callable[[Hit], "Snippets"]
 # Cormack, Clarke & Büttcher (SIGIR 2009): a hit's weight is 1 / (60 + rank).
 RRF_K = 60
 
@@ -141,11 +144,27 @@ class Indexes:
         raise MisuseError(f"the index {hit.index} of the hit is not one of these")
 
     def count_values(
-        self, fields: Sequence[str], condition: str | Filter | None = None
+        self,
+        fields: Sequence[str],
+        condition: str | Filter | None = None,
+        conditions: Sequence[Condition] = (),
     ) -> list[Facet]:
         """As `listing.count_values`, over all."""
         with self._held():
-            return count_values(self._snapshots, fields, self._checked(condition))
+            return count_values(self._snapshots, fields, self._checked(condition), conditions)
+
+    def snippets(self, query: str) -> SnippetsOf:
+        """What shows the best part of a hit's text, by the words of its index."""
+        made: dict[str | None, Snippets] = {}
+
+        def of(hit: Hit) -> Snippets:
+            from moee_index.index.snippets import Snippets
+
+            if hit.index not in made:
+                made[hit.index] = Snippets.of(self._index_of(hit).snapshot, query)
+            return made[hit.index]
+
+        return of
 
     # What a request must fit
 
@@ -162,6 +181,11 @@ class Indexes:
     def embeds(self, request: SearchRequest) -> bool:
         """Whether the text of a query must be embedded: words alone do not count in all."""
         return any(request.words(index.lexical) < 1 for index in self.indexes)
+
+    def check_conditions(self, queries: Sequence[ParsedQuery]) -> None:
+        """As `Index.check_conditions`, of all."""
+        for index in self.indexes:
+            index.check_conditions(queries)
 
     def merged_by(self, request: SearchRequest) -> tuple[Literal["scores", "ranks"], str]:
         """How the hits for a request are merged, and why not by score, unless that was asked for.
@@ -239,7 +263,8 @@ class Indexes:
         k: int = ...,
         *,
         encoder: TextEncoder | None = ...,
-        **options: Unpack[SearchOptions],
+        syntax: bool = ...,
+        **options: Unpack[RequestOptions],
     ) -> Hits: ...
 
     @overload
@@ -249,7 +274,8 @@ class Indexes:
         k: int = ...,
         *,
         encoder: TextEncoder | None = ...,
-        **options: Unpack[SearchOptions],
+        syntax: bool = ...,
+        **options: Unpack[RequestOptions],
     ) -> list[Hits]: ...
 
     def search(
@@ -258,7 +284,8 @@ class Indexes:
         k: int = 10,
         *,
         encoder: TextEncoder | None = None,
-        **options: Unpack[SearchOptions],
+        syntax: bool = False,
+        **options: Unpack[RequestOptions],
     ) -> Hits | list[Hits]:
         """As `Index.search`, over all indexes: the k best of all. Each hit says its index; ids need
         not differ between them.
@@ -266,9 +293,12 @@ class Indexes:
         Merged by rank, a hit keeps its own score, and `rrf` is what hits are ordered by; min_score
         leaves out hits by their own scores, and each index has its own default weights.
         """
+        check_flag("syntax", syntax)
         request = SearchRequest.checked(k, **options)
         texts, several = query_texts(query)
+        parsed = [parse_query(text) if syntax else plain_query(text) for text in texts]
         self.check(request)
+        self.check_conditions(parsed)
         if encoder is not None:
             first = self.indexes[0]
             encoder = with_weights_of(first.directory, first.manifest, check_encoder(encoder))
@@ -276,8 +306,8 @@ class Indexes:
         embeddings = None
         if texts and self.embeds(request):
             chosen = encoder or self.indexes[0].encoder()
-            embeddings = chosen.encode(texts, query=True)
-        answers = self.answer(request, embeddings, texts) if texts else []
+            embeddings = chosen.encode([query.text for query in parsed], query=True)
+        answers = self.answer_parsed(request, embeddings, parsed)
         return answers if several else answers[0]
 
     def answer(
@@ -285,6 +315,7 @@ class Indexes:
         request: SearchRequest,
         embeddings: Embeddings | None,
         texts: Sequence[str] | None = None,
+        conditions: Sequence[Condition] = (),
     ) -> list[Hits]:
         """As `Index.answer`: a query is embedded once, whatever the number of indexes."""
         with self._held():
@@ -293,10 +324,19 @@ class Indexes:
                 request = replace(request, lexical=request.words(0.0))
             words = self._words(request, embeddings, texts)
             answers = [
-                index.answer(request, embeddings, texts, each)
+                index.answer(request, embeddings, texts, conditions, each)
                 for index, each in zip(self.indexes, words, strict=True)
             ]
             return [self._merged(request, of_a_query) for of_a_query in zip(*answers, strict=True)]
+
+    def answer_parsed(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        queries: Sequence[ParsedQuery],
+    ) -> list[Hits]:
+        """As `Index.answer_parsed`."""
+        return answer_alike(self.answer, request, embeddings, queries)
 
     def _words(
         self,
@@ -315,7 +355,7 @@ class Indexes:
         begins = np.cumsum([0, *(len(snapshot.segments) for snapshot in self._snapshots)])
         return [words.beginning(int(begin)) for begin in begins[:-1]]
 
-    def like(self, identifier: str, k: int = 10, **options: Unpack[SearchOptions]) -> Hits:
+    def like(self, identifier: str, k: int = 10, **options: Unpack[RequestOptions]) -> Hits:
         """As `Index.like`: the documents of all indexes most like one of one of them. Raises
         MisuseError for an id that none or more than one of them has."""
         request = SearchRequest.checked(k, **options)

@@ -151,7 +151,7 @@ def take(
         return loaded[-1]
 
     with Indexes.open([tmp_path / "i"]) as opened:
-        page = Page(0, (), as_json=False, trec=False)
+        page = Page(0, (), as_json=False, trec=False, full=False)
         session = Session(Console(), opened, SearchRequest(), page, load)
 
         def taken(line: str) -> str:
@@ -175,6 +175,7 @@ def test_a_session(take: Take, loaded: list[FakeEncoder]) -> None:
     assert take(":filter") == "filter: by default\n" and len(ids(take("sea"))) == 3
     assert take(":lexical 0.4") == "lexical 0.4\n" and "words 1.000" in take("sea ships")
     assert "words" not in take(":like 1")
+    assert ids(take("sea -boats")) == ["a", "c"] and ids(take('"boats at"')) == ["b"]
     assert take(":method hs") == "method hs\n" and take(":quit") == ""
     assert [name in take(":help") for name in COMMANDS] == [True] * len(COMMANDS)
     assert len(loaded) == 1
@@ -185,6 +186,8 @@ def ids(table: str) -> list[str]:
 
 
 def test_errors_change_nothing(take: Take, loaded: list[FakeEncoder]) -> None:
+    with pytest.raises(MisuseError, match="only what documents must not hold"):
+        take("-sea")
     with pytest.raises(MisuseError, match=":open 1: no such hit in the last answer; there is none"):
         take(":open 1")
     take(":lexical 1")

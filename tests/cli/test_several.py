@@ -73,6 +73,12 @@ def test_filters_facets_and_more_like(pair: tuple[str, ...]) -> None:
         {"field": "a", "values": [], "missing": 3},
         {"field": "b", "values": [{"value": 1, "count": 3}], "missing": 0},
     ]
+    found = answer(*pair, "ships -bread", "--facet", "b", "-k", "9")
+    assert found["facets"][0] == {"field": "b", "values": [{"value": 1, "count": 2}], "missing": 3}
+    assert len(found["hits"]) == 5
+    for hit in found["hits"]:
+        marked = [hit["snippet"][start:stop] for start, stop in hit["marks"]]
+        assert marked == (["ships"] if "ships" in hit["text"] else [])
     found = answer(*pair, "--like", "a1", "-k", "1")
     assert (found["like"], found["hits"][0]["id"]) == ("a1", "b1")
 

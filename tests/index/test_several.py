@@ -28,6 +28,7 @@ from moee_index.index import (
 )
 from moee_index.index.filters import FilterError
 from moee_index.index.hits import Hits
+from moee_index.index.lexical.syntax import parse_query
 from moee_index.index.search.request import SearchRequest
 from moee_index.types import Document
 
@@ -109,6 +110,7 @@ requests = st.fixed_dictionaries(
     options=requests,
     how=st.sampled_from(HOWS),
     lexical=st.sampled_from([0.0, 0.4, 0.999, 1.0]),
+    signs=st.sampled_from([None, "", " +w2", " -w5", ' "w0 w1"', ' -"w1 w0" +w3']),
 )
 def test_the_list_is_that_of_one_index(
     parts_and_whole: tuple[list[Path], Path],
@@ -116,12 +118,15 @@ def test_the_list_is_that_of_one_index(
     options: dict[str, Any],
     how: tuple[Any, float | None],
     lexical: float,
+    signs: str | None,
 ) -> None:
-    """To the bit, equal scores in the same order: vectors, words, both, filtered or not."""
+    """To the bit, equal scores in the same order: vectors, words, both, filtered or not, with
+    conditions or without."""
     parts, whole = parts_and_whole
     given = {**options, "method": how[0], "alpha": how[1], "lexical": lexical}
     with Indexes.open(parts, FakeEncoder()) as several, Index.open(whole, FakeEncoder()) as one:
         assert several.merged_by(SearchRequest.checked(**given))[0] == "scores"
+        given["syntax"], query = signs is not None, query + (signs or "")
         check_same(several.search(query, **given), one.search(query, **given), parts)
 
 
@@ -159,6 +164,10 @@ def test_many_queries_at_once_and_counts(parts_and_whole: tuple[list[Path], Path
         (facet,) = several.count_values(["x"], "x > 1")
         (expected,) = Indexes([one]).count_values(["x"], "x > 1")
         assert facet == expected and facet.missing == 0
+        conditions = parse_query("w1 +w2 -w3").conditions
+        (facet,) = several.count_values(["x"], None, conditions)
+        (expected,) = Indexes([one]).count_values(["x"], None, conditions)
+        assert facet == expected and 0 < sum(count for _, count in facet.counts) < len(one)
 
 
 # By rank
@@ -369,5 +378,6 @@ def test_wrong_calls(pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MisuseError, match="is closed"):
         several.search("w1", encoder=FakeEncoder())
     without_postings(pair[1])
-    with Indexes.open(pair) as several, pytest.raises(MisuseError, match=r"two has no postings"):
-        several.search("w1", lexical=0.4, encoder=FakeEncoder())
+    for options in ({"lexical": 0.4}, {"syntax": True}):
+        with Indexes.open(pair) as several, pytest.raises(MisuseError, match="two has no postings"):
+            several.search("w1 +w2", encoder=FakeEncoder(), **options)

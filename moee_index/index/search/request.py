@@ -17,8 +17,8 @@ from moee_index.text import check_text, check_texts
 from moee_index.types import PARTS, Embeddings, Pair, Part
 
 
-class SearchOptions(TypedDict, total=False):
-    """The keyword arguments of a search, for type checking; see `Index.search`."""
+class RequestOptions(TypedDict, total=False):
+    """The keyword arguments of a request, for type checking; see `Index.search`."""
 
     method: Method
     alpha: float | None
@@ -28,6 +28,12 @@ class SearchOptions(TypedDict, total=False):
     lexical: float | None
     k1: float
     b: float
+
+
+class SearchOptions(RequestOptions, total=False):
+    """The keyword arguments of a search, for type checking; see `Index.search`."""
+
+    syntax: bool
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,7 @@ class SearchRequest:
         least = None if min_score is None else finite_number(min_score)
         if min_score is not None and least is None:
             raise MisuseError(f"min_score is {shown_value(min_score)}; it must be a finite number")
-        if not isinstance(passages, bool | np.bool_):
-            raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
+        check_flag("passages", passages)
         parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
         words = None if lexical is None else lexical_weight(lexical)
@@ -81,6 +86,12 @@ class SearchRequest:
     def words(self, default: float) -> float:
         """The weight of words to search with."""
         return default if self.lexical is None else self.lexical
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises MisuseError for what is not true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise MisuseError(f"{name} is {shown_value(value)}; it is True or False")
 
 
 def as_filter(condition: str | Filter | None) -> Filter | None:
