@@ -1,41 +1,25 @@
-"""Reranking: order given texts for a query, with or without an index, which words need.
+"""Candidate lists and TREC runs reranked: texts embedded block by block, each list scored.
 
-Vectors are standardized by the frozen standardizer where there is an index, else by one fitted over
-the candidates of the current query (DESIGN, maths 5). Files are read by `readers`.
-
-Scores are those of fusion.score: float64 arithmetic, rounded once, whatever the number of
-candidates; equal scores stay in candidate order. Where words alone count nothing is embedded, and
-a candidate without a word of the query scores 0.
+How a list is scored is in `scoring`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError
-from moee_index.fusion import (
-    Method,
-    Scores,
-    Standardize,
-    Standardizer,
-    check_search,
-    choose_standardize,
-    known,
-    score,
-    top_k,
-    unit_vectors,
-)
+from moee_index.fusion import Method, Standardize, Standardizer
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents
 from moee_index.readers.trec import PassedOver, RunIds, RunLine, check_run_id
+from moee_index.reranking.scoring import ListRows, Scoring
+from moee_index.reranking.stored import StoredTexts, WordWeights
 from moee_index.text import check_text
-from moee_index.types import Document, Embeddings, Hit, Notify, TextEncoder, WordMatch
+from moee_index.types import Document, Embeddings, Hit, Notify, TextEncoder
 
 # Lists are gathered up to so many candidates, so that short ones share full batches.
 BLOCK = 2048
@@ -53,63 +37,6 @@ class Reranked:
     hits: list[Hit]
     alpha: float | None
     seconds: float
-
-
-class QueryWords(Protocol):
-    """A query whose words weigh candidates."""
-
-    def of_rows(self, rows: Sequence[int]) -> Sequence[WordMatch]:
-        """Of rows of the index."""
-
-    def of_texts(self, texts: Sequence[str]) -> Sequence[WordMatch]:
-        """Of any texts."""
-
-
-class WordWeights(Protocol):
-    """Weighs words by the statistics of an index; `Index.words` makes one."""
-
-    @property
-    def weight(self) -> float:
-        """Of words in a score, above 0; at 1 words alone count."""
-
-    def query(self, text: str) -> QueryWords: ...
-
-
-class StoredText(Protocol):
-    """A passage as an index returns it. row: of the index, which tells it from all others."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def metadata(self) -> dict[str, Any]: ...
-    @property
-    def row(self) -> int: ...
-
-
-class StoredTexts(Protocol):
-    """Where a run's documents come from; `Index` implements it."""
-
-    @property
-    def standardizer(self) -> Standardizer:
-        """The frozen one."""
-
-    @property
-    def alpha(self) -> float:
-        """The default weight of RW."""
-
-    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[StoredText]]:
-        """The passages of these documents, of one that is not split the document itself; ids that
-        are not there are left out."""
-
-    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
-        """Raw embeddings of these rows of the index, in their order."""
-
-    def words(
-        self, lexical: float | None = None, k1: float | None = None, b: float | None = None
-    ) -> WordWeights | None:
-        """What weighs words; None where they weigh nothing. lexical: None is the index's."""
 
 
 def rerank(
@@ -173,14 +100,14 @@ def rerank_lists(
     tell: called once with the reason when nothing is standardised because a list is too short.
     """
     _check_encoder(encoder, words)
-    scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha, words)
+    scoring = Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha, words)
 
-    def rows_of(gathered: Sequence[_Rows], encoder: TextEncoder) -> RowsOf:
+    def rows_of(gathered: Sequence[ListRows], encoder: TextEncoder) -> RowsOf:
         texts = [document.content for each in gathered for document in each.asked.candidates]
         vectors = _Vectors.of(texts, encoder, query=False)
         return lambda each: vectors.take([document.content for document in each.asked.candidates])
 
-    return _reranked((_Rows(each) for each in lists), rows_of, scoring, encoder, block)
+    return _reranked((ListRows(each) for each in lists), rows_of, scoring, encoder, block)
 
 
 def rerank_run(
@@ -221,11 +148,11 @@ def rerank_run(
         raise MisuseError(f"the index is of type {type(index).__name__}; open it with Index.open")
     words = index.words(lexical, k1, b)
     _check_encoder(encoder, words)
-    scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha, words)
+    scoring = Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha, words)
 
     lists = (_run_list(query_id, lines, queries, index, passed_over) for query_id, lines in run)
 
-    def rows_of(_: Sequence[_Rows], __: TextEncoder) -> RowsOf:
+    def rows_of(_: Sequence[ListRows], __: TextEncoder) -> RowsOf:
         return lambda each: index.vectors_at(each.rows)
 
     return _reranked(lists, rows_of, scoring, encoder, block)
@@ -256,7 +183,7 @@ def _run_list(
     queries: Mapping[str, str],
     index: StoredTexts,
     passed_over: PassedOver | None,
-) -> _Rows:
+) -> ListRows:
     """The candidate list of a query of a run, with the documents' texts."""
     if query_id not in queries:
         raise CorpusError(
@@ -281,24 +208,16 @@ def _run_list(
     ]
     source = lines[0].source if lines else ""
     request = CandidateList(queries[query_id], documents, query_id, source)
-    return _Rows(request, [stored.row for _, stored in rows])
+    return ListRows(request, [stored.row for _, stored in rows])
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A candidate list; rows: of a run, the row in the index of each candidate's passage."""
-
-    asked: CandidateList
-    rows: Sequence[int] = ()
-
-
-RowsOf = Callable[[_Rows], Embeddings]
+RowsOf = Callable[[ListRows], Embeddings]
 
 
 def _reranked(
-    lists: Iterable[_Rows],
-    rows_of: Callable[[Sequence[_Rows], TextEncoder], RowsOf],
-    scoring: _Scoring,
+    lists: Iterable[ListRows],
+    rows_of: Callable[[Sequence[ListRows], TextEncoder], RowsOf],
+    scoring: Scoring,
     encoder: TextEncoder | None,
     block: int,
 ) -> Iterator[Reranked]:
@@ -323,116 +242,6 @@ def _reranked(
             yield Reranked(request, hits, scoring.alpha, shared + time.perf_counter() - started)
 
 
-@dataclass
-class _Scoring:
-    """Checked options of one reranking, and whether a note on standardising was shown."""
-
-    method: Method
-    alpha: float | None
-    k: int | None
-    standardize: Standardize | None
-    standardizer: Standardizer | None
-    tell: Notify | None
-    words: WordWeights | None
-
-    @classmethod
-    def of(
-        cls,
-        method: Method,
-        alpha: float | None,
-        k: int | None,
-        standardize: Standardize | None,
-        standardizer: Standardizer | None,
-        tell: Notify | None,
-        default_alpha: float,
-        words: WordWeights | None,
-    ) -> _Scoring:
-        weight = check_search(method, alpha, 1 if k is None else k, default_alpha=default_alpha)
-        frozen: object = standardizer
-        if frozen is not None and not isinstance(frozen, Standardizer):
-            kind = type(frozen).__name__
-            raise MisuseError(
-                f"the standardizer is of type {kind}; give an index's, or leave it out"
-            )
-        if standardize is not None:
-            choose_standardize(0, standardize)
-            if standardizer is not None:
-                raise MisuseError(
-                    f"standardize is {standardize!r}, but a frozen standardizer is given; "
-                    "leave one of them out"
-                )
-        return cls(method, weight, k, standardize, standardizer, tell, words)
-
-    @property
-    def words_alone(self) -> bool:
-        """Whether no vector is looked at."""
-        return self.words is not None and self.words.weight == 1
-
-    def hits(self, each: _Rows, vectors: tuple[Embeddings, Embeddings] | None) -> list[Hit]:
-        """The hits of a list that is not empty. vectors: raw, of its query and its candidates; None
-        where words alone count."""
-        documents = each.asked.candidates
-        matches = self._matches(each)
-        scores = self._scores(vectors, matches)
-        order = top_k(scores.score, len(documents))
-        # Of a document's passages the best one counts.
-        first: dict[str, int] = {}
-        for row in order:
-            first.setdefault(documents[row].id, int(row))
-        best = list(first.values())[: self.k]
-        return [
-            Hit(
-                rank=rank,
-                id=documents[row].id,
-                score=float(scores.score[row]),
-                hs=known(scores.hs[row]),
-                rw=known(scores.rw[row]),
-                text=documents[row].text,
-                metadata=documents[row].metadata,
-                **({} if matches is None else matches[row].fields()),
-            )
-            for rank, row in enumerate(best, 1)
-        ]
-
-    def _matches(self, each: _Rows) -> Sequence[WordMatch] | None:
-        """What each candidate owes to words; None where these do not count."""
-        if self.words is None:
-            return None
-        query = self.words.query(each.asked.query)
-        if each.rows:
-            return query.of_rows(each.rows)
-        return query.of_texts([document.content for document in each.asked.candidates])
-
-    def _scores(
-        self,
-        vectors: tuple[Embeddings, Embeddings] | None,
-        matches: Sequence[WordMatch] | None,
-    ) -> Scores:
-        shares = np.array([match.share for match in matches or ()])
-        if vectors is None:
-            unknown = np.full(len(shares), math.nan, dtype=np.float32)
-            return Scores(shares.astype(np.float32), unknown, unknown)
-        query, rows = vectors
-        frozen = self.standardizer or self._fitted(rows)
-        words = None if self.words is None else (self.words.weight, shares)
-        return score(
-            unit_vectors(query, frozen), unit_vectors(rows, frozen), self.method, self.alpha, words
-        )
-
-    def _fitted(self, rows: Embeddings) -> Standardizer:
-        which, reason = choose_standardize(len(rows), self.standardize)
-        if self.tell is not None and self.standardize is None and which == "none":
-            self.tell(
-                f"nothing is standardised: {reason}; --standardize both standardises regardless"
-            )
-            self.tell = None
-        fitted = Standardizer.fit(rows, which)
-        if self.tell is not None and (why := fitted.not_standardized(len(rows))):
-            self.tell(f"standardize {fitted.which}: {why}")
-            self.tell = None
-        return fitted
-
-
 @dataclass(frozen=True)
 class _Vectors:
     """Embeddings of the different texts of one block."""
@@ -453,8 +262,8 @@ class _Vectors:
         return Embeddings(self.embeddings.hs[taken], self.embeddings.rw[taken])
 
 
-def _blocks(lists: Iterable[_Rows], block: int) -> Iterator[list[_Rows]]:
-    gathered: list[_Rows] = []
+def _blocks(lists: Iterable[ListRows], block: int) -> Iterator[list[ListRows]]:
+    gathered: list[ListRows] = []
     size = 0
     for each in lists:
         request = each.asked
