@@ -11,12 +11,8 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-<<<<<<< HEAD
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-=======
-from dataclasses import dataclass, field
->>>>>>> origin/main
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
