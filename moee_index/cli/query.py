@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from moee_index.index.lexical.syntax import Condition, ParsedQuery
     from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
+    from moee_index.index.snippets import Snippets
     from moee_index.types import Query
 
 # Queries of a file that are embedded and searched together.
@@ -145,7 +146,6 @@ def command(
     from moee_index.index.answers import answer_queries
     from moee_index.index.lexical.syntax import parse_query
     from moee_index.index.search.request import SearchRequest
-    from moee_index.index.snippets import Snippets
 
     # Anything wrong with the request is reported before anything is loaded.
     request = SearchRequest.checked(
@@ -205,7 +205,7 @@ def command(
                 {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
                 as_json=as_json,
                 trec=trec,
-                snippets=None if trec else Snippets.of(opened.snapshot, answer.text),
+                snippets=None if trec else _snippets(opened, answer.text),
                 full=full,
             )
             sys.stdout.flush()
@@ -248,7 +248,6 @@ def _print_like(
 ) -> None:
     """Documents like one of them, in the form of an answer to a query; its id is the query's."""
     from moee_index.index import Index
-    from moee_index.index.snippets import Snippets
 
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
@@ -266,12 +265,19 @@ def _print_like(
             "took_ms": (time.perf_counter() - started) * 1000,
             **page.fields(counts),
         }
-        snippets = Snippets.of(opened.snapshot, "")
+        snippets = _snippets(opened, "")
     print_hits(
         None, like, hits[page.offset :], details, as_json=page.as_json, trec=page.trec,
         snippets=snippets, full=page.full,
     )  # fmt: skip
     page.print_counts(counts)
+
+
+def _snippets(opened: Index, text: str) -> Snippets:
+    """What shows the hits of a query without signs."""
+    from moee_index.index.snippets import Snippets
+
+    return Snippets.of(opened.snapshot, text)
 
 
 def _shared(queries: Sequence[ParsedQuery]) -> tuple[Condition, ...]:
