@@ -1,14 +1,16 @@
-"""Reranking: order given texts for a query, with or without an index.
+"""Reranking: order given texts for a query, with or without an index, which words need.
 
 Vectors are standardized by the frozen standardizer where there is an index, else by one fitted over
 the candidates of the current query (DESIGN, maths 5). Files are read by `readers`.
 
 Scores are those of fusion.score: float64 arithmetic, rounded once, whatever the number of
-candidates; equal scores stay in candidate order.
+candidates; equal scores stay in candidate order. Where words alone count nothing is embedded, and
+a candidate without a word of the query scores 0.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +22,12 @@ import numpy as np
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.fusion import (
     Method,
+    Scores,
     Standardize,
     Standardizer,
     check_search,
     choose_standardize,
+    known,
     score,
     top_k,
     unit_vectors,
@@ -31,7 +35,7 @@ from moee_index.fusion import (
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents
 from moee_index.readers.trec import PassedOver, RunIds, RunLine, check_run_id
 from moee_index.text import check_text
-from moee_index.types import Document, Embeddings, Hit, Notify, TextEncoder
+from moee_index.types import Document, Embeddings, Hit, Notify, TextEncoder, WordMatch
 
 # Lists are gathered up to so many candidates, so that short ones share full batches.
 BLOCK = 2048
@@ -49,6 +53,26 @@ class Reranked:
     hits: list[Hit]
     alpha: float | None
     seconds: float
+
+
+class QueryWords(Protocol):
+    """A query whose words weigh candidates."""
+
+    def of_rows(self, rows: Sequence[int]) -> Sequence[WordMatch]:
+        """Of rows of the index."""
+
+    def of_texts(self, texts: Sequence[str]) -> Sequence[WordMatch]:
+        """Of any texts."""
+
+
+class WordWeights(Protocol):
+    """Weighs words by the statistics of an index; `Index.words` makes one."""
+
+    @property
+    def weight(self) -> float:
+        """Of words in a score, above 0; at 1 words alone count."""
+
+    def query(self, text: str) -> QueryWords: ...
 
 
 class StoredText(Protocol):
@@ -82,17 +106,23 @@ class StoredTexts(Protocol):
     def vectors_at(self, rows: Sequence[int]) -> Embeddings:
         """Raw embeddings of these rows of the index, in their order."""
 
+    def words(
+        self, lexical: float | None = None, k1: float | None = None, b: float | None = None
+    ) -> WordWeights | None:
+        """What weighs words; None where they weigh nothing. lexical: None is the index's."""
+
 
 def rerank(
     query: str,
     candidates: Iterable[Candidate],
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     k: int | None = None,
     *,
     method: Method = "sum",
     alpha: float | None = None,
     standardize: Standardize | None = None,
     standardizer: Standardizer | None = None,
+    words: WordWeights | None = None,
 ) -> list[Hit]:
     """The k best candidates (all without k) for a query, best first.
 
@@ -101,6 +131,8 @@ def rerank(
     alpha: weight of RW in `sum`, 1.0 unless given; it acts on no other method.
     standardize: which parts to standardise over the candidates; unless given, both from 64
     candidates on and none below (DESIGN, maths 5). standardizer: a frozen one to use instead.
+    words: `index.words(0.4)` lets words count by the statistics of an opened index. encoder: may be
+    None where words alone count.
 
     Raises MisuseError for an empty query, invalid candidates, options out of range.
     """
@@ -113,19 +145,21 @@ def rerank(
         k=k,
         standardize=standardize,
         standardizer=standardizer,
+        words=words,
     )
     return ranked.hits
 
 
 def rerank_lists(
     lists: Iterable[CandidateList],
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     *,
     method: Method = "sum",
     alpha: float | None = None,
     k: int | None = None,
     standardize: Standardize | None = None,
     standardizer: Standardizer | None = None,
+    words: WordWeights | None = None,
     default_alpha: float = 1.0,
     tell: Notify | None = None,
     block: int = BLOCK,
@@ -138,10 +172,10 @@ def rerank_lists(
 
     tell: called once with the reason when nothing is standardised because a list is too short.
     """
-    _check_encoder(encoder)
-    scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha)
+    _check_encoder(encoder, words)
+    scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha, words)
 
-    def rows_of(gathered: Sequence[_Rows]) -> RowsOf:
+    def rows_of(gathered: Sequence[_Rows], encoder: TextEncoder) -> RowsOf:
         texts = [document.content for each in gathered for document in each.asked.candidates]
         vectors = _Vectors.of(texts, encoder, query=False)
         return lambda each: vectors.take([document.content for document in each.asked.candidates])
@@ -153,11 +187,14 @@ def rerank_run(
     run: Iterable[tuple[str, Sequence[RunLine]]],
     queries: Mapping[str, str],
     index: StoredTexts,
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     *,
     method: Method = "sum",
     alpha: float | None = None,
     k: int | None = None,
+    lexical: float | None = None,
+    k1: float | None = None,
+    b: float | None = None,
     block: int = BLOCK,
     passed_over: PassedOver | None = None,
 ) -> Iterator[Reranked]:
@@ -165,7 +202,9 @@ def rerank_run(
 
     run: (query id, its lines) as `trec.read_run_lists` gives them; the scores in it are not used,
     its order is that of equal scores. The index's frozen standardizer is used, and its alpha
-    unless one is given. passed_over: counts the lines whose document is not in the index, instead
+    and weight of words (`lexical`; k1, b: BM25's parameters) unless these are given, so that a
+    document has the score that a search of the index gives it. encoder: may be None where words
+    alone count. passed_over: counts the lines whose document is not in the index, instead
     of an error.
 
     Raises CorpusError naming line and id where a query is not among the queries, or a document is
@@ -180,12 +219,13 @@ def rerank_run(
         raise MisuseError(f"the queries are of type {type(queries).__name__}, not {{id: text}}")
     if not hasattr(index, "passages"):
         raise MisuseError(f"the index is of type {type(index).__name__}; open it with Index.open")
-    _check_encoder(encoder)
-    scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha)
+    words = index.words(lexical, k1, b)
+    _check_encoder(encoder, words)
+    scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha, words)
 
     lists = (_run_list(query_id, lines, queries, index, passed_over) for query_id, lines in run)
 
-    def rows_of(_: Sequence[_Rows]) -> RowsOf:
+    def rows_of(_: Sequence[_Rows], __: TextEncoder) -> RowsOf:
         return lambda each: index.vectors_at(each.rows)
 
     return _reranked(lists, rows_of, scoring, encoder, block)
@@ -201,7 +241,9 @@ def check_for_run(lists: Iterable[CandidateList]) -> None:
             check_run_id("document", document.id, each.source)
 
 
-def _check_encoder(encoder: object) -> None:
+def _check_encoder(encoder: object, words: WordWeights | None) -> None:
+    if encoder is None and words is not None and words.weight == 1:
+        return
     # A text has a method of that name too.
     if isinstance(encoder, str) or not callable(getattr(encoder, "encode", None)):
         kind = type(encoder).__name__
@@ -255,23 +297,29 @@ RowsOf = Callable[[_Rows], Embeddings]
 
 def _reranked(
     lists: Iterable[_Rows],
-    rows_of: Callable[[Sequence[_Rows]], RowsOf],
+    rows_of: Callable[[Sequence[_Rows], TextEncoder], RowsOf],
     scoring: _Scoring,
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     block: int,
 ) -> Iterator[Reranked]:
     """Rerank lists block by block. rows_of: from a block to what gives a list's raw rows."""
     for gathered in _blocks(lists, block):
         started = time.perf_counter()
-        rows = rows_of(gathered)
-        queries = _Vectors.of([each.asked.query for each in gathered], encoder, query=True)
+        vectors = None
+        if encoder is not None and not scoring.words_alone:
+            rows = rows_of(gathered, encoder)
+            queries = _Vectors.of([each.asked.query for each in gathered], encoder, query=True)
+            vectors = queries, rows
         shared = (time.perf_counter() - started) / len(gathered)
         for each in gathered:
             started = time.perf_counter()
             request = each.asked
             hits = []
             if request.candidates:
-                hits = scoring.hits(queries.take([request.query]), rows(each), request.candidates)
+                both = None
+                if vectors is not None:
+                    both = vectors[0].take([request.query]), vectors[1](each)
+                hits = scoring.hits(each, both)
             yield Reranked(request, hits, scoring.alpha, shared + time.perf_counter() - started)
 
 
@@ -285,6 +333,7 @@ class _Scoring:
     standardize: Standardize | None
     standardizer: Standardizer | None
     tell: Notify | None
+    words: WordWeights | None
 
     @classmethod
     def of(
@@ -295,7 +344,8 @@ class _Scoring:
         standardize: Standardize | None,
         standardizer: Standardizer | None,
         tell: Notify | None,
-        default_alpha: float = 1.0,
+        default_alpha: float,
+        words: WordWeights | None,
     ) -> _Scoring:
         weight = check_search(method, alpha, 1 if k is None else k, default_alpha=default_alpha)
         frozen: object = standardizer
@@ -311,14 +361,20 @@ class _Scoring:
                     f"standardize is {standardize!r}, but a frozen standardizer is given; "
                     "leave one of them out"
                 )
-        return cls(method, weight, k, standardize, standardizer, tell)
+        return cls(method, weight, k, standardize, standardizer, tell, words)
 
-    def hits(self, query: Embeddings, rows: Embeddings, documents: Sequence[Document]) -> list[Hit]:
-        frozen = self.standardizer or self._fitted(rows)
-        scores = score(
-            unit_vectors(query, frozen), unit_vectors(rows, frozen), self.method, self.alpha
-        )
-        order = top_k(scores.score, len(rows))
+    @property
+    def words_alone(self) -> bool:
+        """Whether no vector is looked at."""
+        return self.words is not None and self.words.weight == 1
+
+    def hits(self, each: _Rows, vectors: tuple[Embeddings, Embeddings] | None) -> list[Hit]:
+        """The hits of a list that is not empty. vectors: raw, of its query and its candidates; None
+        where words alone count."""
+        documents = each.asked.candidates
+        matches = self._matches(each)
+        scores = self._scores(vectors, matches)
+        order = top_k(scores.score, len(documents))
         # Of a document's passages the best one counts.
         first: dict[str, int] = {}
         for row in order:
@@ -329,13 +385,39 @@ class _Scoring:
                 rank=rank,
                 id=documents[row].id,
                 score=float(scores.score[row]),
-                hs=float(scores.hs[row]),
-                rw=float(scores.rw[row]),
+                hs=known(scores.hs[row]),
+                rw=known(scores.rw[row]),
                 text=documents[row].text,
                 metadata=documents[row].metadata,
+                **({} if matches is None else matches[row].fields()),
             )
             for rank, row in enumerate(best, 1)
         ]
+
+    def _matches(self, each: _Rows) -> Sequence[WordMatch] | None:
+        """What each candidate owes to words; None where these do not count."""
+        if self.words is None:
+            return None
+        query = self.words.query(each.asked.query)
+        if each.rows:
+            return query.of_rows(each.rows)
+        return query.of_texts([document.content for document in each.asked.candidates])
+
+    def _scores(
+        self,
+        vectors: tuple[Embeddings, Embeddings] | None,
+        matches: Sequence[WordMatch] | None,
+    ) -> Scores:
+        shares = np.array([match.share for match in matches or ()])
+        if vectors is None:
+            unknown = np.full(len(shares), math.nan, dtype=np.float32)
+            return Scores(shares.astype(np.float32), unknown, unknown)
+        query, rows = vectors
+        frozen = self.standardizer or self._fitted(rows)
+        words = None if self.words is None else (self.words.weight, shares)
+        return score(
+            unit_vectors(query, frozen), unit_vectors(rows, frozen), self.method, self.alpha, words
+        )
 
     def _fitted(self, rows: Embeddings) -> Standardizer:
         which, reason = choose_standardize(len(rows), self.standardize)

@@ -474,3 +474,16 @@ class Hit:
     lexical: float | None = None
     bm25: float | None = None
     words: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class WordMatch:
+    """What a document owes to words: see `Hit`. share: `Hit.lexical`."""
+
+    bm25: float
+    share: float
+    words: tuple[str, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """Of its hit."""
+        return {"lexical": self.share, "bm25": self.bm25, "words": self.words}

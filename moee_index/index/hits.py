@@ -6,7 +6,6 @@ Which rows of a segment are best is search/pair's, by words alone lexical/scores
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moee_index.errors import MisuseError
-from moee_index.fusion import UnitVectors, unit_vectors
+from moee_index.fusion import UnitVectors, known, unit_vectors
 from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joined
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Mask, Match, find_live
 from moee_index.index.snapshot import Snapshot
 from moee_index.index.store.rows import RowNumbers
 from moee_index.text import check_texts, shown
-from moee_index.types import Embeddings, Hit, blocks
+from moee_index.types import Embeddings, Hit, WordMatch, blocks
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
     from moee_index.index.lexical.conditions import DocumentConditions
-    from moee_index.index.lexical.scores import WordMatch, WordScores
+    from moee_index.index.lexical.scores import WordScores
 
 # Rows whose documents are looked at together.
 _AT_A_TIME = 256
@@ -176,23 +175,18 @@ class Search:
 
     def _matches(self, ranking: Ranking, query: int) -> list[WordMatch | None]:
         """What each row of a ranking owes to words; None where these do not count."""
-        matches: list[WordMatch | None] = [None] * len(ranking.rows)
-        if self._words is not None:
-            begins = self._snapshot.begins
-            segments = np.searchsorted(begins, ranking.rows, side="right") - 1
-            for segment in np.unique(segments):
-                places = np.flatnonzero(segments == segment)
-                rows = ranking.rows[places] - begins[segment]
-                found = self._words.matches(query, int(segment), rows)
-                for place, match in zip(places, found, strict=True):
-                    matches[place] = match
-        return matches
+        if self._words is None:
+            return [None] * len(ranking.rows)
+        from moee_index.index.lexical.matches import match_rows
+
+        statistics, begins = self._snapshot.statistics, self._snapshot.begins[:-1]
+        return [*match_rows(self._words.queries[query], statistics, begins, ranking.rows)]
 
     def _hits(self, ranking: Ranking, query: int) -> Hits:
         stored, scores = self._stored(ranking.rows), ranking.scores
         matches = self._matches(ranking, query)
         split, hits = self._snapshot.manifest.chunk is not None, []
-        for position, row in enumerate(ranking.rows):
+        for position, (row, match) in enumerate(zip(ranking.rows, matches, strict=True)):
             segment, document = stored[int(row)]
             segment_row = int(row) - int(self._snapshot.begins[segment])
             passage = document.name_at(segment_row) if split else None
@@ -201,12 +195,12 @@ class Search:
                     rank=position + 1,
                     id=passage if self._request.passages and passage else document.id,
                     score=float(scores.score[position]),
-                    hs=_known(scores.hs[position]),
-                    rw=_known(scores.rw[position]),
+                    hs=known(scores.hs[position]),
+                    rw=known(scores.rw[position]),
                     text=document.passage(segment_row),
                     metadata=document.metadata,
                     passage=passage,
-                    **_of_words(matches[position]),
+                    **({} if match is None else match.fields()),
                 )
             )
         return Hits(hits, ranking.exact)
@@ -257,15 +251,3 @@ def _masked(snapshot: Snapshot, masks: Sequence[Mask | None], without: Match) ->
     mask = np.ones(rows, dtype=bool) if mask is None else mask.copy()
     mask[document.rows.start : document.rows.stop] = False
     return [*masks[:number], mask, *masks[number + 1 :]]
-
-
-def _known(similarity: np.floating[Any]) -> float:
-    """A similarity; one that nobody looked at is the one NaN that equals itself in a tuple."""
-    return math.nan if np.isnan(similarity) else float(similarity)
-
-
-def _of_words(match: WordMatch | None) -> dict[str, Any]:
-    """The fields of a hit that words decide."""
-    if match is None:
-        return {}
-    return {"lexical": match.share, "bm25": match.bm25, "words": match.words}

@@ -34,6 +34,7 @@ from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
+    from moee_index.index.lexical.matches import IndexWords
     from moee_index.index.verify import VerifyReport
     from moee_index.index.write.windows import Documents
 
@@ -414,6 +415,25 @@ class Index:
         if weight:
             with self.held():
                 _ = self.snapshot.statistics
+
+    def words(
+        self, lexical: float | None = None, k1: float | None = None, b: float | None = None
+    ) -> IndexWords | None:
+        """What weighs the words of a reranking's candidates by the statistics of this index, so
+        that a document's score is the one that a search gives it; None where words weigh nothing.
+        Arguments as in `search`. Raises MisuseError.
+        """
+        request = SearchRequest.checked(
+            lexical=lexical, k1=LUCENE.k1 if k1 is None else k1, b=LUCENE.b if b is None else b
+        )
+        weight = request.words(self.lexical)
+        if not weight:
+            return None
+        from moee_index.index.lexical.matches import IndexWords
+
+        with self.held():
+            statistics, begins = self.snapshot.statistics, self.snapshot.begins[:-1]
+        return IndexWords(weight, statistics, begins, request.bm25, self.held)
 
     def answer(
         self,
