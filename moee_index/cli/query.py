@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from moee_index.cli.output import check_formats, facet_fields, print_facets, pri
 if TYPE_CHECKING:
     from moee_index.fusion import Method
     from moee_index.index import Index
+    from moee_index.index.lexical.syntax import Condition, ParsedQuery
     from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
     from moee_index.types import Query
@@ -80,9 +81,16 @@ BLOCK = 64
     type=TEXT,
     multiple=True,
     metavar="FIELD",
-    help="Also count the documents that --filter leaves by their values in a field. May be given "
-    "several times.",
+    help="Also count the documents that --filter and conditions in TEXT leave by their values in a "
+    "field. May be given several times.",
 )
+@click.option(
+    "--plain",
+    is_flag=True,
+    help='Take TEXT as it is: without, "a phrase", +required and -without are conditions on '
+    "documents.",
+)
+@click.option("--full", is_flag=True, help="Show the whole text of each hit.")
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @lexical_options
@@ -102,6 +110,8 @@ def command(
     passages: bool,
     offset: int,
     facets: tuple[str, ...],
+    plain: bool,
+    full: bool,
     method: Method,
     alpha: float | None,
     lexical: float | None,
@@ -116,7 +126,8 @@ def command(
     The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
     the documents that match, with --lexical of vectors and words together. A filter compares
     metadata fields by = != < <= > >=, `in (…)`, `contains "…"` and `exists`, joined by and, or, not
-    and parentheses.
+    and parentheses. In TEXT "a phrase" and +word leave the documents that hold them, -word and
+    -"a phrase" those that do not.
     """
     check_formats(as_json, trec)
     if text and queries is not None:
@@ -127,10 +138,14 @@ def command(
         )
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
+    if full and (as_json or trec):
+        raise click.UsageError("--full is for the table; --json holds each text whole")
 
     from moee_index.index import Index
     from moee_index.index.answers import answer_queries
+    from moee_index.index.lexical.syntax import parse_query
     from moee_index.index.search.request import SearchRequest
+    from moee_index.index.snippets import Snippets
 
     # Anything wrong with the request is reported before anything is loaded.
     request = SearchRequest.checked(
@@ -143,8 +158,11 @@ def command(
         from moee_index.backends import embed_nothing
 
         embed_nothing()
+    syntax = not plain and bool(text)
+    parsed = [parse_query(query) for query in text] if syntax else []
+    conditions = _shared(parsed) if facets else ()
+    page = Page(offset, facets, as_json, trec, full)
     if like is not None:
-        page = Page(offset, facets, as_json, trec)
         _print_like(console, index, request, like, page)
         return
     source = "-" if queries is None and not text else queries
@@ -155,11 +173,11 @@ def command(
     with Index.open(directory) as opened:
         opened.check_filter(request.filter)
         opened.check_lexical(request.lexical)
+        opened.check_conditions(parsed)
         weight = request.words(opened.lexical)
         if lexical is None:
             tell_lexical(console, opened)
-        page = Page(offset, facets, as_json, trec)
-        counts = page.count(opened, request)
+        counts = page.count(opened, request, conditions)
         if trec:
             opened.snapshot.check_run_ids(request.filter)
             _check_ids(source)
@@ -178,7 +196,8 @@ def command(
         if weight:
             # Only where words count: scripts rely on the fields above.
             details["lexical"] = weight
-        for answer in answer_queries(opened, read, request, encoder, block=block):
+        answers = answer_queries(opened, read, request, encoder, block=block, syntax=syntax)
+        for answer in answers:
             print_hits(
                 answer.query.text,
                 answer.query.id if queries is not None or trec else None,
@@ -186,6 +205,8 @@ def command(
                 {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
                 as_json=as_json,
                 trec=trec,
+                snippets=None if trec else Snippets.of(opened.snapshot, answer.text),
+                full=full,
             )
             sys.stdout.flush()
     page.print_counts(counts)
@@ -199,14 +220,18 @@ class Page:
     facets: tuple[str, ...]
     as_json: bool
     trec: bool
+    full: bool
 
-    def count(self, opened: Index, request: SearchRequest) -> list[Facet]:
-        """The documents that the filter leaves, counted by the fields that are asked for."""
+    def count(
+        self, opened: Index, request: SearchRequest, conditions: Sequence[Condition] = ()
+    ) -> list[Facet]:
+        """The documents that filter and conditions leave, counted by the fields that are asked
+        for."""
         if not self.facets:
             return []
         from moee_index.index.listing import count_values
 
-        return count_values(opened.snapshot, self.facets, request.filter)
+        return count_values(opened.snapshot, self.facets, request.filter, conditions)
 
     def fields(self, counts: list[Facet]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
@@ -223,6 +248,7 @@ def _print_like(
 ) -> None:
     """Documents like one of them, in the form of an answer to a query; its id is the query's."""
     from moee_index.index import Index
+    from moee_index.index.snippets import Snippets
 
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
@@ -240,9 +266,23 @@ def _print_like(
             "took_ms": (time.perf_counter() - started) * 1000,
             **page.fields(counts),
         }
-    hits_shown = hits[page.offset :]
-    print_hits(None, like, hits_shown, details, as_json=page.as_json, trec=page.trec)
+        snippets = Snippets.of(opened.snapshot, "")
+    print_hits(
+        None, like, hits[page.offset :], details, as_json=page.as_json, trec=page.trec,
+        snippets=snippets, full=page.full,
+    )  # fmt: skip
     page.print_counts(counts)
+
+
+def _shared(queries: Sequence[ParsedQuery]) -> tuple[Condition, ...]:
+    """The conditions of all queries, over whose documents --facet counts once."""
+    each = {query.conditions for query in queries}
+    if len(each) > 1:
+        raise click.UsageError(
+            "--facet counts the documents of one query, and these have different conditions; give "
+            "one TEXT, or --plain"
+        )
+    return next(iter(each), ())
 
 
 def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:

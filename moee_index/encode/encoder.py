@@ -468,8 +468,13 @@ def _batch_tokens(requested: int | None, running: RunningModel) -> tuple[int, st
     """Tokens in a batch, and the reason."""
     if requested is not None:
         return requested, "as requested"
-    cpu = running.device.value.type == "cpu"
-    return CPU_BATCH_TOKENS if cpu else CUDA_BATCH_TOKENS, "large enough for the kernels' full rate"
+    full_rate = "large enough for the kernels' full rate"
+    if running.device.value.type == "cpu":
+        return CPU_BATCH_TOKENS, full_rate
+    fitting = running.fitting_tokens(CUDA_BATCH_TOKENS)
+    if fitting < CUDA_BATCH_TOKENS:
+        return fitting, f"what should fit the memory of {running.device.value}"
+    return CUDA_BATCH_TOKENS, full_rate
 
 
 def _checkpoint_of(

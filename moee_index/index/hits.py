@@ -19,11 +19,16 @@ from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joine
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Mask, Match, find_live
 from moee_index.index.snapshot import Snapshot
+from moee_index.index.store.rows import RowNumbers
 from moee_index.text import check_texts, shown
-from moee_index.types import Embeddings, Hit, WordMatch
+from moee_index.types import Embeddings, Hit, WordMatch, blocks
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
+    from moee_index.index.lexical.conditions import DocumentConditions
     from moee_index.index.lexical.scores import WordScores
+
+# Rows whose documents are looked at together.
+_AT_A_TIME = 256
 
 
 class Hits(list[Hit]):
@@ -37,7 +42,8 @@ class Hits(list[Hit]):
 class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
     alone count; texts: of the queries, may be None where words do not count; without: a document
-    that is no hit. Words count nothing in a request that leaves their weight open.
+    that is no hit; conditions: which documents may be hits. Words count nothing in a request that
+    leaves their weight open.
 
     Raises MisuseError where a text is missing.
     """
@@ -50,6 +56,7 @@ class Search:
         embeddings: Embeddings | None,
         texts: Sequence[str] | None,
         without: Match | None = None,
+        conditions: DocumentConditions | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._searchers = searchers
@@ -58,6 +65,9 @@ class Search:
         self._masks = snapshot.masks(request.filter)
         if without is not None:
             self._masks = _masked(snapshot, self._masks, without)
+        self._conditions = conditions
+        if conditions is not None:
+            self._masks = conditions.masks(self._masks)
         self._words = self._word_scores(embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
@@ -84,10 +94,16 @@ class Search:
         k = self._request.k
         if self._request.passages:
             self._snapshot.check_names()
-        if self._snapshot.manifest.chunk is None or self._request.passages:
+        by_text = self._conditions is not None and self._conditions.by_text
+        if not self._joins_passages and not by_text:
             rankings = self._rank(slice(0, self._count), k)
             return [self._hits(ranking, query) for query, ranking in enumerate(rankings)]
-        return [self._best_passages(query, k) for query in range(self._count)]
+        return [self._deeper(query, k) for query in range(self._count)]
+
+    @property
+    def _joins_passages(self) -> bool:
+        """Whether a hit is a document, by its best passage."""
+        return self._snapshot.manifest.chunk is not None and not self._request.passages
 
     def _rank(self, some: slice, k: int) -> list[Ranking]:
         """The best k rows for some of the queries."""
@@ -111,22 +127,35 @@ class Search:
         ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))
         return [cut_below(ranking, request.min_score) for ranking in ranked]
 
-    def _best_passages(self, query: int, k: int) -> Hits:
-        """The k best documents, each by its best passage: passages are ranked deeper and deeper
-        until k documents are among them, or all passages are."""
+    def _deeper(self, query: int, k: int) -> Hits:
+        """The k best hits where not every row is one: rows are ranked deeper and deeper until k
+        hits are among them, or all rows are."""
         depth = 4 * k
         while True:
             ranking = self._rank(slice(query, query + 1), depth)[0]
-            stored = self._stored(ranking.rows)
-            positions: dict[tuple[int, int], int] = {}
-            for position, row in enumerate(ranking.rows):
-                segment, document = stored[int(row)]
-                positions.setdefault((segment, document.number), position)
-            if len(positions) >= k or len(ranking.rows) < depth:
-                best = np.fromiter(positions.values(), dtype=np.int64)[:k]
-                best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(best_documents, query)
+            best = self._first_hits(ranking.rows, k)
+            if len(best) == k or len(ranking.rows) < depth:
+                chosen = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(chosen, query)
             depth *= 4
+
+    def _first_hits(self, rows: RowNumbers, k: int) -> RowNumbers:
+        """Positions of the first k hits among ranked rows: of each document its first row, where
+        its passages are not hits, and none of a document whose text does not meet a condition."""
+        positions: list[int] = []
+        seen: set[tuple[int, int]] = set()
+        for some in blocks(range(len(rows)), _AT_A_TIME):
+            stored = self._stored(rows[some])
+            for position in some:
+                segment, document = stored[int(rows[position])]
+                if self._joins_passages and (segment, document.number) in seen:
+                    continue
+                seen.add((segment, document.number))
+                if self._conditions is None or self._conditions.hold(segment, document):
+                    positions.append(position)
+                    if len(positions) == k:
+                        return np.array(positions, dtype=np.int64)
+        return np.array(positions, dtype=np.int64)
 
     def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
         """Row of the index → (its segment, its document, whose rows are those of the segment)."""

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from moee_index.index.snapshot import Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.field_names import dotted
 from moee_index.index.store.fields import NOWHERE, value_of
+
+if TYPE_CHECKING:
+    from moee_index.index.lexical.syntax import Condition
 
 Numbers = npt.NDArray[np.int64]
 # Stands for the value of a document that lacks a field.
@@ -82,13 +85,18 @@ def list_documents(
 
 
 def count_values(
-    snapshot: Snapshot, fields: Sequence[str], filter: str | Filter | None = None
+    snapshot: Snapshot,
+    fields: Sequence[str],
+    filter: str | Filter | None = None,
+    conditions: Sequence[Condition] = (),
 ) -> list[Facet]:
-    """Count the documents that match a filter by their values in some fields.
+    """Count the documents that match a filter, and meet a query's conditions, by their values in
+    some fields.
 
-    Raises MisuseError for a field that no document has; FilterError.
+    Raises MisuseError for a field that no document has, and for conditions in an index without
+    postings; FilterError.
     """
-    matching = _matching(snapshot, filter)
+    matching = _matching(snapshot, filter, conditions)
     return [_facet(field, _values(snapshot, matching, field)) for field in fields]
 
 
@@ -112,12 +120,20 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _matching(snapshot: Snapshot, condition: str | Filter | None) -> list[Numbers]:
+def _matching(
+    snapshot: Snapshot, filter: str | Filter | None, conditions: Sequence[Condition] = ()
+) -> list[Numbers]:
     """For each segment the numbers of the documents that count and match."""
+    masks = snapshot.masks(filter)
+    checked = snapshot.conditions(conditions)
+    if checked is not None:
+        masks = checked.masks(masks)
     numbers: list[Numbers] = []
-    for segment, mask in zip(snapshot.segments, snapshot.masks(condition), strict=True):
+    for segment, mask in zip(snapshot.segments, masks, strict=True):
         documents = np.arange(segment.entry.documents, dtype=np.int64)
         numbers.append(documents if mask is None else documents[mask[segment.fields.firsts]])
+    if checked is not None:
+        numbers = [checked.of(segment, some) for segment, some in enumerate(numbers)]
     return numbers
 
 

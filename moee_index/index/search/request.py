@@ -26,6 +26,7 @@ class SearchOptions(TypedDict, total=False):
     lexical: float | None
     k1: float
     b: float
+    syntax: bool
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class SearchRequest:
         least = None if min_score is None else finite_number(min_score)
         if min_score is not None and least is None:
             raise MisuseError(f"min_score is {shown_value(min_score)}; it must be a finite number")
-        if not isinstance(passages, bool | np.bool_):
-            raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
+        check_flag("passages", passages)
         parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
         words = None if lexical is None else lexical_weight(lexical)
@@ -79,6 +79,12 @@ class SearchRequest:
     def words(self, default: float) -> float:
         """The weight of words to search with."""
         return default if self.lexical is None else self.lexical
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises MisuseError for what is not true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise MisuseError(f"{name} is {shown_value(value)}; it is True or False")
 
 
 def as_filter(condition: str | Filter | None) -> Filter | None:
