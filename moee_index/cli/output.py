@@ -18,7 +18,7 @@ from moee_index.text import cut, escaped, one_line
 if TYPE_CHECKING:
     from moee_index.index import ChangeReport
     from moee_index.index.listing import Facet
-    from moee_index.index.snippets import Snippets
+    from moee_index.index.several import SnippetsOf
     from moee_index.types import Hit
 
 # Characters of a text that are looked at for each one that is shown: blanks are squeezed.
@@ -46,7 +46,7 @@ def print_hits(
     *,
     as_json: bool,
     trec: bool,
-    snippets: Snippets | None = None,
+    snippets: SnippetsOf | None = None,
     full: bool = False,
 ) -> None:
     """The answer to one query in the format that was asked for; a query without text is that of
@@ -66,16 +66,17 @@ def print_hits(
             }
         )
     elif trec:
+        from moee_index.index.several import run_score
         from moee_index.readers.trec import run_line
 
         for hit in hits:
-            print_line(run_line(query_id or "1", hit.id, hit.rank, hit.score))
+            print_line(run_line(query_id or "1", hit.id, hit.rank, run_score(hit)))
     else:
         title = f"like {query_id}" if query is None else query
         _print_table(title, hits, details, snippets, full)
 
 
-def _fields(hit: Hit, snippets: Snippets | None) -> dict[str, Any]:
+def _fields(hit: Hit, snippets: SnippetsOf | None) -> dict[str, Any]:
     """A hit as JSON has it."""
     fields: dict[str, Any] = {
         "rank": hit.rank,
@@ -93,8 +94,11 @@ def _fields(hit: Hit, snippets: Snippets | None) -> dict[str, Any]:
         fields |= {"lexical": hit.lexical, "bm25": hit.bm25, "words": hit.words}
         if math.isnan(hit.hs):
             fields |= {"hs": None, "rw": None}
+    # Only where several indexes were searched.
+    fields |= {"index": hit.index} if hit.index is not None else {}
+    fields |= {"rrf": hit.rrf} if hit.rrf is not None else {}
     if snippets is not None:
-        snippet = snippets.snippet(hit.text)
+        snippet = snippets(hit).snippet(hit.text)
         fields |= {"snippet": snippet.text, "marks": snippet.marks}
     return fields
 
@@ -118,7 +122,7 @@ def _print_table(
     query: str,
     hits: Sequence[Hit],
     details: dict[str, Any],
-    snippets: Snippets | None,
+    snippets: SnippetsOf | None,
     full: bool,
 ) -> None:
     width = terminal_width()
@@ -126,12 +130,13 @@ def _print_table(
     if not hits:
         say("  no hits")
     for hit in hits:
-        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{escaped(hit.id)}  "
+        where = "" if hit.index is None else f"{escaped(hit.index)}  "
+        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{where}{escaped(hit.id)}  "
         title = hit.metadata.get("title")
         if snippets is None:
             say_document(start, title, hit.text, width)
         else:
-            say_hit(start, title, hit.text, snippets, width, full)
+            say_hit(start, title, hit.text, snippets(hit), width, full)
     say()
 
 

@@ -1,4 +1,4 @@
-"""Many queries answered by an opened index, block by block, with the time each took."""
+"""Many queries answered by an opened index, or several, block by block, with the time each took."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from moee_index.index.hits import Hits
 from moee_index.index.index import Index
 from moee_index.index.lexical.syntax import parse_query, plain_query
 from moee_index.index.search.request import SearchRequest
+from moee_index.index.several import Indexes
 from moee_index.types import Query, TextEncoder, blocks
 
 
@@ -25,7 +26,7 @@ class Answer:
 
 
 def answer_queries(
-    index: Index,
+    index: Index | Indexes,
     queries: Iterable[Query],
     request: SearchRequest,
     encoder: TextEncoder | None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from moee_index.types import Embeddings, Hit, WordMatch, blocks
 if TYPE_CHECKING:  # without words a search imports nothing of them
     from moee_index.index.lexical.conditions import DocumentConditions
     from moee_index.index.lexical.scores import WordScores
+    from moee_index.index.lexical.statistics import Statistics
+    from moee_index.index.lexical.syntax import Condition, ParsedQuery
 
 # Rows whose documents are looked at together.
 _AT_A_TIME = 256
@@ -42,8 +44,9 @@ class Hits(list[Hit]):
 class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
     alone count; texts: of the queries, may be None where words do not count; without: a document
-    that is no hit; conditions: which documents may be hits. Words count nothing in a request that
-    leaves their weight open.
+    that is no hit; words: the queries' scores by words, where more than this index decides them;
+    conditions: which documents may be hits. Words count nothing in a request that leaves their
+    weight open.
 
     Raises MisuseError where a text is missing.
     """
@@ -56,6 +59,7 @@ class Search:
         embeddings: Embeddings | None,
         texts: Sequence[str] | None,
         without: Match | None = None,
+        words: WordScores | None = None,
         conditions: DocumentConditions | None = None,
     ) -> None:
         self._snapshot = snapshot
@@ -68,26 +72,12 @@ class Search:
         self._conditions = conditions
         if conditions is not None:
             self._masks = conditions.masks(self._masks)
-        self._words = self._word_scores(embeddings, texts)
+        self._words = words or word_scores(snapshot, request, embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
         if embeddings is not None and self._weight < 1:
             self._queries = unit_vectors(embeddings, snapshot.standardizer)
             self._count = len(embeddings)
-
-    def _word_scores(
-        self, embeddings: Embeddings | None, texts: Sequence[str] | None
-    ) -> WordScores | None:
-        """The queries' scores by words, where these count."""
-        if not self._weight:
-            return None
-        given = None if texts is None else check_texts(texts, "query")
-        if given is None or (embeddings is not None and len(given) != len(embeddings)):
-            raise MisuseError("a search by words needs the text of each query; give texts=")
-        from moee_index.index.lexical.scores import WordScores
-
-        statistics = self._snapshot.statistics
-        return WordScores(given, statistics, self._weight, self._request.bm25)
 
     def hits(self) -> list[Hits]:
         """The hits of each query."""
@@ -179,8 +169,9 @@ class Search:
             return [None] * len(ranking.rows)
         from moee_index.index.lexical.matches import match_rows
 
-        statistics, begins = self._snapshot.statistics, self._snapshot.begins[:-1]
-        return [*match_rows(self._words.queries[query], statistics, begins, ranking.rows)]
+        words, begins = self._words, self._snapshot.begins[:-1]
+        scores = words.queries[query]
+        return [*match_rows(scores, words.statistics, begins, ranking.rows, words.first)]
 
     def _hits(self, ranking: Ranking, query: int) -> Hits:
         stored, scores = self._stored(ranking.rows), ranking.scores
@@ -206,23 +197,86 @@ class Search:
         return Hits(hits, ranking.exact)
 
 
-def more_like(
-    snapshot: Snapshot,
-    searchers: Sequence[PairSearcher],
-    request: SearchRequest,
-    identifier: str,
-) -> Hits:
-    """The documents that are most like one of them, itself left out. Its stored rows are the
-    queries; of a document that was split each passage is one, and the best counts.
+class Answers(Protocol):
+    """Answers queries that have the same conditions."""
 
-    Raises MisuseError for an id that is not there.
-    """
+    def __call__(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        texts: Sequence[str] | None,
+        conditions: Sequence[Condition],
+    ) -> list[Hits]: ...
+
+
+def answer_alike(
+    answer: Answers,
+    request: SearchRequest,
+    embeddings: Embeddings | None,
+    queries: Sequence[ParsedQuery],
+) -> list[Hits]:
+    """The hits of each query; those that have the same conditions are answered together."""
+    alike: dict[tuple[Condition, ...], list[int]] = {}
+    for number, query in enumerate(queries):
+        alike.setdefault(query.conditions, []).append(number)
+    answers: dict[int, Hits] = {}
+    for conditions, numbers in alike.items():
+        texts = [queries[number].text for number in numbers]
+        some = embeddings
+        if embeddings is not None and len(alike) > 1:
+            some = Embeddings(embeddings.hs[numbers], embeddings.rw[numbers])
+        found = answer(request, some, texts, conditions)
+        answers.update(zip(numbers, found, strict=True))
+    return [answers[number] for number in range(len(queries))]
+
+
+class HoldsWords(Protocol):
+    """An opened index whose words can be counted, or several of them."""
+
+    @property
+    def statistics(self) -> Statistics: ...
+
+
+def word_scores(
+    index: HoldsWords,
+    request: SearchRequest,
+    embeddings: Embeddings | None,
+    texts: Sequence[str] | None,
+) -> WordScores | None:
+    """The queries' scores by words, where these count. Raises MisuseError where a text is
+    missing."""
+    weight = request.words(0.0)
+    if not weight:
+        return None
+    given = None if texts is None else check_texts(texts, "query")
+    if given is None or (embeddings is not None and len(given) != len(embeddings)):
+        raise MisuseError("a search by words needs the text of each query; give texts=")
+    from moee_index.index.lexical.scores import WordScores
+
+    return WordScores(given, index.statistics, weight, request.bm25)
+
+
+def stored_rows(snapshot: Snapshot, identifier: str) -> tuple[Match, Embeddings]:
+    """A document, and the raw rows of its passages. Raises MisuseError for an id that is not
+    there."""
     match = find_live(snapshot.segments, [identifier]).get(identifier)
     if match is None:
         raise MisuseError(f"{snapshot.directory} has no document {shown(identifier)!r}")
     rows = slice(match[1].rows.start, match[1].rows.stop)
-    embeddings = snapshot.segments[match[0]].raw.take(rows)
-    answers = Search(snapshot, searchers, request, embeddings, None, match).hits()
+    return match, snapshot.segments[match[0]].raw.take(rows)
+
+
+def more_like(
+    snapshot: Snapshot,
+    searchers: Sequence[PairSearcher],
+    request: SearchRequest,
+    embeddings: Embeddings,
+    without: Match | None,
+) -> Hits:
+    """The documents that are most like a document, itself left out where it is one of them. Its
+    stored rows are the queries; of a document that was split each passage is one, and the best
+    counts."""
+    answers = Search(snapshot, searchers, request, embeddings, None, without).hits()
     best: dict[str, Hit] = {}
     for hit in sorted(chain.from_iterable(answers), key=lambda hit: -hit.score):
         best.setdefault(hit.id, hit)

@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer
-from moee_index.index.hits import Hits, Search, more_like
+from moee_index.index.hits import Hits, Search, answer_alike, more_like, stored_rows
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
 from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
 from moee_index.index.model_path import located
-from moee_index.index.search.request import SearchOptions, SearchRequest, check_flag, check_queries
+from moee_index.index.search.request import (
+    SearchOptions,
+    SearchRequest,
+    check_flag,
+    check_queries,
+    query_texts,
+)
 from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
@@ -35,6 +41,7 @@ from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
     from moee_index.index.lexical.matches import IndexWords
+    from moee_index.index.lexical.scores import WordScores
     from moee_index.index.verify import VerifyReport
     from moee_index.index.write.windows import Documents
 
@@ -335,12 +342,7 @@ class Index:
             lexical=lexical, k1=k1, b=b,
         )  # fmt: skip
         check_flag("syntax", syntax)
-        # Several may come from anything that is gone through once; one is one text, of any type.
-        several = isinstance(query, Iterable) and not isinstance(query, str | bytes)
-        texts = check_texts(query, "query") if several else [check_text(query, "the query")]
-        for text in texts:
-            if not text.strip():
-                raise MisuseError("the query is empty; give some text")
+        texts, several = query_texts(query)
         parsed = [parse_query(text) if syntax else plain_query(text) for text in texts]
         if encoder is not None:
             encoder = self._weighted(check_encoder(encoder))
@@ -407,8 +409,13 @@ class Index:
     def answer_like(self, request: SearchRequest, identifier: str) -> Hits:
         """As `like`, for a request that is checked already."""
         with self.held():
-            name = check_text(identifier, "the id")
-            return more_like(self.snapshot, self._searchers, request, name)
+            match, rows = stored_rows(self.snapshot, check_text(identifier, "the id"))
+            return more_like(self.snapshot, self._searchers, request, rows, match)
+
+    def answer_like_rows(self, request: SearchRequest, rows: Embeddings) -> Hits:
+        """As `answer_like`, for the raw rows of a document of another index of the model."""
+        with self.held():
+            return more_like(self.snapshot, self._searchers, request, rows, None)
 
     def check_lexical(self, weight: float | None) -> None:
         """Raises MisuseError where words are to count and the index has no postings."""
@@ -441,16 +448,18 @@ class Index:
         embeddings: Embeddings | None,
         texts: Sequence[str] | None = None,
         conditions: Sequence[Condition] = (),
+        words: WordScores | None = None,
     ) -> list[Hits]:
         """As `search_embeddings`, for a request that is checked already. embeddings: may be None
-        where words alone count. conditions: of all queries."""
+        where words alone count; conditions: of all queries; words: the texts' scores, where more
+        indexes decide them."""
         with self.held():
             weight = request.words(0.0 if texts is None else self.lexical)
             if embeddings is not None or weight < 1:
                 embeddings = check_queries(embeddings, self.spec.dims)
             search = Search(
                 self.snapshot, self._searchers, replace(request, lexical=weight), embeddings, texts,
-                conditions=self.snapshot.conditions(conditions),
+                words=words, conditions=self.snapshot.conditions(conditions),
             )  # fmt: skip
             return search.hits()
 
@@ -468,18 +477,7 @@ class Index:
     ) -> list[Hits]:
         """As `answer`, for queries with conditions; those that have the same are answered
         together."""
-        alike: dict[tuple[Condition, ...], list[int]] = {}
-        for number, query in enumerate(queries):
-            alike.setdefault(query.conditions, []).append(number)
-        answers: dict[int, Hits] = {}
-        for conditions, numbers in alike.items():
-            texts = [queries[number].text for number in numbers]
-            some = embeddings
-            if embeddings is not None and len(alike) > 1:
-                some = Embeddings(embeddings.hs[numbers], embeddings.rw[numbers])
-            found = self.answer(request, some, texts, conditions)
-            answers.update(zip(numbers, found, strict=True))
-        return [answers[number] for number in range(len(queries))]
+        return answer_alike(self.answer, request, embeddings, queries)
 
     # What it is, and whether it is sound
 

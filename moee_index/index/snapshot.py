@@ -303,6 +303,18 @@ class Snapshot:
         return self._segments
 
 
+def joined_fields(snapshots: Sequence[Snapshot]) -> dict[str, set[str]] | None:
+    """Metadata field → kinds of its values over several indexes; None where one of them has
+    thousands."""
+    joined: dict[str, set[str]] = {}
+    for snapshot in snapshots:
+        if snapshot.fields is None:
+            return None
+        for name, kinds in snapshot.fields.items():
+            joined[name] = joined.get(name, set()) | kinds
+    return joined
+
+
 def without_postings(directory: Path) -> str:
     """What is said of an index where words are to count and it has none."""
     return (
@@ -318,7 +330,7 @@ class Selector:
         self._segments = segments
         self._known: dict[str, set[str]] | None = None
         self._looked = False
-        self._masks: OrderedDict[str, list[Mask | None]] = OrderedDict()
+        self._masks: OrderedDict[Filter, list[Mask | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -343,19 +355,19 @@ class Selector:
         if parsed is None:
             return [segment.live for segment in self._segments]
         with self._lock:
-            if parsed.text in self._masks:
-                self._masks.move_to_end(parsed.text)
-                return self._masks[parsed.text]
+            if parsed in self._masks:
+                self._masks.move_to_end(parsed)
+                return self._masks[parsed]
         masks = self._matching(parsed)
         with self._lock:
-            self._masks[parsed.text] = masks
+            self._masks[parsed] = masks
             if len(self._masks) > _KEPT:
                 self._masks.popitem(last=False)
         return masks
 
     def _matching(self, parsed: Filter) -> list[Mask | None]:
         # An index that has become empty knows no fields, and every filter finds nothing.
-        if self._segments and self.fields is not None:
+        if self._segments and self.fields is not None and not parsed.checked:
             parsed.check(self.fields)
         masks: list[Mask | None] = []
         for segment in self._segments:

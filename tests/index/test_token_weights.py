@@ -168,6 +168,23 @@ def test_another_corpus_with_overwrite_is_counted_again(tmp_path: Path, encoder:
         assert found.vectors(["d3"]).hs.tobytes() == wanted.vectors(["d3"]).hs.tobytes()
 
 
+def test_a_models_table_can_be_passed_over(tmp_path: Path, encoder: Encoder) -> None:
+    own = encoder.with_token_weights(counted_over(encoder, TEXTS[:5]))
+    build_index(tmp_path / "model", DOCUMENTS, own)
+    assert Manifest.read(tmp_path / "model").spec == own.spec
+    build_index(tmp_path / "corpus", DOCUMENTS, own, idf="corpus")
+    assert build_index(tmp_path / "corpus", DOCUMENTS, own, idf="corpus").unchanged
+    build_index(tmp_path / "lacking", DOCUMENTS, encoder)
+    assert index_bytes(tmp_path / "corpus") == index_bytes(tmp_path / "lacking")
+    with pytest.raises(IndexChangedError, match="other token weights"):
+        build_index(tmp_path / "corpus", DOCUMENTS, own)
+    mean = Encoder.load(PARITY / "olmoe", bits=32, pooling="mean", prompt="none")
+    with pytest.raises(MisuseError, match="--idf corpus is for --pooling idf"):
+        build_index(tmp_path / "mean", DOCUMENTS, mean, idf="corpus")
+    with pytest.raises(MisuseError, match="idf is 'both'"):
+        build_index(tmp_path / "mean", DOCUMENTS, mean, idf="both")  # type: ignore[arg-type]
+
+
 def test_other_weights_are_refused_by_name(tmp_path: Path, encoder: Encoder) -> None:
     directory = tmp_path / "index"
     build_index(directory, DOCUMENTS, encoder)

@@ -25,13 +25,15 @@ def match_rows(
     statistics: Statistics,
     begins: npt.NDArray[np.int64],
     rows: RowNumbers,
+    first: int = 0,
 ) -> list[WordMatch]:
-    """Of rows of the index, in any order. begins: the row with which each segment begins."""
+    """Of rows of an index, in any order. begins: the row with which each segment begins; first:
+    the number of its first segment among those of the statistics."""
     matches: dict[int, WordMatch] = {}
     numbers = np.searchsorted(begins, rows, side="right") - 1
     for segment in np.unique(numbers):
         there = np.unique(rows[numbers == segment])
-        found = _in_segment(scores, statistics, int(segment), there - begins[segment])
+        found = _in_segment(scores, statistics, first + int(segment), there - begins[segment])
         matches.update(zip(there.tolist(), found, strict=True))
     return [matches[row] for row in rows.tolist()]
 

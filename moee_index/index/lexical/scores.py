@@ -11,6 +11,7 @@ asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -305,13 +306,22 @@ class PartScores:
 
 
 class WordScores:
-    """BM25 of some queries over an opened index. weight: of BM25 in a score, above 0."""
+    """BM25 of some queries over one or several opened indexes. weight: of BM25 in a score, above 0;
+    first: the number of the index's first segment among all."""
 
     def __init__(
         self, texts: Sequence[str], statistics: Statistics, weight: float, parameters: Bm25
     ) -> None:
         self.weight = weight
+        self.statistics = statistics
         self.queries = [QueryScores(text, statistics, parameters) for text in texts]
+        self.first = 0
+
+    def beginning(self, segment: int) -> WordScores:
+        """The same for an index whose first segment is this one of all."""
+        scores = copy(self)
+        scores.first = segment
+        return scores
 
     def segment(self, number: int) -> PartScores:
-        return PartScores(self.queries, number, self.weight)
+        return PartScores(self.queries, self.first + number, self.weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -12,11 +13,12 @@ from moee_index.errors import MisuseError
 from moee_index.fusion import Method, check_search, finite_number, shown_value
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.bm25 import LUCENE, Bm25
+from moee_index.text import check_text, check_texts
 from moee_index.types import PARTS, Embeddings, Pair, Part
 
 
-class SearchOptions(TypedDict, total=False):
-    """The keyword arguments of a search, for type checking; see `Index.search`."""
+class RequestOptions(TypedDict, total=False):
+    """The keyword arguments of a request, for type checking; see `Index.search`."""
 
     method: Method
     alpha: float | None
@@ -26,6 +28,11 @@ class SearchOptions(TypedDict, total=False):
     lexical: float | None
     k1: float
     b: float
+
+
+class SearchOptions(RequestOptions, total=False):
+    """The keyword arguments of a search, for type checking; see `Index.search`."""
+
     syntax: bool
 
 
@@ -96,6 +103,17 @@ def as_filter(condition: str | Filter | None) -> Filter | None:
             f"filter is {shown_value(condition)}; it is text, as in 'year >= 2020', or a Filter"
         )
     return Filter.parse(condition)
+
+
+def query_texts(query: str | Iterable[str]) -> tuple[list[str], bool]:
+    """The texts of one query or of several, and whether it is several. Raises MisuseError."""
+    # Several may come from anything that is gone through once; one is one text, of any type.
+    several = isinstance(query, Iterable) and not isinstance(query, str | bytes)
+    texts = check_texts(query, "query") if several else [check_text(query, "the query")]
+    for text in texts:
+        if not text.strip():
+            raise MisuseError("the query is empty; give some text")
+    return texts, several
 
 
 def check_queries(embeddings: Embeddings | None, dims: Pair[int]) -> Embeddings:
