@@ -111,3 +111,8 @@ def test_several_in_a_variable(pair: tuple[str, ...], monkeypatch: pytest.Monkey
     assert answer("query", "ships")["index"] == "b"
     monkeypatch.setenv("MOEE_INDEX_QUERY_INDEX", f"b{os.pathsep}a")
     assert answer("query", "ships")["index"] == ["b", "a"]
+    named = f"of{os.pathsep}that name"
+    Path("a").rename(named)
+    monkeypatch.setenv("MOEE_INDEX_QUERY_INDEX", named)
+    assert answer("query", "ships")["index"] == named
+    Path(named).rename("a")
