@@ -7,6 +7,7 @@ No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/en
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -443,3 +444,23 @@ class Hit:
     lexical: float | None = None
     bm25: float | None = None
     words: tuple[str, ...] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON has it; NaN is null there."""
+        fields: dict[str, Any] = {
+            "rank": self.rank,
+            "id": self.id,
+            "score": self.score,
+            "hs": self.hs,
+            "rw": self.rw,
+            "text": self.text,
+            "metadata": self.metadata,
+        }
+        # Only where documents were split or words count: scripts rely on the fields above.
+        if self.passage is not None:
+            fields["passage"] = self.passage
+        if self.lexical is not None:
+            fields |= {"lexical": self.lexical, "bm25": self.bm25, "words": self.words}
+            if math.isnan(self.hs):
+                fields |= {"hs": None, "rw": None}
+        return fields

@@ -18,7 +18,7 @@ import click
 
 from moee_index.cli.console import Console
 from moee_index.text import text_fault
-from moee_index.types import EncoderOptions, Progress
+from moee_index.types import EncoderOptions, EncoderSpec, Progress
 
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
@@ -390,14 +390,17 @@ def load_encoder_of(
 ) -> Encoder:
     """Load the model that an index was built with; refuses contradicting options. few_texts:
     whether it is for a few texts at a time, as queries are."""
+    return load_encoder_for(console, index.located_spec(), options, few_texts=few_texts)
+
+
+def load_encoder_for(
+    console: Console, spec: EncoderSpec, options: dict[str, Any], *, few_texts: bool
+) -> Encoder:
+    """As `load_encoder_of`, for the spec of an index."""
     encoder_class = _encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
         return encoder_class.for_spec(
-            index.located_spec(),
-            **options,
-            few_texts=few_texts,
-            notify=console.tell,
-            progress=progress,
+            spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
         )
 
 

@@ -57,7 +57,7 @@ def print_hits(
                 "query": query,
                 "query_id": query_id if query is not None else None,
                 **details,
-                "hits": [_fields(hit) for hit in hits],
+                "hits": [hit.as_json() for hit in hits],
             }
         )
     elif trec:
@@ -67,27 +67,6 @@ def print_hits(
             print_line(run_line(query_id or "1", hit.id, hit.rank, hit.score))
     else:
         _print_table(f"like {query_id}" if query is None else query, hits, details)
-
-
-def _fields(hit: Hit) -> dict[str, Any]:
-    """A hit as JSON has it."""
-    fields: dict[str, Any] = {
-        "rank": hit.rank,
-        "id": hit.id,
-        "score": hit.score,
-        "hs": hit.hs,
-        "rw": hit.rw,
-        "text": hit.text,
-        "metadata": hit.metadata,
-    }
-    # Only where documents were split or words count: scripts rely on the fields above.
-    if hit.passage is not None:
-        fields["passage"] = hit.passage
-    if hit.lexical is not None:
-        fields |= {"lexical": hit.lexical, "bm25": hit.bm25, "words": hit.words}
-        if math.isnan(hit.hs):
-            fields |= {"hs": None, "rw": None}
-    return fields
 
 
 def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
@@ -137,7 +116,7 @@ def print_facets(facets: list[Facet], as_json: bool) -> None:
     """The counts of some fields: a JSON line a field, or a column for people."""
     for facet in facets:
         if as_json:
-            print_json(facet_fields(facet))
+            print_json(facet.as_json())
             continue
         say(facet.field)
         for value, count in facet.counts[:_VALUES]:
@@ -147,9 +126,3 @@ def print_facets(facets: list[Facet], as_json: bool) -> None:
             say(f"{'':>9}  and {counted(len(facet.counts) - _VALUES, 'value')} more")
         if facet.missing:
             say(f"{facet.missing:>9}  without the field")
-
-
-def facet_fields(facet: Facet) -> dict[str, Any]:
-    """A facet as JSON has it."""
-    values = [{"value": value, "count": count} for value, count in facet.counts]
-    return {"field": facet.field, "values": values, "missing": facet.missing}

@@ -23,7 +23,7 @@ from moee_index.cli.options import (
     search_options,
     split_model_options,
 )
-from moee_index.cli.output import check_formats, facet_fields, print_facets, print_hits
+from moee_index.cli.output import check_formats, print_facets, print_hits
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
@@ -206,7 +206,7 @@ class Page:
 
     def fields(self, counts: list[Facet]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
-        return {"facets": [facet_fields(facet) for facet in counts]} if counts else {}
+        return {"facets": [facet.as_json() for facet in counts]} if counts else {}
 
     def print_counts(self, counts: list[Facet]) -> None:
         """The counts for people, once behind all answers."""

@@ -277,10 +277,17 @@ class Encoder:
         """
         return self._planned(check_texts(texts), query)
 
+    def tokenize(self, texts: Sequence[str], *, query: bool = False) -> list[Tokenized]:
+        """Texts as the model sees them, for who makes batches of many callers' texts himself and
+        gives these to `running.embed`. Raises MisuseError for what is no text."""
+        return self._tokenized(check_texts(texts), query)
+
+    def _tokenized(self, texts: Sequence[str], query: bool) -> list[Tokenized]:
+        return self._tokenizer.tokenize(texts, self._query_prompt if query else self._prompt)
+
     def _planned(self, texts: Sequence[str], query: bool) -> Plan:
         """As `plan`, of texts that are known to be some."""
-        prompt = self._query_prompt if query else self._prompt
-        tokenized = self._tokenizer.tokenize(texts, prompt)
+        tokenized = self._tokenized(texts, query)
         # Under mean pooling equal ids with different own tokens would give different embeddings.
         groups = group_equal([(each.text.ids, each.text.own) for each in tokenized])
         lengths = [len(tokenized[group[0]].text.ids) for group in groups]

@@ -1,0 +1,176 @@
+"""A search of an index: what is asked is checked, queries are embedded, hits become JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from moee_index.errors import MisuseError
+from moee_index.fusion import Method
+from moee_index.index.hits import Hits
+from moee_index.index.listing import count_values
+from moee_index.index.search.request import SearchRequest
+from moee_index.serve.engine.engine import QUERY_TOKENS
+from moee_index.serve.engine.trace import Trace
+from moee_index.serve.errors import RevisionError
+from moee_index.serve.indexes import ServedIndex, Version
+from moee_index.serve.server import Server
+from moee_index.text import check_text, check_texts
+from moee_index.types import Embeddings
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is asked of an index: by texts, by raw vectors of one query, or by a document's id.
+
+    options: keyword arguments of `Index.search`. revision: the only one that may answer.
+    """
+
+    index: str | None = None
+    texts: Sequence[str] | None = None
+    vector: Embeddings | None = None
+    like: str | None = None
+    k: int = 10
+    offset: int = 0
+    method: Method = "sum"
+    options: dict[str, Any] = field(default_factory=dict)
+    facets: Sequence[str] = ()
+    revision: int | None = None
+
+    def check(self, most_hits: int, most_filter: int) -> SearchRequest:
+        """Raises MisuseError for what does not go together or is beyond the limits."""
+        asked = (self.texts is not None) + (self.vector is not None) + (self.like is not None)
+        if asked != 1:
+            raise MisuseError("ask by one of query, vector and like")
+        if self.texts is not None:
+            for text in check_texts(self.texts, "query"):
+                if not text.strip():
+                    raise MisuseError("the query is empty; give some text")
+        queries = 1 if self.texts is None else len(self.texts)
+        if queries * (self.k + self.offset) > most_hits:
+            raise MisuseError(
+                f"{queries} x (k + offset) is {queries * (self.k + self.offset)}; a request may "
+                f"ask for {most_hits} hits in all"
+            )
+        condition = self.options.get("filter")
+        if condition is not None and len(condition.encode("utf-8", "replace")) > most_filter:
+            raise MisuseError(f"the filter has more than {most_filter} bytes; take a shorter one")
+        request = SearchRequest.checked(self.k + self.offset, method=self.method, **self.options)
+        if request.lexical and self.texts is None:
+            raise MisuseError("words count in a search by query alone: leave out lexical")
+        return request
+
+
+async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, Any]]:
+    """An answer a query, as `query --json` prints it, with the revision that gave it."""
+    engine, limits = server.engine, server.settings.limits
+    request = asked.check(limits.hits, limits.filter)
+    served = server.indexes.get(asked.index)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        async with engine.in_time():
+            version = await engine.in_thread(_open, served, asked, request, stack)
+            trace.about |= {"index": served.name, "revision": version.revision}
+            texts = asked.texts
+            tokens, cost = None, QUERY_TOKENS * (1 if texts is None else len(texts))
+            if texts is not None and request.lexical < 1:
+                encoder = await engine.encoder(served.model)
+                tokens = await engine.tokenize(encoder, texts, trace, query=True)
+                cost += tokens.count
+            with engine.admitted(cost):
+                embeddings = asked.vector
+                if tokens is not None:
+                    embeddings = await engine.embed(tokens, trace)
+                with trace.stage("scan"):
+                    answers, facets = await engine.in_thread(
+                        _answers, version, asked, request, embeddings
+                    )
+    seconds = (time.perf_counter() - started) / max(1, len(answers))
+    return [
+        _fields(version, asked, request, position, hits, facets, seconds)
+        for position, hits in enumerate(answers)
+    ]
+
+
+def _open(served: ServedIndex, asked: Search, request: SearchRequest, stack: ExitStack) -> Version:
+    """The version that will answer, held by the stack. Raises what is wrong with the request
+    before a text is embedded."""
+    version = stack.enter_context(served.held())
+    if asked.revision is not None and asked.revision != version.revision:
+        raise RevisionError(
+            f"{served.name} is at revision {version.revision}, not {asked.revision}; ask again "
+            "without one, or for that"
+        )
+    version.index.check_filter(request.filter)
+    version.index.check_lexical(request.lexical)
+    return version
+
+
+def _answers(
+    version: Version, asked: Search, request: SearchRequest, embeddings: Embeddings | None
+) -> tuple[list[Hits], list[dict[str, Any]]]:
+    """The hits of each query, and the facets."""
+    index = version.index
+    facets = count_values(index.snapshot, asked.facets, request.filter) if asked.facets else []
+    counts = [facet.as_json() for facet in facets]
+    if asked.like is not None:
+        return [index.answer_like(request, check_text(asked.like, "the id"))], counts
+    return index.answer(request, embeddings, asked.texts), counts
+
+
+def _fields(
+    version: Version,
+    asked: Search,
+    request: SearchRequest,
+    position: int,
+    hits: Hits,
+    facets: list[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """An answer as `query --json` prints it."""
+    details: dict[str, Any] = {
+        "index": version.name,
+        "revision": version.revision,
+        "method": request.method,
+        "alpha": request.weight(version.index.alpha),
+    }
+    if request.lexical:
+        details["lexical"] = request.lexical
+    if asked.like is not None:
+        details["like"] = asked.like
+    return {
+        "query": None if asked.texts is None else asked.texts[position],
+        "query_id": None,
+        **details,
+        "exact": hits.exact,
+        "took_ms": seconds * 1000,
+        **({"facets": facets} if asked.facets else {}),
+        "hits": [hit.as_json() for hit in hits[asked.offset :]],
+    }
+
+
+def raw_vector(hs: str, rw: str) -> Embeddings:
+    """Raw vectors of one query from base64 of little-endian float32. Raises MisuseError."""
+    return Embeddings(_decoded("hs", hs)[None, :], _decoded("rw", rw)[None, :])
+
+
+def _decoded(part: str, text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MisuseError(f"vector.{part} is not base64 ({error})") from error
+    if len(content) % 4:
+        raise MisuseError(
+            f"vector.{part} has {len(content)} bytes, which are no float32 numbers of 4 bytes each"
+        )
+    values = np.frombuffer(content, dtype="<f4").astype(np.float32)
+    if not np.isfinite(values).all():
+        raise MisuseError(f"vector.{part} holds values that are not finite")
+    return values

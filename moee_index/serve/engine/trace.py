@@ -1,0 +1,38 @@
+"""What happened to one request, for its line of the log and the metrics: seconds by stage, tokens,
+and what was asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Trace:
+    """Filled in as a request goes through the stages: read, tokenize, queue, forward, scan, write.
+
+    about: further fields of the log's line (index, revision, model, …); never a text.
+    """
+
+    id: str
+    started: float = field(default_factory=time.perf_counter)
+    stages: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    texts: int = 0
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time spent in a block, added to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.stages[name] = self.stages.get(name, 0.0) + seconds

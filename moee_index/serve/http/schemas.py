@@ -1,0 +1,158 @@
+"""What requests may look like: the bodies, as OpenAPI describes them.
+
+Fields that clients of other servers send and that change nothing here are passed over; a search
+refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Method = Literal["sum", "concat", "hs", "rw"]
+Number = Annotated[float, Field(strict=False)]
+
+
+class Body(BaseModel):
+    """A body that may hold more than is looked at."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), strict=True)
+
+
+class StrictBody(BaseModel):
+    """A body in which nothing is passed over."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), strict=True)
+
+
+class EmbeddingsBody(Body):
+    """OpenAI's `POST /v1/embeddings`."""
+
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description="A text, or several. Token ids are refused: they are another tokenizer's."
+    )
+    model: str = Field(
+        description="A name that GET /v1/models lists: MODEL or MODEL#sum, MODEL#hs, MODEL#rw, "
+        "MODEL#concat; INDEX#sum and so on embed queries of an index."
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, description="The width of the vectors, nothing else.")
+    user: str | None = None
+
+
+class EmbedBody(Body):
+    """Text Embeddings Inference's `POST /embed`."""
+
+    inputs: str | list[str] | list[int] | list[list[int]]
+    normalize: bool = True
+    truncate: bool | None = Field(
+        None, description="false: refuse a text that is longer than the model takes."
+    )
+    truncation_direction: Literal["right", "Right", "left", "Left"] = "right"
+    prompt_name: str | None = None
+    dimensions: int | None = None
+
+
+class RerankBody(Body):
+    """`documents` as Cohere and Jina have them, or `texts` as Text Embeddings Inference has."""
+
+    model: str | None = Field(
+        None, description="A model, or an index, whose standardizer is then used."
+    )
+    query: str
+    documents: list[str | dict[str, Any]] | None = None
+    texts: list[str] | None = None
+    top_n: int | None = Field(None, ge=1)
+    return_documents: bool = False
+    max_tokens_per_doc: int | None = None
+    rank_fields: list[str] | None = None
+    truncate: bool | None = None
+    truncation_direction: Literal["right", "Right", "left", "Left"] = "right"
+    raw_scores: bool = False
+    return_text: bool = False
+    method: Method = "sum"
+    alpha: Number | None = None
+    standardize: Literal["both", "rw", "hs", "none"] | None = None
+
+
+class VectorBody(StrictBody):
+    """A query's raw vectors: base64 of little-endian float32."""
+
+    hs: str
+    rw: str
+
+
+class SearchBody(StrictBody):
+    """`POST /v1/search`: one of `query`, `vector` and `like`, and the options of `moee-index
+    query`."""
+
+    index: str | None = Field(None, description="Needed where several are served.")
+    query: str | list[str] | None = None
+    vector: VectorBody | None = None
+    like: str | None = Field(None, description="An id: documents like this one.")
+    k: int = Field(10, ge=1)
+    offset: int = Field(0, ge=0)
+    method: Method = "sum"
+    alpha: Number | None = None
+    lexical: Number | None = None
+    k1: Number | None = None
+    b: Number | None = None
+    filter: str | None = None
+    min_score: Number | None = None
+    passages: bool = False
+    facets: list[str] = Field([], max_length=100)
+    revision: int | None = Field(None, description="Answer from this revision or not at all.")
+
+
+class Embedding(BaseModel):
+    """A vector; as text it is base64 of little-endian float32."""
+
+    object: str
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Tokens, templates included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """OpenAI's answer."""
+
+    object: str
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Ranked(BaseModel):
+    """One document. relevance_score: in [0, 1]; score, hs, rw: as in a search."""
+
+    index: int
+    relevance_score: float
+    score: float
+    hs: float
+    rw: float
+    document: dict[str, str] | None = None
+
+
+class RerankAnswer(BaseModel):
+    """Cohere's and Jina's answer."""
+
+    object: str
+    model: str
+    results: list[Ranked]
+    usage: Usage
+    meta: dict[str, Any]
+
+
+class TeiRank(BaseModel):
+    """One text, as Text Embeddings Inference has it."""
+
+    index: int
+    score: float
+    text: str | None = None

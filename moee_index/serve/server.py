@@ -1,0 +1,109 @@
+"""What serves, whatever the requests come by: opened indexes, the engine, the metrics.
+
+HTTP is one way to it (`http`), MCP another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from moee_index.encode.encoder import Encoder
+from moee_index.errors import MisuseError, first_line
+from moee_index.serve.engine.engine import Engine
+from moee_index.serve.indexes import Indexes
+from moee_index.serve.metrics import Metrics
+from moee_index.serve.settings import Settings
+from moee_index.types import EncoderSpec
+
+LoadSpec = Callable[[EncoderSpec], Encoder]
+"""From the spec of an index to its encoder."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """How the models come into memory. default: loads the one without any index; of_index: the one
+    of an index."""
+
+    default: Callable[[], Encoder]
+    of_index: LoadSpec
+
+
+class Server:
+    """Opened indexes and the models that embed for them; `start` and `stop` it on an event loop.
+
+    Raises what opening an index raises.
+    """
+
+    def __init__(self, settings: Settings, models: Models) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.indexes = Indexes(settings.indexes)
+        self.started = int(time.time())
+        self.draining = False
+        self._models = models
+        limits = settings.limits
+        self.engine = Engine(
+            self._load,
+            batch_tokens=limits.batch_tokens,
+            queue_tokens=limits.queue_tokens,
+            deadline=limits.deadline,
+            threads=settings.threads,
+            observe=self.metrics.batch,
+        )
+        self.metrics.watch(self)
+        self._specs = self._named_specs()
+
+    def start(self) -> None:
+        self.engine.start()
+
+    def stop(self) -> None:
+        self.engine.stop()
+        self.indexes.close()
+
+    def model_names(self) -> Sequence[str]:
+        """Names of the models; without an index known once the model is loaded."""
+        return list(self._specs or self.engine.model.encoders)
+
+    async def watch(self) -> str:
+        """Look after models and indexes once a second, until the server can serve no more; returns
+        why."""
+        started, limits = time.monotonic(), self.settings.limits
+        while True:
+            model = self.engine.model
+            if model.failure is not None:
+                return first_line(model.failure)
+            if not model.loaded.done() and time.monotonic() > started + limits.loading:
+                return f"the model was not loaded within {limits.loading:g} seconds"
+            await self.engine.in_thread(self.indexes.refresh)
+            await asyncio.sleep(1.0)
+
+    def _named_specs(self) -> dict[str, EncoderSpec]:
+        """Name of a model → its spec; indexes that were built alike share one, and of models that
+        share a name all but the first are called `MODEL@INDEX`."""
+        specs: dict[str, EncoderSpec] = {}
+        for served in self.indexes:
+            index = served.version.index
+            identity = index.spec.identity()
+            name = next((name for name in specs if specs[name].identity() == identity), None)
+            if name is None:
+                model = index.spec.model
+                name = model if model not in specs else f"{model}@{served.name}"
+                specs[name] = index.located_spec()
+            served.model = name
+        for name in specs:
+            if name in self.indexes:
+                raise MisuseError(
+                    f"{name!r} is the name of an index and of a model; give the index another with "
+                    "--name NAME=DIR"
+                )
+        return specs
+
+    def _load(self) -> Mapping[str, Encoder]:
+        """Load the models; called by the thread that owns them."""
+        if self._specs:
+            return {name: self._models.of_index(spec) for name, spec in self._specs.items()}
+        encoder = self._models.default()
+        return {encoder.spec.model: encoder}
