@@ -119,6 +119,7 @@ def command(
     Without an INDEX, embeddings and reranking alone. Ctrl-C or SIGTERM ends it, once what was
     accepted is answered.
     """
+    from moee_index.serve.libraries import check_installed
     from moee_index.serve.settings import (
         Limits,
         Settings,
@@ -127,6 +128,7 @@ def command(
         read_keys,
     )
 
+    check_installed()
     keys = () if api_key_file is None else read_keys(api_key_file)
     access = check_access(
         host, keys=keys, no_auth=no_auth, allowed_hosts=allowed_hosts, cors_origins=cors_origins

@@ -37,6 +37,12 @@ class TooLargeError(MoeeIndexError):
     http_status = 413
 
 
+class HeadTooLargeError(MoeeIndexError):
+    """An address and headers of more bytes than anybody needs."""
+
+    http_status = 431
+
+
 class MediaTypeError(MoeeIndexError):
     """A body of a type other than JSON."""
 

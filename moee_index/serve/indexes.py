@@ -10,11 +10,11 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from moee_index.errors import FingerprintMismatchError, MisuseError, MoeeIndexError
+from moee_index.index.in_use import InUse
 from moee_index.index.index import Index
 from moee_index.index.store.layout import MANIFEST
 from moee_index.serve.errors import UnknownNameError
@@ -27,14 +27,24 @@ _RETRY = 5.0
 Mark = tuple[int, int, int] | None
 
 
-@dataclass(frozen=True)
 class Version:
     """An opened version of an index. digest: SHA-256 of its manifest, which no other version of
     any index has."""
 
-    name: str
-    index: Index
-    digest: str
+    def __init__(self, name: str, index: Index, digest: str) -> None:
+        self.name = name
+        self.index = index
+        self.digest = digest
+        # An index that is closed takes no more calls, and a request makes several.
+        self._in_use = InUse(index.close, lambda: MisuseError(f"{name} is closed"))
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps it open until a block ends, whoever closes it meanwhile."""
+        return self._in_use.held()
+
+    def close(self) -> None:
+        """Close it once nobody holds it."""
+        self._in_use.close()
 
     @property
     def revision(self) -> int:
@@ -69,12 +79,10 @@ class ServedIndex:
         # Between taking a version and holding it, it may be replaced and closed.
         with self._swapping:
             version = self._version
-            holding = version.index.held()
-            holding.__enter__()
-        try:
+            holding = ExitStack()
+            holding.enter_context(version.held())
+        with holding:
             yield version
-        finally:
-            holding.__exit__(None, None, None)
 
     def refresh(self) -> None:
         """Open the version on disk if it is another one."""
@@ -95,11 +103,11 @@ class ServedIndex:
             self.fault = str(error)
             return
         if opened.digest == self._version.digest:
-            opened.index.close()
+            opened.close()
             self.fault = None
             return
         if opened.index.spec.identity() != self._version.index.spec.identity():
-            opened.index.close()
+            opened.close()
             self.fault = str(
                 FingerprintMismatchError(
                     f"{self.directory} was built anew with another model or other options; restart "
@@ -111,7 +119,7 @@ class ServedIndex:
             replaced, self._version = self._version, opened
         self.fault = None
         self.reloads += 1
-        replaced.index.close()
+        replaced.close()
 
     def _opened(self) -> Version:
         """The version on disk, with the digest of the very manifest that it was opened by."""
@@ -125,7 +133,7 @@ class ServedIndex:
             before = after
 
     def close(self) -> None:
-        self._version.index.close()
+        self._version.close()
 
 
 def _mark(directory: Path) -> Mark:

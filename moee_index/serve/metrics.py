@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from moee_index.serve.engine.model_thread import BatchReport
 from moee_index.serve.engine.trace import Trace
+from moee_index.serve.memory import resident_bytes
 
 if TYPE_CHECKING:
     from moee_index.serve.server import Server
@@ -118,14 +118,3 @@ class _State:
 
 def _gauge(name: str, about: str, value: float) -> Metric:
     return GaugeMetricFamily(name, about, value=float(value))
-
-
-def resident_bytes() -> int | None:
-    """Resident memory of this process; None where nothing tells."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    import resource
-
-    return pages * resource.getpagesize()

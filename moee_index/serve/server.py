@@ -14,9 +14,13 @@ from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError, first_line
 from moee_index.serve.engine.engine import Engine
 from moee_index.serve.indexes import Indexes
+from moee_index.serve.memory import give_back
 from moee_index.serve.metrics import Metrics
 from moee_index.serve.settings import Settings
 from moee_index.types import EncoderSpec
+
+# Seconds between two returns of free memory, if anything was embedded meanwhile.
+_TRIM_SECONDS = 5.0
 
 LoadSpec = Callable[[EncoderSpec], Encoder]
 """From the spec of an index to its encoder."""
@@ -71,6 +75,7 @@ class Server:
         """Look after models and indexes once a second, until the server can serve no more; returns
         why."""
         started, limits = time.monotonic(), self.settings.limits
+        trimmed = embedded = 0.0
         while True:
             model = self.engine.model
             if model.failure is not None:
@@ -78,6 +83,9 @@ class Server:
             if not model.loaded.done() and time.monotonic() > started + limits.loading:
                 return f"the model was not loaded within {limits.loading:g} seconds"
             await self.engine.in_thread(self.indexes.refresh)
+            if model.tokens != embedded and time.monotonic() > trimmed + _TRIM_SECONDS:
+                trimmed, embedded = time.monotonic(), model.tokens
+                await self.engine.in_thread(give_back)
             await asyncio.sleep(1.0)
 
     def _named_specs(self) -> dict[str, EncoderSpec]:

@@ -77,6 +77,7 @@ async def rerank(
     check_texts([query, *documents])
     if not check_text(query, "the query").strip():
         raise MisuseError("the query is empty; give some text")
+    trace.note([query, *documents])
     async with engine.in_time():
         await engine.encoders()
         name, standardizer, default_alpha = await engine.in_thread(_frozen, server, model)

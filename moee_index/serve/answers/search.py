@@ -19,10 +19,10 @@ from moee_index.index.listing import count_values
 from moee_index.index.search.request import SearchRequest
 from moee_index.serve.engine.engine import QUERY_TOKENS
 from moee_index.serve.engine.trace import Trace
-from moee_index.serve.errors import RevisionError
+from moee_index.serve.errors import RevisionError, UnknownNameError
 from moee_index.serve.indexes import ServedIndex, Version
 from moee_index.serve.server import Server
-from moee_index.text import check_text, check_texts
+from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings
 
 
@@ -50,6 +50,8 @@ class Search:
         if asked != 1:
             raise MisuseError("ask by one of query, vector and like")
         if self.texts is not None:
+            if not self.texts:
+                raise MisuseError("there is no query; give at least one")
             for text in check_texts(self.texts, "query"):
                 if not text.strip():
                     raise MisuseError("the query is empty; give some text")
@@ -79,6 +81,7 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
             version = await engine.in_thread(_open, served, asked, request, stack)
             trace.about |= {"index": served.name, "revision": version.revision}
             texts = asked.texts
+            trace.note(texts or ())
             tokens, cost = None, QUERY_TOKENS * (1 if texts is None else len(texts))
             if texts is not None and request.lexical < 1:
                 encoder = await engine.encoder(served.model)
@@ -108,6 +111,8 @@ def _open(served: ServedIndex, asked: Search, request: SearchRequest, stack: Exi
             f"{served.name} is at revision {version.revision}, not {asked.revision}; ask again "
             "without one, or for that"
         )
+    if asked.like is not None and not version.index.documents([asked.like]):
+        raise UnknownNameError(f"{served.name} has no document {shown(asked.like)!r}")
     version.index.check_filter(request.filter)
     version.index.check_lexical(request.lexical)
     return version
@@ -121,7 +126,7 @@ def _answers(
     facets = count_values(index.snapshot, asked.facets, request.filter) if asked.facets else []
     counts = [facet.as_json() for facet in facets]
     if asked.like is not None:
-        return [index.answer_like(request, check_text(asked.like, "the id"))], counts
+        return [index.answer_like(request, asked.like)], counts
     return index.answer(request, embeddings, asked.texts), counts
 
 

@@ -103,6 +103,7 @@ async def embed(
     text that is longer than the model takes.
     """
     engine = server.engine
+    trace.note(texts)
     async with engine.in_time():
         await engine.encoders()
         space = await engine.in_thread(find_space, server, name)

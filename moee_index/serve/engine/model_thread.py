@@ -5,6 +5,7 @@ It tells that it lives by a heartbeat; whether that is enough is for others to j
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -85,19 +86,18 @@ class Work:
 
 def _settle(future: Future[Embeddings], outcome: Embeddings | Exception) -> None:
     """Give a future its outcome, unless its client has left meanwhile."""
-    try:
+    with contextlib.suppress(InvalidStateError):
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
-    except InvalidStateError:
-        pass
 
 
 class ModelThread:
     """Loads encoders by `load`, then embeds what is submitted. See the module.
 
-    encoders: by name, once they are loaded. failure: what ended it, if anything did.
+    encoders: by name, once they are loaded. failure: what ended it, if anything did. beat: when it
+    last gave a sign; rate: tokens a second of late, None before the first; tokens: embedded so far.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class ModelThread:
         self.loaded: Future[None] = Future()
         self.beat = time.monotonic()
         self.rate: float | None = None
+        self.tokens = 0
         self._load = load
         self._batch_tokens = batch_tokens
         self._observe = observe
@@ -194,6 +195,7 @@ class ModelThread:
         tokens = sum(lengths[number] for number in batch)
         padded = len(batch) * max(lengths[number] for number in batch)
         rate = tokens / max(seconds, 1e-6)
+        self.tokens += tokens
         self.rate = rate if self.rate is None else self.rate + _NEWEST * (rate - self.rate)
         for work in works:
             work.forward += seconds

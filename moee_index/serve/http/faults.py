@@ -24,6 +24,7 @@ _TYPES = {
     413: "request_too_large_error",
     415: "invalid_request_error",
     421: "invalid_request_error",
+    431: "request_too_large_error",
     429: "rate_limit_error",
     500: "server_error",
     503: "overloaded_error",

@@ -9,7 +9,9 @@ import contextlib
 import re
 import secrets
 import time
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
@@ -18,12 +20,14 @@ from moee_index.errors import MoeeIndexError, first_line
 from moee_index.serve.engine.trace import Trace
 from moee_index.serve.errors import (
     ClientLeftError,
+    HeadTooLargeError,
     MediaTypeError,
+    NotReadyError,
     OverloadedError,
     SlowClientError,
     TooLargeError,
 )
-from moee_index.serve.http.access import is_allowed_origin, refusal
+from moee_index.serve.http.access import PROBES, is_allowed_origin, refusal
 from moee_index.serve.http.faults import answer, error_body
 from moee_index.serve.http.request_log import RequestLog, record
 from moee_index.serve.server import Server
@@ -98,6 +102,8 @@ class _Exchange:
         }
         given = self._headers.get("x-request-id", "")
         self._trace = Trace(given if _ID.fullmatch(given) else secrets.token_hex(8))
+        if guard.server.settings.log_texts:
+            self._trace.asked = []
         self._status = 0
         self._bytes_in = self._bytes_out = 0
         self._error: str | None = None
@@ -114,7 +120,7 @@ class _Exchange:
             self._error = "the client did not take the answer in time"
             raise
         except Exception as error:
-            self._error = f"{type(error).__name__}: {first_line(error)}"
+            self._error = _told(error)
             if self._status == 0:
                 message = "an unexpected error; the server's log has it"
                 await self._respond(JSONResponse(error_body(500, message), 500))
@@ -122,12 +128,10 @@ class _Exchange:
             self._finish()
 
     async def _answered(self) -> None:
-        access = self._guard.server.settings.access
         if (preflight := self._preflight()) is not None:
             await self._respond(preflight)
             return
-        refused = refusal(access, self._scope["path"], self._headers)
-        if refused is not None:
+        if (refused := self._refused()) is not None:
             await self._respond(answer(refused))
             return
         with self._guard.room() as count:
@@ -140,6 +144,19 @@ class _Exchange:
                 await self._respond(answer(error))
                 return
             await self._until_left(body)
+
+    def _refused(self) -> MoeeIndexError | None:
+        """Why the request is not even read."""
+        server, path = self._guard.server, self._scope["path"]
+        parts = (self._scope["raw_path"], self._scope["query_string"])
+        size = sum(map(len, parts)) + sum(len(n) + len(v) for n, v in self._scope["headers"])
+        if size > server.settings.limits.header:
+            return HeadTooLargeError(
+                f"address and headers have more than {server.settings.limits.header} bytes"
+            )
+        if server.draining and path not in PROBES:
+            return NotReadyError("the server is about to end; ask another")
+        return refusal(server.settings.access, path, self._headers)
 
     def _preflight(self) -> Response | None:
         """The answer to a browser that asks whether a page of another site may ask."""
@@ -270,3 +287,10 @@ class _Exchange:
                 error=self._error,
             )
         )
+
+
+def _told(error: Exception) -> str:
+    """An error that nobody thought of, for the log: what, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first_line(error)}{where}"

@@ -90,6 +90,8 @@ def record(
         "key": hashlib.sha256(key.encode("utf-8")).hexdigest()[:8] if key else None,
         **trace.about,
     }
+    if trace.asked is not None:
+        fields["asked"] = trace.asked
     if error is not None:
         fields["error"] = error
     return fields

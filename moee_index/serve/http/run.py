@@ -13,12 +13,17 @@ import uvicorn
 from moee_index.errors import MisuseError, ModelError, MoeeIndexError
 from moee_index.serve.errors import NotReadyError
 from moee_index.serve.http.app import create_app
+from moee_index.serve.http.connection import protocol
+from moee_index.serve.http.guard import Guard
 from moee_index.serve.http.request_log import Write
 from moee_index.serve.server import Server
+from moee_index.serve.settings import Limits
 from moee_index.types import Notify
 
 # Seconds for what has failed at the end of the grace to be told so.
 _LAST_WORDS = 2
+# Seconds that a connection may stay open between two requests.
+_IDLE = 75
 
 
 def listen(host: str, port: int, writing: float) -> socket.socket:
@@ -50,6 +55,7 @@ class _Process(uvicorn.Server):
         super().__init__(config)
         self._server = server
         self.signal: int | None = None
+        self.ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -72,16 +78,20 @@ class _Process(uvicorn.Server):
         """Take no more requests; answer those that are in, within the grace."""
         self._server.draining = True
         self.should_exit = True
+        self.ending.set()
 
 
-async def _serve(process: _Process, server: Server, listening: socket.socket) -> str | None:
-    """Serve until a signal, or until the server can serve no more; returns why in that case."""
+async def _serve(
+    config: uvicorn.Config, server: Server, listening: socket.socket
+) -> tuple[str | None, int | None]:
+    """Serve until a signal, or until the server can serve no more; returns why in that case, and
+    the signal."""
+    process = _Process(config, server)
     serving = asyncio.create_task(process.serve(sockets=[listening]))
     watching = asyncio.create_task(server.watch())
-    reason = None
-    await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
-    if watching.done():
-        reason = watching.result()
+    ending = asyncio.create_task(process.ending.wait())
+    await asyncio.wait({serving, watching, ending}, return_when=asyncio.FIRST_COMPLETED)
+    reason = watching.result() if watching.done() else None
     watching.cancel()
     process.drain()
     grace = server.settings.limits.grace
@@ -89,7 +99,24 @@ async def _serve(process: _Process, server: Server, listening: socket.socket) ->
     if not done:
         server.engine.model.stop()
         await serving
-    return reason
+    return reason, process.signal
+
+
+def config_of(app: Guard, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs an application."""
+    return uvicorn.Config(
+        app,
+        http=protocol(limits.reading),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=limits.header,
+        timeout_keep_alive=_IDLE,
+        timeout_graceful_shutdown=int(limits.grace) + _LAST_WORDS,
+    )
 
 
 def serve(
@@ -101,25 +128,13 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises KeyboardInterrupt after a SIGINT, and what made the
     server unable to serve."""
-    config = uvicorn.Config(
-        create_app(server, write_log),
-        http="h11",  # the one with a limit for headers
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        h11_max_incomplete_event_size=server.settings.limits.header,
-        timeout_graceful_shutdown=int(server.settings.limits.grace) + _LAST_WORDS,
-    )
-    process = _Process(config, server)
+    config = config_of(create_app(server, write_log), server.settings.limits)
     notify(f"listening on {address(listening)}")
-    reason = asyncio.run(_serve(process, server, listening))
+    reason, ended_by = asyncio.run(_serve(config, server, listening))
     failure = server.engine.model.failure
     if isinstance(failure, MoeeIndexError) and not isinstance(failure, NotReadyError):
         raise failure
     if reason is not None:
         raise ModelError(f"the server had to end: {reason}")
-    if process.signal == signal.SIGINT:
+    if ended_by == signal.SIGINT:
         raise KeyboardInterrupt

@@ -156,3 +156,125 @@ class TeiRank(BaseModel):
     index: int
     score: float
     text: str | None = None
+
+
+class Open(BaseModel):
+    """An object that may hold more than is told here."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class HitAnswer(Open):
+    """One document. hs, rw: null where words alone count; passage: of a document that was split;
+    lexical, bm25, words: where words count."""
+
+    rank: int
+    id: str
+    score: float
+    hs: float | None
+    rw: float | None
+    text: str
+    metadata: dict[str, Any]
+
+
+class FacetAnswer(BaseModel):
+    """How many documents have each value of a field; missing: those without it."""
+
+    field: str
+    values: list[dict[str, Any]]
+    missing: int
+
+
+class SearchAnswer(Open):
+    """What `moee-index query --json` prints, and the revision that answered."""
+
+    query: str | None
+    query_id: None
+    index: str
+    revision: int
+    method: Method
+    alpha: float | None
+    exact: bool
+    took_ms: float
+    hits: list[HitAnswer]
+    lexical: float | None = None
+    like: str | None = None
+    facets: list[FacetAnswer] | None = None
+
+
+class SearchAnswers(BaseModel):
+    """An answer a query, in their order."""
+
+    answers: list[SearchAnswer]
+
+
+class ModelEntry(Open):
+    """A name that embeddings can be asked for."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """OpenAI's list of models."""
+
+    object: Literal["list"]
+    data: list[ModelEntry]
+
+
+class IndexEntry(Open):
+    """An index. digest: SHA-256 of its manifest, which no other version of any index has; fields:
+    metadata field → kinds of its values, null where there are thousands."""
+
+    name: str
+    revision: int
+    digest: str
+    documents: int
+    rows: int
+    model: str
+    dims: dict[str, int]
+    encoder: dict[str, Any]
+    standardize: str
+    index_type: dict[str, str]
+    alpha: float
+    chunk: str | None
+    language: str | None
+    fields: dict[str, list[str]] | None
+    unreadable: bool
+
+
+class IndexList(BaseModel):
+    """The indexes that are served."""
+
+    object: Literal["list"]
+    data: list[IndexEntry]
+
+
+class PassageAnswer(BaseModel):
+    """A passage of a document."""
+
+    id: str
+    text: str
+
+
+class DocumentAnswer(BaseModel):
+    """A document; passages: where it was split."""
+
+    index: str
+    revision: int
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    passages: list[PassageAnswer] | None = None
+
+
+class ReadyAnswer(BaseModel):
+    """Whether requests can be answered. indexes: name → revision in service; unreadable: name →
+    why the version on disk is not in service."""
+
+    status: Literal["ready", "not ready"]
+    reason: str | None
+    indexes: dict[str, int]
+    unreadable: dict[str, str]

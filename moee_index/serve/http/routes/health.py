@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from moee_index.serve.health import status
 from moee_index.serve.http.routes.common import ERRORS, ServerOf
+from moee_index.serve.http.schemas import ReadyAnswer
 from moee_index.serve.metrics import CONTENT_TYPE
 
 router = APIRouter(responses=ERRORS)
@@ -20,8 +21,8 @@ async def livez() -> dict[str, Any]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", response_model=dict[str, Any])
-@router.get("/health", response_model=dict[str, Any])
+@router.get("/readyz", response_model=ReadyAnswer, responses={503: {"model": ReadyAnswer}})
+@router.get("/health", response_model=ReadyAnswer, responses={503: {"model": ReadyAnswer}})
 async def readyz(server: ServerOf) -> JSONResponse:
     """Whether requests can be answered; 503 where they cannot, and why."""
     found = status(server)
