@@ -37,7 +37,7 @@ def describe_program() -> dict[str, Any]:
     from moee_index.backends import has_avx512bf16, load_torch
     from moee_index.dependencies import newer_than_tested
     from moee_index.model.nf4.native.library import instruction_set
-    from moee_index.model.run.model import choose_threads
+    from moee_index.model.run.hardware import choose_threads
 
     torch = load_torch()
     kernels = instruction_set()

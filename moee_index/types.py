@@ -29,9 +29,14 @@ if TYPE_CHECKING:  # `--help` needs these types, and no numpy
     import numpy as np
     import numpy.typing as npt
 
+    from moee_index.token_weights import TokenCounts, TokenWeights
+
 FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 
 T = TypeVar("T")
+
+IDF = "idf"
+"""The pooling that weighs tokens by how rare they are (token_weights.py)."""
 
 Notify = Callable[[str], None]
 """Called with a choice or a note, as text."""
@@ -296,10 +301,10 @@ class EncoderOptions:
     )
     pooling: str = field(
         metadata={
-            "help": "Last token, or mean over the text's own tokens. [default: the model's own, "
-            "else last]",
+            "help": "Last token, mean over the text's own tokens, or idf: a mean in which rare "
+            "tokens weigh more. [default: the model's own, else last]",
             "default": "last",
-            "choices": ("last", "mean"),
+            "choices": ("last", "mean", IDF),
             "own": True,
         }
     )
@@ -340,10 +345,13 @@ class EncoderSpec(EncoderOptions, FoundModel):
 
     Two specs with equal `identity()` give the same vectors up to rounding. `model` and `path`
     only say where the model was found: another path with the same fingerprint is the same model.
+    token_weights: checksum of the table that pooling `idf` weighs tokens by; None where there is
+    none, or none yet.
     """
 
     hs_dim: int
     rw_dim: int
+    token_weights: str | None = None
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> EncoderSpec:
@@ -354,9 +362,22 @@ class EncoderSpec(EncoderOptions, FoundModel):
         defaults = {option.name: option.metadata["default"] for option in fields(EncoderOptions)}
         return cls(**{**defaults, **stored})
 
+    def stored(self) -> dict[str, Any]:
+        """The fields as an index keeps them: what an earlier version did not know, only where it
+        says something."""
+        stored = asdict(self)
+        if self.token_weights is None:
+            del stored["token_weights"]
+        return stored
+
     @property
     def dims(self) -> Pair[int]:
         return Pair(self.hs_dim, self.rw_dim)
+
+    @property
+    def lacks_token_weights(self) -> bool:
+        """Whether nothing can be embedded before a table of token weights is given."""
+        return self.pooling == IDF and self.token_weights is None
 
     def identity(self) -> dict[str, Any]:
         """The fields that must agree between an index and the encoder that queries it."""
@@ -402,6 +423,16 @@ class TextEncoder(Protocol):
 
     def with_batch_tokens(self, batch_tokens: int) -> TextEncoder:
         """The same encoder, sharing its model, that plans with another token budget."""
+
+    @property
+    def token_weights(self) -> TokenWeights | None:
+        """What tokens weigh under pooling `idf`; None under another, or where there is no table."""
+
+    def with_token_weights(self, weights: TokenWeights) -> TextEncoder:
+        """The same encoder, sharing its model, that pools by other token weights."""
+
+    def count_tokens(self, texts: Sequence[str], counts: TokenCounts) -> None:
+        """Count texts by the tokens over which they are pooled."""
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> EncodingPlan:
         """Tokenise one window of texts and plan its batches."""

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"errors"},
     {"types", "dependencies", "deferred", "text"},
-    {"atomic", "backends", "limits"},
+    {"atomic", "backends", "limits", "token_weights"},
     {"fusion", "readers", "model"},
     {"encode"},
     {"reranking"},

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,12 @@ import numpy.typing as npt
 from moee_index.bench.vector_cache.store import StoredPlan, StoreKey, TextRows, VectorStore
 from moee_index.bench.vector_cache.table import Shelf
 from moee_index.encode.prompts import parse_prompt
-from moee_index.errors import FingerprintMismatchError
+from moee_index.errors import FingerprintMismatchError, MisuseError
 from moee_index.index.store.rows import RowNumbers
 from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
+from moee_index.token_weights import TokenCounts, TokenWeights
 from moee_index.types import (
+    IDF,
     PARTS,
     Chunking,
     Embeddings,
@@ -69,6 +71,7 @@ class Identity(EncoderOptions, FoundModel):
     """
 
     dequantised: bool = False
+    token_weights: str | None = None
 
     def key(self, query: bool) -> StoreKey:
         """Where vectors of texts, or of queries, are kept: one place where the prompts agree."""
@@ -77,6 +80,7 @@ class Identity(EncoderOptions, FoundModel):
             fingerprint=self.fingerprint,
             dequantised=self.dequantised,
             template=f"{prompt.before}{{text}}{prompt.after}",
+            token_weights=self.token_weights,
             **{**self.options(without=("query_prompt",)), "prompt": prompt.name},
         )
 
@@ -140,7 +144,7 @@ class StoredEncoder:
 
         options: those of `Encoder.load`. Raises ModelError, MisuseError.
         """
-        from moee_index.encode.encoder import Encoder
+        from moee_index.encode.encoder import Encoder, token_weights_of, without_token_weights
         from moee_index.encode.options import resolve_options
         from moee_index.model.arch.build import rw_kind
 
@@ -148,12 +152,16 @@ class StoredEncoder:
         checkpoint = find_checkpoint(model, **found)
         asked = {name: options.get(name) for name in EncoderOptions.names()}
         settled = resolve_options(checkpoint, asked)
+        weights = token_weights_of(checkpoint, settled.pooling)
+        if settled.pooling == IDF and weights is None:
+            raise without_token_weights(checkpoint.name)
         identity = Identity(
             model=checkpoint.name,
             path=str(checkpoint.path),
             revision=checkpoint.revision,
             fingerprint=checkpoint.fingerprint,
             dequantised=checkpoint.quantization is not None and settled.bits != 4,
+            token_weights=weights.checksum if weights is not None else None,
             **{**settled.options(), "rw": rw_kind(settled.rw, checkpoint)},
         )
         return cls(store, lambda: Encoder.load(model, **options), identity, checkpoint)
@@ -197,6 +205,19 @@ class StoredEncoder:
     def batch_tokens(self) -> int:
         """A constant: a plan over stored texts computes nothing."""
         return _STORED_BATCH_TOKENS
+
+    @property
+    def token_weights(self) -> TokenWeights | None:
+        """The table that texts are pooled by, where they are. Loads the model."""
+        return self.loaded_encoder().token_weights
+
+    def with_token_weights(self, weights: TokenWeights) -> NoReturn:
+        """Raises MisuseError: stored vectors are pooled already."""
+        raise MisuseError("vectors that are stored were pooled by the token weights of their model")
+
+    def count_tokens(self, texts: Sequence[str], counts: TokenCounts) -> None:
+        """As `TextEncoder.count_tokens`. Loads the model, whose tokenizer it takes."""
+        self.loaded_encoder().count_tokens(texts, counts)
 
     def with_batch_tokens(self, batch_tokens: int) -> StoredEncoder:
         """This encoder: its plans do not depend on a budget."""
@@ -272,7 +293,8 @@ class StoredEncoder:
         was_loaded = self.loaded
         encoder = self._loader.encoder
         if not was_loaded:
-            for name in ("fingerprint", *EncoderOptions.names(without=("prompt", "query_prompt"))):
+            decisive = EncoderOptions.names(without=("prompt", "query_prompt"))
+            for name in ("fingerprint", "token_weights", *decisive):
                 mine, theirs = getattr(self.identity, name), getattr(encoder.spec, name)
                 if mine != theirs:
                     raise FingerprintMismatchError(

@@ -29,8 +29,9 @@ class StoreKey(EncoderOptions):
 
     dequantised: the weights of a 4-bit checkpoint brought to 16 or 32 bits, which are not those of
     the checkpoint it was made from, though both have its fingerprint. template: the prompt's own
-    words, so that vectors of a template that was reworded are not taken for the new one's. prompt:
-    the one in use, of texts or of queries, so query_prompt is no part of the key.
+    words, so that vectors of a template that was reworded are not taken for the new one's.
+    token_weights: see `EncoderSpec`. prompt: the one in use, of texts or of queries, so
+    query_prompt is no part of the key.
     """
 
     query_prompt: str = field(default="", kw_only=True, compare=False)
@@ -38,11 +39,14 @@ class StoreKey(EncoderOptions):
     fingerprint: str
     dequantised: bool
     template: str
+    token_weights: str | None = None
 
     def identity(self) -> str:
         """The key as one line of JSON."""
         fields = asdict(self)
         del fields["query_prompt"]
+        if self.token_weights is None:  # as stores were named before there were any
+            del fields["token_weights"]
         return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
     @property

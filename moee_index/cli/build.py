@@ -97,6 +97,8 @@ def command(
     building["chunk"] = Chunking.parse(chunk) if chunk is not None else None
     files = CorpusFiles(console, corpus, reading)
     encoder = load_encoder(console, options)
+    if encoder.spec.lacks_token_weights:
+        files.check_read_twice("--pooling idf counts the tokens of a corpus before it is embedded")
     if dry_run:
         from moee_index.index.estimate import estimate
 

@@ -95,6 +95,7 @@ def _lines(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         else f"{words['words']}, language {words['language']}, postings {_bytes(words['bytes'])}",
     )
     yield "alpha", str(index["alpha"])
+    yield "lexical", str(index["lexical_weight"])
     yield "standardize", index["standardize"]
     yield "drift", _drift(index["drift"])
     each = disk["per_document"]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from moee_index.cli.console import Console
-from moee_index.text import text_fault
-from moee_index.types import EncoderOptions, EncoderSpec, Progress
+from moee_index.text import shown, text_fault
+from moee_index.types import EncoderOptions, Progress
 
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
@@ -187,11 +187,9 @@ def lexical_options(function: F) -> F:
         click.option(
             "--lexical",
             type=float,
-            default=0.0,
-            show_default=True,
             metavar="W",
             help="Weight of words (BM25) in the score: from 0, vectors alone, to 1, words alone, "
-            "for which no model is loaded.",
+            "for which no model is loaded. [default: the index's, else 0]",
         ),
     ):
         function = option(function)
@@ -313,9 +311,20 @@ class CorpusFiles:
             )
             return self._latest
 
+        self._paths = paths
         self.read = read
         # A wrong path is reported before the model is loaded.
         read().close()
+
+    def check_read_twice(self, why: str) -> None:
+        """Raises UsageError for stdin and for pipes, which can be read only once."""
+        for path in self._paths:
+            file = Path(path)
+            if path == "-" or not (file.is_file() or file.is_dir()):
+                name = "stdin" if path == "-" else shown(path)
+                raise click.UsageError(
+                    f"{why}, and {name} can be read only once: save it in a file"
+                )
 
     @contextmanager
     def progress(self, console: Console) -> Iterator[Progress]:
@@ -390,17 +399,25 @@ def load_encoder_of(
 ) -> Encoder:
     """Load the model that an index was built with; refuses contradicting options. few_texts:
     whether it is for a few texts at a time, as queries are."""
-    return load_encoder_for(console, index.located_spec(), options, few_texts=few_texts)
-
-
-def load_encoder_for(
-    console: Console, spec: EncoderSpec, options: dict[str, Any], *, few_texts: bool
-) -> Encoder:
-    """As `load_encoder_of`, for the spec of an index."""
     encoder_class = _encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
-        return encoder_class.for_spec(
-            spec, **options, few_texts=few_texts, notify=console.tell, progress=progress
+        encoder = encoder_class.for_spec(
+            index.located_spec(),
+            **options,
+            few_texts=few_texts,
+            notify=console.tell,
+            progress=progress,
+        )
+    weights = index.token_weights
+    return encoder if weights is None else encoder.with_token_weights(weights)
+
+
+def tell_lexical(console: Console, index: Index) -> None:
+    """Say that words weigh in the scores without having been asked for, where they do."""
+    if index.lexical:
+        of = f"index {index.directory}" if index.manifest.tuned else f"model {index.spec.model}"
+        console.tell(
+            f"lexical weight {index.lexical:g}, the default of {of}; --lexical 0 for vectors alone"
         )
 
 

@@ -22,6 +22,7 @@ from moee_index.cli.options import (
     model_options,
     search_options,
     split_model_options,
+    tell_lexical,
 )
 from moee_index.cli.output import check_formats, print_facets, print_hits
 
@@ -103,7 +104,7 @@ def command(
     facets: tuple[str, ...],
     method: Method,
     alpha: float | None,
-    lexical: float,
+    lexical: float | None,
     k1: float,
     b: float,
     as_json: bool,
@@ -154,6 +155,9 @@ def command(
     with Index.open(directory) as opened:
         opened.check_filter(request.filter)
         opened.check_lexical(request.lexical)
+        weight = request.words(opened.lexical)
+        if lexical is None:
+            tell_lexical(console, opened)
         page = Page(offset, facets, as_json, trec)
         counts = page.count(opened, request)
         if trec:
@@ -161,7 +165,7 @@ def command(
             _check_ids(source)
         options, _ = split_model_options(given)
         # By words alone no text is embedded.
-        encoder = load_encoder_of(console, opened, options) if request.lexical < 1 else None
+        encoder = load_encoder_of(console, opened, options) if weight < 1 else None
         # stdin is answered line by line as it comes, a file in blocks
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
@@ -171,9 +175,9 @@ def command(
             "alpha": request.weight(opened.alpha),
         }
         more = page.fields(counts)
-        if request.lexical:
-            # Only where it was asked for: scripts rely on the fields above.
-            details["lexical"] = request.lexical
+        if weight:
+            # Only where words count: scripts rely on the fields above.
+            details["lexical"] = weight
         for answer in answer_queries(opened, read, request, encoder, block=block):
             print_hits(
                 answer.query.text,

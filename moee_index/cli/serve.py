@@ -11,7 +11,7 @@ import click
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
     load_encoder,
-    load_encoder_for,
+    load_encoder_of,
     model_options,
     split_model_options,
 )
@@ -146,7 +146,7 @@ def command(
     listening = listen(host, port, limits.writing)
     models = Models(
         default=lambda: load_encoder(console, options),
-        of_index=lambda spec: load_encoder_for(console, spec, options, few_texts=False),
+        of_index=lambda index: load_encoder_of(console, index, options, few_texts=False),
     )
     serve(
         Server(settings, models),

@@ -52,10 +52,9 @@ def command(
     their ids; the files of a folder by their paths, and they are read again only where time or size
     differ. The model is loaded only where something is to be embedded.
     """
-    if "-" in corpus:
-        raise click.UsageError("stdin cannot be synced, for a corpus is read more than once")
     reading, given = split_corpus_options(given)
     files = CorpusFiles(console, corpus, reading)
+    files.check_read_twice("an index is compared with a corpus before it is synced")
 
     from moee_index.index import Index
     from moee_index.index.sync import plan_sync, sync_index

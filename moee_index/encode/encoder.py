@@ -19,16 +19,20 @@ import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches
 from moee_index.encode.chunking import SECTION, divide, divide_long
-from moee_index.encode.options import check_count, resolve_options
+from moee_index.encode.options import check_count, lexical_weight, resolve_options
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
+from moee_index.model.arch.config import vocabulary_of
 from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.nf4.native.library import BITSANDBYTES
 from moee_index.model.run.model import RunningModel, TokenizedText
 from moee_index.text import check_texts
+from moee_index.token_weights import FILE as TOKEN_WEIGHTS
+from moee_index.token_weights import TokenCounts, TokenWeights, read_token_weights
 from moee_index.types import (
+    IDF,
     LEAST_SIZE,
     AskedOptions,
     Chunking,
@@ -93,7 +97,7 @@ class Plan:
         `batches[batch]` which of them it has."""
         groups = self._groups[batch]
         rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        return [self._texts[group[0]].text for group in groups], rows
+        return [self._encoder.weighed(self._texts[group[0]].text) for group in groups], rows
 
 
 class Encoder:
@@ -103,12 +107,20 @@ class Encoder:
     """
 
     def __init__(
-        self, spec: EncoderSpec, running: RunningModel, tokenizer: Tokenizer, batch_tokens: int
+        self,
+        spec: EncoderSpec,
+        running: RunningModel,
+        tokenizer: Tokenizer,
+        batch_tokens: int,
+        token_weights: TokenWeights | None = None,
+        lexical: float = 0.0,
     ) -> None:
         self._spec = spec
         self.running = running
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
+        self._lexical = lexical
+        self.token_weights = token_weights
         self._prompt = parse_prompt(spec.prompt)
         self._query_prompt = parse_prompt(spec.query_prompt)
 
@@ -124,7 +136,8 @@ class Encoder:
         """Load a model: the bundled `tiny` (None), a checkpoint directory, or a hub id.
 
         Options that are not given come from the checkpoint's `moee_index.json`, else from the
-        defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens.
+        defaults: prompt `prompteol`, pooling `last`, rw `auto`, 512 tokens. Pooling `idf` takes
+        the checkpoint's table of token weights; where it has none, `with_token_weights` gives one.
 
         Raises ModelError where the model does not exist or is not a Mixture-of-Experts model, and
         MisuseError for an option that makes no sense.
@@ -155,6 +168,7 @@ class Encoder:
         for flag, count in (("--batch-tokens", batch_tokens), ("--threads", threads)):
             check_count(flag, count)
         options = resolve_options(checkpoint, asked, built=built)
+        lexical = lexical_weight(checkpoint)
         bits = options.bits
         if checkpoint.quantization is not None and bits != 4:
             tell(
@@ -164,6 +178,7 @@ class Encoder:
         if checkpoint.source is not None:
             tell(checkpoint.source.told(checkpoint.name, bits))
         tokenizer = Tokenizer(checkpoint, options.max_tokens)
+        weights = token_weights_of(checkpoint, options.pooling)
         running = RunningModel(
             checkpoint,
             bits=bits,
@@ -185,6 +200,7 @@ class Encoder:
             **{**options.options(), "rw": running.rw},
             hs_dim=running.hs_dim,
             rw_dim=running.rw_dim,
+            token_weights=weights.checksum if weights is not None else None,
         )
         budget, reason = _batch_tokens(batch_tokens, running)
         tell(
@@ -198,7 +214,7 @@ class Encoder:
                 "4-bit products by bitsandbytes, several times slower than by our own kernels: "
                 f"{running.kernels.reason}"
             )
-        return cls(spec, running, tokenizer, budget)
+        return cls(spec, running, tokenizer, budget, weights, lexical)
 
     @classmethod
     def for_spec(
@@ -212,7 +228,8 @@ class Encoder:
     ) -> Encoder:
         """The encoder that an index was built with, from the index's own spec.
 
-        Options given explicitly must agree with the spec. Raises MisuseError naming option and
+        Options given explicitly must agree with the spec. An index gives the encoder its own token
+        weights, so those of the checkpoint are not compared. Raises MisuseError naming option and
         both values where one does not, and FingerprintMismatchError where the model found, here
         or under `model`, is another one; both before any weight is read.
         """
@@ -257,9 +274,43 @@ class Encoder:
         """Token budget of a batch, padding included."""
         return self._batch_tokens
 
+    @property
+    def lexical(self) -> float:
+        """The default weight of words that the checkpoint has for its indexes; it decides no
+        embedding."""
+        return self._lexical
+
     def with_batch_tokens(self, batch_tokens: int) -> Encoder:
         """The same encoder with another budget (a resumed build keeps its first one)."""
-        return Encoder(self._spec, self.running, self._tokenizer, batch_tokens)
+        return self._but(batch_tokens=batch_tokens)
+
+    def with_token_weights(self, weights: TokenWeights) -> Encoder:
+        """The same model, pooling by other token weights. Raises MisuseError unless its pooling is
+        `idf`."""
+        if self._spec.pooling != IDF:
+            raise MisuseError(
+                f"pooling {self._spec.pooling} takes no token weights; load the model with "
+                f"--pooling {IDF}"
+            )
+        spec = replace(self._spec, token_weights=weights.checksum)
+        return self._but(spec=spec, token_weights=weights)
+
+    def _but(
+        self,
+        *,
+        spec: EncoderSpec | None = None,
+        batch_tokens: int | None = None,
+        token_weights: TokenWeights | None = None,
+    ) -> Encoder:
+        """The same model and tokenizer, and these instead of its own."""
+        return Encoder(
+            spec or self._spec,
+            self.running,
+            self._tokenizer,
+            batch_tokens or self._batch_tokens,
+            token_weights or self.token_weights,
+            self.lexical,
+        )
 
     def with_prompt(self, prompt: str) -> Encoder:
         """The same model under another prompt, for texts and queries alike.
@@ -267,8 +318,26 @@ class Encoder:
         Raises MisuseError for an unknown prompt.
         """
         name = parse_prompt(prompt).name
-        spec = replace(self._spec, prompt=name, query_prompt=name)
-        return Encoder(spec, self.running, self._tokenizer, self._batch_tokens)
+        return self._but(spec=replace(self._spec, prompt=name, query_prompt=name))
+
+    def weighed(self, text: TokenizedText) -> TokenizedText:
+        """A text with the shares of its tokens, where the pooling is by token weights.
+
+        Raises MisuseError where there is no table of them.
+        """
+        if self._spec.pooling != IDF:
+            return text
+        if self.token_weights is None:
+            raise without_token_weights(self._spec.model)
+        start, end = text.own
+        return replace(text, shares=self.token_weights.of(text.ids[start:end]))
+
+    def count_tokens(self, texts: Sequence[str], counts: TokenCounts) -> None:
+        """Count texts by the tokens over which they are pooled, without the template's."""
+        counts.reach(self._tokenizer.vocabulary)
+        for each in self._tokenizer.tokenize(check_texts(texts), self._prompt):
+            start, end = each.text.own
+            counts.add(each.text.ids[start:end])
 
     def plan(self, texts: Sequence[str], *, query: bool = False) -> Plan:
         """Tokenise one window of texts and plan its batches; see `EncodingPlan`.
@@ -280,7 +349,8 @@ class Encoder:
     def tokenize(self, texts: Sequence[str], *, query: bool = False) -> list[Tokenized]:
         """Texts as the model sees them, for who makes batches of many callers' texts himself and
         gives these to `running.embed`. Raises MisuseError for what is no text."""
-        return self._tokenized(check_texts(texts), query)
+        tokenized = self._tokenized(check_texts(texts), query)
+        return [replace(each, text=self.weighed(each.text)) for each in tokenized]
 
     def _tokenized(self, texts: Sequence[str], query: bool) -> list[Tokenized]:
         return self._tokenizer.tokenize(texts, self._query_prompt if query else self._prompt)
@@ -378,6 +448,28 @@ class Encoder:
                     window = texts[later : later + WINDOW]
                     ahead.append(pool.submit(self._planned, window, query))
                 yield start, plan
+
+
+def without_token_weights(model: str) -> MisuseError:
+    """What is told where pooling `idf` has no table."""
+    return MisuseError(
+        f"--pooling {IDF} needs a table of token weights, and {model} has none ({TOKEN_WEIGHTS}): "
+        "an index that is built with it counts one over its corpus, and embed and rerank take that "
+        "with --index; or take --pooling mean"
+    )
+
+
+def token_weights_of(checkpoint: Checkpoint, pooling: str) -> TokenWeights | None:
+    """A checkpoint's own table, where the pooling takes one. Raises ModelError for a damaged one,
+    and for one of another vocabulary."""
+    weights = read_token_weights(checkpoint.path / TOKEN_WEIGHTS) if pooling == IDF else None
+    vocabulary = vocabulary_of(checkpoint)
+    if weights is not None and vocabulary is not None and len(weights.values) != vocabulary:
+        raise ModelError(
+            f"{checkpoint.path / TOKEN_WEIGHTS} has {len(weights.values)} token weights for a "
+            f"vocabulary of {vocabulary}; it belongs to another model"
+        )
+    return weights
 
 
 def _batch_tokens(requested: int | None, running: RunningModel) -> tuple[int, str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import MisuseError, ModelError
-from moee_index.model.checkpoint.find import DEFAULTS_FILE, Checkpoint
+from moee_index.fusion import finite_number
+from moee_index.model.checkpoint.find import DEFAULTS_FILE, LEXICAL_KEY, Checkpoint
 from moee_index.model.checkpoint.text_config import is_count, positions
 from moee_index.text import shown
 from moee_index.types import EncoderOptions
@@ -63,6 +64,19 @@ def _own(checkpoint: Checkpoint, field: Field[Any]) -> Any:
     if fault := _fault(field, value):
         raise ModelError(f"{checkpoint.path / DEFAULTS_FILE}: {_flag(field)!r} {fault}")
     return value
+
+
+def lexical_weight(checkpoint: Checkpoint) -> float:
+    """How much words weigh by default in indexes of this checkpoint, from 0 (nothing, unless it
+    says so) to 1. Raises ModelError for anything else in `moee_index.json`."""
+    value = checkpoint.defaults.get(LEXICAL_KEY, 0.0)
+    weight = finite_number(value)
+    if weight is None or not 0 <= weight <= 1:
+        raise ModelError(
+            f"{checkpoint.path / DEFAULTS_FILE}: {LEXICAL_KEY!r} {shown(str(value))} must be a "
+            "number from 0 to 1"
+        )
+    return weight
 
 
 def _flag(field: Field[Any]) -> str:

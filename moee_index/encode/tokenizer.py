@@ -71,6 +71,12 @@ class Tokenizer:
             0,
         )
 
+    @property
+    def vocabulary(self) -> int:
+        """A number above that of every token: the rows of the model's embedding, or where its
+        config does not say, the tokenizer's own tokens."""
+        return len(self._tokenizer) if self._vocabulary is None else self._vocabulary
+
     def tokenize(self, texts: Sequence[str], prompt: Prompt) -> list[Tokenized]:
         """Tokenise texts under a template; whole inputs of more than max_tokens lose the end of
         the text, never the template's end.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         reindex,
         reindex_lexical,
         save_alpha,
+        save_weights,
     )
     from moee_index.index.default import default_index
     from moee_index.index.hits import Hits
@@ -42,6 +43,7 @@ _HOMES = {
     "reindex": "change",
     "reindex_lexical": "change",
     "save_alpha": "change",
+    "save_weights": "change",
     "verify_index": "verify",
 }
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "reindex",
     "reindex_lexical",
     "save_alpha",
+    "save_weights",
     "verify_index",
 ]
 

@@ -29,6 +29,7 @@ from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.passage_names import SameName, named_passage, same_name
 from moee_index.index.store.rows import RowReader
+from moee_index.index.store.token_weights import with_weights_of
 from moee_index.index.write.derive import derive
 from moee_index.index.write.resume import check_encoder, check_spec, document_difference
 from moee_index.index.write.segment import (
@@ -215,6 +216,7 @@ def add_documents(
     check_documents(documents)
     directory, encoder = index_directory(directory), check_encoder(encoder)
     with changing(directory) as (manifest, segments):
+        encoder = with_weights_of(directory, manifest, encoder)
         check_spec(manifest.spec, encoder.spec, directory)
         known = Known(segments, update, manifest.chunk is not None, Counts())
         writing = SegmentWriting(

@@ -20,6 +20,7 @@ from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, S
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import write_lexical
+from moee_index.index.search.request import lexical_weight
 from moee_index.index.store.faiss_files import check_index_type
 from moee_index.index.store.layout import (
     MANIFEST,
@@ -33,6 +34,8 @@ from moee_index.index.store.manifest import Building, Manifest, Segment
 from moee_index.index.store.revisions import given_up, program, publish, tidy
 from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
+from moee_index.index.store.token_weights import keep_token_weights, needed_token_weights
+from moee_index.index.write.count_tokens import with_token_weights
 from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.resume import check_encoder, compare_finished
 from moee_index.index.write.segment import (
@@ -104,7 +107,9 @@ def build_index(
     with on_bad="skip" call it). They are read once, in order, never held all at once.
     standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
     flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
-    overlap). language: stem words in this language (lexical/words.py has which), or none.
+    overlap). language: stem words in this language (lexical/words.py has which), or none. Where
+    the encoder lacks token weights (pooling `idf`, and a model without a table) they are counted
+    over the documents first, which are then read twice.
     overwrite: build anew beside a finished index and replace it
     when the new one is whole. total: number of documents, for progress. model_bytes: the model's
     bytes by kind, for `info`. notify: called with every automatic choice once, with its reason.
@@ -122,6 +127,17 @@ def build_index(
     check_whole("window", window)
     kind, reason = check_index_type(index_type, encoder.spec.dims)
     split = None if chunk is None else as_chunking(chunk)
+    progress, notify = check_progress(progress), check_notify(notify)
+    encoder = with_token_weights(
+        directory,
+        documents,
+        encoder,
+        str(split) if split is not None else None,
+        anew=overwrite,
+        skip_bad=on_bad == "skip",
+        progress=progress,
+        notify=notify,
+    )
     wanted = Building(
         spec=encoder.spec,
         standardize=standardize or "auto",
@@ -140,8 +156,8 @@ def build_index(
         skip_bad=on_bad == "skip",
         changing=overwrite,
         total=total,
-        progress=check_progress(progress),
-        notify=check_notify(notify),
+        progress=progress,
+        notify=notify,
     )
     build = _Build(writing, reason, dict(model_bytes) if model_bytes is not None else None)
     return build.run()
@@ -251,6 +267,8 @@ class _Build:
     def _derive(self, written: Written, raw: RowReader, standardizer: Standardizer) -> Segment:
         path = self.directory / standardizer_name(written.revision)
         write_standardizer(path, standardizer, written.rows)
+        if (weights := needed_token_weights(self.writing.encoder)) is not None:
+            keep_token_weights(self.directory, weights)
         segment = derive(
             written.folder,
             raw,
@@ -290,10 +308,21 @@ class _Build:
             },
             model_bytes=self.model_bytes,
             language=building.language,
+            lexical_weight=self._lexical_weight(),
             created=created,
             changed=created,
             program=program(),
         )
+
+    def _lexical_weight(self) -> float:
+        """How much words weigh in searches by default: as the model has it, which need not say."""
+        encoder: Any = self.writing.encoder
+        weight = lexical_weight(getattr(encoder, "lexical", 0.0))
+        if weight:
+            self.writing.notify(
+                f"lexical weight {weight:g}: the default of model {encoder.spec.model}"
+            )
+        return weight
 
     def _unchanged(self, manifest: Manifest) -> BuildReport:
         """The report that nothing changed. Raises IndexChangedError if something did."""

@@ -1,4 +1,4 @@
-"""Change an index without the model: delete, compact, reindex, its default α.
+"""Change an index without the model: delete, compact, reindex, its default weights.
 
 Each makes a new version beside the old one, under the writer's lock; readers keep the one that
 they opened, and a failure leaves the old one as it was.
@@ -22,9 +22,9 @@ from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import add_lexical, join_lexical
-from moee_index.index.search.request import as_filter
+from moee_index.index.search.request import as_filter, lexical_weight
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
-from moee_index.index.snapshot import Selector
+from moee_index.index.snapshot import Selector, without_postings
 from moee_index.index.store.faiss_files import FLAT, check_index_type
 from moee_index.index.store.layout import (
     deleted_name,
@@ -371,18 +371,34 @@ def check_writable(directory: Path) -> None:
 
 
 def save_alpha(directory: str | Path, alpha: float) -> None:
-    """Make alpha the index's default weight of RW. Atomic: a reader sees the old one or the new.
+    """As `save_weights`, of RW alone."""
+    save_weights(directory, alpha)
 
-    Readers that are open keep the value that they opened with.
 
-    Raises MisuseError for an alpha out of range, NotAnIndexError, IndexDamagedError,
-    IndexLockedError when another process writes to the index, StorageError.
+def save_weights(directory: str | Path, alpha: float, lexical: float | None = None) -> None:
+    """Make alpha the index's default weight of RW, and lexical that of words; None leaves it as it
+    is. Atomic: a reader sees the old ones or the new.
+
+    Readers that are open keep the values that they opened with.
+
+    Raises MisuseError for a weight out of range, or of words in an index without postings;
+    NotAnIndexError, IndexDamagedError, IndexLockedError when another process writes to the index,
+    StorageError.
     """
     weight, directory = check_alpha(alpha), index_directory(directory)
+    words = None if lexical is None else lexical_weight(lexical)
     Manifest.read(directory)
     with WriterLock(directory):
         # Read again: a writer may have put a newer version in place before the lock was taken.
         manifest = Manifest.read(directory)
+        if words and manifest.language is None:
+            raise MisuseError(without_postings(directory))
         replace(
-            manifest, alpha=weight, revision=manifest.revision + 1, changed=now(), program=program()
+            manifest,
+            alpha=weight,
+            lexical_weight=manifest.lexical_weight if words is None else words,
+            tuned=manifest.tuned or words is not None,
+            revision=manifest.revision + 1,
+            changed=now(),
+            program=program(),
         ).write(directory)

@@ -42,7 +42,8 @@ def describe(index: Snapshot) -> dict[str, Any]:
     bytes: of all files of this version; disk: the same by kind, and by document (None if there
     are none). fields: metadata field → kinds of its values, sorted; None where there are thousands.
     counts: what builds and adds have read. lexical: language, words of the rows that count, bytes
-    of the postings, rules that made them; None in an index without. drift: see drift.py;
+    of the postings, rules that made them; None in an index without. lexical_weight: of words in a
+    search that does not say. drift: see drift.py;
     unfinished: see `unfinished`.
     """
     manifest, spec = index.manifest, index.spec
@@ -75,6 +76,7 @@ def describe(index: Snapshot) -> dict[str, Any]:
         "disk": disk(manifest),
         "counts": manifest.counts,
         "lexical": _lexical(index),
+        "lexical_weight": manifest.lexical_weight,
         "drift": measure_drift(index).as_json(),
         "unfinished": unfinished(index.home, manifest),
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from moee_index.token_weights import TokenCounts
 from moee_index.types import (
     WINDOW_CHARACTERS,
     Chunking,
@@ -97,6 +98,10 @@ def _contents(documents: list[Document], encoder: TextEncoder, chunk: Chunking |
 
 
 def _measured_rate(encoder: TextEncoder, texts: list[str], plan: EncodingPlan) -> float:
+    if encoder.spec.lacks_token_weights:  # any will do: they change nothing of the cost
+        counts = TokenCounts()
+        encoder.count_tokens(texts, counts)
+        encoder = encoder.with_token_weights(counts.weights())
     sample = _spread(len(plan.batches), _SAMPLED_BATCHES)
     counted = 0
     seconds = 0.0

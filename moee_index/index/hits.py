@@ -38,7 +38,7 @@ class Hits(list[Hit]):
 class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
     alone count; texts: of the queries, may be None where words do not count; without: a document
-    that is no hit.
+    that is no hit. Words count nothing in a request that leaves their weight open.
 
     Raises MisuseError where a text is missing.
     """
@@ -55,13 +55,14 @@ class Search:
         self._snapshot = snapshot
         self._searchers = searchers
         self._request = request
+        self._weight = request.words(0.0)
         self._masks = snapshot.masks(request.filter)
         if without is not None:
             self._masks = _masked(snapshot, self._masks, without)
         self._words = self._word_scores(embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
-        if embeddings is not None and request.lexical < 1:
+        if embeddings is not None and self._weight < 1:
             self._queries = unit_vectors(embeddings, snapshot.standardizer)
             self._count = len(embeddings)
 
@@ -69,15 +70,15 @@ class Search:
         self, embeddings: Embeddings | None, texts: Sequence[str] | None
     ) -> WordScores | None:
         """The queries' scores by words, where these count."""
-        request = self._request
-        if not request.lexical:
+        if not self._weight:
             return None
         given = None if texts is None else check_texts(texts, "query")
         if given is None or (embeddings is not None and len(given) != len(embeddings)):
             raise MisuseError("a search by words needs the text of each query; give texts=")
         from moee_index.index.lexical.scores import WordScores
 
-        return WordScores(given, self._snapshot.statistics, request.lexical, request.bm25)
+        statistics = self._snapshot.statistics
+        return WordScores(given, statistics, self._weight, self._request.bm25)
 
     def hits(self) -> list[Hits]:
         """The hits of each query."""

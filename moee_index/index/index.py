@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
@@ -24,8 +25,10 @@ from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.token_weights import token_weights_of, with_weights_of
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.text import check_text, check_texts
+from moee_index.token_weights import TokenWeights
 from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 
 if TYPE_CHECKING:
@@ -43,8 +46,8 @@ class Index:
     calls in flight do not mix, and each answers as it would alone.
 
     Make one with `Index.build` or `Index.open`. After `close` every call but those for what the
-    manifest says (`len`, `spec`, `alpha`) raises MisuseError. It cannot be pickled: another process
-    opens the directory itself. snapshot: what it holds, segment by segment.
+    manifest says (`len`, `spec`, `alpha`, `lexical`) raises MisuseError. It cannot be pickled:
+    another process opens the directory itself. snapshot: what it holds, segment by segment.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, block_rows: int | None) -> None:
@@ -169,6 +172,11 @@ class Index:
         return self.manifest.alpha
 
     @property
+    def lexical(self) -> float:
+        """The index's default weight of words in a search, 0 to 1; 0 where it has no postings."""
+        return 0.0 if self.manifest.language is None else self.manifest.lexical_weight
+
+    @property
     def standardizer(self) -> Standardizer:
         """Mean and deviation of each dimension, frozen when the index was built."""
         return self.snapshot.standardizer
@@ -178,6 +186,11 @@ class Index:
         """As `Snapshot.fields`: metadata fields and the kinds of their values."""
         with self.held():
             return self.snapshot.fields
+
+    @property
+    def token_weights(self) -> TokenWeights | None:
+        """What tokens weigh where texts are pooled by pooling `idf`, else None."""
+        return token_weights_of(self.directory, self.manifest)
 
     def ids(self) -> Iterator[str]:
         """As `Snapshot.ids`: all ids that `vectors` takes, in the order of the index."""
@@ -224,6 +237,10 @@ class Index:
         """Raises FingerprintMismatchError naming each field that differs, and both values."""
         check_spec(self.spec, spec, self.directory)
 
+    def _weighted(self, encoder: TextEncoder, *, always: bool = False) -> TextEncoder:
+        """An encoder with the index's token weights where it needs some."""
+        return with_weights_of(self.directory, self.manifest, encoder, always=always)
+
     def use_encoder(self, encoder: TextEncoder | LoadEncoder) -> None:
         """Embed queries with this encoder, or with what this function returns at the first query.
 
@@ -232,7 +249,7 @@ class Index:
         if callable(encoder) and not isinstance(getattr(encoder, "spec", None), EncoderSpec):
             self._load = encoder
             return
-        usable = check_encoder(encoder)
+        usable = self._weighted(check_encoder(encoder))
         self.check_encoder(usable.spec)
         self._encoder = usable
 
@@ -248,7 +265,7 @@ class Index:
                         f"{self.directory} was opened without an encoder; give Index.open one, or "
                         "call search_embeddings"
                     )
-                loaded = check_encoder(self._load(self.located_spec()))
+                loaded = self._weighted(check_encoder(self._load(self.located_spec())), always=True)
                 self.check_encoder(loaded.spec)
                 self._encoder = loaded
             return self._encoder
@@ -285,7 +302,7 @@ class Index:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
-        lexical: float = 0.0,
+        lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
         encoder: TextEncoder | None = None,
@@ -298,8 +315,8 @@ class Index:
         is the exact top k of the documents that match. passages: each passage of a document is
         a hit of its own; otherwise a document is one hit, by its best passage. lexical: weight of
         words in the score, from 0 (vectors alone) to 1 (words alone: no vector is looked at, and
-        documents without a word of the query are no hits); k1, b: BM25's parameters. encoder:
-        embeds this search's queries instead of the index's encoder.
+        documents without a word of the query are no hits); None is the index's default. k1, b:
+        BM25's parameters. encoder: embeds this search's queries instead of the index's encoder.
 
         Raises MisuseError for an empty query, for k, alpha, method, lexical, k1 or b out of range,
         and for words in an index without postings; FilterError;
@@ -318,12 +335,13 @@ class Index:
             if not text.strip():
                 raise MisuseError("the query is empty; give some text")
         if encoder is not None:
-            self.check_encoder(check_encoder(encoder).spec)
+            encoder = self._weighted(check_encoder(encoder))
+            self.check_encoder(encoder.spec)
         if not texts:
             return []
         self.check_lexical(request.lexical)
         embeddings = None
-        if request.lexical < 1:
+        if request.words(self.lexical) < 1:
             chosen = self.encoder() if encoder is None else encoder
             embeddings = chosen.encode(texts, query=True)
         answers = self.answer(request, embeddings, texts)
@@ -339,13 +357,14 @@ class Index:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
-        lexical: float = 0.0,
+        lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
         texts: Sequence[str] | None = None,
     ) -> list[Hits]:
         """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts]. texts: the
-        queries' texts, which a search by words needs.
+        queries' texts, which a search by words needs: without them words weigh nothing unless
+        `lexical` says so.
 
         Raises MisuseError for other dimensions, ModelError for values that are not finite.
         """
@@ -382,7 +401,7 @@ class Index:
             name = check_text(identifier, "the id")
             return more_like(self.snapshot, self._searchers, request, name)
 
-    def check_lexical(self, weight: float) -> None:
+    def check_lexical(self, weight: float | None) -> None:
         """Raises MisuseError where words are to count and the index has no postings."""
         if weight:
             with self.held():
@@ -397,8 +416,10 @@ class Index:
         """As `search_embeddings`, for a request that is checked already. embeddings: may be None
         where words alone count."""
         with self.held():
-            if embeddings is not None or request.lexical < 1:
+            weight = request.words(0.0 if texts is None else self.lexical)
+            if embeddings is not None or weight < 1:
                 embeddings = check_queries(embeddings, self.spec.dims)
+            request = replace(request, lexical=weight)
             search = Search(self.snapshot, self._searchers, request, embeddings, texts)
             return search.hits()
 

@@ -257,16 +257,21 @@ class Snapshot:
             if segment.postings is not None
         ]
         if self.manifest.language is None:
-            raise MisuseError(
-                f"{self.directory} has no postings, which a search by words needs; moee-index "
-                f"reindex {self.directory} --lexical writes them, and changes nothing else"
-            )
+            raise MisuseError(without_postings(self.directory))
         return Statistics(opened, Words(self.manifest.language))
 
     @property
     def segments(self) -> Sequence[OpenSegment]:
         """The opened segments, for what is written from them."""
         return self._segments
+
+
+def without_postings(directory: Path) -> str:
+    """What is said of an index where words are to count and it has none."""
+    return (
+        f"{directory} has no postings, which a search by words needs; moee-index reindex "
+        f"{directory} --lexical writes them, and changes nothing else"
+    )
 
 
 class Selector:

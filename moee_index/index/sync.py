@@ -23,6 +23,7 @@ from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.layout import index_directory, next_revision
 from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.token_weights import with_weights_of
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.index.write.segment import (
     ON_BAD,
@@ -223,7 +224,9 @@ def sync_index(
             tell("nothing was deleted: what could not be read may be a document of the index")
         if not plan.embeds:
             return _without_embedding(directory, manifest, known, plan)
-        usable = check_encoder(encoder if _is_encoder(encoder) else encoder(manifest.spec))  # type: ignore[operator]
+        given = _is_encoder(encoder)
+        usable = check_encoder(encoder if given else encoder(manifest.spec))  # type: ignore[operator]
+        usable = with_weights_of(directory, manifest, usable, always=not given)
         check_spec(manifest.spec, usable.spec, directory)
         known = _synced(manifest, segments)
         writing = SegmentWriting(

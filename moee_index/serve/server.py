@@ -9,21 +9,19 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError, first_line
+from moee_index.index.index import Index
 from moee_index.serve.engine.engine import Engine
-from moee_index.serve.indexes import Indexes
+from moee_index.serve.indexes import Indexes, ServedIndex
 from moee_index.serve.memory import give_back
 from moee_index.serve.metrics import Metrics
 from moee_index.serve.settings import Settings
-from moee_index.types import EncoderSpec
 
 # Seconds between two returns of free memory, if anything was embedded meanwhile.
 _TRIM_SECONDS = 5.0
-
-LoadSpec = Callable[[EncoderSpec], Encoder]
-"""From the spec of an index to its encoder."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Models:
     of an index."""
 
     default: Callable[[], Encoder]
-    of_index: LoadSpec
+    of_index: Callable[[Index], Encoder]
 
 
 class Server:
@@ -58,7 +56,7 @@ class Server:
             observe=self.metrics.batch,
         )
         self.metrics.watch(self)
-        self._specs = self._named_specs()
+        self._named = self._named_models()
 
     def start(self) -> None:
         self.engine.start()
@@ -69,7 +67,7 @@ class Server:
 
     def model_names(self) -> Sequence[str]:
         """Names of the models; without an index known once the model is loaded."""
-        return list(self._specs or self.engine.model.encoders)
+        return list(self._named or self.engine.model.encoders)
 
     async def watch(self) -> str:
         """Look after models and indexes once a second, until the server can serve no more; returns
@@ -88,30 +86,34 @@ class Server:
                 await self.engine.in_thread(give_back)
             await asyncio.sleep(1.0)
 
-    def _named_specs(self) -> dict[str, EncoderSpec]:
-        """Name of a model → its spec; indexes that were built alike share one, and of models that
-        share a name all but the first are called `MODEL@INDEX`."""
-        specs: dict[str, EncoderSpec] = {}
+    def _named_models(self) -> dict[str, ServedIndex]:
+        """Name of a model → an index that it embeds for; indexes that were built alike share one,
+        and of models that share a name all but the first are called `MODEL@INDEX`."""
+        named: dict[str, ServedIndex] = {}
+        identities: dict[str, dict[str, Any]] = {}
         for served in self.indexes:
-            index = served.version.index
-            identity = index.spec.identity()
-            name = next((name for name in specs if specs[name].identity() == identity), None)
+            spec = served.version.index.spec
+            identity = spec.identity()
+            name = next((name for name in named if identities[name] == identity), None)
             if name is None:
-                model = index.spec.model
-                name = model if model not in specs else f"{model}@{served.name}"
-                specs[name] = index.located_spec()
+                name = spec.model if spec.model not in named else f"{spec.model}@{served.name}"
+                named[name], identities[name] = served, identity
             served.model = name
-        for name in specs:
+        for name in named:
             if name in self.indexes:
                 raise MisuseError(
                     f"{name!r} is the name of an index and of a model; give the index another with "
                     "--name NAME=DIR"
                 )
-        return specs
+        return named
 
     def _load(self) -> Mapping[str, Encoder]:
         """Load the models; called by the thread that owns them."""
-        if self._specs:
-            return {name: self._models.of_index(spec) for name, spec in self._specs.items()}
-        encoder = self._models.default()
-        return {encoder.spec.model: encoder}
+        encoders: dict[str, Encoder] = {}
+        for name, served in self._named.items():
+            with served.held() as version:
+                encoders[name] = self._models.of_index(version.index)
+        if not encoders:
+            encoder = self._models.default()
+            encoders[encoder.spec.model] = encoder
+        return encoders

@@ -240,6 +240,7 @@ def test_info_tells_what_interface_says(index: Path) -> None:
         "disk",
         "counts",
         "lexical",
+        "lexical_weight",
         "drift",
         "unfinished",
     }

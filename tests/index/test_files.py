@@ -79,7 +79,7 @@ def test_info_has_the_fields_of_the_interface(whole: Path) -> None:
         "documents", "dims", "model", "prompt", "query_prompt", "rw", "pooling", "max_tokens",
         "standardize", "index_type", "alpha", "bytes", "created", "version", "changed", "revision",
         "rows", "chunk", "segments", "deleted", "store", "fields", "disk", "counts", "lexical",
-        "drift", "unfinished",
+        "lexical_weight", "drift", "unfinished",
     ]  # fmt: skip
     assert list(info["model"]) == ["name", "path", "revision", "fingerprint", "bits", "bytes"]
     assert info["bytes"] == sum((whole / name).stat().st_size for name in FILES)
@@ -203,6 +203,9 @@ def test_manifests_of_all_kinds(copy: Path) -> None:
         lambda content: content["spec"].update(hs_dim=25),
         lambda content: content.update(language=None),
         lambda content: content.update(language=3),
+        lambda content: content.update(lexical_weight=1.5),
+        lambda content: content.update(lexical_weight="0.4"),
+        lambda content: content.update(tuned=1),
         lambda content: content["segments"][0].update(lexical=None),
         lambda content: content["segments"][0].update(lexical={"revision": "1", "words": ""}),
         lambda content: content["segments"][0].update(lexical={"revision": 1}),

@@ -446,7 +446,7 @@ def test_without_words_nothing_changes_and_nothing_is_read(
 def test_what_is_out_of_range(large: Path) -> None:
     with Index.open(large, FakeEncoder()) as index:
         for name, wrong in (
-            *(("lexical", wrong) for wrong in (2, -0.1, math.nan, math.inf, "0.4", True, None)),
+            *(("lexical", wrong) for wrong in (2, -0.1, math.nan, math.inf, "0.4", True)),
             *(("k1", wrong) for wrong in (-1, math.nan, math.inf, "1")),
             *(("b", wrong) for wrong in (-0.1, 1.1, math.nan)),
         ):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moee_index.errors import MisuseError, ModelError, MoeeIndexError
-from moee_index.model.run.model import choose_device
+from moee_index.model.run.hardware import choose_device
 
 
 @pytest.mark.parametrize(

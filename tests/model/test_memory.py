@@ -15,8 +15,10 @@ from moee_index.errors import ModelError
 from moee_index.limits import Limit
 from moee_index.model.load import load, memory
 from moee_index.model.load.quantize import quantize_checkpoint
+from moee_index.model.precision import Choice
+from moee_index.model.run import hardware
 from moee_index.model.run import model as running
-from moee_index.model.run.model import choose_threads
+from moee_index.model.run.hardware import choose_threads
 
 QUOTA = "a quota of 1.5 processors in /sys/fs/cgroup/job"
 
@@ -25,8 +27,8 @@ QUOTA = "a quota of 1.5 processors in /sys/fs/cgroup/job"
 def limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of eight processors."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(running, "bound_processors", lambda: Limit(8, "all that the machine has"))
-    monkeypatch.setattr(running, "processor_limit", lambda: Limit(2, QUOTA))
+    monkeypatch.setattr(hardware, "bound_processors", lambda: Limit(8, "all that the machine has"))
+    monkeypatch.setattr(hardware, "processor_limit", lambda: Limit(2, QUOTA))
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_fewer_threads_are_nobodys_business() -> None:
 
 def test_all_of_the_machine_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(running, "processor_limit", lambda: Limit(1, "all that the machine has"))
+    monkeypatch.setattr(hardware, "processor_limit", lambda: Limit(1, "all that the machine has"))
     assert choose_threads(None).reason == ""
 
 
@@ -123,7 +125,7 @@ def test_mapped_weights_that_do_not_fit_are_told(
 ) -> None:
     quantize_checkpoint(PARITY / "olmoe", tmp_path / "four")
     memory_of(0.09, monkeypatch)
-    monkeypatch.setattr(running, "choose_compute", lambda *_: running.Choice(torch.bfloat16, ""))
+    monkeypatch.setattr(running, "choose_compute", lambda *_: Choice(torch.bfloat16, ""))
     told: list[str] = []
     Encoder.load(tmp_path / "four", notify=told.append)
     (line,) = [line for line in told if "in a file" in line]

@@ -20,6 +20,7 @@ from moee_index.model.nf4.native import library
 from moee_index.model.nf4.quantize import quantize_on_cpu
 from moee_index.model.nf4.stack import NF4Linear, NF4Stack, Workspace, quantize
 from moee_index.model.run import model as running
+from moee_index.model.run.hardware import choose_compute, choose_kernels
 
 ISAS = library.available()
 KINDS = ("olmoe", "qwen2_moe", "deepseek")
@@ -232,10 +233,10 @@ def test_bfloat16_is_left_to_its_own_instruction_set() -> None:
     cpu = torch.device("cpu")
     for name in ISAS:
         with library.forced(name):
-            computed = running.choose_compute(4, cpu)
+            computed = choose_compute(4, cpu)
             assert (computed.value == torch.bfloat16) == (name == "avx512bf16")
-            assert running.choose_kernels(4, cpu).value == name
-    assert running.choose_kernels(32, cpu).value == "torch"
+            assert choose_kernels(4, cpu).value == name
+    assert choose_kernels(32, cpu).value == "torch"
 
 
 @pytest.mark.parametrize(

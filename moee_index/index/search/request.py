@@ -23,7 +23,7 @@ class SearchOptions(TypedDict, total=False):
     filter: str | Filter | None
     min_score: float | None
     passages: bool
-    lexical: float
+    lexical: float | None
     k1: float
     b: float
 
@@ -32,7 +32,7 @@ class SearchOptions(TypedDict, total=False):
 class SearchRequest:
     """How to rank and what to leave out; the arguments are those of `Index.search`.
 
-    alpha: None is the index's. filter: parsed, if it was given as text.
+    alpha, lexical: None is the index's. filter: parsed, if it was given as text.
     """
 
     k: int = 10
@@ -41,7 +41,7 @@ class SearchRequest:
     filter: Filter | None = None
     min_score: float | None = None
     passages: bool = False
-    lexical: float = 0.0
+    lexical: float | None = None
     bm25: Bm25 = LUCENE
 
     @classmethod
@@ -54,7 +54,7 @@ class SearchRequest:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
-        lexical: float = 0.0,
+        lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
     ) -> SearchRequest:
@@ -68,13 +68,17 @@ class SearchRequest:
             raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
         parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
-        words = _within("lexical", lexical, 1.0)
+        words = None if lexical is None else lexical_weight(lexical)
         bm25 = Bm25(_within("k1", k1), _within("b", b, 1.0))
         return cls(int(k), method, weight, parsed, least, bool(passages), words, bm25)
 
     def weight(self, default_alpha: float) -> float | None:
         """The weight of RW to search with; None for methods other than `sum`."""
         return default_alpha if self.method == "sum" and self.alpha is None else self.alpha
+
+    def words(self, default: float) -> float:
+        """The weight of words to search with."""
+        return default if self.lexical is None else self.lexical
 
 
 def as_filter(condition: str | Filter | None) -> Filter | None:
@@ -119,6 +123,11 @@ def check_queries(embeddings: Embeddings | None, dims: Pair[int]) -> Embeddings:
             "in each"
         )
     return Embeddings(parts.hs, parts.rw)
+
+
+def lexical_weight(value: object) -> float:
+    """A weight of words as a float. Raises MisuseError unless it is a number from 0 to 1."""
+    return _within("lexical", value, 1.0)
 
 
 def _within(name: str, value: object, most: float = math.inf) -> float:

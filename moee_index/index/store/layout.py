@@ -4,6 +4,7 @@
     INDEX/lock                          held by the one writer
     INDEX/rejected.jsonl                lines that a build with on_bad="skip" could not use
     INDEX/standardizer-0001.safetensors
+    INDEX/token-weights-<checksum>.npy  where texts are pooled by token weights
     INDEX/segment-0001/                 documents and raw rows, embedded together
         documents.sqlite  fields.sqlite  hs.f32  rw.f32  rows.crc
         hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
@@ -38,6 +39,7 @@ LEXICAL = "lexical"
 STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
 SEGMENT = re.compile(r"segment-(\d{4,})")
 _STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
+WEIGHT_TABLES = "token-weights-*.npy"
 
 
 def index_directory(directory: object) -> Path:
@@ -88,6 +90,10 @@ def deleted_name(revision: int) -> str:
 
 def standardizer_name(revision: int) -> str:
     return f"standardizer-{revision:04d}.safetensors"
+
+
+def token_weights_name(checksum: str) -> str:
+    return WEIGHT_TABLES.replace("*", checksum[:16])
 
 
 def segment_name(revision: int) -> str:

@@ -37,6 +37,7 @@ from moee_index.index.store.layout import (
     raw_name,
     segment_folders,
     standardizer_name,
+    token_weights_name,
 )
 from moee_index.index.store.manifest_values import check_building, check_manifest
 from moee_index.index.store.reading import known, reading, unreadable
@@ -71,7 +72,8 @@ class Building:
     language: str = "none"
 
     def write(self, folder: Path) -> None:
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        settings = {**asdict(self), "spec": self.spec.stored()}
+        content = {"format": FORMAT, "version": VERSION, **settings}
         write_file(folder / BUILDING, json_bytes(content))
 
     @classmethod
@@ -158,8 +160,9 @@ class Manifest:
     index_type: what was asked for; a segment added later is flat until `compact`. counts:
     what the build read, truncated, skipped and rejected. chunk: see `Building`. created: of the
     first version, changed: of this one. language: how words are stemmed, "none" where they are not;
-    None in an index without postings. files: path relative to the index directory → size and
-    checksum.
+    None in an index without postings. lexical_weight: how much words weigh in a search unless it
+    says so itself; tuned: whether `tune` chose the weights, else they are the model's. files: path
+    relative to the index directory → size and checksum.
     """
 
     revision: int
@@ -180,6 +183,8 @@ class Manifest:
     segments: tuple[Segment, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
     language: str | None = None
+    lexical_weight: float = 0.0
+    tuned: bool = False
 
     @property
     def documents(self) -> int:
@@ -197,9 +202,14 @@ class Manifest:
         return sum(entry.size for entry in self.files.values())
 
     def to_bytes(self) -> bytes:
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        settings = {**asdict(self), "spec": self.spec.stored()}
+        content = {"format": FORMAT, "version": VERSION, **settings}
         for entry in content["segments"]:
             entry["codes_error"] = entry["codes_error"] or {}
+        # Left out where they say nothing, as earlier versions have it.
+        for name in ("lexical_weight", "tuned"):
+            if not content[name]:
+                del content[name]
         return json_bytes({**content, "sha256": _checksum(_plain(content))})
 
     def write(self, directory: Path) -> None:
@@ -225,7 +235,7 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
-            content.setdefault("language", None)
+            content = {"language": None, "lexical_weight": 0.0, "tuned": False, **content}
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])
@@ -260,6 +270,8 @@ class Manifest:
         and made where they are new. Reads new files for their checksums."""
         standardizer = self.standardizer if standardizer is None else standardizer
         names = [standardizer_name(standardizer)]
+        if self.spec.token_weights is not None:
+            names.append(token_weights_name(self.spec.token_weights))
         names += [
             f"{segment.name}/{name}" for segment in segments for name in segment.names(self.store)
         ]

@@ -6,6 +6,7 @@ is none must be refused here, before room is made for it.
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,15 @@ def check_manifest(manifest: Manifest) -> None:
     """Raises ValueError or MisuseError naming what no manifest of ours holds."""
     check_types(manifest)
     _check_sizes(manifest.spec.dims, manifest.batch_tokens, manifest.window)
+    _check_checksum(manifest.spec.token_weights)
     if manifest.store not in STORES:
         raise ValueError(f"store is {manifest.store!r}")
     if manifest.standardize not in STANDARDIZE:
         raise ValueError(f"standardize is {manifest.standardize!r}")
     if not 0 <= manifest.alpha <= MAX_ALPHA:
         raise ValueError(f"alpha is {manifest.alpha!r}")
+    if not 0 <= manifest.lexical_weight <= 1:
+        raise ValueError(f"lexical_weight is {manifest.lexical_weight!r}")
     if manifest.chunk is not None:
         Chunking.parse(manifest.chunk)
     if min(manifest.revision, manifest.standardizer) < 0:
@@ -50,9 +54,16 @@ def check_manifest(manifest: Manifest) -> None:
 def check_building(building: Building) -> None:
     """As `check_manifest`, for the settings of an unfinished segment."""
     check_types(building)
+    _check_checksum(building.spec.token_weights)
     check_language(building.language)
     characters = 1 if building.characters is None else building.characters
     _check_sizes(building.spec.dims, building.batch_tokens, building.window, characters)
+
+
+def _check_checksum(checksum: str | None) -> None:
+    # A file is named after it.
+    if checksum is not None and not re.fullmatch("[0-9a-f]{64}", checksum):
+        raise ValueError(f"token_weights is {checksum!r}, which is no checksum")
 
 
 def _check_sizes(dims: Pair[int], *others: int) -> None:

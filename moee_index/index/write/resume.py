@@ -47,9 +47,18 @@ def told(differences: Sequence[tuple[str, object, object]], spec: EncoderSpec) -
                 f"another model (recorded {spec.model}, fingerprint {str(before)[:12]}…; now "
                 f"{str(now)[:12]}…)"
             )
+        elif name == "token_weights":
+            words.append(
+                f"other token weights (recorded {_short(before)}, now {_short(now)}: of another "
+                "corpus, or another table beside the model)"
+            )
         else:
             words.append(f"{name.replace('_', '-')} {before!r} (now {now!r})")
     return ", ".join(words)
+
+
+def _short(checksum: object) -> str:
+    return "none" if checksum is None else f"{str(checksum)[:12]}…"
 
 
 def check_encoder(encoder: object) -> TextEncoder:

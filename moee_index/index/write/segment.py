@@ -33,6 +33,7 @@ from moee_index.index.store.layout import (
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.revisions import remove_segment
 from moee_index.index.store.rows import RowWriter
+from moee_index.index.store.token_weights import begin_token_weights, needed_token_weights
 from moee_index.index.write.pipeline import SegmentEmbedder
 from moee_index.index.write.resume import DERIVED, option_differences, told, window_difference
 from moee_index.index.write.windows import (
@@ -153,6 +154,8 @@ class SegmentWriting:
         folder = self.directory / segment_name(next_revision(self.directory, published))
         with storage_errors(folder):
             folder.mkdir()
+        if (weights := needed_token_weights(self.encoder)) is not None:
+            begin_token_weights(folder, weights)
         self.wanted.write(folder)
         with storage_errors(folder):
             sync_directory(self.directory)

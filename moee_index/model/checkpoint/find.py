@@ -42,6 +42,10 @@ DEFAULT_KEYS = tuple(
     if EncoderOptions.__dataclass_fields__[name].metadata.get("own")
 )
 
+# How much words weigh in searches of its indexes; decides no embedding, and so is no option.
+LEXICAL_KEY = "lexical"
+_KNOWN_KEYS = (*DEFAULT_KEYS, LEXICAL_KEY)
+
 # The weights of a model in one file.
 WHOLE = "model.safetensors"
 
@@ -188,7 +192,7 @@ def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Ch
         path=path,
         revision=revision,
         config=config,
-        defaults={key: record[key] for key in DEFAULT_KEYS if key in record},
+        defaults={key: record[key] for key in _KNOWN_KEYS if key in record},
         quantization=quantization,
         weights=_weight_files(path, names),
         # Ours keep the original's config.json, which may describe how the original was quantised.
@@ -199,10 +203,10 @@ def open_checkpoint(path: Path, *, name: str, revision: str | None = None) -> Ch
 def _check_record(record: dict[str, Any], file: Path) -> None:
     """Raise ModelError unless this version knows all that moee_index.json says; the defaults'
     values are left to whoever uses them."""
-    unknown = sorted(set(record) - set(DEFAULT_KEYS) - {"format", "quantization"})
+    unknown = sorted(set(record) - set(_KNOWN_KEYS) - {"format", "quantization"})
     if unknown:
         raise ModelError(
-            f"{file}: unknown key {shown(unknown[0])!r}; known: {', '.join(DEFAULT_KEYS)}"
+            f"{file}: unknown key {shown(unknown[0])!r}; known: {', '.join(_KNOWN_KEYS)}"
         )
     if record.get("format", FORMAT) != FORMAT:
         raise ModelError(

@@ -22,6 +22,7 @@ from moee_index.model.load.weight_file import WEIGHTS_FILE, Draft, Specs, check_
 from moee_index.model.nf4.parameters import assign, check_shape, dense_dtype, owner
 from moee_index.model.nf4.stack import NF4Stack, stacks
 from moee_index.model.precision import Storage
+from moee_index.token_weights import FILE as TOKEN_WEIGHTS
 
 _COPIED = (
     "config.json",
@@ -32,6 +33,7 @@ _COPIED = (
     "vocab.txt",
     "merges.txt",
     "tokenizer.model",
+    TOKEN_WEIGHTS,
 )
 
 

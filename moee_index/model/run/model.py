@@ -8,20 +8,17 @@ section 3; camera-ready 4.1: last token for both).
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from moee_index.backends import has_avx512bf16, limit_kernel_caches, set_threads
-from moee_index.errors import MisuseError, ModelError, counted
-from moee_index.limits import bound_processors, processor_limit
+from moee_index.backends import limit_kernel_caches, set_threads
+from moee_index.errors import ModelError
 from moee_index.model.arch.build import build_empty, rw_kind
 from moee_index.model.arch.config import config_errors
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
@@ -30,11 +27,15 @@ from moee_index.model.arch.tested import is_tested
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.load.load import load_model
-from moee_index.model.nf4.native import library as native
-from moee_index.model.precision import Choice, Storage
+from moee_index.model.precision import Storage
 from moee_index.model.run.blocks import run_in_blocks
-from moee_index.text import shown
-from moee_index.types import Embeddings, Notify, Progress, ignore
+from moee_index.model.run.hardware import (
+    choose_compute,
+    choose_device,
+    choose_kernels,
+    choose_threads,
+)
+from moee_index.types import Embeddings, FloatArray, Notify, Progress, ignore
 
 if TYPE_CHECKING:
     from moee_index.model.run.prefix import FixedBeginning
@@ -45,15 +46,18 @@ class TokenizedText:
     """One text as the model sees it.
 
     ids: token ids with special tokens and template. own: [start, end) of the document's own
-    tokens within ids, over which `mean` pools.
+    tokens within ids, over which `mean` pools. shares: of these tokens in the mean, where they are
+    not all equal; they add up to 1.
     """
 
     ids: tuple[int, ...]
     own: tuple[int, int]
+    shares: FloatArray | None = field(default=None, compare=False)
 
     def without(self, count: int) -> TokenizedText:
         """The text without its first `count` tokens."""
-        return TokenizedText(self.ids[count:], (self.own[0] - count, self.own[1] - count))
+        own = self.own[0] - count, self.own[1] - count
+        return TokenizedText(self.ids[count:], own, self.shares)
 
 
 Piece = Sequence[TokenizedText]
@@ -117,79 +121,6 @@ def _joined(parts: Iterable[Embeddings]) -> Embeddings:
     return Embeddings(
         np.concatenate([part.hs for part in parts]), np.concatenate([part.rw for part in parts])
     )
-
-
-def choose_device(requested: str) -> Choice:
-    """`auto`: the first CUDA device if there is one, else the CPU.
-
-    Raises MisuseError for anything but `auto`, `cpu` and `cuda[:N]` and for a number beyond the
-    devices there are, ModelError where there is none.
-    """
-    if requested == "auto":
-        if torch.cuda.is_available():
-            return Choice(torch.device("cuda:0"), "there is a CUDA device")
-        return Choice(torch.device("cpu"), "no CUDA device")
-    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,4}))?", str(requested))
-    if match is None:
-        raise MisuseError(f"--device {shown(str(requested))!r} is none of auto, cpu and cuda[:N]")
-    if match[0] != "cpu" and not torch.cuda.is_available():
-        error = ModelError if match[1] is None else MisuseError
-        raise error(
-            f"--device {requested}: torch finds no CUDA device; take --device cpu (known are auto, "
-            "cpu and cuda[:N])"
-        )
-    if match[1] is not None and int(match[1]) >= (count := torch.cuda.device_count()):
-        raise MisuseError(
-            f"--device {requested}: there {'is' if count == 1 else 'are'} "
-            f"{counted(count, 'CUDA device')}, numbered from 0; take another, or auto"
-        )
-    return Choice(torch.device(match[0]), "as requested")
-
-
-def choose_compute(bits: int, device: torch.device) -> Choice:
-    """bfloat16 if the processor can multiply it, else float32; float32 for 32 bits."""
-    if bits == 32:
-        return Choice(torch.float32, "32 bits were requested")
-    if device.type == "cuda":
-        return Choice(torch.bfloat16, "CUDA device")
-    if bits == 16:
-        return Choice(torch.bfloat16, "16 bits were requested")
-    kernels = native.instruction_set()
-    if kernels.value == "avx512bf16" or (kernels.value == native.BITSANDBYTES and has_avx512bf16()):
-        return Choice(torch.bfloat16, "the processor has AVX512-BF16")
-    if "avx512bf16" in native.available():
-        return Choice(torch.float32, kernels.reason)
-    return Choice(torch.float32, "the processor has no bfloat16 arithmetic")
-
-
-def choose_kernels(bits: int, device: torch.device) -> Choice:
-    """What multiplies 4-bit weights: an instruction set of our kernels, or a library."""
-    if bits != 4:
-        return Choice("torch", f"{bits} bits were requested")
-    if device.type != "cpu":
-        return Choice(native.BITSANDBYTES, f"device {device.type}")
-    return native.instruction_set()
-
-
-def choose_threads(requested: int | None) -> Choice:
-    """As requested, but never more than there are processors to run on; else the libraries' own
-    choice within what the process may use. The reason is empty where nothing is to be told."""
-    bound, limit, machine = bound_processors(), processor_limit(), os.cpu_count() or 1
-    if requested is not None and requested > bound.value:
-        return Choice(
-            bound.value,
-            f"--threads {requested} is more than the {bound.value} processors there are "
-            f"({bound.reason}): {bound.value} compute, for more would wait for one another",
-        )
-    if requested is not None:
-        slower = (
-            f"--threads {requested} is more than the {limit.value} processors that this process "
-            f"may use ({limit.reason}): not faster than --threads {limit.value}, as a rule"
-        )
-        return Choice(requested, slower if requested > limit.value else "")
-    threads = min(limit.value, set_threads(None))
-    few = f"{threads} threads on {machine} processors: {limit.reason}"
-    return Choice(threads, few if threads == limit.value < machine else "")
 
 
 class RunningModel:
@@ -327,8 +258,8 @@ class RunningModel:
         for row, text in enumerate(texts):
             ids[row, : lengths[row]] = text.ids
             real[row, : lengths[row]] = True
-            start, end = text.own if self.pooling == "mean" else (lengths[row] - 1, lengths[row])
-            weights[row, start:end] = 1.0 / (end - start)
+            start, end = (lengths[row] - 1, lengths[row]) if self.pooling == "last" else text.own
+            weights[row, start:end] = 1.0 / (end - start) if text.shares is None else text.shares
         device = self.device.value
         self._pass.weights = torch.from_numpy(weights).to(device)
         self._pass.routing = []

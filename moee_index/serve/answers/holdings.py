@@ -47,6 +47,7 @@ def _index(served: ServedIndex) -> dict[str, Any]:
             "standardize": manifest.standardize,
             "index_type": dict(manifest.index_type),
             "alpha": manifest.alpha,
+            "lexical": version.index.lexical,
             "chunk": manifest.chunk,
             "language": manifest.language,
             "fields": kinds,

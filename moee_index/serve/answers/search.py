@@ -65,9 +65,13 @@ class Search:
         if condition is not None and len(condition.encode("utf-8", "replace")) > most_filter:
             raise MisuseError(f"the filter has more than {most_filter} bytes; take a shorter one")
         request = SearchRequest.checked(self.k + self.offset, method=self.method, **self.options)
-        if request.lexical and self.texts is None:
+        if request.words(0.0) and self.texts is None:
             raise MisuseError("words count in a search by query alone: leave out lexical")
         return request
+
+    def words(self, request: SearchRequest, version: Version) -> float:
+        """The weight of words: as requested, else the index's; none where there is no text."""
+        return 0.0 if self.texts is None else request.words(version.index.lexical)
 
 
 async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, Any]]:
@@ -81,9 +85,10 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
             version = await engine.in_thread(_open, served, asked, request, stack)
             trace.about |= {"index": served.name, "revision": version.revision}
             texts = asked.texts
+            weight = asked.words(request, version)
             trace.note(texts or ())
             tokens, cost = None, QUERY_TOKENS * (1 if texts is None else len(texts))
-            if texts is not None and request.lexical < 1:
+            if texts is not None and weight < 1:
                 encoder = await engine.encoder(served.model)
                 tokens = await engine.tokenize(encoder, texts, trace, query=True)
                 cost += tokens.count
@@ -146,8 +151,8 @@ def _fields(
         "method": request.method,
         "alpha": request.weight(version.index.alpha),
     }
-    if request.lexical:
-        details["lexical"] = request.lexical
+    if weight := asked.words(request, version):
+        details["lexical"] = weight
     if asked.like is not None:
         details["like"] = asked.like
     return {

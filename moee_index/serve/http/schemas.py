@@ -239,6 +239,7 @@ class IndexEntry(Open):
     standardize: str
     index_type: dict[str, str]
     alpha: float
+    lexical: float
     chunk: str | None
     language: str | None
     fields: dict[str, list[str]] | None
