@@ -14,6 +14,11 @@ Method = Literal["sum", "concat", "hs", "rw"]
 Number = Annotated[float, Field(strict=False)]
 
 
+def _like(*examples: dict[str, Any]) -> ConfigDict:
+    """A model's configuration with bodies as they may look."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
 class Body(BaseModel):
     """A body that may hold more than is looked at."""
 
@@ -28,6 +33,8 @@ class StrictBody(BaseModel):
 
 class EmbeddingsBody(Body):
     """OpenAI's `POST /v1/embeddings`."""
+
+    model_config = _like({"model": "tiny", "input": ["A text", "Another"]})
 
     input: str | list[str] | list[int] | list[list[int]] = Field(
         description="A text, or several. Token ids are refused: they are another tokenizer's."
@@ -51,6 +58,8 @@ class EmbeddingsBody(Body):
 class EmbedBody(Body):
     """Text Embeddings Inference's `POST /embed`."""
 
+    model_config = _like({"inputs": ["A text", "Another"]})
+
     inputs: str | list[str] | list[int] | list[list[int]]
     normalize: bool = True
     truncate: bool | None = Field(
@@ -63,6 +72,11 @@ class EmbedBody(Body):
 
 class RerankBody(Body):
     """`documents` as Cohere and Jina have them, or `texts` as Text Embeddings Inference has."""
+
+    model_config = _like(
+        {"query": "a question", "documents": ["A text", "Another"], "top_n": 1},
+        {"query": "a question", "texts": ["A text", "Another"], "return_text": True},
+    )
 
     model: str | None = Field(
         None, description="A model, or an index, whose standardizer is then used."
@@ -93,6 +107,11 @@ class VectorBody(StrictBody):
 class SearchBody(StrictBody):
     """`POST /v1/search`: one of `query`, `vector` and `like`, and the options of `moee-index
     query`."""
+
+    model_config = _like(
+        {"query": "a question", "k": 3},
+        {"query": ["a question", "another"], "method": "hs", "passages": False},
+    )
 
     index: str | None = Field(None, description="Needed where several are served.")
     query: str | list[str] | None = None
