@@ -155,6 +155,20 @@ def test_a_connection_may_be_kept_between_requests(tiny: Encoder) -> None:
             time.sleep(0.6)
 
 
+def test_a_body_does_not_wait_for_its_head_to_be_acknowledged(served: Served) -> None:
+    """Which clients put off for 40 ms: the quickest of many answers on one connection shows it."""
+    times = []
+    with connected(served) as connection:
+        for _ in range(20):
+            started = time.perf_counter()
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b""
+            while b"alive" not in received:
+                received += connection.recv(4000)
+            times.append(time.perf_counter() - started)
+    assert min(times[5:]) < 0.03
+
+
 def test_a_client_that_takes_nothing_is_dropped(tiny: Encoder) -> None:
     body = json.dumps({"model": "tiny", "input": ["a"] * 12_000}).encode()
     with in_this_process(tiny, writing=0.5) as (served, server):
