@@ -95,6 +95,9 @@ class RerankBody(Body):
     method: Method = "sum"
     alpha: Number | None = None
     standardize: Literal["both", "rw", "hs", "none"] | None = None
+    lexical: Number | None = Field(None, description="Weight of words, with an index.")
+    k1: Number | None = None
+    b: Number | None = None
 
 
 class VectorBody(StrictBody):
@@ -128,6 +131,10 @@ class SearchBody(StrictBody):
     min_score: Number | None = None
     passages: bool = False
     facets: list[str] = Field([], max_length=100)
+    syntax: bool = Field(
+        False, description='Whether "a phrase", +required and -without are conditions.'
+    )
+    snippet_width: int = Field(200, ge=40, le=2000, description="Characters of a hit's snippet.")
     revision: int | None = Field(None, description="Answer from this revision or not at all.")
 
 
@@ -156,13 +163,16 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class Ranked(BaseModel):
-    """One document. relevance_score: in [0, 1]; score, hs, rw: as in a search."""
+    """One document. relevance_score: in [0, 1]; the others: as in a search."""
 
     index: int
     relevance_score: float
     score: float
-    hs: float
-    rw: float
+    hs: float | None
+    rw: float | None
+    lexical: float | None = None
+    bm25: float | None = None
+    words: list[str] | None = None
     document: dict[str, str] | None = None
 
 
@@ -173,6 +183,7 @@ class RerankAnswer(BaseModel):
     model: str
     method: Method
     alpha: float | None
+    lexical: float
     results: list[Ranked]
     usage: Usage
     meta: dict[str, Any]
@@ -194,7 +205,8 @@ class Open(BaseModel):
 
 class HitAnswer(Open):
     """One document. hs, rw: null where words alone count; passage: of a document that was split;
-    lexical, bm25, words: where words count."""
+    lexical, bm25, words: where words count; snippet: the best part of the text, marks: where words
+    of the query are in it."""
 
     rank: int
     id: str
@@ -203,6 +215,8 @@ class HitAnswer(Open):
     rw: float | None
     text: str
     metadata: dict[str, Any]
+    snippet: str
+    marks: list[tuple[int, int]]
 
 
 class FacetAnswer(BaseModel):
