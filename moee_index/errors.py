@@ -1,7 +1,7 @@
 """One tree of errors. Every message says what, where and what to do next, in one line.
 
-`exit_status` is the only place where an error becomes a process exit status; an HTTP status
-would be mapped beside it.
+`exit_status` is the only place where an error becomes a process exit status, `http_status` beside
+it the only one where it becomes an answer of the server.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ class MoeeIndexError(Exception):
     """Base of everything this package raises on purpose. Exit status 1."""
 
     exit_status = 1
+    http_status = 500
 
     def __init__(self, message: str = "") -> None:
         # What a library said may be a part of it, and have several lines.
@@ -21,10 +22,13 @@ class MisuseError(MoeeIndexError):
     """The call itself is wrong: a contradiction, a value out of range. Exit status 2."""
 
     exit_status = 2
+    http_status = 400
 
 
 class CorpusError(MoeeIndexError):
     """A corpus, query or candidate file cannot be read as what it claims to be."""
+
+    http_status = 400
 
 
 class ModelError(MoeeIndexError):
@@ -50,9 +54,13 @@ class IndexChangedError(MoeeIndexError):
 class IndexLockedError(MoeeIndexError):
     """Another process is writing to the same index."""
 
+    http_status = 503
+
 
 class StorageError(MoeeIndexError):
     """The disk is full or read-only, or what it holds may not or cannot be read."""
+
+    http_status = 503
 
 
 class LibraryError(MoeeIndexError):

@@ -7,6 +7,7 @@ No model, no disk, no FAISS, and numpy for its types alone. `Encoder` (encode/en
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -479,6 +480,39 @@ class Hit:
     words: tuple[str, ...] | None = None
     index: str | None = None
     rrf: float | None = None
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Hit:
+        """A hit from what `as_json` gives."""
+        known = {each.name: stored[each.name] for each in fields(cls) if each.name in stored}
+        for part in ("hs", "rw"):
+            known[part] = math.nan if known[part] is None else known[part]
+        if known.get("words") is not None:
+            known["words"] = tuple(known["words"])
+        return cls(**known)
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON has it; NaN is null there."""
+        content: dict[str, Any] = {
+            "rank": self.rank,
+            "id": self.id,
+            "score": self.score,
+            "hs": self.hs,
+            "rw": self.rw,
+            "text": self.text,
+            "metadata": self.metadata,
+        }
+        # Only where documents were split or words count: scripts rely on the fields above.
+        if self.passage is not None:
+            content["passage"] = self.passage
+        if self.lexical is not None:
+            content |= {"lexical": self.lexical, "bm25": self.bm25, "words": self.words}
+            if math.isnan(self.hs):
+                content |= {"hs": None, "rw": None}
+        # Only where several indexes were searched.
+        content |= {"index": self.index} if self.index is not None else {}
+        content |= {"rrf": self.rrf} if self.rrf is not None else {}
+        return content
 
 
 @dataclass(frozen=True)

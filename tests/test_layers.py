@@ -24,7 +24,7 @@ FLOORS = (
     {"index"},
     {"tune", "export"},
     {"environment"},
-    {"bench"},
+    {"bench", "serve"},
     {"cli"},
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -38,6 +38,7 @@ COMMANDS = {
     "tune": "choose the weight of RW for an index",
     "verify": "check the files of an index",
     "bench": "evaluate a model on MTEB; reports, analyses",
+    "serve": "answer over HTTP, with model and indexes warm",
     "quantize": "write a 4-bit checkpoint of a model",
 }
 # A module `list` would hide the built-in of that name here.

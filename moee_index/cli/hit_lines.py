@@ -5,13 +5,30 @@ words of the query are bold on a terminal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from moee_index.cli.streams import say_marked
 from moee_index.text import columns, escaped
 
-if TYPE_CHECKING:
-    from moee_index.index.snippets import Mark, Snippets
+Mark = tuple[int, int]
+
+
+class HitSnippet(Protocol):
+    """A part of a text on one line, and where words of the query are in it."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def marks(self) -> Sequence[Mark]: ...
+    def as_json(self) -> dict[str, Any]: ...
+
+
+class HitSnippets(Protocol):
+    """What shows the best part of a hit's text: that of an index, or what a server said."""
+
+    def snippet(self, text: str, width: int = ...) -> HitSnippet: ...
+    def marks(self, text: str) -> Sequence[Mark]: ...
+
 
 # A part of a line, and whether it is a word of the query.
 Piece = tuple[str, bool]
@@ -22,7 +39,7 @@ _LOOKED_AT = 8
 
 
 def say_hit(
-    start: str, title: object, text: str, snippets: Snippets, width: int, full: bool
+    start: str, title: object, text: str, snippets: HitSnippets, width: int, full: bool
 ) -> None:
     """A hit on one line where title and text fit, else on two; full: on as many as it takes."""
     room = max(20, width - columns(start))
@@ -48,17 +65,17 @@ def say_hit(
     say_marked([(_INDENT, False), *line])
 
 
-def _heading(title: object, snippets: Snippets) -> list[Piece]:
+def _heading(title: object, snippets: HitSnippets) -> list[Piece]:
     return _pieces(title, snippets) if isinstance(title, str) and title.strip() else []
 
 
-def _pieces(text: str, snippets: Snippets) -> list[Piece]:
+def _pieces(text: str, snippets: HitSnippets) -> list[Piece]:
     """All of a text on one line."""
     line = " ".join(text.split())
     return _cut_up(line, snippets.marks(line))
 
 
-def _lines(text: str, snippets: Snippets) -> Iterator[list[Piece]]:
+def _lines(text: str, snippets: HitSnippets) -> Iterator[list[Piece]]:
     """A whole text, line by line as it was written."""
     marks = snippets.marks(text)
     start = number = 0

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moee_index.cli.hit_lines import say_hit
+from moee_index.cli.hit_lines import HitSnippets, say_hit
 from moee_index.cli.streams import print_json_line, print_line, say
 from moee_index.errors import counted
 from moee_index.text import cut, escaped, one_line
 
 if TYPE_CHECKING:
     from moee_index.index import ChangeReport
-    from moee_index.index.listing import Facet
-    from moee_index.index.several import SnippetsOf
     from moee_index.types import Hit
+
+# What shows the best part of a hit's text.
+SnippetsOf = Callable[["Hit"], HitSnippets]
 
 # Characters of a text that are looked at for each one that is shown: blanks are squeezed.
 _LOOKED_AT = 8
@@ -78,29 +79,7 @@ def print_hits(
 
 def _fields(hit: Hit, snippets: SnippetsOf | None) -> dict[str, Any]:
     """A hit as JSON has it."""
-    fields: dict[str, Any] = {
-        "rank": hit.rank,
-        "id": hit.id,
-        "score": hit.score,
-        "hs": hit.hs,
-        "rw": hit.rw,
-        "text": hit.text,
-        "metadata": hit.metadata,
-    }
-    # Only where documents were split or words count: scripts rely on the fields above.
-    if hit.passage is not None:
-        fields["passage"] = hit.passage
-    if hit.lexical is not None:
-        fields |= {"lexical": hit.lexical, "bm25": hit.bm25, "words": hit.words}
-        if math.isnan(hit.hs):
-            fields |= {"hs": None, "rw": None}
-    # Only where several indexes were searched.
-    fields |= {"index": hit.index} if hit.index is not None else {}
-    fields |= {"rrf": hit.rrf} if hit.rrf is not None else {}
-    if snippets is not None:
-        snippet = snippets(hit).snippet(hit.text)
-        fields |= {"snippet": snippet.text, "marks": snippet.marks}
-    return fields
+    return hit.as_json() | ({} if snippets is None else snippets(hit).snippet(hit.text).as_json())
 
 
 def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
@@ -157,23 +136,20 @@ def _parts(hit: Hit) -> str:
     return parts if hit.lexical is None else f"{parts}words {hit.lexical:.3f}  "
 
 
-def print_facets(facets: list[Facet], as_json: bool) -> None:
-    """The counts of some fields: a JSON line a field, or a column for people."""
+def print_facets(facets: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """The counts of some fields, as `Facet.as_json` gives them: a JSON line a field, or a column
+    for people."""
     for facet in facets:
         if as_json:
-            print_json(facet_fields(facet))
+            print_json(dict(facet))
             continue
-        say(facet.field)
-        for value, count in facet.counts[:_VALUES]:
+        say(facet["field"])
+        values = facet["values"]
+        for each in values[:_VALUES]:
+            value = each["value"]
             shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            say(f"{count:>9}  {cut(one_line(shown), 80)}")
-        if len(facet.counts) > _VALUES:
-            say(f"{'':>9}  and {counted(len(facet.counts) - _VALUES, 'value')} more")
-        if facet.missing:
-            say(f"{facet.missing:>9}  without the field")
-
-
-def facet_fields(facet: Facet) -> dict[str, Any]:
-    """A facet as JSON has it."""
-    values = [{"value": value, "count": count} for value, count in facet.counts]
-    return {"field": facet.field, "values": values, "missing": facet.missing}
+            say(f"{each['count']:>9}  {cut(one_line(shown), 80)}")
+        if len(values) > _VALUES:
+            say(f"{'':>9}  and {counted(len(values) - _VALUES, 'value')} more")
+        if facet["missing"]:
+            say(f"{facet['missing']:>9}  without the field")

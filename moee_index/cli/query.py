@@ -18,22 +18,31 @@ from moee_index.cli.options import (
     choose_index,
     filter_option,
     hit_output_options,
+    index_at_server,
     lexical_options,
     load_encoder_of,
     model_options,
     search_options,
+    server_option,
     split_model_options,
     tell_lexical,
 )
-from moee_index.cli.output import check_formats, facet_fields, print_facets, print_hits
+from moee_index.cli.output import (
+    SnippetsOf,
+    check_formats,
+    print_facets,
+    print_hits,
+    print_json,
+    terminal_width,
+)
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
     from moee_index.index import Hits, Indexes
     from moee_index.index.lexical.syntax import Condition, ParsedQuery
-    from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
-    from moee_index.index.several import Merge, SnippetsOf
+    from moee_index.index.several import Merge
+    from moee_index.serve.client import Remote
     from moee_index.types import Hit, Query
 
 # Queries of a file that are embedded and searched together.
@@ -111,6 +120,7 @@ class IndexPath(click.Path):
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @lexical_options
+@server_option
 @hit_output_options
 @model_options("query")
 @click.pass_obj
@@ -135,6 +145,7 @@ def command(
     lexical: float | None,
     k1: float,
     b: float,
+    server: str | None,
     as_json: bool,
     trec: bool,
     **given: Any,
@@ -162,6 +173,21 @@ def command(
 
     if merge is not None and len(index) < 2:
         raise click.UsageError("--merge says how hits of several --index become one list")
+    if trec and facets:
+        raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
+    typed = text or queries is not None or like is not None
+    at_prompt = not typed and not as_json and not trec and _in_terminal()
+    page = Page(offset, facets, as_json, trec, full)
+    options, _ = split_model_options(given)
+    remote = None if at_prompt else _remote(console, server, index, options)
+    if remote is not None:
+        body = {
+            "k": k, "offset": offset, "method": method, "alpha": alpha, "lexical": lexical,
+            "k1": k1, "b": b, "filter": condition, "min_score": min_score, "passages": passages,
+            "facets": facets, "syntax": not plain and bool(text),
+        }  # fmt: skip
+        _print_remote(console, remote, _asked(text, queries, like, trec), like, body, page)
+        return
 
     from moee_index.index.answers import answer_queries
     from moee_index.index.lexical.syntax import parse_query
@@ -172,10 +198,6 @@ def command(
         k + offset, method=method, alpha=alpha, filter=condition, min_score=min_score,
         passages=passages, lexical=lexical, k1=k1, b=b,
     )  # fmt: skip
-    if trec and facets:
-        raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
-    typed = text or queries is not None or like is not None
-    at_prompt = not typed and not as_json and not trec and _in_terminal()
     # At a prompt the weight of words can be changed.
     if like is not None or (lexical == 1 and not at_prompt):
         from moee_index.backends import embed_nothing
@@ -184,7 +206,6 @@ def command(
     syntax = not plain and (bool(text) or at_prompt)
     parsed = [parse_query(query) for query in text] if syntax else []
     conditions = _shared(parsed) if facets else ()
-    page = Page(offset, facets, as_json, trec, full)
     if like is not None:
         request = replace(request, lexical=0.0)
         with _opened(console, index, merge, request) as opened:
@@ -204,7 +225,6 @@ def command(
         if trec:
             opened.check_run_ids(request)
             _check_ids(source)
-        options, _ = split_model_options(given)
         # By words alone no text is embedded.
         encoder = load_encoder_of(console, opened, options) if opened.embeds(request) else None
         # stdin is answered line by line as it comes, a file in blocks
@@ -260,16 +280,17 @@ class Page:
 
     def count(
         self, opened: Indexes, request: SearchRequest, conditions: Sequence[Condition] = ()
-    ) -> list[Facet]:
+    ) -> list[dict[str, Any]]:
         """The documents that filter and conditions leave, counted by the fields that are asked
         for."""
         if not self.facets:
             return []
-        return opened.count_values(self.facets, request.filter, conditions)
+        counts = opened.count_values(self.facets, request.filter, conditions)
+        return [facet.as_json() for facet in counts]
 
-    def fields(self, counts: list[Facet]) -> dict[str, Any]:
+    def fields(self, counts: list[dict[str, Any]]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
-        return {"facets": [facet_fields(facet) for facet in counts]} if counts else {}
+        return {"facets": counts} if counts else {}
 
     def print_hits(
         self,
@@ -286,10 +307,81 @@ class Page:
         )  # fmt: skip
         sys.stdout.flush()
 
-    def print_counts(self, counts: list[Facet]) -> None:
+    def print_counts(self, counts: list[dict[str, Any]]) -> None:
         """The counts for people, once behind all answers."""
         if not self.as_json:
             print_facets(counts, False)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Queries of a command line, and how many are answered together. with_ids: whether their ids
+    are printed."""
+
+    queries: Iterator[Query]
+    block: int
+    with_ids: bool
+
+
+def _asked(text: tuple[str, ...], queries: str | None, like: str | None, trec: bool) -> _Asked:
+    """What is asked by TEXT, --queries or stdin."""
+    source = "-" if queries is None and not text and like is None else queries
+    if source is None:
+        return _Asked(_numbered(text), BLOCK, trec)
+    _look_at(str(source))
+    if trec:
+        _check_ids(str(source))
+    block = 1 if queries is None else BLOCK
+    return _Asked(_read(str(source)), block, queries is not None or trec)
+
+
+def _remote(
+    console: Console, server: str | None, index: tuple[Path, ...], options: dict[str, Any]
+) -> Remote | None:
+    if len(index) > 1:
+        if server is not None:
+            raise click.UsageError("--server searches one index; name it with one --index")
+        return None
+    return index_at_server(console, server, index[0] if index else None, options)
+
+
+def _print_remote(
+    console: Console,
+    remote: Remote,
+    asked: _Asked,
+    like: str | None,
+    body: dict[str, Any],
+    page: Page,
+) -> None:
+    """A server's answers, in the form of those that are found here."""
+    from moee_index.serve.client import hits_of, search, search_like, snippets_of
+
+    body["snippet_width"] = min(2000, max(40, terminal_width() - 5))
+    counts: list[dict[str, Any]] = []
+    if page.as_json:
+        del body["snippet_width"]
+    if like is not None:
+        answers = iter([search_like(remote, like, body)])
+    else:
+        answers = search(remote, asked.queries, body, block=asked.block)
+    for answer in answers:
+        details, counts = answer.details, answer.details.get("facets", [])
+        if body["lexical"] is None and like is None and "lexical" in details:
+            console.tell(
+                f"lexical weight {details['lexical']:g}, the default of index {remote.told}; "
+                "--lexical 0 for vectors alone"
+            )
+        query = None if like is not None else answer.query.text
+        name = answer.query.id if asked.with_ids and like is None else None
+        if page.as_json:
+            print_json({"query": query, "query_id": name, **details, "hits": answer.hits})
+        else:
+            print_hits(
+                query, name or like, hits_of(answer), details, as_json=False, trec=page.trec,
+                snippets=snippets_of(answer), full=page.full,
+            )  # fmt: skip
+        sys.stdout.flush()
+    page.print_counts(counts)
 
 
 def _in_terminal() -> bool:

@@ -15,11 +15,14 @@ from moee_index.cli.options import (
     STANDARDIZE,
     TEXT,
     hit_output_options,
+    index_at_server,
     lexical_options,
     load_encoder,
     load_encoder_of,
+    model_at_server,
     model_options,
     search_options,
+    server_option,
     split_model_options,
     tell_lexical,
 )
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from moee_index.index import Index
     from moee_index.readers.trec import RunIds
     from moee_index.reranking import Reranked, WordWeights
+    from moee_index.serve.client import Remote, RemoteRanking
 
 
 @click.command("rerank")
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
 )
 @search_options
 @lexical_options
+@server_option
 @hit_output_options
 @model_options("rerank")
 @click.pass_obj
@@ -80,6 +85,7 @@ def command(
     lexical: float | None,
     k1: float,
     b: float,
+    server: str | None,
     as_json: bool,
     trec: bool,
     **given: Any,
@@ -107,6 +113,18 @@ def command(
     if missing_ok and queries is None:
         raise click.UsageError("--missing-ok is for a TREC run, with --queries and --index")
 
+    if queries is not None and server is not None:
+        raise click.UsageError("--server has no documents of a TREC run: leave it or --queries out")
+    options, _ = split_model_options(given)
+    remote = None if queries is not None else _remote(console, server, index, options)
+    if remote is not None:
+        body = {
+            "method": method, "alpha": alpha, "top_n": k, "standardize": standardize,
+            "lexical": lexical, "k1": k1, "b": b,
+        }  # fmt: skip
+        _print_remote(console, remote, candidates, query, body, as_json=as_json, trec=trec)
+        return
+
     from moee_index.errors import CorpusError
     from moee_index.fusion import check_search
     from moee_index.readers.trec import PassedOver, RunIds
@@ -118,7 +136,6 @@ def command(
         embed_nothing()
     if candidates != "-" and not Path(candidates).exists():
         raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
-    options, _ = split_model_options(given)
     scoring: dict[str, Any] = {"method": method, "alpha": alpha, "k": k}
     weight = 0.0
     passed_over = PassedOver() if missing_ok else None
@@ -151,6 +168,38 @@ def command(
             _print(answer, number, method, weight, run_ids, as_json=as_json)
     if passed_over is not None and (told := passed_over.told()):
         console.tell(told)
+
+
+def _remote(
+    console: Console, server: str | None, index: Path | None, options: dict[str, Any]
+) -> Remote | None:
+    if index is None:
+        return model_at_server(console, server, options)
+    return index_at_server(console, server, index, options)
+
+
+def _print_remote(
+    console: Console,
+    remote: Remote,
+    candidates: str,
+    query: str | None,
+    body: dict[str, Any],
+    *,
+    as_json: bool,
+    trec: bool,
+) -> None:
+    """Lists in the order of a server, in the form of those that are ordered here."""
+    from moee_index.errors import CorpusError
+    from moee_index.readers.candidates import read_candidates
+    from moee_index.readers.trec import RunIds
+    from moee_index.serve.client import rerank_lists
+
+    if candidates != "-" and not Path(candidates).exists():
+        raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
+    run_ids = RunIds() if trec else None
+    lists = read_candidates(candidates, query=query, notify=console.tell)
+    for number, answer in enumerate(rerank_lists(remote, lists, body), 1):
+        _print(answer, number, body["method"], answer.lexical, run_ids, as_json=as_json)
 
 
 def _check_ids(candidates: str, query: str | None) -> None:
@@ -201,7 +250,7 @@ def _run(
 
 
 def _print(
-    answer: Reranked,
+    answer: Reranked | RemoteRanking,
     number: int,
     method: str,
     lexical: float,

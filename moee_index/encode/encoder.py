@@ -22,8 +22,9 @@ from moee_index.encode.options import IndexDefaults, check_count, resolve_option
 from moee_index.encode.plan import Plan
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.token_table import token_weights_of, without_token_weights
-from moee_index.encode.tokenizer import Tokenizer
+from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
+from moee_index.model.arch.build import rw_kind
 from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.nf4.native.library import BITSANDBYTES
@@ -231,6 +232,13 @@ class Encoder:
             **options,
         )
 
+    def as_shipped(self) -> bool:
+        """Whether all options are those that the checkpoint has where none are given."""
+        checkpoint, spec = self.running.checkpoint, self._spec
+        own = resolve_options(checkpoint, {}).options()
+        own["rw"] = rw_kind(own["rw"], checkpoint, self.running.plan)
+        return own == spec.options() and spec.pooling != IDF
+
     def __reduce__(self) -> NoReturn:
         raise MisuseError(
             "an encoder cannot be pickled or copied, for it holds a model; load it where it is "
@@ -325,10 +333,18 @@ class Encoder:
         """
         return self._planned(check_texts(texts), query)
 
+    def tokenize(self, texts: Sequence[str], *, query: bool = False) -> list[Tokenized]:
+        """Texts as the model sees them, for who makes batches of many callers' texts himself and
+        gives these to `running.embed`. Raises MisuseError for what is no text."""
+        tokenized = self._tokenized(check_texts(texts), query)
+        return [replace(each, text=self.weighed(each.text)) for each in tokenized]
+
+    def _tokenized(self, texts: Sequence[str], query: bool) -> list[Tokenized]:
+        return self._tokenizer.tokenize(texts, self._query_prompt if query else self._prompt)
+
     def _planned(self, texts: Sequence[str], query: bool) -> Plan:
         """As `plan`, of texts that are known to be some."""
-        prompt = self._query_prompt if query else self._prompt
-        tokenized = self._tokenizer.tokenize(texts, prompt)
+        tokenized = self._tokenized(texts, query)
         # Under mean pooling equal ids with different own tokens would give different embeddings.
         groups = group_equal([(each.text.ids, each.text.own) for each in tokenized])
         lengths = [len(tokenized[group[0]].text.ids) for group in groups]

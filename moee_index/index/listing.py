@@ -44,6 +44,11 @@ class Facet:
     counts: tuple[tuple[Any, int], ...]
     missing: int
 
+    def as_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        values = [{"value": value, "count": count} for value, count in self.counts]
+        return {"field": self.field, "values": values, "missing": self.missing}
+
 
 @dataclass(frozen=True)
 class Listing:

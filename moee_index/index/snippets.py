@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moee_index.index.lexical.places import Place, continues, find_words
 from moee_index.index.lexical.words import Words, chunks, surfaces
@@ -41,6 +42,10 @@ class Snippet:
 
     text: str
     marks: tuple[Mark, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As a hit in JSON has it."""
+        return {"snippet": self.text, "marks": self.marks}
 
 
 class Snippets:

@@ -1,0 +1,156 @@
+"""`moee-index serve`: model and indexes warm, asked over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moee_index.cli.console import Console
+from moee_index.cli.options import (
+    load_encoder,
+    load_encoder_of,
+    model_options,
+    split_model_options,
+)
+from moee_index.cli.streams import print_json_line
+
+
+@click.command("serve")
+@click.argument("indexes", nargs=-1, metavar="[INDEX…]", type=click.Path(path_type=Path))
+@click.option(
+    "--name",
+    "named",
+    multiple=True,
+    metavar="N=DIR",
+    help="Also serve the index in DIR, under the name N. [default: a directory's own name]",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="The port; 0 takes a free one, which is told.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keys, one a line, of which clients send one as `Authorization: Bearer KEY`.",
+)
+@click.option(
+    "--no-auth", is_flag=True, help="Anybody who reaches the port may ask, on any --host."
+)
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A further name of this server in requests, such as a proxy's. May be given several "
+    "times.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A site whose pages may ask, such as https://example.org. May be given several times.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long accepted requests have to be answered after a SIGTERM.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a request may wait and take; after it, 503.",
+)
+@click.option(
+    "--queue-tokens",
+    type=click.IntRange(min=1),
+    default=300_000,
+    show_default=True,
+    metavar="N",
+    help="Tokens of all requests that are in; beyond these, 429.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(min=1),
+    default=8 << 20,
+    show_default=True,
+    metavar="BYTES",
+    help="The largest body of a request; beyond it, 413.",
+)
+@click.option("--no-log", is_flag=True, help="No JSON line a request on stdout.")
+@click.option("--log-texts", is_flag=True, help="The lines also hold queries and texts.")
+@model_options("serve")
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    indexes: tuple[Path, ...],
+    named: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    no_auth: bool,
+    allowed_hosts: tuple[str, ...],
+    cors_origins: tuple[str, ...],
+    grace: float,
+    deadline: float,
+    queue_tokens: int,
+    max_body: int,
+    no_log: bool,
+    log_texts: bool,
+    **given: Any,
+) -> None:
+    """Answer searches of each INDEX, embeddings and reranking over HTTP.
+
+    Without an INDEX, embeddings and reranking alone. Ctrl-C or SIGTERM ends it, once what was
+    accepted is answered.
+    """
+    from moee_index.serve.libraries import check_installed
+    from moee_index.serve.settings import (
+        Limits,
+        Settings,
+        check_access,
+        named_indexes,
+        read_keys,
+    )
+
+    check_installed()
+    keys = () if api_key_file is None else read_keys(api_key_file)
+    access = check_access(
+        host, keys=keys, no_auth=no_auth, allowed_hosts=allowed_hosts, cors_origins=cors_origins
+    )
+    options, _ = split_model_options(given)
+    limits = Limits(grace=grace, deadline=deadline, queue_tokens=queue_tokens, body=max_body)
+    if options["batch_tokens"] is not None:
+        limits = replace(limits, batch_tokens=options["batch_tokens"])
+    options["batch_tokens"] = limits.batch_tokens
+    settings = Settings(named_indexes(indexes, named), access, limits, log_texts=log_texts)
+
+    from moee_index.serve.http.run import listen, serve
+    from moee_index.serve.server import Models, Server
+
+    listening = listen(host, port, limits.writing)
+    models = Models(
+        default=lambda: load_encoder(console, options),
+        of_index=lambda index: load_encoder_of(console, index, options, few_texts=False),
+    )
+    serve(
+        Server(settings, models),
+        listening,
+        write_log=None if no_log else print_json_line,
+        notify=console.tell,
+    )

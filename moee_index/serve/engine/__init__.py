@@ -1,0 +1,1 @@
+"""Texts of all clients into batches of one model thread."""

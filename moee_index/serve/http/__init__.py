@@ -1,0 +1,1 @@
+"""The HTTP side: who may ask, what a request may look like, and which answer goes where."""

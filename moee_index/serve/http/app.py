@@ -1,0 +1,67 @@
+"""The ASGI application: routes, errors, and the guard around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from moee_index import __version__
+from moee_index.errors import MoeeIndexError
+from moee_index.serve.http import faults
+from moee_index.serve.http.guard import Guard
+from moee_index.serve.http.request_log import RequestLog, Write
+from moee_index.serve.http.routes import embeddings, health, rerank, search
+from moee_index.serve.server import Server
+
+_ABOUT = "Semantic search with Mixture-of-Experts language models: sim_HS + α·sim_RW."
+
+
+def create_app(server: Server, write_log: Write | None = None) -> Guard:
+    """The application of a server, which it starts and stops; write_log: takes a line a request."""
+    log = RequestLog(write_log, server.metrics.log_line_lost)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # What a mounted application needs to have entered is entered here: its own never runs.
+        server.start()
+        yield
+        server.stop()
+        log.close()
+
+    app = FastAPI(
+        title="moee-index",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.server = server
+    for part in (search, embeddings, rerank, health):
+        app.include_router(part.router)
+    app.add_exception_handler(MoeeIndexError, faults.of_tree)
+    app.add_exception_handler(RequestValidationError, faults.of_validation)
+    app.add_exception_handler(HTTPException, faults.of_http)
+    app.add_exception_handler(Exception, faults.unexpected)
+    app.openapi = _with_our_errors(app.openapi)  # type: ignore[method-assign]
+    return Guard(app, server, log)
+
+
+def _with_our_errors(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The description without the framework's own answer to a wrong body, which here is 400."""
+
+    def described() -> dict[str, Any]:
+        described = openapi()
+        for path in described["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(name, None)
+        return described
+
+    return described
