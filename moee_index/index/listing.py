@@ -97,6 +97,11 @@ def count_values(
     return [_facet(field, _values(snapshot, matching, field)) for field in fields]
 
 
+def count_documents(snapshot: Snapshot, filter: str | Filter | None = None) -> int:
+    """How many documents match a filter. Raises FilterError."""
+    return sum(map(len, _matching(snapshot, filter)))
+
+
 def _facet(field: str, values: Iterator[Any]) -> Facet:
     counts: Counter[str] = Counter()
     missing = 0
