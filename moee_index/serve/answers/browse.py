@@ -23,8 +23,10 @@ MOST_VALUES = 100
 # Larger indexes say of no field unasked what values it has: that reads all of them.
 _MOST_DOCUMENTS = 50_000
 # A field whose values repeat is worth counting: so many documents a value at least, or few values.
+# Numbers that have many values are measured, not counted.
 _A_VALUE = 4
 _FEW = 12
+_FEW_NUMBERS = 40
 _MOST_FIELDS = 24
 _FACETED = frozenset({"text", "number", "boolean", "list", "null"})
 
@@ -72,12 +74,15 @@ def _look(version: Version) -> list[str]:
     documents = version.index.manifest.documents
     if documents > _MOST_DOCUMENTS:
         return []
-    names = [name for name, kinds in _kinds(version).items() if kinds & _FACETED]
+    kinds = {name: each for name, each in _kinds(version).items() if each & _FACETED}
     found = []
-    for name in sorted(names)[:_MOST_FIELDS]:
+    for name in sorted(kinds)[:_MOST_FIELDS]:
         (facet,) = count_values(version.index.snapshot, [name])
         values, holding = len(facet.counts), documents - facet.missing
-        if 1 < values <= max(_FEW, holding // _A_VALUE) and values < max(2, holding):
+        most = max(_FEW, holding // _A_VALUE)
+        if kinds[name] == {"number"}:
+            most = min(most, _FEW_NUMBERS)
+        if 1 < values <= most and values < holding:
             found.append(name)
     return found
 

@@ -10,7 +10,6 @@ const continues = (character) => character === "_" || character === "-" || chara
   character.toLowerCase() !== character.toUpperCase() || (character >= "0" && character <= "9") || character > "\u007f";
 
 export class FilterField {
-  // changed: called with the text once it is whole and the user says so (Enter).
   constructor() {
     this.input = byId("filter");
     this.list = byId("filter-fields");
@@ -31,7 +30,15 @@ export class FilterField {
   // index: an entry of /v1/indexes.
   of(index) {
     this.index = index;
+    const names = this.#fields().map(([name]) => name);
+    this.input.placeholder = names.length ? `Fields: ${names.slice(0, 6).join(", ")}${names.length > 6 ? ", …" : ""}` : "";
     this.clear();
+  }
+
+  // [name as filters ask for it, kinds of its values].
+  #fields() {
+    const own = (name) => ["id", "text"].includes(name.split(".")[0]);
+    return Object.entries(this.index?.fields ?? {}).map(([name, kinds]) => [own(name) ? `.${name}` : name, kinds]);
   }
 
   clear() {
@@ -55,7 +62,7 @@ export class FilterField {
 
   offer() {
     const word = this.#word();
-    const fields = Object.entries(this.index?.fields ?? {}).map(([name, kinds]) => [name === "id" || name === "text" || name.startsWith("id.") || name.startsWith("text.") ? `.${name}` : name, kinds]);
+    const fields = this.#fields();
     const begun = word === null ? "" : word.text.toLowerCase();
     const fits = begun && !WORDS.has(begun) ? fields.filter(([name]) => name.toLowerCase().includes(begun) && name !== word.text) : [];
     fits.sort((left, right) => Number(right[0].toLowerCase().startsWith(begun)) - Number(left[0].toLowerCase().startsWith(begun)));

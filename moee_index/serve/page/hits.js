@@ -12,7 +12,7 @@ export const nameOf = (hit) => hit.passage ?? hit.id;
 export const titleOf = (hit) =>
   typeof hit.metadata.title === "string" && hit.metadata.title.trim() ? hit.metadata.title : hit.id;
 
-// Fill the list. ranked: of a pool; view: { method, chosen (names of hits to compare), actions }.
+// Fill the list. ranked: of a pool; view: { method, words (their weight), chosen (names of hits to compare), actions }.
 export function showHits(list, ranked, view) {
   const reach = extent(ranked);
   replace(list, ...ranked.map((each) => card(each, reach, view)));
@@ -43,7 +43,7 @@ function card(each, reach, view) {
       element("h3", { class: "hit-title", id: titleId }, foreign("span", titleOf(hit))),
       element("span", { class: "score", title: "Score" }, element("span", { class: "hidden" }, "Score "), number(score))),
     snippet(hit),
-    bar(each, reach, view.method),
+    bar(each, reach, view),
     fields(hit),
     element("div", { class: "actions" },
       button("Whole text", titleId, () => view.actions.text(name)),
@@ -69,7 +69,8 @@ function snippet(hit) {
   return foreign("p", cut ? `${characters.slice(0, BEGINNING).join("").trimEnd()}…` : hit.text, { class: "snippet foreign" });
 }
 
-function bar({ shares, hit }, reach, method) {
+function bar({ shares, hit }, reach, view) {
+  const { method } = view;
   if (hit.hs === null) shares = [0, 0, shares[2]];
   const kinds = method === "rw" ? ["of-rw", "of-none", "of-words"] : ["of-hs", "of-rw", "of-words"];
   const names = [NAMES[method], "RW", "words"];
@@ -80,7 +81,7 @@ function bar({ shares, hit }, reach, method) {
   const said = [];
   shares.forEach((share, at) => {
     if (at === 1 && method !== "sum") return;
-    if (at === 2 && hit.lexical === undefined) return;
+    if (at === 2 && (hit.lexical === undefined || !view.words)) return;
     said.push([kinds[at], `${names[at]} ${number(share)}`]);
     const size = (Math.abs(share) / reach.width) * 100;
     if (!size) return;

@@ -276,11 +276,10 @@ class Page {
     this.#status(hits);
     if (!hits.length) this.#nothing();
     byId("legend").hidden = !hits.length;
-    byId("legend-words").hidden = !this.hasWords;
+    byId("legend-words").hidden = !this.words;
     byId("tools").hidden = !hits.length;
-    const open = this.routed?.section;
     showHits(byId("hits"), hits, {
-      method: state.method, chosen: this.chosen,
+      method: state.method, words: this.words, chosen: this.chosen,
       actions: {
         text: (name) => this.go({ text: name }, true),
         routing: (name) => this.go({ routing: this.state.routing === name ? "" : name }, true),
@@ -288,7 +287,7 @@ class Page {
         choose: (name, held) => this.#choose(name, held),
       },
     });
-    this.#showRouting(open);
+    this.#showRouting();
     byId("compare").disabled = this.chosen.length !== 2;
     const known = this.pool.hits.size > state.page * state.k;
     byId("pages").hidden = state.page === 1 && !known;
@@ -420,5 +419,9 @@ byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   byId("key-dialog").close("given");
 });
+
+
+// On a phone the hits come first.
+if (matchMedia("(max-width: 56rem)").matches) for (const panel of document.querySelectorAll("#side details")) panel.open = false;
 
 new Page().start();

@@ -32,7 +32,10 @@ class Picture {
       { title: names[1], values: (layer) => layer.right, color: "use" },
       { title: "Both", values: (layer) => layer.shared, color: "shared" },
     ];
-    for (const map of this.maps) map.most = Math.max(1e-12, ...this.layers.map((layer) => Math.max(...map.values(layer).map(Math.abs))));
+    for (const map of this.maps) {
+      map.most = Math.max(1e-12, ...this.layers.map((layer) => Math.max(...map.values(layer).map(Math.abs))));
+      map.least = Math.min(...this.layers.map((layer) => Math.min(...map.values(layer))));
+    }
     this.#build(place);
     this.#choose(...this.#strongest(1)[0]);
     this.#askDocuments();
@@ -67,7 +70,7 @@ class Picture {
 
   #scale(map) {
     if (map.color === "shared") return `what each expert adds to RW, up to ±${number(map.most)}`;
-    return `how much it uses each expert, up to ${this.#amount(map.most)}`;
+    return `how much it uses each expert, from ${this.#amount(map.least)} to ${this.#amount(map.most)}`;
   }
 
   #summary(map) {
@@ -198,7 +201,8 @@ class Picture {
       if (row % every === 0) pen.fillText(`L${row + 1}`, 2, row * height + height / 2);
       map.values(layer).forEach((value, column) => {
         const full = map.color === "use" ? colors["map-use"] : value < 0 ? colors["map-minus"] : colors["map-plus"];
-        pen.fillStyle = between(colors["map-empty"], full, (Math.abs(value) / map.most) ** 0.6);
+        const share = map.color === "use" ? (value - map.least) / (map.most - map.least || 1) : (Math.abs(value) / map.most) ** 0.6;
+        pen.fillStyle = between(colors["map-empty"], full, share);
         pen.fillRect(GUTTER + column * width, row * height, width - gap, height - gap);
       });
     });
