@@ -476,9 +476,19 @@ class Hit:
     bm25: float | None = None
     words: tuple[str, ...] | None = None
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Hit:
+        """A hit from what `as_json` gives."""
+        known = {each.name: stored[each.name] for each in fields(cls) if each.name in stored}
+        for part in ("hs", "rw"):
+            known[part] = math.nan if known[part] is None else known[part]
+        if known.get("words") is not None:
+            known["words"] = tuple(known["words"])
+        return cls(**known)
+
     def as_json(self) -> dict[str, Any]:
         """As JSON has it; NaN is null there."""
-        fields: dict[str, Any] = {
+        content: dict[str, Any] = {
             "rank": self.rank,
             "id": self.id,
             "score": self.score,
@@ -489,9 +499,9 @@ class Hit:
         }
         # Only where documents were split or words count: scripts rely on the fields above.
         if self.passage is not None:
-            fields["passage"] = self.passage
+            content["passage"] = self.passage
         if self.lexical is not None:
-            fields |= {"lexical": self.lexical, "bm25": self.bm25, "words": self.words}
+            content |= {"lexical": self.lexical, "bm25": self.bm25, "words": self.words}
             if math.isnan(self.hs):
-                fields |= {"hs": None, "rw": None}
-        return fields
+                content |= {"hs": None, "rw": None}
+        return content

@@ -12,9 +12,12 @@ from moee_index.cli.console import Console
 from moee_index.cli.options import (
     METHODS,
     TEXT,
+    index_at_server,
     load_encoder,
     load_encoder_of,
+    model_at_server,
     model_options,
+    server_option,
     split_model_options,
 )
 from moee_index.cli.streams import print_json_line, say
@@ -22,6 +25,8 @@ from moee_index.errors import counted
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
+    from moee_index.serve.client import Remote
+    from moee_index.types import FloatArray
 
 FORMATS = (".npy", ".safetensors", ".jsonl")
 
@@ -52,6 +57,7 @@ FORMATS = (".npy", ".safetensors", ".jsonl")
     metavar="FILE.npy|.safetensors|.jsonl",
     help="Where the vectors go. [default: JSON lines on stdout]",
 )
+@server_option
 @model_options("embed")
 @click.pass_obj
 def command(
@@ -64,6 +70,7 @@ def command(
     raw: bool,
     alpha: float | None,
     out: Path | None,
+    server: str | None,
     **given: Any,
 ) -> None:
     """Print or save the vectors of each TEXT, or of the texts of a file."""
@@ -76,14 +83,44 @@ def command(
     if out is not None and out.suffix not in FORMATS:
         raise click.UsageError(f"{out}: the name must end in {', '.join(FORMATS)}")
 
-    from moee_index.export.formats import save_vectors, vector_lines
-    from moee_index.export.single_vectors import embed_texts
-    from moee_index.fusion import check_search
     from moee_index.readers.queries import read_texts
 
-    check_search(method, alpha, 1)
-    ids, texts = read_texts(text, queries)
     options, _ = split_model_options(given)
+    if index is None:
+        remote = model_at_server(console, server, options)
+    else:
+        remote = index_at_server(console, server, index, options)
+    ids, texts = read_texts(text, queries)
+    if remote is None:
+        vectors = _embedded(console, texts, index, options, method=method, raw=raw, alpha=alpha)
+    else:
+        vectors = _embedded_at(console, remote, texts, method, {"alpha": alpha, "raw": raw})
+
+    from moee_index.export.formats import save_vectors, vector_lines
+
+    if out is None:
+        for line in vector_lines(ids, texts, vectors):
+            print_json_line(line)
+    else:
+        save_vectors(out, ids, texts, vectors)
+        say(f"{out}: {counted(len(vectors), 'vector')} of {vectors.shape[1]} numbers")
+
+
+def _embedded(
+    console: Console,
+    texts: list[str],
+    index: Path | None,
+    options: dict[str, Any],
+    *,
+    method: Method,
+    raw: bool,
+    alpha: float | None,
+) -> FloatArray:
+    """The vectors, by a model that is loaded here."""
+    from moee_index.export.single_vectors import embed_texts
+    from moee_index.fusion import check_search
+
+    check_search(method, alpha, 1)
     opened = None
     with ExitStack() as stack:
         if index is None:
@@ -96,12 +133,19 @@ def command(
             opened = stack.enter_context(Index.open(index))
             encoder = load_encoder_of(console, opened, options)
         with console.progress("embedding", "texts") as progress:
-            vectors = embed_texts(
+            return embed_texts(
                 texts, encoder, opened, method=method, raw=raw, alpha=alpha, progress=progress
             )
-    if out is None:
-        for line in vector_lines(ids, texts, vectors):
-            print_json_line(line)
-    else:
-        save_vectors(out, ids, texts, vectors)
-        say(f"{out}: {counted(len(vectors), 'vector')} of {vectors.shape[1]} numbers")
+
+
+def _embedded_at(
+    console: Console, remote: Remote, texts: list[str], method: Method, body: dict[str, Any]
+) -> FloatArray:
+    """The vectors, by a server's."""
+    import numpy as np
+
+    from moee_index.serve.client import embed
+
+    with console.progress("embedding", "texts") as progress:
+        rows = list(embed(remote, texts, method, body, progress))
+    return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(texts), -1)

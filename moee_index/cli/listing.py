@@ -59,7 +59,8 @@ def command(
 
     with Index.open(index) as opened:
         if facets:
-            print_facets(count_values(opened.snapshot, facets, condition), as_json)
+            counts = count_values(opened.snapshot, facets, condition)
+            print_facets([facet.as_json() for facet in counts], as_json)
             return
         found = list_documents(opened.snapshot, filter=condition, sort=sort, k=k, offset=offset)
     for document in found.documents:

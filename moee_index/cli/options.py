@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moee_index.index import Index
     from moee_index.readers.corpus import CorpusReader, Reject
     from moee_index.readers.folder import Passed
+    from moee_index.serve.client import Remote
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -350,6 +351,16 @@ def language_option(default: str | None, told: str) -> Callable[[F], F]:
     )
 
 
+def server_option(function: F) -> F:
+    """--server: a running server in place of a model loaded here."""
+    return click.option(
+        "--server",
+        metavar="URL",
+        help="Ask a running moee-index serve, which has model and index warm. [default: that of "
+        "MOEE_INDEX_SERVER, where it serves the same]",
+    )(function)
+
+
 def json_option(function: F) -> F:
     """--json: one object a line on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")(
@@ -419,6 +430,30 @@ def tell_lexical(console: Console, index: Index) -> None:
         console.tell(
             f"lexical weight {index.lexical:g}, the default of {of}; --lexical 0 for vectors alone"
         )
+
+
+def index_at_server(
+    console: Console, url: str | None, index: Path | None, options: dict[str, Any]
+) -> Remote | None:
+    """The index that is meant at the server of --server or MOEE_INDEX_SERVER; None where it is
+    searched here."""
+    if url is None and not os.environ.get("MOEE_INDEX_SERVER"):
+        return None
+    from moee_index.serve.client import at_server, find_index
+
+    def default() -> Path:
+        return choose_index(console, None)
+
+    return at_server(url, console.tell, lambda client: find_index(client, index, options, default))
+
+
+def model_at_server(console: Console, url: str | None, options: dict[str, Any]) -> Remote | None:
+    """As `index_at_server`, for a model without an index."""
+    if url is None and not os.environ.get("MOEE_INDEX_SERVER"):
+        return None
+    from moee_index.serve.client import at_server, find_model
+
+    return at_server(url, console.tell, lambda client: find_model(client, options))
 
 
 def choose_index(console: Console, index: Path | None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,6 @@ from moee_index.text import cut, escaped, one_line
 
 if TYPE_CHECKING:
     from moee_index.index import ChangeReport
-    from moee_index.index.listing import Facet
     from moee_index.types import Hit
 
 
@@ -112,17 +111,20 @@ def _parts(hit: Hit) -> str:
     return parts if hit.lexical is None else f"{parts}words {hit.lexical:.3f}  "
 
 
-def print_facets(facets: list[Facet], as_json: bool) -> None:
-    """The counts of some fields: a JSON line a field, or a column for people."""
+def print_facets(facets: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """The counts of some fields, as `Facet.as_json` gives them: a JSON line a field, or a column
+    for people."""
     for facet in facets:
         if as_json:
-            print_json(facet.as_json())
+            print_json(dict(facet))
             continue
-        say(facet.field)
-        for value, count in facet.counts[:_VALUES]:
+        say(facet["field"])
+        values = facet["values"]
+        for each in values[:_VALUES]:
+            value = each["value"]
             shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            say(f"{count:>9}  {cut(one_line(shown), 80)}")
-        if len(facet.counts) > _VALUES:
-            say(f"{'':>9}  and {counted(len(facet.counts) - _VALUES, 'value')} more")
-        if facet.missing:
-            say(f"{facet.missing:>9}  without the field")
+            say(f"{each['count']:>9}  {cut(one_line(shown), 80)}")
+        if len(values) > _VALUES:
+            say(f"{'':>9}  and {counted(len(values) - _VALUES, 'value')} more")
+        if facet["missing"]:
+            say(f"{facet['missing']:>9}  without the field")

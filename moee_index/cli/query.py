@@ -17,10 +17,12 @@ from moee_index.cli.options import (
     choose_index,
     filter_option,
     hit_output_options,
+    index_at_server,
     lexical_options,
     load_encoder_of,
     model_options,
     search_options,
+    server_option,
     split_model_options,
     tell_lexical,
 )
@@ -29,8 +31,8 @@ from moee_index.cli.output import check_formats, print_facets, print_hits
 if TYPE_CHECKING:
     from moee_index.fusion import Method
     from moee_index.index import Index
-    from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
+    from moee_index.serve.client import Remote
     from moee_index.types import Query
 
 # Queries of a file that are embedded and searched together.
@@ -86,6 +88,7 @@ BLOCK = 64
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @lexical_options
+@server_option
 @hit_output_options
 @model_options("query")
 @click.pass_obj
@@ -107,6 +110,7 @@ def command(
     lexical: float | None,
     k1: float,
     b: float,
+    server: str | None,
     as_json: bool,
     trec: bool,
     **given: Any,
@@ -127,6 +131,27 @@ def command(
         )
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
+    if trec and facets:
+        raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
+    source = "-" if queries is None and not text and like is None else queries
+    if source is not None:
+        source = str(source)
+        _look_at(source)
+    options, _ = split_model_options(given)
+    page = Page(offset, facets, as_json, trec)
+    if (remote := index_at_server(console, server, index, options)) is not None:
+        if trec:
+            _check_ids(source)
+        body = {
+            "k": k, "offset": offset, "method": method, "alpha": alpha, "lexical": lexical,
+            "k1": k1, "b": b, "filter": condition, "min_score": min_score, "passages": passages,
+            "facets": facets,
+        }  # fmt: skip
+        read = _numbered(text) if source is None else _read(source)
+        block = 1 if source == "-" and queries is None else BLOCK
+        with_ids = queries is not None or trec
+        _print_remote(console, remote, read, like, body, page, block=block, with_ids=with_ids)
+        return
 
     from moee_index.index import Index
     from moee_index.index.answers import answer_queries
@@ -137,20 +162,13 @@ def command(
         k + offset, method=method, alpha=alpha, filter=condition, min_score=min_score,
         passages=passages, lexical=lexical, k1=k1, b=b,
     )  # fmt: skip
-    if trec and facets:
-        raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
     if like is not None or lexical == 1:
         from moee_index.backends import embed_nothing
 
         embed_nothing()
     if like is not None:
-        page = Page(offset, facets, as_json, trec)
         _print_like(console, index, request, like, page)
         return
-    source = "-" if queries is None and not text else queries
-    if source is not None:
-        source = str(source)
-        _look_at(source)
     directory = choose_index(console, index)
     with Index.open(directory) as opened:
         opened.check_filter(request.filter)
@@ -158,12 +176,10 @@ def command(
         weight = request.words(opened.lexical)
         if lexical is None:
             tell_lexical(console, opened)
-        page = Page(offset, facets, as_json, trec)
         counts = page.count(opened, request)
         if trec:
             opened.snapshot.check_run_ids(request.filter)
             _check_ids(source)
-        options, _ = split_model_options(given)
         # By words alone no text is embedded.
         encoder = load_encoder_of(console, opened, options) if weight < 1 else None
         # stdin is answered line by line as it comes, a file in blocks
@@ -200,22 +216,61 @@ class Page:
     as_json: bool
     trec: bool
 
-    def count(self, opened: Index, request: SearchRequest) -> list[Facet]:
+    def count(self, opened: Index, request: SearchRequest) -> list[dict[str, Any]]:
         """The documents that the filter leaves, counted by the fields that are asked for."""
         if not self.facets:
             return []
         from moee_index.index.listing import count_values
 
-        return count_values(opened.snapshot, self.facets, request.filter)
+        counts = count_values(opened.snapshot, self.facets, request.filter)
+        return [facet.as_json() for facet in counts]
 
-    def fields(self, counts: list[Facet]) -> dict[str, Any]:
+    def fields(self, counts: list[dict[str, Any]]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
-        return {"facets": [facet.as_json() for facet in counts]} if counts else {}
+        return {"facets": counts} if counts else {}
 
-    def print_counts(self, counts: list[Facet]) -> None:
+    def print_counts(self, counts: list[dict[str, Any]]) -> None:
         """The counts for people, once behind all answers."""
         if not self.as_json:
             print_facets(counts, False)
+
+
+def _print_remote(
+    console: Console,
+    remote: Remote,
+    queries: Iterator[Query],
+    like: str | None,
+    body: dict[str, Any],
+    page: Page,
+    *,
+    block: int,
+    with_ids: bool,
+) -> None:
+    """A server's answers, in the form of those that are found here."""
+    from moee_index.serve.client import search, search_like
+
+    counts: list[dict[str, Any]] = []
+    if like is not None:
+        answers = iter([search_like(remote, like, body)])
+    else:
+        answers = search(remote, queries, body, block=block)
+    for answer in answers:
+        if body["lexical"] is None and "lexical" in answer.details:
+            console.tell(
+                f"lexical weight {answer.details['lexical']:g}, the default of index "
+                f"{remote.told}; --lexical 0 for vectors alone"
+            )
+        print_hits(
+            None if like is not None else answer.query.text,
+            answer.query.id if with_ids or like is not None else None,
+            answer.hits,
+            answer.details,
+            as_json=page.as_json,
+            trec=page.trec,
+        )
+        counts = answer.details.get("facets", [])
+        sys.stdout.flush()
+    page.print_counts(counts)
 
 
 def _print_like(

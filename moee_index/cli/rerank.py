@@ -15,10 +15,13 @@ from moee_index.cli.options import (
     STANDARDIZE,
     TEXT,
     hit_output_options,
+    index_at_server,
     load_encoder,
     load_encoder_of,
+    model_at_server,
     model_options,
     search_options,
+    server_option,
     split_model_options,
 )
 from moee_index.cli.output import check_formats, print_hits
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from moee_index.index import Index
     from moee_index.readers.trec import RunIds
     from moee_index.reranking import Reranked
+    from moee_index.serve.client import Remote, RemoteRanking
 
 
 @click.command("rerank")
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     "[default: both for 64 candidates or more]",
 )
 @search_options
+@server_option
 @hit_output_options
 @model_options("rerank")
 @click.pass_obj
@@ -74,6 +79,7 @@ def command(
     standardize: str | None,
     method: str,
     alpha: float | None,
+    server: str | None,
     as_json: bool,
     trec: bool,
     **given: Any,
@@ -92,19 +98,31 @@ def command(
     if missing_ok and queries is None:
         raise click.UsageError("--missing-ok is for a TREC run, with --queries and --index")
 
+    if queries is not None and server is not None:
+        raise click.UsageError("--server has no documents of a TREC run: leave it or --queries out")
+
     from moee_index.errors import CorpusError
-    from moee_index.fusion import check_search
     from moee_index.readers.trec import PassedOver, RunIds
 
-    check_search(method, alpha, k or 1)
     if candidates != "-" and not Path(candidates).exists():
         raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
     options, _ = split_model_options(given)
     scoring: dict[str, Any] = {"method": method, "alpha": alpha, "k": k}
     passed_over = PassedOver() if missing_ok else None
     run_ids = RunIds() if trec else None
+    remote = None if queries is not None else _remote(console, server, index, options)
+    if remote is None:
+        from moee_index.fusion import check_search
+
+        check_search(method, alpha, k or 1)
     if trec and queries is None and candidates != "-":
         _check_ids(candidates, query)
+    if remote is not None:
+        scoring = {"method": method, "alpha": alpha, "top_n": k, "standardize": standardize}
+        answers = _lists_at(console, remote, candidates, query, scoring)
+        for number, answer in enumerate(answers, 1):
+            _print(answer, number, method, run_ids, as_json=as_json)
+        return
     with ExitStack() as stack:
         opened: Index | None = None
         if index is None:
@@ -120,10 +138,28 @@ def command(
         else:
             scoring["standardize"] = standardize
             reranked = _lists(console, candidates, query, opened, encoder, scoring)
-        for number, answer in enumerate(reranked, 1):
-            _print(answer, number, method, run_ids, as_json=as_json)
+        for number, ranked in enumerate(reranked, 1):
+            _print(ranked, number, method, run_ids, as_json=as_json)
     if passed_over is not None and (told := passed_over.told()):
         console.tell(told)
+
+
+def _remote(
+    console: Console, server: str | None, index: Path | None, options: dict[str, Any]
+) -> Remote | None:
+    if index is None:
+        return model_at_server(console, server, options)
+    return index_at_server(console, server, index, options)
+
+
+def _lists_at(
+    console: Console, remote: Remote, candidates: str, query: str | None, body: dict[str, Any]
+) -> Iterator[RemoteRanking]:
+    from moee_index.readers.candidates import read_candidates
+    from moee_index.serve.client import rerank_lists
+
+    lists = read_candidates(candidates, query=query, notify=console.tell)
+    return rerank_lists(remote, lists, body)
 
 
 def _check_ids(candidates: str, query: str | None) -> None:
@@ -170,7 +206,12 @@ def _run(
 
 
 def _print(
-    answer: Reranked, number: int, method: str, run_ids: RunIds | None, *, as_json: bool
+    answer: Reranked | RemoteRanking,
+    number: int,
+    method: str,
+    run_ids: RunIds | None,
+    *,
+    as_json: bool,
 ) -> None:
     """One answer, the number-th. run_ids: of a TREC run, which needs an id for each query."""
     details = {

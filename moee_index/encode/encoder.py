@@ -23,6 +23,7 @@ from moee_index.encode.options import check_count, lexical_weight, resolve_optio
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
+from moee_index.model.arch.build import rw_kind
 from moee_index.model.arch.config import vocabulary_of
 from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.load.cache import Cache
@@ -257,6 +258,13 @@ class Encoder:
             **{**spec.options(), **({} if spec.bits == 4 else {"double_quant": None})},
             **options,
         )
+
+    def as_shipped(self) -> bool:
+        """Whether all options are those that the checkpoint has where none are given."""
+        checkpoint, spec = self.running.checkpoint, self._spec
+        own = resolve_options(checkpoint, {}).options()
+        own["rw"] = rw_kind(own["rw"], checkpoint, self.running.plan)
+        return own == spec.options() and spec.pooling != IDF
 
     def __reduce__(self) -> NoReturn:
         raise MisuseError(

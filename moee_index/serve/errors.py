@@ -61,6 +61,10 @@ class RevisionError(MoeeIndexError):
     http_status = 409
 
 
+class ServerMismatchError(MoeeIndexError):
+    """A server is not there, or does not serve what is meant."""
+
+
 class ClientLeftError(MoeeIndexError):
     """Nobody waits for the answer any more."""
 

@@ -12,15 +12,23 @@ from moee_index.text import check_text, shown
 
 
 async def models(server: Server) -> list[dict[str, Any]]:
-    """An entry a name that embeddings can be asked for, the bare model first."""
-    await server.engine.encoders()
-    names = list(server.model_names())
-    for base in (*server.model_names(), *(served.name for served in server.indexes)):
-        names += [f"{base}#{method}" for method in METHODS]
-    return [
-        {"id": name, "object": "model", "created": server.started, "owned_by": "moee-index"}
-        for name in names
+    """An entry a name that embeddings can be asked for, the bare models first, with their options.
+    as_shipped: whether these are the checkpoint's own."""
+    encoders = await server.engine.encoders()
+    bare: list[dict[str, Any]] = [
+        {
+            "id": name,
+            "encoder": {**encoder.spec.options(), "fingerprint": encoder.spec.fingerprint},
+            "as_shipped": encoder.as_shipped(),
+        }
+        for name, encoder in encoders.items()
     ]
+    bases = (*server.model_names(), *(served.name for served in server.indexes))
+    spaces: list[dict[str, Any]] = [
+        {"id": f"{base}#{method}"} for base in bases for method in METHODS
+    ]
+    common = {"object": "model", "created": server.started, "owned_by": "moee-index"}
+    return [{**entry, **common} for entry in (*bare, *({"id": name} for name in spaces))]
 
 
 def indexes(server: Server) -> list[dict[str, Any]]:

@@ -141,6 +141,8 @@ def cohere_json(ranked: Ranked, documents: Sequence[str], *, return_documents: b
     return {
         "object": "rerank",
         "model": ranked.model,
+        "method": ranked.method,
+        "alpha": ranked.alpha,
         "results": results,
         "usage": {"prompt_tokens": ranked.tokens, "total_tokens": ranked.tokens},
         "meta": {"api_version": {"version": "2"}},

@@ -13,7 +13,7 @@ import numpy as np
 
 from moee_index.errors import MisuseError
 from moee_index.export.single_vectors import one_vectors
-from moee_index.fusion import Method, Standardizer
+from moee_index.fusion import Method, Standardizer, check_search
 from moee_index.serve.engine.engine import Tokens
 from moee_index.serve.engine.trace import Trace
 from moee_index.serve.errors import UnknownNameError
@@ -31,7 +31,7 @@ INTEGERS = (
 @dataclass(frozen=True)
 class Space:
     """Vectors that a name means. model: what embeds; standardizer, alpha: of an index, whose
-    queries the texts then are; unit: whether vectors of `sum` are divided by √(1+α)."""
+    queries the texts then are."""
 
     name: str
     model: str
@@ -44,14 +44,22 @@ class Space:
         widths = {"hs": spec.hs_dim, "rw": spec.rw_dim}
         return widths.get(self.method, spec.hs_dim + spec.rw_dim)
 
-    def vectors(self, embeddings: Embeddings) -> FloatArray:
+    def vectors(
+        self, embeddings: Embeddings, alpha: float | None, raw: bool, unit: bool
+    ) -> FloatArray:
         """float32 [n, width]. A model's are unit vectors, never standardized; an index's those of
-        `moee-index embed --index`."""
+        `moee-index embed --index`. See EmbeddingsBody for the options.
+
+        Raises MisuseError for raw vectors of `sum`, and for an alpha out of range.
+        """
+        if raw and self.method == "sum":
+            raise MisuseError("raw has no `sum`: its parts are normalised by definition")
+        weight = check_search(self.method, alpha, 1, default_alpha=self.alpha)
         vectors = one_vectors(
-            embeddings, self.method, raw=False, alpha=self.alpha, standardizer=self.standardizer
+            embeddings, self.method, raw=raw, alpha=weight, standardizer=self.standardizer
         )
-        if self.method == "sum" and not self.is_index:
-            vectors /= np.float32(math.sqrt(1.0 + self.alpha))
+        if weight is not None and unit and not self.is_index:
+            vectors /= np.float32(math.sqrt(1.0 + weight))
         return vectors
 
 
@@ -96,8 +104,11 @@ async def embed(
     *,
     dimensions: int | None = None,
     truncate: bool = True,
+    alpha: float | None = None,
+    raw: bool = False,
+    unit: bool = True,
 ) -> Embedded:
-    """One vector a text.
+    """One vector a text. alpha, raw, unit: see `Space.vectors`.
 
     Raises MisuseError for other dimensions than the vectors have, and, unless `truncate`, for a
     text that is longer than the model takes.
@@ -120,7 +131,7 @@ async def embed(
             refuse_truncated(tokens)
         with engine.admitted(tokens.count):
             embeddings = await engine.embed(tokens, trace)
-            vectors = await engine.in_thread(space.vectors, embeddings)
+            vectors = await engine.in_thread(space.vectors, embeddings, alpha, raw, unit)
     return Embedded(vectors, tokens.count)
 
 

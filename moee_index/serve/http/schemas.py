@@ -39,6 +39,13 @@ class EmbeddingsBody(Body):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="The width of the vectors, nothing else.")
     user: str | None = None
+    alpha: Number | None = Field(
+        None, description="Weight of RW in `sum`: 1, or the index's, unless given."
+    )
+    raw: bool = Field(False, description="As the model gave them: hs, rw and concat alone.")
+    unit: bool = Field(
+        True, description="false: [h ; √α·r] of MODEL#sum as it is, not divided by √(1+α)."
+    )
 
 
 class EmbedBody(Body):
@@ -145,6 +152,8 @@ class RerankAnswer(BaseModel):
 
     object: str
     model: str
+    method: Method
+    alpha: float | None
     results: list[Ranked]
     usage: Usage
     meta: dict[str, Any]

@@ -22,7 +22,10 @@ router = APIRouter(responses=ERRORS)
 async def embeddings(body: EmbeddingsBody, server: ServerOf, trace: TraceOf) -> Response:
     """One vector a text; float32, as base64 where `encoding_format` says so."""
     texts = check_texts_given(body.input, "input")
-    embedded = await embed(server, body.model, texts, trace, dimensions=body.dimensions)
+    embedded = await embed(
+        server, body.model, texts, trace, dimensions=body.dimensions, alpha=body.alpha,
+        raw=body.raw, unit=body.unit,
+    )  # fmt: skip
     pieces = openai_json(embedded, body.model, body.encoding_format)
     return await pieces_response(server, pieces)
 
