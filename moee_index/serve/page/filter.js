@@ -116,6 +116,13 @@ export class FilterField {
     this.#mark();
   }
 
+  // A search was answered that had this filter.
+  taken(text) {
+    if (this.input.value !== text) return;
+    this.look.cancel();
+    if (this.input.hasAttribute("aria-invalid")) this.clear();
+  }
+
   // Ask whether the filter can be read; says how many documents match, or where it is wrong.
   async check() {
     const text = this.input.value;

@@ -141,8 +141,9 @@ class Page {
 
   #weigh(weights) {
     // The first step is an entry of the history, so that `back` undoes the whole movement.
-    this.go({ ...weights, page: 1 }, !this.moving);
+    const begins = !this.moving;
     this.moving = true;
+    this.go({ ...weights, page: 1 }, begins);
   }
 
   #settle() {
@@ -177,11 +178,17 @@ class Page {
       this.chosen = state.pair.length ? [...state.pair] : [];
       this.#fetch();
     } else if (this.pool !== null) {
-      this.#show();
+      if (this.drawn !== this.#view()) this.#show();
       if (!this.moving) this.#complete();
     }
     this.text.show(index, state.text);
     this.pair.show(index, state.pair);
+  }
+
+  // All that the list depends on but the pool: while it is the same, what has the focus stays.
+  #view() {
+    const { page, k, routing } = this.state;
+    return JSON.stringify([this.poolKey, this.alpha, this.words, page, k, routing]);
   }
 
   #showK() {
@@ -248,6 +255,7 @@ class Page {
       this.pool.add(answer.hits, alpha, body.lexical ?? 0, asked);
       this.answer = answer;
       this.fetched = { alpha, words };
+      this.filter.taken(this.state.filter);
       this.#show();
       // A slider may have moved on meanwhile.
       if (!this.moving) this.#complete();
@@ -271,7 +279,8 @@ class Page {
   #show() {
     const hits = this.#page();
     const { state, index } = this;
-    const focused = document.activeElement?.closest?.(".hit")?.dataset.id;
+    const focus = focusWithin(byId("hits"));
+    this.drawn = this.#view();
     replace(byId("message"));
     this.#status(hits);
     if (!hits.length) this.#nothing();
@@ -294,7 +303,7 @@ class Page {
     byId("previous").disabled = state.page === 1;
     byId("next").disabled = !known;
     replace(byId("page-number"), `Page ${state.page}`);
-    if (focused) [...byId("hits").children].find((hit) => hit.dataset.id === focused)?.querySelector("button")?.focus({ preventScroll: true });
+    focus();
     byId("hits").setAttribute("start", String((state.page - 1) * state.k + 1));
     if (index.unreadable) byId("status").append(" The index on disk cannot be read; this is the version before.");
   }
@@ -319,7 +328,7 @@ class Page {
       const { like, q } = this.state;
       const body = like ? { document: name, other: like } : { document: name, query: q };
       if (this.takesSyntax && !like) body.syntax = true;
-      this.routed = { key, section: routingPicture(this.index, body, [like ? "First text" : "Query", "Document"]) };
+      this.routed = { key, section: routingPicture(this.index, body, [like ? "First text" : "Query", "Document"], (other) => this.go({ text: other }, true)) };
     }
     hit.append(this.routed.section);
     hit.querySelector("[data-routing]")?.setAttribute("aria-expanded", "true");
@@ -389,6 +398,20 @@ class Page {
     replace(byId("message"), box);
     if (error.code === "filter") this.filter.check();
   }
+}
+
+// Remembers what has the focus in a hit; gives what puts it there in the hit that took its place.
+function focusWithin(list) {
+  const active = document.activeElement;
+  const id = active?.closest(".hit")?.dataset.id;
+  if (id === undefined || !list.contains(active)) return () => {};
+  const all = (hit) => [...hit.querySelectorAll(".actions :is(button, input)")];
+  const at = all(active.closest(".hit")).indexOf(active);
+  return () => {
+    if (list.contains(document.activeElement)) return;
+    const hit = [...list.children].find((each) => each.dataset.id === id);
+    if (hit) (active.isConnected ? active : all(hit)[at])?.focus({ preventScroll: true });
+  };
 }
 
 function titles(error) {

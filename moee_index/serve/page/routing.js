@@ -7,18 +7,20 @@ const GUTTER = 30;
 const LEAST_CELL = 4;
 const TOP = 6;
 
-// names: what the left and the right text are called. Gives the section; it fills itself.
-export function routingPicture(index, body, names) {
+// names: what the left and the right text are called; open: called with the name of a document that
+// the user wants to read, null where none can be. Gives the section; it fills itself.
+export function routingPicture(index, body, names, open = null) {
   const place = element("section", { class: "routing", "aria-label": "Routing", "aria-busy": "true" }, element("p", { class: "note" }, "Reading the routing…"));
   post(indexPath(index.name, "routing"), body).then(
-    (answer) => new Picture(place, index, answer, names),
+    (answer) => new Picture(place, index, answer, names, open),
     (error) => replace(place, element("p", { class: "fault-text", role: "alert" }, error.message)),
   ).finally(() => place.setAttribute("aria-busy", "false"));
   return place;
 }
 
 class Picture {
-  constructor(place, index, answer, names) {
+  constructor(place, index, answer, names, open) {
+    this.open = open;
     this.index = index;
     this.answer = answer;
     this.names = names;
@@ -55,9 +57,9 @@ class Picture {
     }
     this.readout = element("p", { class: "readout", role: "status" });
     this.stack = element("div", {
-      class: "maps", tabindex: "0", role: "application", "aria-label": "Cells of the routing picture: arrow keys go from expert to expert and from layer to layer",
+      class: "maps", tabIndex: 0, role: "application", "aria-label": "Cells of the routing picture: arrow keys go from expert to expert and from layer to layer",
       on: { keydown: (event) => this.#key(event) },
-    }, ...this.maps.map((map) => element("figure", {}, element("figcaption", {}, element("strong", {}, map.title), ` ${this.#scale(map)}`), element("div", { class: "canvas-room" }, map.canvas))));
+    }, ...this.maps.map((map) => element("figure", {}, element("figcaption", {}, element("strong", {}, map.title), ` ${this.#scale(map)}`), map.canvas)));
     this.used = element("div", { class: "used" });
     replace(place,
       element("p", { class: "routing-intro" }, element("strong", {}, `RW similarity ${number(answer.rw)}`),
@@ -80,7 +82,7 @@ class Picture {
   }
 
   #amount(value) {
-    return this.answer.kind === "sigmoid" ? number(value) : `${number(100 * value, 1)} %`;
+    return this.answer.kind === "sigmoid" ? number(value) : `${number(100 * value, 1)}\u00a0%`;
   }
 
   // The experts that add most: [[layer, expert]].
@@ -134,7 +136,16 @@ class Picture {
     const layer = Math.min(this.layers.length - 1, Math.max(0, this.cell[0] + steps[event.key][0]));
     const expert = Math.min(this.layers[layer].shared.length - 1, Math.max(0, this.cell[1] + steps[event.key][1]));
     this.#choose(layer, expert);
+    this.#reveal(expert);
     this.soon();
+  }
+
+  // Where the pictures are wider than their room, they follow the keys.
+  #reveal(expert) {
+    const at = GUTTER + expert * this.size.width;
+    const { scrollLeft, clientWidth } = this.stack;
+    if (at < scrollLeft + GUTTER) this.stack.scrollLeft = at - 2 * GUTTER;
+    else if (at + this.size.width > scrollLeft + clientWidth) this.stack.scrollLeft = at - clientWidth + 2 * GUTTER;
   }
 
   async #askDocuments() {
@@ -163,17 +174,23 @@ class Picture {
     const where = all ? `among all ${counted(answer.rows, "row")}` : `among ${counted(answer.looked_at, "row")} of ${answer.rows.toLocaleString("en")}, drawn by chance (seed ${answer.seed})`;
     return [
       element("ol", { class: "uses" }, ...answer.documents.map((document) => element("li", {},
-        foreign("span", document.title || document.text, { class: "foreign use-title", title: document.passage }), element("span", { class: "amount" }, this.#amount(document.amount))))),
+        this.#title(document), element("span", { class: "amount" }, this.#amount(document.amount))))),
       element("p", { class: "note" }, `Layer ${answer.layer + 1}, expert ${answer.expert}, ${where}.`),
     ];
   }
 
+  #title(document) {
+    const text = document.title || document.text;
+    if (this.open === null) return foreign("span", text, { class: "foreign use-title" });
+    return foreign("button", text, { type: "button", class: "foreign use-title link", on: { click: () => this.open(document.passage) } });
+  }
+
   draw() {
-    const room = this.maps[0].canvas.parentElement.clientWidth;
+    const room = this.stack.clientWidth;
     if (!room) return;
     const count = this.layers.length;
     this.size = {
-      width: Math.max(LEAST_CELL, Math.min(20, (room - GUTTER) / this.widest)),
+      width: Math.max(LEAST_CELL, Math.min(20, (room - GUTTER - 1) / this.widest)),
       height: count <= 8 ? 18 : count <= 16 ? 14 : count <= 32 ? 9 : 6,
     };
     const style = getComputedStyle(this.stack);
