@@ -19,8 +19,6 @@ QUERY = "a vote in parliament"
 KEY = "a-key-of-some-length"
 RTL = "\u202e"
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
