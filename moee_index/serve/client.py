@@ -30,6 +30,8 @@ VARIABLE = "MOEE_INDEX_SERVER"
 KEY_VARIABLE = "MOEE_INDEX_API_KEY"
 # checkpoint.find.BUNDLED, whose module imports torch.
 _BUNDLED = "tiny"
+# What makes up the score of a text that is reranked.
+_SHARES = ("score", "hs", "rw", "lexical", "bm25", "words")
 # Texts of a request.
 _TEXTS = 256
 # Seconds to reach a server, to wait for an answer, and in all for one that is busy.
@@ -132,12 +134,14 @@ class Client:
 @dataclass(frozen=True)
 class Remote:
     """A server, and what is asked of it. name: of the index or model there; told: how the index is
-    called here; alpha: its weight of RW in `sum`; revision: the one that is meant, None for any."""
+    called here; alpha, lexical: its default weights of RW in `sum` and of words; revision: the one
+    that is meant, None for any."""
 
     client: Client
     name: str
     told: str
     alpha: float = 1.0
+    lexical: float = 0.0
     revision: int | None = None
 
 
@@ -184,7 +188,7 @@ def find_index(
     if found is None:
         raise ServerMismatchError(f"{client.url} {why} {index} (it has {_names(entries)})")
     _check_options(client, found, options)
-    return Remote(client, found["name"], str(index), found["alpha"], found["revision"])
+    return _found(client, found, str(index))
 
 
 def _only(client: Client, entries: Sequence[Any], options: Mapping[str, Any]) -> Remote:
@@ -195,7 +199,12 @@ def _only(client: Client, entries: Sequence[Any], options: Mapping[str, Any]) ->
         )
     (only,) = entries
     _check_options(client, only, options)
-    return Remote(client, only["name"], only["name"], only["alpha"], only["revision"])
+    return _found(client, only, only["name"])
+
+
+def _found(client: Client, entry: Mapping[str, Any], told: str) -> Remote:
+    revision = entry["revision"]
+    return Remote(client, entry["name"], told, entry["alpha"], entry["lexical"], revision)
 
 
 def _names(entries: Sequence[Any]) -> str:
@@ -240,11 +249,51 @@ def _check_options(client: Client, entry: Mapping[str, Any], options: Mapping[st
 
 @dataclass(frozen=True)
 class RemoteAnswer:
-    """A query's hits, the fields that stand between query and hits in JSON, the facets."""
+    """A query's hits as JSON has them, and the fields that stand between query and hits there."""
 
     query: Query
-    hits: list[Hit]
+    hits: list[dict[str, Any]]
     details: dict[str, Any]
+
+
+def hits_of(answer: RemoteAnswer) -> list[Hit]:
+    """The hits of an answer."""
+    return [Hit.from_json(hit) for hit in answer.hits]
+
+
+@dataclass(frozen=True)
+class RemoteSnippet:
+    """The best part of a hit's text, as a server chose it."""
+
+    text: str
+    marks: tuple[tuple[int, int], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"snippet": self.text, "marks": self.marks}
+
+
+@dataclass(frozen=True)
+class RemoteSnippets:
+    """What shows a hit's text: the part that the server chose."""
+
+    chosen: RemoteSnippet
+
+    def snippet(self, text: str, width: int = 0) -> RemoteSnippet:
+        """That part, whatever the width: it was asked for in the terminal's."""
+        return self.chosen
+
+    def marks(self, text: str) -> Sequence[tuple[int, int]]:
+        """Where words of the query are in a line, where that is the part."""
+        return self.chosen.marks if text == self.chosen.text else ()
+
+
+def snippets_of(answer: RemoteAnswer) -> Callable[[Hit], RemoteSnippets]:
+    """From a hit of an answer to what shows its text."""
+    parts = {
+        hit["rank"]: RemoteSnippet(hit["snippet"], tuple(map(tuple, hit["marks"])))
+        for hit in answer.hits
+    }
+    return lambda hit: RemoteSnippets(parts[hit.rank])
 
 
 @dataclass(frozen=True)
@@ -254,6 +303,7 @@ class RemoteRanking:
     asked: CandidateList
     hits: list[Hit]
     alpha: float | None
+    lexical: float
     seconds: float
 
 
@@ -277,8 +327,8 @@ def search_like(remote: Remote, identifier: str, body: Mapping[str, Any]) -> Rem
     return RemoteAnswer(Query(identifier, ""), *_parts(remote, answer))
 
 
-def _parts(remote: Remote, answer: dict[str, Any]) -> tuple[list[Hit], dict[str, Any]]:
-    hits = [Hit.from_json(hit) for hit in answer.pop("hits")]
+def _parts(remote: Remote, answer: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    hits = answer.pop("hits")
     for name in ("query", "query_id", "revision"):
         del answer[name]
     return hits, {**answer, "index": remote.told}
@@ -295,7 +345,8 @@ def rerank_lists(
         alpha = body["alpha"]
         if alpha is None and body["method"] == "sum":
             alpha = remote.alpha
-        answer: dict[str, Any] = {"alpha": alpha, "results": []}
+        lexical = remote.lexical if body["lexical"] is None else body["lexical"]
+        answer: dict[str, Any] = {"alpha": alpha, "lexical": lexical, "results": []}
         if documents:
             asked = {
                 **body,
@@ -310,13 +361,20 @@ def rerank_lists(
             first.setdefault(documents[result["index"]].id, result)
         for rank, result in enumerate(first.values(), 1):
             document = documents[result["index"]]
+            shares = {name: result[name] for name in _SHARES if name in result}
             hits.append(
-                Hit(
-                    rank=rank, id=document.id, score=result["score"], hs=result["hs"],
-                    rw=result["rw"], text=document.text, metadata=document.metadata,
+                Hit.from_json(
+                    {
+                        **shares,
+                        "rank": rank,
+                        "id": document.id,
+                        "text": document.text,
+                        "metadata": document.metadata,
+                    }
                 )
-            )  # fmt: skip
-        yield RemoteRanking(request, hits, answer["alpha"], time.perf_counter() - started)
+            )
+        seconds = time.perf_counter() - started
+        yield RemoteRanking(request, hits, answer["alpha"], answer["lexical"], seconds)
 
 
 def embed(

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from moee_index.errors import MisuseError
 from moee_index.index.filters import FilterError
+from moee_index.index.lexical.syntax import parse_query
 from moee_index.index.listing import Facet, count_documents, count_values
 from moee_index.index.snapshot import Passage
 from moee_index.index.store.field_names import asked_as
@@ -36,18 +37,24 @@ _looking = threading.Lock()
 
 
 def facets(
-    served: ServedIndex, fields: Sequence[str] | None, condition: str | None, most: int
+    served: ServedIndex,
+    fields: Sequence[str] | None,
+    condition: str | None,
+    most: int,
+    query: str | None = None,
 ) -> dict[str, Any]:
-    """How many documents match a filter, and how many of them have each value of some fields: the
-    `most` most frequent. fields: None for those whose values repeat.
+    """How many documents match a filter, and the conditions that a query's signs say, and how many
+    of them have each value of some fields: the `most` most frequent. fields: None for those whose
+    values repeat.
 
     Raises FilterError, MisuseError for a field that no document has.
     """
+    required = () if query is None else parse_query(check_text(query, "the query")).conditions
     with served.held() as version:
         snapshot, kinds = version.index.snapshot, _kinds(version)
-        matching = count_documents(snapshot, condition)
+        matching = count_documents(snapshot, condition, required)
         chosen = _repeating_fields(version) if fields is None else list(fields)
-        counted = count_values(snapshot, chosen, condition)
+        counted = count_values(snapshot, chosen, condition, required)
         return {
             "index": served.name,
             "revision": version.revision,

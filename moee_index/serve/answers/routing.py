@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from moee_index.errors import MisuseError
+from moee_index.index.lexical.syntax import parse_query, plain_query
 from moee_index.index.routing import SEED, ExpertUse, Use, as_json, compare_routing
 from moee_index.serve.engine.engine import QUERY_TOKENS
 from moee_index.serve.engine.trace import Trace
@@ -29,11 +30,13 @@ _counting = threading.Lock()
 
 @dataclass(frozen=True)
 class Pairing:
-    """What is compared: a document (or passage, by its name) with a query or with another."""
+    """What is compared: a document (or passage, by its name) with a query or with another. syntax:
+    whether the query may hold signs, which are no part of what is searched for."""
 
     document: str
     query: str | None = None
     other: str | None = None
+    syntax: bool = False
 
     def check(self) -> None:
         """Raises MisuseError."""
@@ -52,13 +55,15 @@ async def routing(server: Server, index: str, pairing: Pairing, trace: Trace) ->
     engine, served = server.engine, server.indexes.get(index)
     with ExitStack() as stack:
         async with engine.in_time():
-            version = await engine.in_thread(stack.enter_context, served.held())
+            await engine.in_thread(served.refresh)
+            version = stack.enter_context(served.holding())
             trace.about |= {"index": served.name, "revision": version.revision}
             encoder = await engine.encoder(served.model)
             right = await engine.in_thread(_vectors, version, pairing.document)
             if pairing.query is not None:
                 trace.note([pairing.query])
-                tokens = await engine.tokenize(encoder, [pairing.query], trace, query=True)
+                parsed = (parse_query if pairing.syntax else plain_query)(pairing.query)
+                tokens = await engine.tokenize(encoder, [parsed.text], trace, query=True)
                 with engine.admitted(QUERY_TOKENS + tokens.count):
                     left = await engine.embed(tokens, trace)
             else:
@@ -83,9 +88,11 @@ async def routing(server: Server, index: str, pairing: Pairing, trace: Trace) ->
 def _vectors(version: Version, name: str) -> Embeddings:
     """Raw vectors of a document or a passage. Raises UnknownNameError, MisuseError for a document
     of several passages."""
-    if name not in version.index.passages([name]):
-        raise UnknownNameError(f"{version.name} has no document {shown(name)!r}")
-    return version.index.vectors([name])
+    # Its client may leave meanwhile, and give up the version.
+    with version.held():
+        if name not in version.index.passages([name]):
+            raise UnknownNameError(f"{version.name} has no document {shown(name)!r}")
+        return version.index.vectors([name])
 
 
 async def expert_documents(

@@ -16,6 +16,7 @@ class RoutingBody(StrictBody):
     document: str = Field(description="An id, or the name of a passage, `ID#N`.")
     query: str | None = None
     other: str | None = Field(None, description="Another document or passage.")
+    syntax: bool = Field(False, description="As in a search.")
 
 
 class LayerAnswer(BaseModel):
@@ -70,11 +71,13 @@ class ExpertAnswer(BaseModel):
 
 
 class FacetsBody(StrictBody):
-    """fields: as filters name them. values: at most so many of each field."""
+    """fields: as filters name them. values: at most so many of each field. query: whose conditions
+    ("a phrase", +required, -without) the counted documents meet."""
 
     fields: list[str] | None = Field(None, max_length=100)
     filter: str | None = None
     values: int = Field(12, ge=1, le=MOST_VALUES)
+    query: str | None = None
 
 
 class FacetValue(BaseModel):

@@ -18,15 +18,16 @@ export class Facets {
     this.wide = new Set();
   }
 
-  // Count for a state of the page, unless the same was counted.
-  async show(index, state) {
-    const key = JSON.stringify([index.name, index.digest, state.filter, state.picks]);
+  // Count for a state of the page, unless the same was counted. query: whose signs are conditions on
+  // documents, null where it has none.
+  async show(index, state, query) {
+    const key = JSON.stringify([index.name, index.digest, state.filter, state.picks, query]);
     if (key === this.asked) return;
     this.asked = key;
     this.running?.abort();
     this.running = new AbortController();
     try {
-      const counted = await this.#count(index, state, this.running.signal);
+      const counted = await this.#count(index, state, query, this.running.signal);
       if (this.asked === key) this.#draw(counted, state);
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -36,8 +37,8 @@ export class Facets {
   }
 
   // A field's values are counted without its own picks, so that others of it can be added.
-  async #count(index, state, signal) {
-    const ask = (fields, said) => post(indexPath(index.name, "facets"), { fields, filter: said || null, values: 50 }, signal);
+  async #count(index, state, query, signal) {
+    const ask = (fields, said) => post(indexPath(index.name, "facets"), { fields, filter: said || null, values: 50, query }, signal);
     const all = await ask(null, condition(state));
     const picked = [...new Set(state.picks.map(([field]) => field))];
     const own = await Promise.all(picked.map(async (field) => (await ask([field], condition(state, field))).facets[0]));

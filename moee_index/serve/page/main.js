@@ -170,7 +170,7 @@ class Page {
       return;
     }
     this.weights.show(index, state, this.hasWords);
-    this.facets.show(index, state);
+    this.facets.show(index, state, this.#signed());
     const key = this.#key();
     if (key !== this.poolKey) {
       this.poolKey = key;
@@ -201,6 +201,12 @@ class Page {
   #key() {
     const { q, like, method, passages } = this.state;
     return JSON.stringify([this.index.name, q, like, method, passages, condition(this.state), this.words === 1]);
+  }
+
+  // The query if it may hold signs: a quotation mark, plus or minus.
+  #signed() {
+    const { q, like } = this.state;
+    return !like && this.takesSyntax && ['"', "+", "-"].some((sign) => q.includes(sign)) ? q : null;
   }
 
   // Fetch a deeper list if the one that is known may not be the right one.

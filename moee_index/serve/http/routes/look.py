@@ -32,7 +32,7 @@ router = APIRouter(responses=ERRORS)
 async def routed(name: str, body: RoutingBody, server: ServerOf, trace: TraceOf) -> Response:
     """How a document and a query, or another document, pass the experts of each MoE layer, and what
     each expert adds to the similarity of RW."""
-    pairing = Pairing(body.document, body.query, body.other)
+    pairing = Pairing(body.document, body.query, body.other, body.syntax)
     return await json_response(server, await routing(server, name, pairing, trace))
 
 
@@ -57,7 +57,9 @@ async def counted(name: str, body: FacetsBody, server: ServerOf) -> Response:
     served = server.indexes.get(name)
     check_condition(body.filter, server.settings.limits.filter)
     async with server.engine.in_time():
-        found = await server.engine.in_thread(facets, served, body.fields, body.filter, body.values)
+        found = await server.engine.in_thread(
+            facets, served, body.fields, body.filter, body.values, body.query
+        )
     return await json_response(server, found)
 
 
