@@ -113,6 +113,26 @@ def test_facets_are_counted_under_a_filter_and_cut(served: Served) -> None:
         assert served.post("/v1/indexes/news/facets", wrong).status == 400, wrong
 
 
+def test_facets_of_a_query_with_signs_count_what_meets_them(served: Served) -> None:
+    query = "vote -election"
+    answer = served.post("/v1/indexes/news/facets", {"query": query}).json
+    body = {"index": "news", "query": query, "syntax": True, "k": 120}
+    hits = served.post("/v1/search", body).json["hits"]
+    assert answer["matching"] == len(hits) < 120
+    assert sum(value["count"] for value in answer["facets"][0]["values"]) == len(hits)
+    assert served.post("/v1/indexes/news/facets", {"query": 'a "phrase'}).status == 400
+
+
+def test_signs_are_no_part_of_what_is_compared(served: Served) -> None:
+    name = news(1)[0].id
+    signed = routed(served, document=name, query="+vote -storm", syntax=True).json
+    plain = routed(served, document=name, query="vote").json
+    assert signed["rw"] == pytest.approx(plain["rw"], abs=1e-6)
+    assert signed["rw"] != pytest.approx(
+        routed(served, document=name, query="+vote -storm").json["rw"], abs=1e-6
+    )
+
+
 def test_the_filter_of_a_value_finds_its_documents(served: Served) -> None:
     for facet in served.post("/v1/indexes/news/facets", {"fields": ["title", "part"]}).json[
         "facets"

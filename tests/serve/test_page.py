@@ -63,14 +63,22 @@ def test_a_search_shows_what_the_server_finds(tab: Tab, served: Served) -> None:
     tab.open()
     tab.search(QUERY)
     assert tab.ids == found(served)
-    hit = served.post("/v1/search", {"index": "news", "query": QUERY}).json["hits"][0]
+    answer = served.post("/v1/search", {"index": "news", "query": QUERY}).json
+    hit, words = answer["hits"][0], answer["lexical"]
     first = tab.page.locator(".hit").first
     assert first.locator("h3").inner_text() == hit["metadata"]["title"]
     assert first.locator(".score").inner_text().endswith(f"{hit['score']:.3f}".replace("-", "−"))
     shares = first.locator(".numbers").inner_text()
-    assert f"HS {hit['hs']:.3f}".replace("-", "−") in shares
-    assert f"RW {hit['rw']:.3f}".replace("-", "−") in shares
-    assert hit["text"].split()[0] in first.locator(".snippet").inner_text()
+    each = (1 - words) / (1 + answer["alpha"])
+    for name, share in (
+        ("HS", each * hit["hs"]),
+        ("RW", each * answer["alpha"] * hit["rw"]),
+        ("words", words * hit["lexical"]),
+    ):
+        assert f"{name} {share:.3f}".replace("-", "−") in shares
+    marked = [hit["snippet"][start:stop] for start, stop in hit["marks"]]
+    assert marked and first.locator("mark").all_inner_texts() == marked
+    assert first.locator(".snippet").inner_text() == hit["snippet"]
     assert "part" in first.locator(".fields").inner_text()
     assert "exact" in tab.text("#status") and "120 documents" in tab.text("#status")
 
@@ -80,7 +88,7 @@ def test_the_bar_is_as_long_as_the_shares(tab: Tab) -> None:
     widths = tab.page.eval_on_selector_all(
         ".hit:first-child .share", "shares => shares.map((share) => parseFloat(share.style.width))"
     )
-    assert len(widths) == 2 and sum(widths) == pytest.approx(100, abs=0.5)
+    assert len(widths) == 3 and sum(widths) == pytest.approx(100, abs=0.5)
 
 
 def test_sliders_reorder_at_once_without_a_request(tab: Tab, served: Served) -> None:
@@ -165,6 +173,22 @@ def test_what_a_pool_says_it_knows_is_right(tab: Tab) -> None:
     assert answer["wrong"] == 0
     # And it knows most of the time, else every step would ask.
     assert answer["known"] > 250
+
+
+def test_signs_of_a_query_are_conditions(tab: Tab, served: Served) -> None:
+    query = "+parliament vote -election"
+    tab.open(q=query)
+    assert tab.ids == found(served, query=query, syntax=True)
+    every = found(served, query=query, k=120, syntax=True)
+    assert 0 < len(every) < 120
+    # Facets count those alone, and the picture is of what is searched for.
+    tab.page.wait_for_selector(".facet")
+    counts = tab.page.locator(".facet .count").all_inner_texts()
+    assert sum(map(int, counts)) == len(every)
+    hit = served.post("/v1/search", {"index": "news", "query": query, "syntax": True}).json
+    tab.page.locator("[data-routing]").first.click()
+    tab.page.wait_for_selector(".uses li")
+    assert f"RW similarity {hit['hits'][0]['rw']:.3f}" in tab.text(".routing-intro")
 
 
 def test_methods_pages_and_sizes(tab: Tab, served: Served) -> None:
