@@ -251,6 +251,11 @@ class Encoder:
         return self._spec
 
     @property
+    def rw_widths(self) -> tuple[int, ...]:
+        """Experts of each MoE layer, in the order of RW."""
+        return self.running.rw_widths
+
+    @property
     def batch_tokens(self) -> int:
         """Token budget of a batch, padding included."""
         return self._batch_tokens

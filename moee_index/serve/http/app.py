@@ -15,7 +15,7 @@ from moee_index.errors import MoeeIndexError
 from moee_index.serve.http import faults
 from moee_index.serve.http.guard import Guard
 from moee_index.serve.http.request_log import RequestLog, Write
-from moee_index.serve.http.routes import embeddings, health, rerank, search
+from moee_index.serve.http.routes import embeddings, health, look, page, rerank, search
 from moee_index.serve.server import Server
 
 _ABOUT = "Semantic search with Mixture-of-Experts language models: sim_HS + α·sim_RW."
@@ -42,7 +42,7 @@ def create_app(server: Server, write_log: Write | None = None) -> Guard:
         redoc_url=None,
     )
     app.state.server = server
-    for part in (search, embeddings, rerank, health):
+    for part in (search, look, embeddings, rerank, health, page):
         app.include_router(part.router)
     app.add_exception_handler(MoeeIndexError, faults.of_tree)
     app.add_exception_handler(RequestValidationError, faults.of_validation)
