@@ -14,9 +14,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,9 @@ from moee_index.deferred import deferring
 from moee_index.dependencies import lacking
 
 Kernel = Callable[..., Any]
+
+# Without this one, bitsandbytes' library is none for cards, or none could be loaded.
+_CUDA_KERNEL = "cdequantize_blockwise_bf16_nf4"
 
 # Threads that quantise slices all ask for bitsandbytes first: none may see it half imported.
 _IMPORTING = threading.Lock()
@@ -129,7 +133,7 @@ def import_bitsandbytes() -> ModuleType:
             return sys.modules["bitsandbytes"]
         logger = logging.getLogger("bitsandbytes")
         level = logger.level
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # of a missing library it logs a page
         try:
             with collector_paused(), _without_torch_compile(), _offline_hub():
                 import bitsandbytes
@@ -146,23 +150,59 @@ def cpu_kernel(name: str) -> Kernel | None:
     Called directly they write into our own buffers; looked up once a name. They are no documented
     interface: whoever calls one has another way, and tries first whether it still gives the same.
     """
+    for library in (_loaded_library(), _processor_library()):
+        if library is not None and hasattr(library, name):
+            return getattr(library, name)  # type: ignore[no-any-return]
+    return None
+
+
+def _loaded_library() -> ctypes.CDLL | None:
+    """bitsandbytes' C library: where there is a card, the one for it, without some functions of the
+    one for processors."""
     import_bitsandbytes()
     library = sys.modules.get("bitsandbytes.cextension")
     for attribute in ("lib", "_lib"):
         library = getattr(library, attribute, None)
-    return getattr(library, name, None) if isinstance(library, ctypes.CDLL) else None
+    return library if isinstance(library, ctypes.CDLL) else None
+
+
+@cache
+def _processor_library() -> ctypes.CDLL | None:
+    """bitsandbytes' C library for processors, which it does not load where there is a card."""
+    folder = Path(import_bitsandbytes().__file__ or "").parent
+    for path in sorted(folder.glob("libbitsandbytes_cpu.*")):
+        with suppress(OSError):  # built for another system
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def lacks_cuda_kernels() -> str | None:
+    """That bitsandbytes has no kernels for cards here, and why; None if it has, or does not show
+    where it keeps them."""
+    module = import_bitsandbytes()
+    shown = getattr(sys.modules.get("bitsandbytes.cextension"), "lib", None)
+    library = _loaded_library()
+    if shown is None or (library is not None and hasattr(library, _CUDA_KERNEL)):
+        return None
+    why = str(vars(shown).get("error_msg", "")).strip().splitlines()[:1]
+    import torch
+
+    return (
+        f"bitsandbytes {module.__version__} has no kernels for CUDA {torch.version.cuda}"
+        f"{f' ({why[0]})' if why else ''}"
+    )
 
 
 def has_avx512bf16() -> bool:
-    """Whether this processor has AVX512-BF16, as bitsandbytes finds it, or where it does not tell
-    any more, torch."""
+    """Whether this processor has AVX512-BF16, as torch finds it, or where it does not tell,
+    bitsandbytes."""
     import torch
 
-    ask = getattr(import_bitsandbytes().functional, "has_avx512bf16", None)
-    if ask is not None:
-        return bool(ask())
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16"))
+    if capabilities:
+        return bool(capabilities.get("avx512_bf16"))
+    ask = cpu_kernel("has_avx512bf16_cpu")
+    return ask is not None and bool(ask())
 
 
 _embeds = True

@@ -67,6 +67,16 @@ class LibraryError(MoeeIndexError):
     """An installed library is not as this program needs it: too old, or newer than is known."""
 
 
+# What torch, cuBLAS, drivers and Python say where memory cannot be had.
+_NO_MEMORY = ("allocate memory", "out of memory", "Cannot allocate", "ALLOC_FAILED")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, the processor's or a card's."""
+    said = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    return isinstance(error, MemoryError) or said
+
+
 def first_line(error: BaseException) -> str:
     """What a library's error says first; its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

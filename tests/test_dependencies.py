@@ -31,10 +31,10 @@ from moee_index.encode.encoder import Encoder
 from moee_index.errors import LibraryError, ModelError
 from moee_index.index import Index, build_index
 from moee_index.index.search import kernels as scan
-from moee_index.model.arch import experts, routing
+from moee_index.model.arch import grouped, routing
 from moee_index.model.arch.tested import architecture_table
 from moee_index.model.checkpoint.find import find_checkpoint
-from moee_index.model.nf4 import stack as nf4
+from moee_index.model.nf4 import dequantize as nf4
 from moee_index.model.nf4.native import library
 from moee_index.model.nf4.stack import NF4Stack, Workspace
 from moee_index.types import Embeddings
@@ -115,7 +115,7 @@ def test_a_model_that_does_not_say_what_routes_is_not_called_dense() -> None:
 
 @pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="an older torch")
 def test_grouped_products_do_without_torchs_private_name() -> None:
-    assert experts._grouped_mm is torch.nn.functional.grouped_mm
+    assert grouped._grouped_mm is torch.nn.functional.grouped_mm
 
 
 def without_cextension(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +156,7 @@ def test_without_the_c_functions_of_bitsandbytes_vectors_are_the_same(
         nf4._c_kernel.cache_clear()
         libraries.cpu_kernel.cache_clear()
         take_away(monkeypatch)
+        monkeypatch.setattr(libraries, "_processor_library", lambda: None)
         _without_c_functions(wanted)
 
 
@@ -170,7 +171,7 @@ def _without_c_functions(wanted: Embeddings) -> None:
     matrices = torch.randn(2, 64, 48, generator=torch.Generator().manual_seed(4))
     for index in range(2):
         stack.put(index, 0, matrices[index])
-    values = stack.dequantize(torch.arange(2), torch.float32, Workspace())
+    values = stack.dequantize(range(2), torch.float32, Workspace())
     assert (values - matrices).abs().max() < 0.2 * matrices.abs().max()
 
 
@@ -180,12 +181,32 @@ def test_the_c_functions_of_bitsandbytes_are_found_where_it_has_them() -> None:
         assert (nf4._c_kernel(dtype) is None) == (libraries.cpu_kernel(name) is None)
 
 
-def test_the_processor_is_known_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("take_away", [without_cextension, without_library, without_functions])
+def test_the_library_for_processors_is_found_beside_the_one_for_cards(
+    monkeypatch: pytest.MonkeyPatch, take_away: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    libraries.cpu_kernel.cache_clear()
+    take_away(monkeypatch)
+    try:
+        kernel = libraries.cpu_kernel("cdequantize_blockwise_cpu_nf4_fp32")
+        assert (kernel is None) == (libraries._processor_library() is None)
+    finally:
+        libraries.cpu_kernel.cache_clear()
+
+
+def test_the_processor_is_known_without_torch_and_beside_a_card(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     known = libraries.has_avx512bf16()
-    monkeypatch.delattr(libraries.import_bitsandbytes().functional, "has_avx512bf16")
-    assert libraries.has_avx512bf16() == (known and hasattr(torch.cpu, "get_capabilities"))
+    without_functions(monkeypatch)  # as bitsandbytes' library for cards, which lacks the question
+    libraries.cpu_kernel.cache_clear()
+    assert libraries.has_avx512bf16() == known
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert libraries.has_avx512bf16() == known
+    monkeypatch.setattr(libraries, "_processor_library", lambda: None)
+    libraries.cpu_kernel.cache_clear()
     assert libraries.has_avx512bf16() is False
+    libraries.cpu_kernel.cache_clear()
 
 
 def test_functions_are_not_compiled_while_bitsandbytes_is_imported() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,23 @@ from moee_index.cli.options import (
     split_model_options,
     tell_lexical,
 )
-from moee_index.cli.output import check_formats, print_facets, print_hits
+from moee_index.cli.output import (
+    SnippetsOf,
+    check_formats,
+    print_facets,
+    print_hits,
+    print_json,
+    terminal_width,
+)
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
-    from moee_index.index import Index
+    from moee_index.index import Hits, Indexes
+    from moee_index.index.lexical.syntax import Condition, ParsedQuery
     from moee_index.index.search.request import SearchRequest
+    from moee_index.index.several import Merge
     from moee_index.serve.client import Remote
-    from moee_index.types import Query
+    from moee_index.types import Hit, Query
 
 # Queries of a file that are embedded and searched together.
 BLOCK = 64
@@ -44,8 +54,16 @@ BLOCK = 64
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="DIR",
-    help="The index. [default: the only one under indexes/, or the newest]",
+    help="The index. May be given several times: indexes of one model are searched as one list. "
+    "[default: the only one under indexes/, or the newest]",
+)
+@click.option(
+    "--merge",
+    type=click.Choice(["auto", "scores", "ranks"]),
+    help="With several --index, merge hits by score, or by rank (reciprocal rank fusion). "
+    "[default: by score where scores mean the same in all]",
 )
 @click.option(
     "-k",
@@ -82,9 +100,16 @@ BLOCK = 64
     type=TEXT,
     multiple=True,
     metavar="FIELD",
-    help="Also count the documents that --filter leaves by their values in a field. May be given "
-    "several times.",
+    help="Also count the documents that --filter and conditions in TEXT leave by their values in a "
+    "field. May be given several times.",
 )
+@click.option(
+    "--plain",
+    is_flag=True,
+    help='Take TEXT as it is: without, "a phrase", +required and -without are conditions on '
+    "documents.",
+)
+@click.option("--full", is_flag=True, help="Show the whole text of each hit.")
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @lexical_options
@@ -96,7 +121,8 @@ def command(
     console: Console,
     /,
     text: tuple[str, ...],
-    index: Path | None,
+    index: tuple[Path, ...],
+    merge: Merge | None,
     k: int,
     queries: str | None,
     like: str | None,
@@ -105,6 +131,8 @@ def command(
     passages: bool,
     offset: int,
     facets: tuple[str, ...],
+    plain: bool,
+    full: bool,
     method: Method,
     alpha: float | None,
     lexical: float | None,
@@ -115,12 +143,14 @@ def command(
     trec: bool,
     **given: Any,
 ) -> None:
-    """Search an index for each TEXT, for the queries of a file, or for each line of stdin.
+    """Search an index for each TEXT, for the queries of a file, or for each line of stdin; in a
+    terminal without any of these, at a prompt.
 
     The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
     the documents that match, with --lexical of vectors and words together. A filter compares
     metadata fields by = != < <= > >=, `in (…)`, `contains "…"` and `exists`, joined by and, or, not
-    and parentheses.
+    and parentheses. In TEXT "a phrase" and +word leave the documents that hold them, -word and
+    -"a phrase" those that do not.
     """
     check_formats(as_json, trec)
     if text and queries is not None:
@@ -131,30 +161,29 @@ def command(
         )
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
+    if full and (as_json or trec):
+        raise click.UsageError("--full is for the table; --json holds each text whole")
+
+    if merge is not None and len(index) < 2:
+        raise click.UsageError("--merge says how hits of several --index become one list")
     if trec and facets:
         raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
-    source = "-" if queries is None and not text and like is None else queries
-    if source is not None:
-        source = str(source)
-        _look_at(source)
+    typed = text or queries is not None or like is not None
+    at_prompt = not typed and not as_json and not trec and _in_terminal()
+    page = Page(offset, facets, as_json, trec, full)
     options, _ = split_model_options(given)
-    page = Page(offset, facets, as_json, trec)
-    if (remote := index_at_server(console, server, index, options)) is not None:
-        if trec:
-            _check_ids(source)
+    remote = None if at_prompt else _remote(console, server, index, options)
+    if remote is not None:
         body = {
             "k": k, "offset": offset, "method": method, "alpha": alpha, "lexical": lexical,
             "k1": k1, "b": b, "filter": condition, "min_score": min_score, "passages": passages,
-            "facets": facets,
+            "facets": facets, "syntax": not plain and bool(text),
         }  # fmt: skip
-        read = _numbered(text) if source is None else _read(source)
-        block = 1 if source == "-" and queries is None else BLOCK
-        with_ids = queries is not None or trec
-        _print_remote(console, remote, read, like, body, page, block=block, with_ids=with_ids)
+        _print_remote(console, remote, _asked(text, queries, like, trec), like, body, page)
         return
 
-    from moee_index.index import Index
     from moee_index.index.answers import answer_queries
+    from moee_index.index.lexical.syntax import parse_query
     from moee_index.index.search.request import SearchRequest
 
     # Anything wrong with the request is reported before anything is loaded.
@@ -162,49 +191,74 @@ def command(
         k + offset, method=method, alpha=alpha, filter=condition, min_score=min_score,
         passages=passages, lexical=lexical, k1=k1, b=b,
     )  # fmt: skip
-    if like is not None or lexical == 1:
+    # At a prompt the weight of words can be changed.
+    if like is not None or (lexical == 1 and not at_prompt):
         from moee_index.backends import embed_nothing
 
         embed_nothing()
+    syntax = not plain and (bool(text) or at_prompt)
+    parsed = [parse_query(query) for query in text] if syntax else []
+    conditions = _shared(parsed) if facets else ()
     if like is not None:
-        _print_like(console, index, request, like, page)
+        request = replace(request, lexical=0.0)
+        with _opened(console, index, merge, request) as opened:
+            print_like(opened, request, like, page)
         return
-    directory = choose_index(console, index)
-    with Index.open(directory) as opened:
-        opened.check_filter(request.filter)
-        opened.check_lexical(request.lexical)
-        weight = request.words(opened.lexical)
-        if lexical is None:
-            tell_lexical(console, opened)
-        counts = page.count(opened, request)
+    if at_prompt:
+        with _opened(console, index, merge, request) as opened:
+            _start_prompt(console, opened, request, page, given, syntax)
+        return
+    source = "-" if queries is None and not text else queries
+    if source is not None:
+        source = str(source)
+        _look_at(source)
+    with _opened(console, index, merge, request) as opened:
+        opened.check_conditions(parsed)
+        counts = page.count(opened, request, conditions)
         if trec:
-            opened.snapshot.check_run_ids(request.filter)
+            opened.check_run_ids(request)
             _check_ids(source)
         # By words alone no text is embedded.
-        encoder = load_encoder_of(console, opened, options) if weight < 1 else None
+        encoder = load_encoder_of(console, opened, options) if opened.embeds(request) else None
         # stdin is answered line by line as it comes, a file in blocks
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
-        details: dict[str, Any] = {
-            "index": str(directory),
-            "method": method,
-            "alpha": request.weight(opened.alpha),
-        }
-        more = page.fields(counts)
-        if weight:
-            # Only where words count: scripts rely on the fields above.
-            details["lexical"] = weight
-        for answer in answer_queries(opened, read, request, encoder, block=block):
-            print_hits(
+        details, more = opened.details(request), page.fields(counts)
+        answers = answer_queries(opened, read, request, encoder, block=block, syntax=syntax)
+        for answer in answers:
+            page.print_hits(
                 answer.query.text,
                 answer.query.id if queries is not None or trec else None,
-                answer.hits[offset:],
+                answer.hits,
                 {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
-                as_json=as_json,
-                trec=trec,
+                None if trec else opened.snippets(answer.text),
             )
-            sys.stdout.flush()
     page.print_counts(counts)
+
+
+@contextmanager
+def _opened(
+    console: Console, index: tuple[Path, ...], merge: Merge | None, request: SearchRequest
+) -> Iterator[Indexes]:
+    """The indexes, which a request fits; how their hits are merged is told."""
+    from moee_index.index import Indexes
+
+    directories = index or (choose_index(console, None),)
+    with Indexes.open(directories, merge=merge or "auto") as opened:
+        check_request(console, opened, request)
+        yield opened
+
+
+def check_request(console: Console, opened: Indexes, request: SearchRequest) -> None:
+    """Refuse what does not fit the indexes; say why hits of several are merged by rank, where
+    nobody asked for it."""
+    opened.check(request)
+    if request.lexical is None:
+        for index in opened.indexes:
+            tell_lexical(console, index)
+    merged_by, reason = opened.merged_by(request)
+    if merged_by == "ranks" and reason:
+        console.tell(f"hits are merged by rank: {reason}")
 
 
 @dataclass(frozen=True)
@@ -215,19 +269,36 @@ class Page:
     facets: tuple[str, ...]
     as_json: bool
     trec: bool
+    full: bool
 
-    def count(self, opened: Index, request: SearchRequest) -> list[dict[str, Any]]:
-        """The documents that the filter leaves, counted by the fields that are asked for."""
+    def count(
+        self, opened: Indexes, request: SearchRequest, conditions: Sequence[Condition] = ()
+    ) -> list[dict[str, Any]]:
+        """The documents that filter and conditions leave, counted by the fields that are asked
+        for."""
         if not self.facets:
             return []
-        from moee_index.index.listing import count_values
-
-        counts = count_values(opened.snapshot, self.facets, request.filter)
+        counts = opened.count_values(self.facets, request.filter, conditions)
         return [facet.as_json() for facet in counts]
 
     def fields(self, counts: list[dict[str, Any]]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
         return {"facets": counts} if counts else {}
+
+    def print_hits(
+        self,
+        query: str | None,
+        query_id: str | None,
+        hits: Hits,
+        details: dict[str, Any],
+        snippets: SnippetsOf | None,
+    ) -> None:
+        """An answer, shown at once."""
+        print_hits(
+            query, query_id, hits[self.offset :], details, as_json=self.as_json, trec=self.trec,
+            snippets=snippets, full=self.full,
+        )  # fmt: skip
+        sys.stdout.flush()
 
     def print_counts(self, counts: list[dict[str, Any]]) -> None:
         """The counts for people, once behind all answers."""
@@ -235,69 +306,129 @@ class Page:
             print_facets(counts, False)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Queries of a command line, and how many are answered together. with_ids: whether their ids
+    are printed."""
+
+    queries: Iterator[Query]
+    block: int
+    with_ids: bool
+
+
+def _asked(text: tuple[str, ...], queries: str | None, like: str | None, trec: bool) -> _Asked:
+    """What is asked by TEXT, --queries or stdin."""
+    source = "-" if queries is None and not text and like is None else queries
+    if source is None:
+        return _Asked(_numbered(text), BLOCK, trec)
+    _look_at(str(source))
+    if trec:
+        _check_ids(str(source))
+    block = 1 if queries is None else BLOCK
+    return _Asked(_read(str(source)), block, queries is not None or trec)
+
+
+def _remote(
+    console: Console, server: str | None, index: tuple[Path, ...], options: dict[str, Any]
+) -> Remote | None:
+    if len(index) > 1:
+        if server is not None:
+            raise click.UsageError("--server searches one index; name it with one --index")
+        return None
+    return index_at_server(console, server, index[0] if index else None, options)
+
+
 def _print_remote(
     console: Console,
     remote: Remote,
-    queries: Iterator[Query],
+    asked: _Asked,
     like: str | None,
     body: dict[str, Any],
     page: Page,
-    *,
-    block: int,
-    with_ids: bool,
 ) -> None:
     """A server's answers, in the form of those that are found here."""
-    from moee_index.serve.client import search, search_like
+    from moee_index.serve.client import hits_of, search, search_like, snippets_of
 
+    body["snippet_width"] = min(2000, max(40, terminal_width() - 5))
     counts: list[dict[str, Any]] = []
+    if page.as_json:
+        del body["snippet_width"]
     if like is not None:
         answers = iter([search_like(remote, like, body)])
     else:
-        answers = search(remote, queries, body, block=block)
+        answers = search(remote, asked.queries, body, block=asked.block)
     for answer in answers:
-        if body["lexical"] is None and "lexical" in answer.details:
+        details, counts = answer.details, answer.details.get("facets", [])
+        if body["lexical"] is None and like is None and "lexical" in details:
             console.tell(
-                f"lexical weight {answer.details['lexical']:g}, the default of index "
-                f"{remote.told}; --lexical 0 for vectors alone"
+                f"lexical weight {details['lexical']:g}, the default of index {remote.told}; "
+                "--lexical 0 for vectors alone"
             )
-        print_hits(
-            None if like is not None else answer.query.text,
-            answer.query.id if with_ids or like is not None else None,
-            answer.hits,
-            answer.details,
-            as_json=page.as_json,
-            trec=page.trec,
-        )
-        counts = answer.details.get("facets", [])
+        query = None if like is not None else answer.query.text
+        name = answer.query.id if asked.with_ids and like is None else None
+        if page.as_json:
+            print_json({"query": query, "query_id": name, **details, "hits": answer.hits})
+        else:
+            print_hits(
+                query, name or like, hits_of(answer), details, as_json=False, trec=page.trec,
+                snippets=snippets_of(answer), full=page.full,
+            )  # fmt: skip
         sys.stdout.flush()
     page.print_counts(counts)
 
 
-def _print_like(
-    console: Console, index: Path | None, request: SearchRequest, like: str, page: Page
-) -> None:
-    """Documents like one of them, in the form of an answer to a query; its id is the query's."""
-    from moee_index.index import Index
+def _in_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
-    directory = choose_index(console, index)
-    with Index.open(directory) as opened:
-        counts = page.count(opened, request)
-        if page.trec:
-            opened.snapshot.check_run_ids(request.filter)
-        started = time.perf_counter()
-        hits = opened.answer_like(request, like)
-        details = {
-            "index": str(directory),
-            "method": request.method,
-            "alpha": request.weight(opened.alpha),
-            "like": like,
-            "exact": hits.exact,
-            "took_ms": (time.perf_counter() - started) * 1000,
-            **page.fields(counts),
-        }
-    hits_shown = hits[page.offset :]
-    print_hits(None, like, hits_shown, details, as_json=page.as_json, trec=page.trec)
+
+def _start_prompt(
+    console: Console,
+    opened: Indexes,
+    request: SearchRequest,
+    page: Page,
+    given: dict[str, Any],
+    syntax: bool,
+) -> None:
+    from moee_index.cli import prompt
+
+    options, _ = split_model_options(given)
+    session = prompt.Session(
+        console, opened, request, page, lambda: load_encoder_of(console, opened, options), syntax
+    )
+    prompt.run(session, console, len(opened))
+
+
+def print_like(
+    opened: Indexes, request: SearchRequest, like: str, page: Page, hit: Hit | None = None
+) -> Hits:
+    """Documents like one of them, in the form of an answer to a query; its id is the query's. hit:
+    the document as a hit, where its id alone may not tell it."""
+    counts = page.count(opened, request)
+    if page.trec:
+        opened.check_run_ids(request)
+    started = time.perf_counter()
+    hits = opened.answer_like(request, hit or like)
+    details = {
+        **opened.details(request),
+        "like": like,
+        "exact": hits.exact,
+        "took_ms": (time.perf_counter() - started) * 1000,
+        **page.fields(counts),
+    }
+    page.print_hits(None, like, hits, details, opened.snippets(""))
     page.print_counts(counts)
+    return hits
+
+
+def _shared(queries: Sequence[ParsedQuery]) -> tuple[Condition, ...]:
+    """The conditions of all queries, over whose documents --facet counts once."""
+    each = {query.conditions for query in queries}
+    if len(each) > 1:
+        raise click.UsageError(
+            "--facet counts the documents of one query, and these have different conditions; give "
+            "one TEXT, or --plain"
+        )
+    return next(iter(each), ())
 
 
 def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:

@@ -16,6 +16,7 @@ from moee_index.cli.options import (
     TEXT,
     hit_output_options,
     index_at_server,
+    lexical_options,
     load_encoder,
     load_encoder_of,
     model_at_server,
@@ -23,6 +24,7 @@ from moee_index.cli.options import (
     search_options,
     server_option,
     split_model_options,
+    tell_lexical,
 )
 from moee_index.cli.output import check_formats, print_hits
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
     from moee_index.index import Index
     from moee_index.readers.trec import RunIds
-    from moee_index.reranking import Reranked
+    from moee_index.reranking import Reranked, WordWeights
     from moee_index.serve.client import Remote, RemoteRanking
 
 
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     "[default: both for 64 candidates or more]",
 )
 @search_options
+@lexical_options
 @server_option
 @hit_output_options
 @model_options("rerank")
@@ -79,12 +82,20 @@ def command(
     standardize: str | None,
     method: str,
     alpha: float | None,
+    lexical: float | None,
+    k1: float,
+    b: float,
     server: str | None,
     as_json: bool,
     trec: bool,
     **given: Any,
 ) -> None:
-    """Order candidates for QUERY, or each list of a file for its own query."""
+    """Order candidates for QUERY, or each list of a file for its own query.
+
+    With --lexical words count as in `query`, by the statistics of the index: a document has the
+    score that `query` gives it, and so has a text that is not in the index, whose words count for
+    no more than those of the best document.
+    """
     check_formats(as_json, trec)
     if query is not None and not query.strip():
         raise click.UsageError("the query is empty")
@@ -95,51 +106,66 @@ def command(
     if index is not None and standardize is not None:
         raise click.UsageError("--standardize contradicts --index, which has its own standardizer")
 
+    if index is None and lexical:
+        raise click.UsageError(
+            "--lexical weighs words by the statistics of an index; name it with --index"
+        )
     if missing_ok and queries is None:
         raise click.UsageError("--missing-ok is for a TREC run, with --queries and --index")
 
     if queries is not None and server is not None:
         raise click.UsageError("--server has no documents of a TREC run: leave it or --queries out")
+    options, _ = split_model_options(given)
+    remote = None if queries is not None else _remote(console, server, index, options)
+    if remote is not None:
+        body = {
+            "method": method, "alpha": alpha, "top_n": k, "standardize": standardize,
+            "lexical": lexical, "k1": k1, "b": b,
+        }  # fmt: skip
+        _print_remote(console, remote, candidates, query, body, as_json=as_json, trec=trec)
+        return
 
     from moee_index.errors import CorpusError
+    from moee_index.fusion import check_search
     from moee_index.readers.trec import PassedOver, RunIds
 
+    check_search(method, alpha, k or 1)
+    if lexical == 1:
+        from moee_index.backends import embed_nothing
+
+        embed_nothing()
     if candidates != "-" and not Path(candidates).exists():
         raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
-    options, _ = split_model_options(given)
     scoring: dict[str, Any] = {"method": method, "alpha": alpha, "k": k}
+    weight = 0.0
     passed_over = PassedOver() if missing_ok else None
     run_ids = RunIds() if trec else None
-    remote = None if queries is not None else _remote(console, server, index, options)
-    if remote is None:
-        from moee_index.fusion import check_search
-
-        check_search(method, alpha, k or 1)
     if trec and queries is None and candidates != "-":
         _check_ids(candidates, query)
-    if remote is not None:
-        scoring = {"method": method, "alpha": alpha, "top_n": k, "standardize": standardize}
-        answers = _lists_at(console, remote, candidates, query, scoring)
-        for number, answer in enumerate(answers, 1):
-            _print(answer, number, method, run_ids, as_json=as_json)
-        return
     with ExitStack() as stack:
         opened: Index | None = None
+        encoder: Encoder | None = None
+        words: WordWeights | None = None
         if index is None:
             encoder = load_encoder(console, options)
         else:
             from moee_index.index import Index
 
             opened = stack.enter_context(Index.open(index))
-            encoder = load_encoder_of(console, opened, options)
+            words = opened.words(lexical, k1, b)
+            weight = 0.0 if words is None else words.weight
+            if lexical is None:
+                tell_lexical(console, opened)
+            # By words alone no text is embedded.
+            encoder = load_encoder_of(console, opened, options) if weight < 1 else None
         if opened is not None and queries is not None:
-            scoring["passed_over"] = passed_over
+            scoring |= {"passed_over": passed_over, "lexical": weight, "k1": k1, "b": b}
             reranked = _run(candidates, queries, opened, encoder, scoring)
         else:
-            scoring["standardize"] = standardize
+            scoring |= {"standardize": standardize, "words": words}
             reranked = _lists(console, candidates, query, opened, encoder, scoring)
-        for number, ranked in enumerate(reranked, 1):
-            _print(ranked, number, method, run_ids, as_json=as_json)
+        for number, answer in enumerate(reranked, 1):
+            _print(answer, number, method, weight, run_ids, as_json=as_json)
     if passed_over is not None and (told := passed_over.told()):
         console.tell(told)
 
@@ -152,14 +178,28 @@ def _remote(
     return index_at_server(console, server, index, options)
 
 
-def _lists_at(
-    console: Console, remote: Remote, candidates: str, query: str | None, body: dict[str, Any]
-) -> Iterator[RemoteRanking]:
+def _print_remote(
+    console: Console,
+    remote: Remote,
+    candidates: str,
+    query: str | None,
+    body: dict[str, Any],
+    *,
+    as_json: bool,
+    trec: bool,
+) -> None:
+    """Lists in the order of a server, in the form of those that are ordered here."""
+    from moee_index.errors import CorpusError
     from moee_index.readers.candidates import read_candidates
+    from moee_index.readers.trec import RunIds
     from moee_index.serve.client import rerank_lists
 
+    if candidates != "-" and not Path(candidates).exists():
+        raise CorpusError(f"{candidates}: no such file; --candidates takes a file, or -")
+    run_ids = RunIds() if trec else None
     lists = read_candidates(candidates, query=query, notify=console.tell)
-    return rerank_lists(remote, lists, body)
+    for number, answer in enumerate(rerank_lists(remote, lists, body), 1):
+        _print(answer, number, body["method"], answer.lexical, run_ids, as_json=as_json)
 
 
 def _check_ids(candidates: str, query: str | None) -> None:
@@ -175,7 +215,7 @@ def _lists(
     candidates: str,
     query: str | None,
     opened: Index | None,
-    encoder: Encoder,
+    encoder: Encoder | None,
     scoring: dict[str, Any],
 ) -> Iterator[Reranked]:
     from moee_index.readers.candidates import read_candidates
@@ -194,7 +234,11 @@ def _lists(
 
 
 def _run(
-    candidates: str, queries: str, opened: Index, encoder: Encoder, scoring: dict[str, Any]
+    candidates: str,
+    queries: str,
+    opened: Index,
+    encoder: Encoder | None,
+    scoring: dict[str, Any],
 ) -> Iterator[Reranked]:
     from moee_index.readers.queries import read_queries
     from moee_index.readers.trec import read_run_lists
@@ -209,6 +253,7 @@ def _print(
     answer: Reranked | RemoteRanking,
     number: int,
     method: str,
+    lexical: float,
     run_ids: RunIds | None,
     *,
     as_json: bool,
@@ -217,6 +262,8 @@ def _print(
     details = {
         "method": method,
         "alpha": answer.alpha,
+        # Only where words count: scripts rely on the other fields.
+        **({"lexical": lexical} if lexical else {}),
         "exact": True,
         "took_ms": answer.seconds * 1000,
     }

@@ -240,11 +240,51 @@ def _check_options(client: Client, entry: Mapping[str, Any], options: Mapping[st
 
 @dataclass(frozen=True)
 class RemoteAnswer:
-    """A query's hits, the fields that stand between query and hits in JSON, the facets."""
+    """A query's hits as JSON has them, and the fields that stand between query and hits there."""
 
     query: Query
-    hits: list[Hit]
+    hits: list[dict[str, Any]]
     details: dict[str, Any]
+
+
+def hits_of(answer: RemoteAnswer) -> list[Hit]:
+    """The hits of an answer."""
+    return [Hit.from_json(hit) for hit in answer.hits]
+
+
+@dataclass(frozen=True)
+class RemoteSnippet:
+    """The best part of a hit's text, as a server chose it."""
+
+    text: str
+    marks: tuple[tuple[int, int], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"snippet": self.text, "marks": self.marks}
+
+
+@dataclass(frozen=True)
+class RemoteSnippets:
+    """What shows a hit's text: the part that the server chose."""
+
+    chosen: RemoteSnippet
+
+    def snippet(self, text: str, width: int = 0) -> RemoteSnippet:
+        """That part, whatever the width: it was asked for in the terminal's."""
+        return self.chosen
+
+    def marks(self, text: str) -> Sequence[tuple[int, int]]:
+        """Where words of the query are in a line, where that is the part."""
+        return self.chosen.marks if text == self.chosen.text else ()
+
+
+def snippets_of(answer: RemoteAnswer) -> Callable[[Hit], RemoteSnippets]:
+    """From a hit of an answer to what shows its text."""
+    parts = {
+        hit["rank"]: RemoteSnippet(hit["snippet"], tuple(map(tuple, hit["marks"])))
+        for hit in answer.hits
+    }
+    return lambda hit: RemoteSnippets(parts[hit.rank])
 
 
 @dataclass(frozen=True)
@@ -254,6 +294,7 @@ class RemoteRanking:
     asked: CandidateList
     hits: list[Hit]
     alpha: float | None
+    lexical: float
     seconds: float
 
 
@@ -277,8 +318,8 @@ def search_like(remote: Remote, identifier: str, body: Mapping[str, Any]) -> Rem
     return RemoteAnswer(Query(identifier, ""), *_parts(remote, answer))
 
 
-def _parts(remote: Remote, answer: dict[str, Any]) -> tuple[list[Hit], dict[str, Any]]:
-    hits = [Hit.from_json(hit) for hit in answer.pop("hits")]
+def _parts(remote: Remote, answer: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    hits = answer.pop("hits")
     for name in ("query", "query_id", "revision"):
         del answer[name]
     return hits, {**answer, "index": remote.told}
@@ -295,7 +336,7 @@ def rerank_lists(
         alpha = body["alpha"]
         if alpha is None and body["method"] == "sum":
             alpha = remote.alpha
-        answer: dict[str, Any] = {"alpha": alpha, "results": []}
+        answer: dict[str, Any] = {"alpha": alpha, "lexical": 0.0, "results": []}
         if documents:
             asked = {
                 **body,
@@ -311,12 +352,18 @@ def rerank_lists(
         for rank, result in enumerate(first.values(), 1):
             document = documents[result["index"]]
             hits.append(
-                Hit(
-                    rank=rank, id=document.id, score=result["score"], hs=result["hs"],
-                    rw=result["rw"], text=document.text, metadata=document.metadata,
+                Hit.from_json(
+                    {
+                        **result,
+                        "rank": rank,
+                        "id": document.id,
+                        "text": document.text,
+                        "metadata": document.metadata,
+                    }
                 )
-            )  # fmt: skip
-        yield RemoteRanking(request, hits, answer["alpha"], time.perf_counter() - started)
+            )
+        seconds = time.perf_counter() - started
+        yield RemoteRanking(request, hits, answer["alpha"], answer["lexical"], seconds)
 
 
 def embed(

@@ -76,6 +76,12 @@ class ServedIndex:
     def held(self) -> Iterator[Version]:
         """The newest version, kept open until the block ends."""
         self.refresh()
+        with self.holding() as version:
+            yield version
+
+    @contextmanager
+    def holding(self) -> Iterator[Version]:
+        """The version that answers now, kept open until the block ends."""
         # Between taking a version and holding it, it may be replaced and closed.
         with self._swapping:
             version = self._version

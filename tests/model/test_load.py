@@ -20,8 +20,9 @@ from moee_index.model.arch.build import build_empty
 from moee_index.model.arch.four_bit import assert_four_bits, left_in_16_bits
 from moee_index.model.checkpoint.find import find_checkpoint
 from moee_index.model.load.quantize import quantize_checkpoint
+from moee_index.model.nf4.dequantize import dequantize
 from moee_index.model.nf4.quantize import BLOCK
-from moee_index.model.nf4.stack import NF4Stack, Workspace, dequantize, quantize, stacks
+from moee_index.model.nf4.stack import NF4Stack, Workspace, quantize, stacks
 
 KINDS = ["olmoe", "qwen2_moe", "deepseek"]
 
@@ -59,7 +60,7 @@ def test_a_stack_holds_each_matrix_as_if_alone(double_quant: bool, rows: int, co
         stack.put(index, rows // 2, matrices[index, rows // 2 :])
         stack.put(index, 0, matrices[index, : rows // 2])
     for wanted in ([0, 1, 2, 3, 4], [1, 2], [0, 3, 4], [2]):
-        found = stack.dequantize(torch.tensor(wanted), torch.float32, Workspace())
+        found = stack.dequantize(wanted, torch.float32, Workspace())
         for place, index in enumerate(wanted):
             packed, absmax = quantize(matrices[index])
             alone = codes_to_values(packed, absmax, rows * cols).view(rows, cols)

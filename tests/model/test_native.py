@@ -16,9 +16,10 @@ from paths import PARITY
 
 from moee_index.backends import import_bitsandbytes
 from moee_index.encode.encoder import Encoder
+from moee_index.model.nf4.linear import NF4Linear
 from moee_index.model.nf4.native import library
 from moee_index.model.nf4.quantize import quantize_on_cpu
-from moee_index.model.nf4.stack import NF4Linear, NF4Stack, Workspace, quantize
+from moee_index.model.nf4.stack import NF4Stack, Workspace, quantize
 from moee_index.model.run import model as running
 from moee_index.model.run.hardware import choose_compute, choose_kernels
 
@@ -50,7 +51,7 @@ def table_values(stack: NF4Stack) -> torch.Tensor:
     table = import_bitsandbytes().functional.get_4bit_type("nf4", device="cpu")
     codes = torch.stack((stack.packed >> 4, stack.packed & 15), dim=-1)
     values = table[codes.long()].view(stack.n, -1, 64)
-    absmax = stack.full_absmax(torch.arange(stack.n))
+    absmax = stack.full_absmax(range(stack.n))
     return (values * absmax[..., None]).view(stack.n, stack.rows, stack.cols)
 
 
@@ -80,8 +81,7 @@ def test_dequantized_weights_are_the_very_table_values(
     stack = make_stack(3 if rows % 64 else 1, rows, cols, double_quant)
     wanted = table_values(stack)
     for dtype in (torch.float32, torch.bfloat16):
-        index = torch.arange(stack.n)
-        found = stack.dequantize(index, dtype, Workspace())
+        found = stack.dequantize(range(stack.n), dtype, Workspace())
         assert torch.equal(found, wanted.to(dtype))
         assert torch.equal(stack.matrix(stack.n - 1, dtype), wanted[-1].to(dtype))
 

@@ -15,9 +15,9 @@ from paths import PARITY
 from moee_index import Encoder
 from moee_index.backends import import_bitsandbytes
 from moee_index.errors import ModelError
-from moee_index.model.arch import experts
+from moee_index.model.arch import experts, grouped
+from moee_index.model.nf4.linear import rounded_rows
 from moee_index.model.nf4.quantize import quantize_on_cpu
-from moee_index.model.nf4.stack import rounded_rows
 from moee_index.model.run import blocks
 from moee_index.model.run import model as running
 from moee_index.model.run.model import RunningModel, TokenizedText
@@ -85,8 +85,15 @@ def test_a_block_reads_no_more_than_its_own_texts(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [4, 32])
 @pytest.mark.parametrize("budget", [1, 2**30])
+@pytest.mark.parametrize("elements", [2000, 2**29])
+@pytest.mark.parametrize("in_one_kernel", [False, True])
 def test_grouped_products_give_what_the_loop_gives(
-    monkeypatch: pytest.MonkeyPatch, kind: str, bits: int, budget: int
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    bits: int,
+    budget: int,
+    elements: int,
+    in_one_kernel: bool,
 ) -> None:
     texts = some_texts(9)
     model = load(kind, bits=bits)
@@ -94,7 +101,9 @@ def test_grouped_products_give_what_the_loop_gives(
         model = _in_float32(monkeypatch, kind)
     wanted = model.embed(texts)
     monkeypatch.setattr(experts, "grouped", lambda _device: True)
-    monkeypatch.setattr(experts, "GROUPED_WEIGHTS", budget)
+    monkeypatch.setattr(grouped, "GROUPED_WEIGHTS", budget)
+    monkeypatch.setattr(grouped, "GROUPED_ELEMENTS", elements)
+    monkeypatch.setattr(grouped, "has_grouped_product", lambda *_: in_one_kernel)
     found = model.embed(texts)
     assert largest_difference(found, wanted) < 2e-5
     again = model.embed(texts)

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from moee_index.model.arch.experts import lies_transposed
-from moee_index.model.nf4.stack import NF4Linear, NF4Stack
+from moee_index.model.arch.grouped import lies_transposed
+from moee_index.model.nf4.linear import NF4Linear
+from moee_index.model.nf4.stack import NF4Stack
 from moee_index.model.run.model import RunningModel, TokenizedText
 
 LINEAR = (nn.Linear, NF4Linear)

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from harness import make_parser, seconds, show
 
+from moee_index.model.nf4.linear import rounded_rows
 from moee_index.model.nf4.native import library
-from moee_index.model.nf4.stack import NF4Stack, Workspace, rounded_rows
+from moee_index.model.nf4.stack import NF4Stack, Workspace
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PASSES = 5
@@ -51,7 +52,7 @@ def dequantized_products(stack: NF4Stack, x: torch.Tensor, workspace: Workspace)
     """x [m, cols] times each matrix by way of dequantized weights, as experts without kernels."""
     padded = torch.cat((x, x[:1].expand(rounded_rows(len(x)) - len(x), -1)))
     for index in range(stack.n):
-        weights = stack.dequantize(torch.tensor([index]), x.dtype, workspace)[0]
+        weights = stack.dequantize([index], x.dtype, workspace)[0]
         torch.nn.functional.linear(padded, weights)
 
 
@@ -60,7 +61,7 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table for one instruction set and dtype."""
     weights, workspace = stack.n * stack.size, Workspace()
-    some = torch.arange(min(4, stack.n))
+    some = range(min(4, stack.n))
     took = best(lambda: stack.dequantize(some, dtype, workspace))
     row = {"isa": name, "dtype": str(dtype).removeprefix("torch.")}
     yield {**row, "what": "dequantize", "gweights_s": len(some) * stack.size / took / 1e9}

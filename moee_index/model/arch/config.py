@@ -15,8 +15,8 @@ from importlib.metadata import version
 from typing import Any
 
 from moee_index.dependencies import internal
-from moee_index.errors import ModelError, MoeeIndexError
-from moee_index.model.checkpoint.faults import UnreadableError, check_weights, lacks_memory
+from moee_index.errors import ModelError, MoeeIndexError, lacks_memory
+from moee_index.model.checkpoint.faults import UnreadableError, check_weights
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.text_config import is_count
 from moee_index.text import shown

@@ -24,6 +24,10 @@ _ROUTES = re.compile(rb'"router_logits":\s|def _apply_gate\b|@use_experts_implem
 # What configs call the function that turns router logits into scores.
 SCORING_FUNCTION = ("scoring_func", "score_function")
 
+# What configs call the number of experts a token takes, and a usual one.
+_EXPERTS_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k")
+_USUAL_EXPERTS_A_TOKEN = 8
+
 # What a forward calls keys and values of earlier tokens: since transformers 5.24, and before.
 _CACHE_ARGUMENTS = ("cache", "past_key_values")
 
@@ -46,6 +50,18 @@ def is_norm(module: nn.Module) -> bool:
 def is_attention(module: nn.Module) -> bool:
     """Whether a module is a whole attention. Attentions have no common base class."""
     return type(module).__name__.endswith("Attention")
+
+
+def writes_scores(attention: nn.Module) -> bool:
+    """Whether an attention writes out a score for each pair of tokens."""
+    config = getattr(attention, "config", None)
+    return config is not None and bool(config._attn_implementation == "eager")
+
+
+def experts_a_token(config: Any) -> int:
+    """How many experts a token takes, for sizes alone."""
+    found = (getattr(config, name, None) for name in _EXPERTS_A_TOKEN)
+    return next((value for value in found if isinstance(value, int)), _USUAL_EXPERTS_A_TOKEN)
 
 
 def mixes_tokens(module: nn.Module) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, cast
@@ -17,7 +16,9 @@ import torch
 from torch import nn
 
 from moee_index.dependencies import internal
-from moee_index.model.nf4.stack import NF4Stack, chunks, rounded_rows
+from moee_index.model.arch.grouped import grouped_forward, lies_transposed
+from moee_index.model.nf4.linear import rounded_rows
+from moee_index.model.nf4.stack import NF4Stack
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,12 +30,6 @@ CHUNK_WEIGHTS = 4 * 2**20
 
 # Elements of the products that are computed at once with the codes as they are: 32 MB in float32.
 FUSED_ELEMENTS = 2**23
-
-# Weights dequantised at once on a GPU: 2 GB in bf16, a whole layer of the published models.
-GROUPED_WEIGHTS = 2**30
-
-# Public in torch's later releases.
-_grouped_mm = getattr(nn.functional, "grouped_mm", None) or torch._grouped_mm
 
 # Rows that are weighted and summed at once; in float32 they stay in a core's second cache.
 ADDED_ROWS = 128
@@ -52,21 +47,6 @@ class Tokens(threading.local):
     rows: torch.Tensor | None = None
     lengths: list[int] | None = None
     count: int = 0
-
-
-@dataclass(frozen=True)
-class Routed:
-    """Pairs of a token and one of its experts, in the order of the experts.
-
-    token: row of the states, int64 [pairs]. order: position of the pair if pairs were ordered by
-    token, int64 [pairs]. share: routing weight, float32 [pairs, 1]. counts: pairs of each expert.
-    """
-
-    token: torch.Tensor
-    order: torch.Tensor
-    share: torch.Tensor
-    counts: torch.Tensor
-    top_k: int
 
 
 def register() -> None:
@@ -93,6 +73,9 @@ def experts_forward(
     rows = tokens.rows if tokens is not None and tokens.count == len(hidden_states) else None
     if rows is not None:
         top_k_index, top_k_weights = top_k_index[rows], top_k_weights[rows]
+    up_name = "gate_up_proj" if self.has_gate else "up_proj"
+    if grouped(hidden_states.device):
+        return grouped_forward(self, hidden_states, top_k_index, top_k_weights, rows, up_name)
     top_k = top_k_index.shape[-1]
     expert_of, order = torch.sort(top_k_index.reshape(-1), stable=True)
     token = order // top_k
@@ -101,11 +84,6 @@ def experts_forward(
     share = top_k_weights.reshape(-1)[order].float()[:, None]
     # A class may route to an expert that does nothing, numbered after the last one.
     counts = torch.bincount(expert_of, minlength=self.num_experts)[: self.num_experts]
-    up_name = "gate_up_proj" if self.has_gate else "up_proj"
-    if grouped(hidden_states.device):
-        return _grouped_forward(
-            self, hidden_states, Routed(token, order, share, counts, top_k), up_name
-        )
     result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
     counted = counts.tolist()
     starts = [0, *accumulate(counted)]
@@ -164,63 +142,6 @@ def grouped(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _grouped_forward(
-    experts: Any, states: torch.Tensor, routed: Routed, up_name: str
-) -> torch.Tensor:
-    """The same on a GPU: as many experts as fit in the workspace are dequantised at once, and one
-    grouped product runs over the tokens routed to them, in the order of the experts.
-
-    Each product has a row of its own, and a token's are summed in the order of its choices: without
-    atomic additions the same batch gives the same bytes.
-    """
-    products = torch.empty(
-        (len(routed.token), states.shape[-1]), dtype=states.dtype, device=states.device
-    )
-    ends = routed.counts.cumsum(0)
-    held = getattr(experts, up_name)
-    size = held.size if isinstance(held, NF4Stack) else held[0].numel()
-    start = 0
-    for group in chunks(routed.counts.nonzero()[:, 0], size, GROUPED_WEIGHTS):
-        end = int(ends[group[-1]])
-        local_ends = (ends[group] - start).to(torch.int32)
-        state = torch.index_select(states, 0, routed.token[start:end])
-        state = _grouped_product(experts, up_name, group, state, local_ends)
-        state = _activated(experts, state)
-        state = _grouped_product(experts, "down_proj", group, state, local_ends)
-        products[start:end] = _normed(experts, state)
-        start = end
-    if start < len(products):
-        products[start:] = 0
-    place = torch.empty_like(routed.order)
-    place[routed.order] = torch.arange(len(place), device=place.device)
-    rows = torch.empty_like(routed.order)
-    rows[routed.order] = routed.token
-    weighted = products[place].float() * routed.share[place]
-    summed = weighted.view(-1, routed.top_k, states.shape[-1]).sum(1).to(states.dtype)
-    result = torch.zeros_like(states)
-    result[rows.view(-1, routed.top_k)[:, 0]] = summed
-    return result
-
-
-def _grouped_product(
-    experts: Any, name: str, group: torch.Tensor, states: torch.Tensor, ends: torch.Tensor
-) -> torch.Tensor:
-    """states [tokens, in], each times its expert's matrix: [tokens, out]."""
-    held = getattr(experts, name)
-    if isinstance(held, NF4Stack):
-        weights = held.dequantize(group, states.dtype, experts.moee_workspaces[name])
-    else:
-        weights = held[group]
-    if not lies_transposed(experts, held):
-        weights = weights.transpose(-2, -1)
-    product = _grouped_mm(states, weights, offs=ends)
-    if experts.has_bias:
-        lengths = torch.diff(ends, prepend=ends.new_zeros(1))
-        bias = getattr(experts, f"{name}_bias")[group]
-        product = product + bias.repeat_interleave(lengths, dim=0)
-    return product
-
-
 def _gathered(experts: Any, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Rows of `states`, in a reused buffer: copying them is then five times as fast as into fresh
     memory, and twenty-five times as fast as `states[tokens]`."""
@@ -274,18 +195,12 @@ def _products(experts: Any, name: str, group: Sequence[int], dtype: torch.dtype)
     """
     held = getattr(experts, name)
     if isinstance(held, NF4Stack):
-        index = torch.tensor(group)
-        weights = held.dequantize(index, dtype, experts.moee_workspaces[name]).unbind()
+        weights = held.dequantize(group, dtype, experts.moee_workspaces[name]).unbind()
     else:
         weights = tuple(held[expert] for expert in group)
     if lies_transposed(experts, held):
         weights = tuple(weight.T for weight in weights)
     return [partial(_times, weight) for weight in weights]
-
-
-def lies_transposed(experts: Any, held: Any) -> bool:
-    """Whether matrices are [in, out], as in some classes, and not [out, in]."""
-    return bool(experts.is_transposed) and not getattr(held, "turned", False)
 
 
 def _times(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

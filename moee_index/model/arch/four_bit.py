@@ -15,8 +15,9 @@ from moee_index.model.arch.conventions import holds_experts
 from moee_index.model.arch.select import STAYS, Matrix, ModelPlan
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.quant_config import BITSANDBYTES
+from moee_index.model.nf4.linear import NF4Linear
 from moee_index.model.nf4.quantize import BLOCK
-from moee_index.model.nf4.stack import NF4Linear, NF4Stack, Workspace, stacks
+from moee_index.model.nf4.stack import NF4Stack, Workspace, stacks
 
 
 def install_four_bits(plan: ModelPlan, checkpoint: Checkpoint, double_quant: bool) -> None:

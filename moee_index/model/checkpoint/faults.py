@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from moee_index.errors import ModelError, MoeeIndexError, first_line
+from moee_index.errors import ModelError, MoeeIndexError, first_line, lacks_memory
 from moee_index.text import shown
 
 AGAIN = "copy it again"
@@ -25,9 +25,6 @@ _PAGES = (b"<!doctype", b"<html")
 _ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 # How parsers of JSON say that a file ends early: serde's, and Python's.
 _ENDS_EARLY = ("EOF while parsing", "Unterminated string")
-# What torch and Python say where memory cannot be had.
-_NO_MEMORY = ("allocate memory", "out of memory", "Cannot allocate")
-
 # Bytes of a header: safetensors reads no longer ones.
 _LONGEST_HEADER = 100_000_000
 
@@ -78,12 +75,6 @@ def unreadable(path: Path, error: OSError) -> UnreadableError:
     """The error for a file or a directory that the system does not let us read."""
     why = error.strerror or first_line(error)
     return UnreadableError(f"{path} cannot be read ({why})")
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had."""
-    said = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
-    return isinstance(error, MemoryError) or said
 
 
 def content_fault(file: Path) -> str | None:

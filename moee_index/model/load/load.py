@@ -30,7 +30,7 @@ from moee_index.model.load.four_bit_checkpoint import (
     fill_mapped,
     tensor_specs,
 )
-from moee_index.model.load.memory import check_memory
+from moee_index.model.load.memory import check_memory, on_card
 from moee_index.model.load.stream import fill_from_sources
 from moee_index.model.nf4.parameters import assign, dense_dtype
 from moee_index.model.nf4.stack import NF4Stack, Workspace, stacks
@@ -69,7 +69,7 @@ def load_model(
     larger than the memory.
 
     Raises ModelError naming the tensor or file that is missing, unexpected, misshapen or damaged,
-    or before a weight is read where the memory cannot hold them.
+    or before a weight is read where the memory cannot hold them; of a card's, DeviceMemoryError.
     """
     model = plan.model
     shapes = prepare(plan, checkpoint, storage)
@@ -77,9 +77,10 @@ def load_model(
     kept = cache if large and storage.bits == 4 else None
     mapped = storage.bits == 4 and (kept is not None or checkpoint.quantization is not None)
     check_memory(model, checkpoint.name, storage, mapped=mapped, tell=tell)
-    with reading_weights(checkpoint.weights), torch.no_grad():
-        _fill(plan, checkpoint, storage, shapes, kept, progress)
-    _finish(model, storage)
+    with on_card(checkpoint.name, storage):
+        with reading_weights(checkpoint.weights), torch.no_grad():
+            _fill(plan, checkpoint, storage, shapes, kept, progress)
+        cast(model, storage)
     left = left_in_16_bits(plan) if storage.bits == 4 else []
     assert_four_bits(left)
     real, last = Tokens(), Tokens()
@@ -131,8 +132,9 @@ def _fill(
         fill_mapped(model, draft.file, storage)
 
 
-def _finish(model: Any, storage: Storage) -> None:
-    """Cast everything to its compute dtype; nothing may be left on the meta device."""
+def cast(model: Any, storage: Storage) -> None:
+    """Cast everything to its compute dtype; nothing may be left on the meta device. Again, with
+    another dtype, where the first one turns out too narrow."""
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if value is not None and value.is_meta:
             raise ModelError(f"{name} was not loaded: it is not in the checkpoint")
@@ -156,4 +158,10 @@ def _finish(model: Any, storage: Storage) -> None:
                 dtype = dense_dtype(model, f"{name}.{attribute}", buffer, storage.compute)
             module._buffers[attribute] = buffer.to(storage.device, dtype)
     if embedding.weight.dtype != storage.compute:
-        embedding.register_forward_hook(lambda _module, _inputs, output: output.to(storage.compute))
+        if not hasattr(embedding, "moee_compute"):
+            embedding.register_forward_hook(_cast_output)
+        embedding.moee_compute = storage.compute
+
+
+def _cast_output(module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return output.to(module.moee_compute)

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 from moee_index.dependencies import internal
-from moee_index.errors import ModelError, first_line
+from moee_index.errors import ModelError, first_line, lacks_memory
 from moee_index.model.arch.config import config_errors
 from moee_index.model.arch.select import ModelPlan
 from moee_index.model.checkpoint import bitsandbytes, fp8, mxfp4
-from moee_index.model.checkpoint.faults import lacks_memory
 from moee_index.model.checkpoint.find import Checkpoint
 from moee_index.model.checkpoint.keys import Naming, targets_of
 from moee_index.model.checkpoint.quant_config import ADVICE, BITSANDBYTES, FP8, MXFP4

@@ -58,7 +58,7 @@ def fill_from_sources(
         readers = {file: files.enter_context(open_weights(file)) for file in checkpoint.weights}
         sources = plan_sources(checkpoint, plan, shapes, readers)
         total = sum(source.bytes for parts in sources.values() for source in parts)
-        for target, piece, quantized in _quantized_ahead(sources, shapes, readers, plan, storage):
+        for target, piece, quantized in _quantized_ahead(sources, shapes, readers, plan):
             _put(plan.model, target, shapes[target], piece, quantized, storage, checkpoint, home)
             done += piece.part.nbytes
             if progress is not None:
@@ -70,7 +70,6 @@ def _quantized_ahead(
     shapes: dict[str, tuple[int, ...]],
     readers: Readers,
     plan: ModelPlan,
-    storage: Storage,
 ) -> Iterator[tuple[str, Piece, Quantized | None]]:
     """All pieces in order; those for 4 bits are quantised by a few threads, at most a slice or two
     ahead each."""
@@ -79,7 +78,7 @@ def _quantized_ahead(
         for target, parts in sources.items():
             for piece in pieces(target, shapes[target], parts, readers, plan):
                 stack = four_bit_home(plan.model, target)
-                job = None if stack is None else pool.submit(_quantized, piece.part, stack, storage)
+                job = None if stack is None else pool.submit(_quantized, piece.part, stack)
                 waiting.append((target, piece, job))
                 if len(waiting) > 2 * _QUANTIZERS:
                     yield _finished(*waiting.popleft())
@@ -93,13 +92,13 @@ def _finished(
     return target, piece, job.result() if job is not None else None
 
 
-def _quantized(part: Part, stack: NF4Stack, storage: Storage) -> Quantized:
+def _quantized(part: Part, stack: NF4Stack) -> Quantized:
     if isinstance(part, FourBitMatrix) and (ready := part.as_ours()) is not None:
         return ready
     weights = dense(part)
     if stack.turned:
         weights = weights.T.contiguous()
-    return Quantized(*quantize(weights.to(storage.device)))
+    return Quantized(*quantize(weights))
 
 
 def _put(

@@ -6,32 +6,31 @@ what is written to disk moves between machines.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from moee_index.backends import Kernel, cpu_kernel, import_bitsandbytes, without_compiler
+from moee_index.backends import import_bitsandbytes
+from moee_index.model.device import on_device
+from moee_index.model.nf4.dequantize import (
+    dequantize,
+    dequantize_nested,
+    gemm,
+    has_gemm,
+    on_card,
+)
 from moee_index.model.nf4.native import library as native
 from moee_index.model.nf4.quantize import BLOCK, quantize_on_cpu
 from moee_index.model.nf4.tensor_like import TensorLike
 
 NESTED_BLOCK = 256
-ROW_STEP = 64
 
-# Rows into which weights are split for the threads of the CPU's dequantising kernel.
-_SHARED_ROWS = 64
-
-_C_KERNELS = {
-    torch.float32: "cdequantize_blockwise_cpu_nf4_fp32",
-    torch.bfloat16: "cdequantize_blockwise_cpu_nf4_bf16",
-    torch.float16: "cdequantize_blockwise_cpu_nf4_fp16",
-}
+# Up to how many rows a card's product with the codes is asked for: those of a query.
+_FUSED_ROWS = 256
 
 
 class Nested(NamedTuple):
@@ -55,9 +54,10 @@ def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantise one matrix to NF4 (QLoRA, Dettmers et al. 2023, section 3).
 
     Returns (packed uint8 [ceil(numel / 2)], absmax float32 [ceil(numel / 64)]), flat over the
-    row-major matrix.
+    row-major matrix, on the processor: a card's kernel might choose other codes at ties.
     """
-    if matrix.device.type == "cpu" and matrix.numel() % BLOCK == 0:
+    matrix = matrix.cpu()
+    if matrix.numel() % BLOCK == 0:
         if native.in_use(torch.float32, matrix.device):
             kept = matrix if matrix.dtype == torch.bfloat16 else matrix.float()
             return native.quantize(kept.detach().contiguous())
@@ -67,68 +67,6 @@ def quantize(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         matrix.float().contiguous(), BLOCK, "nf4", torch.uint8
     )
     return packed.reshape(-1), absmax.reshape(-1).float()
-
-
-def dequantize(
-    packed: torch.Tensor, absmax: torch.Tensor, count: int, out: torch.Tensor
-) -> torch.Tensor:
-    """Dequantise `count` consecutive weights into the flat tensor `out` [count].
-
-    The weights are passed on as rows of whole blocks, whatever the matrix: if the number of columns
-    is not a multiple of the block, bitsandbytes 0.50's CPU kernel is wrong (an error of 1.6 on unit
-    Gaussian weights at 64 x 48). Its threads share rows, so there are several if possible.
-    """
-    if out.device.type == "cpu" and count % 2 == 0 and (kernel := _c_kernel(out.dtype)):
-        _run_c_kernel(kernel, packed, absmax, count, out)
-        return out
-    import_bitsandbytes()
-    if out.device.type == "cuda":
-        torch.ops.bitsandbytes.dequantize_4bit.out(
-            packed, absmax, BLOCK, "nf4", (1, count), out.dtype, out=out.view(1, count)
-        )
-        return out
-    return out.copy_(_by_operation(packed, absmax, count, out.dtype))
-
-
-def _by_operation(
-    packed: torch.Tensor, absmax: torch.Tensor, count: int, dtype: torch.dtype
-) -> torch.Tensor:
-    values: torch.Tensor = torch.ops.bitsandbytes.dequantize_4bit(
-        packed, absmax, BLOCK, "nf4", (1, count), dtype
-    )
-    return values.reshape(-1)
-
-
-@cache
-def _c_kernel(dtype: torch.dtype) -> Kernel | None:
-    """bitsandbytes' C function for a dtype, or None if there is none or it gives other values than
-    the public operation for all pairs of codes, in a few blocks."""
-    name = _C_KERNELS.get(dtype)
-    kernel = cpu_kernel(name) if name is not None else None
-    if kernel is None:
-        return None
-    packed = torch.arange(256, dtype=torch.uint8, device="cpu")
-    absmax = torch.arange(1, 2 * len(packed) // BLOCK + 1, dtype=torch.float32, device="cpu")
-    count = 2 * len(packed)
-    found = torch.full((count,), torch.nan, dtype=dtype, device="cpu")
-    _run_c_kernel(kernel, packed, absmax, count, found)
-    with without_compiler():
-        wanted = _by_operation(packed, absmax, count, dtype)
-    return kernel if torch.allclose(found.float(), wanted.float(), rtol=2**-7) else None
-
-
-def _run_c_kernel(
-    kernel: Kernel, packed: torch.Tensor, absmax: torch.Tensor, count: int, out: torch.Tensor
-) -> None:
-    rows = math.gcd(count // BLOCK, _SHARED_ROWS) if count % BLOCK == 0 else 1
-    kernel(
-        ctypes.c_void_p(packed.data_ptr()),
-        ctypes.c_void_p(absmax.data_ptr()),
-        ctypes.c_void_p(out.data_ptr()),
-        ctypes.c_longlong(BLOCK),
-        ctypes.c_longlong(rows),
-        ctypes.c_longlong(count // rows),
-    )
 
 
 class NF4Stack(TensorLike):
@@ -237,35 +175,35 @@ class NF4Stack(TensorLike):
         self.absmax_scale[index] = scale
         self.absmax_offset[index] = offset
 
-    def full_absmax(self, index: torch.Tensor) -> torch.Tensor:
+    def full_absmax(self, index: Sequence[int]) -> torch.Tensor:
         """float32 [len(index), blocks], with double quantisation undone."""
-        codes = self.absmax[index]
+        codes = _taken(self.absmax, index)
         if not self.double_quant:
             return codes
         assert self.absmax_scale is not None and self.absmax_offset is not None
-        scale = self.absmax_scale[index]
+        scale, offset = _taken(self.absmax_scale, index), _taken(self.absmax_offset, index)
+        if on_card(codes.device) and (len(codes) == 1 or self.blocks % NESTED_BLOCK == 0):
+            nested = dequantize_nested(codes, scale, dynamic_map(codes.device))
+            return nested.add_(offset[:, None])
         # index_select: several times as fast as indexing with a tensor
         values = dynamic_map(codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
         if self.blocks % NESTED_BLOCK == 0:
             values.view(len(codes), -1, NESTED_BLOCK).mul_(scale[..., None])
         else:
             values.mul_(scale.repeat_interleave(NESTED_BLOCK, dim=1)[:, : self.blocks])
-        return values.add_(self.absmax_offset[index][:, None])
+        return values.add_(offset[:, None])
 
     def dequantize(
-        self, index: torch.Tensor, dtype: torch.dtype, workspace: Workspace
+        self, index: Sequence[int], dtype: torch.dtype, workspace: Workspace
     ) -> torch.Tensor:
-        """Matrices `index` (int64 [k]) as [k, rows, cols], valid until the workspace's next use."""
+        """Matrices `index` as [k, rows, cols], valid until the workspace's next use."""
         count = len(index) * self.size
         out = workspace.take(count, dtype, self.packed.device)
         if native.in_use(dtype, out.device):
-            native.dequantize(self._native(), index.tolist(), 0, self.blocks, out)
-            return out.view(len(index), self.rows, self.cols)
-        absmax = self.full_absmax(index)
-        first, last = int(index[0]), int(index[-1])
-        whole_run = last - first + 1 == len(index)
-        packed = self.packed[first : last + 1] if whole_run else self.packed[index]
-        return dequantize(packed, absmax, count, out).view(len(index), self.rows, self.cols)
+            native.dequantize(self._native(), index, 0, self.blocks, out)
+        else:
+            dequantize(_taken(self.packed, index), self.full_absmax(index), count, out)
+        return out.view(len(index), self.rows, self.cols)
 
     def matrix(self, index: int, dtype: torch.dtype) -> torch.Tensor:
         """Matrix `index` [rows, cols] in memory of its own."""
@@ -293,6 +231,19 @@ class NF4Stack(TensorLike):
         starts[i]..starts[i + 1] are those of matrix index[i], and source names their rows of x."""
         return native.multiply(self._native(), index, starts, x, source)
 
+    def fuses(self, rows: int, device: torch.device) -> bool:
+        """Whether a card multiplies so many rows with the codes of the only matrix as they are."""
+        return on_card(device) and rows <= _FUSED_ROWS and self.cols % BLOCK == 0 and has_gemm()
+
+    def fused(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [..., cols] times the only matrix, transposed, by bitsandbytes' product for cards."""
+        shape, values = [self.rows, self.cols], (self.packed.view(-1, 1), self.absmax.view(-1))
+        if not self.double_quant:
+            return gemm(x, values[0], shape, values[1], bias)
+        assert self.absmax_scale is not None and self.absmax_offset is not None
+        nested = (values[1], dynamic_map(x.device), self.absmax_offset)
+        return gemm(x, values[0], shape, self.absmax_scale.view(-1), bias, *nested)
+
     def _native(self) -> native.Stack:
         """Where the buffers lie; valid as long as they are not replaced."""
         shared = {"packed": self.packed.data_ptr(), "rows": self.rows, "cols": self.cols}
@@ -318,47 +269,13 @@ class NF4Stack(TensorLike):
         if native.in_use(out.dtype, out.device):
             native.dequantize(self._native(), [index], block, blocks.stop - block, out)
             return
-        absmax = self.full_absmax(torch.tensor([index], device=self.packed.device))[0, blocks]
+        absmax = self.full_absmax([index])[0, blocks]
         codes = self.packed[index, blocks.start * BLOCK // 2 : blocks.stop * BLOCK // 2]
         dequantize(codes, absmax.contiguous(), out.numel(), out)
 
     def extra_repr(self) -> str:
         kind = "double quantisation" if self.double_quant else "float32 absmax"
         return f"n={self.n}, rows={self.rows}, cols={self.cols}, {kind}"
-
-
-class NF4Linear(nn.Module):
-    """`nn.Linear` with its weight in 4 bits; a bias stays as it is."""
-
-    weight: NF4Stack
-
-    def __init__(
-        self, rows: int, cols: int, *, bias: bool, double_quant: bool, workspace: Workspace
-    ) -> None:
-        super().__init__()
-        self.in_features, self.out_features = cols, rows
-        self.weight = NF4Stack(1, rows, cols, double_quant=double_quant)
-        self.weight.flat = True
-        self.bias = nn.Parameter(torch.empty(rows, device="meta")) if bias else None
-        self.workspace = workspace
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.numel() // self.in_features
-        if self.weight.multiplies(x.dtype, rows):
-            product = self.weight.multiply([0], [0, rows], x.reshape(rows, self.in_features))
-            if self.bias is not None:
-                product += self.bias
-            return product.view(*x.shape[:-1], self.out_features)
-        only = torch.zeros(1, dtype=torch.int64, device=x.device)
-        weight = self.weight.dequantize(only, x.dtype, self.workspace)[0]
-        if x.device.type != "cpu":
-            return nn.functional.linear(x, weight, self.bias)
-        flat = x.reshape(-1, self.in_features)
-        count, wanted = len(flat), rounded_rows(len(flat))
-        if wanted > count:
-            flat = torch.cat((flat, flat[:1].expand(wanted - count, -1)))
-        product = nn.functional.linear(flat, weight, self.bias)[:count]
-        return product.view(*x.shape[:-1], self.out_features)
 
 
 class Workspace(threading.local):
@@ -371,9 +288,19 @@ class Workspace(threading.local):
     def take(self, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         buffer = self._buffers.get((dtype, device))
         if buffer is None or len(buffer) < count:
-            buffer = torch.empty(count, dtype=dtype, device=device)
-            self._buffers[dtype, device] = buffer
+            # The smaller one goes first: both at once may be more than there is.
+            del buffer
+            self._buffers.pop((dtype, device), None)
+            buffer = self._buffers[dtype, device] = torch.empty(count, dtype=dtype, device=device)
         return buffer[:count]
+
+
+def _taken(values: torch.Tensor, index: Sequence[int]) -> torch.Tensor:
+    """Rows `index`, ascending, of a tensor: a view of it where they lie side by side."""
+    first, last = index[0], index[-1]
+    if last - first + 1 == len(index):
+        return values[first : last + 1]
+    return values.index_select(0, on_device(index, torch.int64, values.device))
 
 
 _MAPS: dict[torch.device, torch.Tensor] = {}
@@ -387,25 +314,8 @@ def dynamic_map(device: torch.device) -> torch.Tensor:
     return _MAPS[device]
 
 
-def rounded_rows(count: int) -> int:
-    """The next power of two, above 64 the next multiple of 64.
-
-    For rows of a product on the CPU: oneDNN builds and keeps a kernel for every new number of rows.
-    If the number changes all the time, building costs more than multiplying, and the kernels pile
-    up (130 MB more after every 100 batches).
-    """
-    if count <= ROW_STEP:
-        return 1 << max(0, count - 1).bit_length()
-    return -(-count // ROW_STEP) * ROW_STEP
-
-
 def stacks(module: nn.Module) -> Iterator[tuple[str, NF4Stack]]:
     """All NF4 stacks of a model with their names, in order."""
     for name, child in module.named_modules():
         if isinstance(child, NF4Stack):
             yield name, child
-
-
-def chunks(index: torch.Tensor, size: int, budget: int) -> Sequence[torch.Tensor]:
-    """Split matrix numbers so that a chunk of matrices of `size` weights fits `budget` weights."""
-    return torch.split(index, max(1, budget // size))

@@ -130,8 +130,10 @@ def _batched(states: torch.Tensor, weights: TensorLike) -> torch.Tensor:
     """states [n, tokens, rows] times each matrix: [n, tokens, cols]. Rows of zeros, with which some
     classes mask tokens that are not routed to an expert, stay zeros and are not multiplied."""
     out = states.new_zeros((*states.shape[:2], weights.cols))
-    for index in range(weights.n):
-        hit = states[index].any(dim=-1).nonzero()[:, 0]
+    routed = states.any(dim=-1)
+    # A card is waited for twice, not once a matrix.
+    counts, rows = routed.sum(dim=1).tolist(), routed.nonzero()[:, 1]
+    for index, hit in enumerate(torch.split(rows, counts)):
         if len(hit):
             out[index, hit] = states[index, hit] @ weights.matrix(index, states.dtype)
     return out

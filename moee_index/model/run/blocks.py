@@ -2,27 +2,32 @@
 the processor's caches instead of going through memory several times.
 
 A norm depends on its row alone and an attention on its text alone, so blocks give the same result
-as the whole batch. A block is cut to its longest text, which saves most of the padding. For CPUs; a
-GPU wants whole batches.
+as the whole batch. A block is cut to its longest text, which saves most of the padding. A card
+wants whole batches, but for attention that writes its scores out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache
 
-from moee_index.model.arch.conventions import POSITION_ARGUMENTS
+from moee_index.model.arch.conventions import POSITION_ARGUMENTS, writes_scores
 from moee_index.model.arch.experts import Tokens
 from moee_index.model.arch.select import ModelPlan
+from moee_index.model.run.norms import fuse_norms
 
 # Elements of a norm's block: 1 MB in float32, a core's second cache.
 NORM_ELEMENTS = 2**18
 
 # Tokens of an attention's block: enough rows for the products' full rate.
 ATTENTION_TOKENS = 2048
+
+# Scores that an attention on a card writes out at once: 256 MB in bf16, twice that in float32.
+WRITTEN_SCORES = 2**27
 
 Forward = Callable[..., Any]
 
@@ -32,7 +37,26 @@ def run_in_blocks(plan: ModelPlan, tokens: Tokens) -> None:
     for norm in plan.norms:
         norm.forward = _by_rows(norm.forward)
     for attention in plan.attentions:
-        attention.forward = _by_texts(attention.forward, tokens)
+        attention.forward = _by_texts(attention.forward, tokens, _for_caches)
+
+
+def ready_for_card(plan: ModelPlan, tokens: Tokens) -> None:
+    """Make a model's norms run in one kernel each, and attentions without a kernel of their own
+    (with sinks, say) some texts at a time: a text's scores are heads * length * length, and a
+    card's batch has hundreds of texts."""
+    fuse_norms(plan.norms)
+    for attention in plan.attentions:
+        if writes_scores(attention):
+            heads = int(getattr(attention.config, "num_attention_heads", 1))
+            attention.forward = _by_texts(attention.forward, tokens, partial(_for_scores, heads))
+
+
+def _for_caches(length: int) -> int:
+    return max(1, ATTENTION_TOKENS // length)
+
+
+def _for_scores(heads: int, length: int) -> int:
+    return max(1, WRITTEN_SCORES // (heads * length * length))
 
 
 def _by_rows(forward: Forward) -> Forward:
@@ -53,8 +77,9 @@ def _by_rows(forward: Forward) -> Forward:
     return blocked
 
 
-def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
+def _by_texts(forward: Forward, tokens: Tokens, at_once: Callable[[int], int]) -> Forward:
     """An attention, some texts at a time; padding beyond a block's longest text comes out as 0.
+    at_once: how many texts of a length are.
 
     It runs on the whole batch if not all of its arguments are known, or if it returns more than its
     states (such as the positions that a later layer attends to).
@@ -68,7 +93,7 @@ def _by_texts(forward: Forward, tokens: Tokens) -> Forward:
         if gives_more or len(positional) > 1 or hidden.dim() != 3:
             return forward(*positional, **named)
         count, length = hidden.shape[:2]
-        texts = max(1, ATTENTION_TOKENS // length)
+        texts = at_once(length)
         alone = count <= texts and tokens.lengths is None
         if alone or any(_grows(value) for value in arguments.values()):
             return forward(*positional, **named)

@@ -7,24 +7,32 @@ import re
 
 import torch
 
-from moee_index.backends import has_avx512bf16, set_threads
-from moee_index.errors import MisuseError, ModelError, counted
+from moee_index.backends import has_avx512bf16, lacks_cuda_kernels, set_threads
+from moee_index.errors import (
+    LibraryError,
+    MisuseError,
+    ModelError,
+    MoeeIndexError,
+    counted,
+    first_line,
+    lacks_memory,
+)
 from moee_index.limits import bound_processors, processor_limit
+from moee_index.model.device import fault, has_bfloat16, ready_allocator, title
 from moee_index.model.nf4.native import library as native
 from moee_index.model.precision import Choice
 from moee_index.text import shown
 
 
-def choose_device(requested: str) -> Choice:
-    """`auto`: the first CUDA device if there is one, else the CPU.
+def choose_device(requested: str, bits: int = 4) -> Choice:
+    """`auto`: the first CUDA device that computes in so many bits, else the CPU.
 
-    Raises MisuseError for anything but `auto`, `cpu` and `cuda[:N]` and for a number beyond the
-    devices there are, ModelError where there is none.
+    Raises MisuseError for anything but `auto`, `cpu` and `cuda[:N]`, for a number beyond the
+    devices there are, and for a card that torch's kernels were not built for; ModelError where
+    there is none or no memory is left on it, LibraryError where bitsandbytes cannot use it.
     """
     if requested == "auto":
-        if torch.cuda.is_available():
-            return Choice(torch.device("cuda:0"), "there is a CUDA device")
-        return Choice(torch.device("cpu"), "no CUDA device")
+        return _first_usable(bits)
     match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,4}))?", str(requested))
     if match is None:
         raise MisuseError(f"--device {shown(str(requested))!r} is none of auto, cpu and cuda[:N]")
@@ -39,15 +47,51 @@ def choose_device(requested: str) -> Choice:
             f"--device {requested}: there {'is' if count == 1 else 'are'} "
             f"{counted(count, 'CUDA device')}, numbered from 0; take another, or auto"
         )
-    return Choice(torch.device(match[0]), "as requested")
+    if match[0] == "cpu":
+        return Choice(torch.device("cpu"), "as requested")
+    device = torch.device("cuda", int(match[1] or 0))
+    if (unusable := _unusable(device, bits)) is not None:
+        raise type(unusable)(f"--device {requested}: {unusable}; take --device cpu")
+    return Choice(device, "as requested")
+
+
+def _first_usable(bits: int) -> Choice:
+    if not torch.cuda.is_available():
+        return Choice(torch.device("cpu"), "no CUDA device")
+    errors = []
+    for number in range(torch.cuda.device_count()):
+        device = torch.device("cuda", number)
+        error = _unusable(device, bits)
+        if error is None:
+            return Choice(device, "there is a CUDA device")
+        errors.append(error)
+    return Choice(torch.device("cpu"), f"{errors[0]}" if errors else "no CUDA device")
+
+
+def _unusable(device: torch.device, bits: int) -> MoeeIndexError | None:
+    """Why a card cannot be used for weights of so many bits; None if it can."""
+    ready_allocator()
+    error = fault(device)
+    if error is not None and lacks_memory(error):
+        return ModelError(f"no memory is free on {device}")
+    if error is not None:
+        why = shown(first_line(error), 200)
+        return MisuseError(f"torch cannot compute on {device} ({title(device)}): {why}")
+    if bits == 4 and (missing := lacks_cuda_kernels()) is not None:
+        return LibraryError(f"{missing}, so nothing in 4 bits runs on {device}")
+    return None
 
 
 def choose_compute(bits: int, device: torch.device) -> Choice:
-    """bfloat16 if the processor can multiply it, else float32; float32 for 32 bits."""
+    """bfloat16 if the device multiplies it, else float16 on a card, where `RunningModel` watches
+    for overflow, and float32 on a processor; float32 for 32 bits."""
     if bits == 32:
         return Choice(torch.float32, "32 bits were requested")
     if device.type == "cuda":
-        return Choice(torch.bfloat16, "CUDA device")
+        if has_bfloat16(device):
+            return Choice(torch.bfloat16, "CUDA device")
+        major, minor = torch.cuda.get_device_capability(device)
+        return Choice(torch.float16, f"no bfloat16 at compute capability {major}.{minor}")
     if bits == 16:
         return Choice(torch.bfloat16, "16 bits were requested")
     kernels = native.instruction_set()

@@ -11,24 +11,28 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from moee_index.backends import limit_kernel_caches, set_threads
-from moee_index.errors import ModelError
+from moee_index.errors import ModelError, counted, lacks_memory
 from moee_index.model.arch.build import build_empty, rw_kind
 from moee_index.model.arch.config import config_errors
 from moee_index.model.arch.four_bit import bytes_by_kind, told_in_16_bits
 from moee_index.model.arch.routing import Router, raw_scores
 from moee_index.model.arch.tested import is_tested
 from moee_index.model.checkpoint.find import Checkpoint
+from moee_index.model.device import free_memory
 from moee_index.model.load.cache import Cache
-from moee_index.model.load.load import load_model
-from moee_index.model.precision import Storage
-from moee_index.model.run.blocks import run_in_blocks
+from moee_index.model.load.load import cast, load_model
+from moee_index.model.load.memory import DeviceMemoryError, on_card
+from moee_index.model.precision import Choice, Storage
+from moee_index.model.run.blocks import ready_for_card, run_in_blocks
+from moee_index.model.run.footprint import fitting_tokens
 from moee_index.model.run.hardware import (
     choose_compute,
     choose_device,
@@ -66,6 +70,9 @@ Piece = Sequence[TokenizedText]
 # a thread.
 PIECE_TOKENS = 4096
 
+# A text of so few tokens is not what memory is lacking for.
+_SHORT = 64
+
 # A prompt's beginning is shared only if that saves at least this many tokens in a batch.
 _WORTH_SHARING = 256
 
@@ -80,11 +87,17 @@ def _shared_tokens(texts: Sequence[TokenizedText]) -> int:
     return limit
 
 
+class NotFiniteError(ModelError):
+    """A pass gave values that are not finite."""
+
+
 class _Pass(threading.local):
     """What the hooks of one thread's pass read and write. weights: of the pooling, [batch, length].
-    routing: what was pooled of each layer, [batch, experts]."""
+    pooled: the positions [batch * length] with such a weight. routing: what was pooled of each
+    layer, [batch, experts]."""
 
     weights = torch.empty(0)
+    pooled = torch.empty(0, dtype=torch.int64)
 
     def __init__(self) -> None:
         self.routing: list[torch.Tensor] = []
@@ -156,27 +169,22 @@ class RunningModel:
         if chosen.reason:
             self._tell(chosen.reason)
         self.threads = set_threads(chosen.value)
-        self.device = choose_device(device)
-        self.compute = choose_compute(bits, self.device.value)
-        self.kernels = choose_kernels(bits, self.device.value)
-        storage = Storage(bits, double_quant, self.compute.value, self.device.value)
-        self.plan = build_empty(checkpoint)
-        self.rw = rw_kind(rw, checkpoint, self.plan)
-        loaded = load_model(
-            self.plan, checkpoint, storage, cache=cache, progress=progress, tell=self._tell
-        )
-        self.model = self.plan.model
-        self._loaded = loaded
-        if self.device.value.type == "cpu":
-            run_in_blocks(self.plan, loaded.real_tokens)
-        self._pass = _Pass()
         self._workers = _Workers(self.threads)
+        self._alone = threading.Lock()
         self._shared: FixedBeginning | None = None
         self.shares_beginnings = not few_texts
-        self.divides_batches = self.device.value.type == "cpu"
-        for router in self.plan.routers:
-            self._listen(router)
-        if (left := told_in_16_bits(loaded.left)) is not None:
+        chosen = choose_device(device, bits)
+        load = partial(self._load, bits, double_quant, rw, cache, progress)
+        try:
+            load(chosen)
+        except DeviceMemoryError as error:
+            if device != "auto":
+                raise
+            chosen = Choice(torch.device("cpu"), error.reason)
+        if chosen != self.device:  # what the card held is gone by now
+            torch.cuda.empty_cache()
+            load(chosen)
+        if (left := told_in_16_bits(self._loaded.left)) is not None:
             self._tell(f"{checkpoint.name}: {left}")
         if not is_tested(self.model):
             kind = checkpoint.config.get("model_type")
@@ -184,10 +192,50 @@ class RunningModel:
                 f"{checkpoint.name}: models of type {kind!r} are newer than this moee-index and "
                 "were not tested with it"
             )
+
+    def _load(
+        self,
+        bits: int,
+        double_quant: bool,
+        rw: str,
+        cache: Cache | None,
+        progress: Progress | None,
+        device: Choice,
+    ) -> None:
+        """Load the model onto a device and ready it. Raises DeviceMemoryError where a card cannot
+        hold it."""
+        self.device = device
+        self.compute = choose_compute(bits, device.value)
+        self.kernels = choose_kernels(bits, device.value)
+        self._storage = Storage(bits, double_quant, self.compute.value, device.value)
+        self.plan = build_empty(self.checkpoint)
+        self.rw = rw_kind(rw, self.checkpoint, self.plan)
+        self._loaded = load_model(
+            self.plan,
+            self.checkpoint,
+            self._storage,
+            cache=cache,
+            progress=progress,
+            tell=self._tell,
+        )
+        self.model = self.plan.model
+        if device.value.type == "cpu":
+            run_in_blocks(self.plan, self._loaded.real_tokens)
+        else:
+            ready_for_card(self.plan, self._loaded.real_tokens)
+        self._pass = _Pass()
+        self.divides_batches = device.value.type == "cpu"
+        for router in self.plan.routers:
+            self._listen(router)
         # One tiny pass shows both widths, whatever a config calls its sizes.
-        with config_errors(checkpoint):
+        with config_errors(self.checkpoint), on_card(self.checkpoint.name, self._storage):
             sample = self.embed([TokenizedText((0,), (0, 1))])
         self.hs_dim, self.rw_dim = sample.hs.shape[1], sample.rw.shape[1]
+
+    def fitting_tokens(self, most: int) -> int:
+        """Tokens of a batch, at most so many, that should fit the memory of a card."""
+        free = free_memory(self.device.value)
+        return fitting_tokens(self.plan, self.compute.value, free, most)
 
     def bytes(self) -> dict[str, int]:
         """Bytes of weights in memory by kind."""
@@ -196,10 +244,38 @@ class RunningModel:
     def embed(self, texts: Sequence[TokenizedText]) -> Embeddings:
         """HS [n, d] and RW [n, layers * experts] of one batch, float32, in the order of the texts.
 
-        If a GPU's memory runs out, this batch and all later ones are halved until they fit. Raises
-        ModelError if a single text does not fit or a value is not finite.
+        If memory runs out, this batch and all later ones are halved until they fit. If float16
+        overflows, the batch and all later ones are computed in float32. Raises ModelError if a
+        single text does not fit or a value is not finite.
         """
-        return self._embed_halving(texts, self._beginning(texts))
+        if self.compute.value != torch.float16:
+            return self._embed_halving(texts, self._beginning(texts))
+        with self._alone:  # no other pass may be under way when the model is cast
+            try:
+                return self._embed_halving(texts, self._beginning(texts))
+            except NotFiniteError:
+                if self.compute.value == torch.float16:
+                    self._widen()
+            return self._embed_halving(texts, self._beginning(texts))
+
+    def _widen(self) -> None:
+        """Compute in float32 from now on. Raises NotFiniteError where that takes twice the
+        memory."""
+        if self._storage.bits != 4:
+            raise NotFiniteError(
+                f"{self.checkpoint.name} gives values beyond float16's 65504, and "
+                f"{self.device.value} has no bfloat16; take --bits 4, which then computes in "
+                "float32, or --device cpu"
+            )
+        self.compute = Choice(torch.float32, "float16 overflows in this model")
+        self._storage = replace(self._storage, compute=torch.float32)
+        self._shared = None
+        with torch.no_grad():
+            cast(self.model, self._storage)
+        self._tell(
+            f"{self.checkpoint.name} gives values beyond float16's 65504: it computes in float32 "
+            "from now on"
+        )
 
     def _embed_pieces(
         self, texts: Sequence[TokenizedText], beginning: FixedBeginning | None
@@ -222,13 +298,11 @@ class RunningModel:
         if self._most is None or size <= self._most or len(texts) == 1:
             try:
                 return self._embed_pieces(texts, beginning)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
                 if len(texts) == 1:
-                    raise ModelError(
-                        f"a text of {size} tokens does not fit in the memory of "
-                        f"{self.device.value}; "
-                        "lower --max-tokens, or take --device cpu"
-                    ) from error
+                    raise self._too_long(size) from error
                 self._most = size // 2
                 self._tell(
                     f"a batch of {size} tokens does not fit in the memory of {self.device.value}: "
@@ -238,6 +312,16 @@ class RunningModel:
         middle = len(texts) // 2
         return _joined(
             self._embed_halving(half, beginning) for half in (texts[:middle], texts[middle:])
+        )
+
+    def _too_long(self, tokens: int) -> ModelError:
+        """The error for a text that does not fit the memory by itself."""
+        device = self.device.value
+        advice = "lower --max-tokens" if tokens > _SHORT else "free memory there"
+        if device.type != "cpu":
+            advice += ", or take --device cpu"
+        return ModelError(
+            f"a text of {counted(tokens, 'token')} does not fit in the memory of {device}; {advice}"
         )
 
     def _embed(
@@ -262,13 +346,14 @@ class RunningModel:
             weights[row, start:end] = 1.0 / (end - start) if text.shares is None else text.shares
         device = self.device.value
         self._pass.weights = torch.from_numpy(weights).to(device)
+        self._pass.pooled = torch.from_numpy(np.flatnonzero(weights)).to(device)
         self._pass.routing = []
         self._loaded.real_tokens.rows = (
             None if real.all() else torch.from_numpy(np.flatnonzero(real)).to(device)
         )
         self._loaded.real_tokens.lengths = None if real.all() else lengths
         self._loaded.real_tokens.count = self._loaded.last_layer_tokens.count = real.size
-        self._loaded.last_layer_tokens.rows = torch.from_numpy(np.flatnonzero(weights)).to(device)
+        self._loaded.last_layer_tokens.rows = self._pass.pooled
         with torch.inference_mode():
             states = self.model(
                 input_ids=torch.from_numpy(ids).to(device),
@@ -281,7 +366,7 @@ class RunningModel:
         embeddings = Embeddings(hs.cpu().numpy(), rw.cpu().numpy())
         for name, values in (("HS", embeddings.hs), ("RW", embeddings.rw)):
             if not np.isfinite(values).all():
-                raise ModelError(
+                raise NotFiniteError(
                     f"{self.checkpoint.name} gave a value that is not finite in {name} (compute "
                     f"dtype {self.compute.value}); take --bits 32 or check the checkpoint"
                 )
@@ -299,6 +384,7 @@ class RunningModel:
             from moee_index.model.run.prefix import compute
 
             self._pass.weights = torch.zeros((1, count), device=self.device.value)
+            self._pass.pooled = torch.empty(0, dtype=torch.int64, device=self.device.value)
             self._loaded.real_tokens.rows = self._loaded.real_tokens.lengths = None
             self._loaded.last_layer_tokens.rows = None
             shared = self._shared = compute(self.model, tokens, self.device.value)
@@ -309,8 +395,7 @@ class RunningModel:
     def _pool(self, values: torch.Tensor) -> torch.Tensor:
         """Weighted sum over tokens, [batch, length, n] -> float32 [batch, n]."""
         if self.pooling == "last":
-            rows, columns = self._pass.weights.nonzero(as_tuple=True)
-            return values[rows, columns].float()
+            return values.flatten(0, 1).index_select(0, self._pass.pooled).float()
         return torch.bmm(self._pass.weights[:, None, :], values.float())[:, 0]
 
     def _listen(self, router: Router, checked: bool = False) -> None:

@@ -24,11 +24,9 @@ async def models(server: Server) -> list[dict[str, Any]]:
         for name, encoder in encoders.items()
     ]
     bases = (*server.model_names(), *(served.name for served in server.indexes))
-    spaces: list[dict[str, Any]] = [
-        {"id": f"{base}#{method}"} for base in bases for method in METHODS
-    ]
+    spaces = [{"id": f"{base}#{method}"} for base in bases for method in METHODS]
     common = {"object": "model", "created": server.started, "owned_by": "moee-index"}
-    return [{**entry, **common} for entry in (*bare, *({"id": name} for name in spaces))]
+    return [{**entry, **common} for entry in bare] + [{**entry, **common} for entry in spaces]
 
 
 def indexes(server: Server) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ import binascii
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ import numpy as np
 from moee_index.errors import MisuseError
 from moee_index.fusion import Method
 from moee_index.index.hits import Hits
+from moee_index.index.lexical.syntax import ParsedQuery, parse_query, plain_query
 from moee_index.index.listing import count_values
 from moee_index.index.search.request import SearchRequest
+from moee_index.index.snippets import WIDTH, Snippets
 from moee_index.serve.engine.engine import QUERY_TOKENS
 from moee_index.serve.engine.trace import Trace
 from moee_index.serve.errors import RevisionError, UnknownNameError
-from moee_index.serve.indexes import ServedIndex, Version
+from moee_index.serve.indexes import Version
 from moee_index.serve.server import Server
 from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings
@@ -30,7 +33,8 @@ from moee_index.types import Embeddings
 class Search:
     """What is asked of an index: by texts, by raw vectors of one query, or by a document's id.
 
-    options: keyword arguments of `Index.search`. revision: the only one that may answer.
+    options: keyword arguments of `Index.search`. syntax: as of that; snippet_width: characters of a
+    hit's snippet; revision: the only one that may answer.
     """
 
     index: str | None = None
@@ -43,6 +47,14 @@ class Search:
     options: dict[str, Any] = field(default_factory=dict)
     facets: Sequence[str] = ()
     revision: int | None = None
+    syntax: bool = False
+    snippet_width: int = WIDTH
+
+    @cached_property
+    def parsed(self) -> list[ParsedQuery]:
+        """The queries with their conditions. Raises MisuseError for a phrase without end."""
+        read = parse_query if self.syntax else plain_query
+        return [read(text) for text in self.texts or ()]
 
     def check(self, most_hits: int, most_filter: int) -> SearchRequest:
         """Raises MisuseError for what does not go together or is beyond the limits."""
@@ -64,6 +76,10 @@ class Search:
         condition = self.options.get("filter")
         if condition is not None and len(condition.encode("utf-8", "replace")) > most_filter:
             raise MisuseError(f"the filter has more than {most_filter} bytes; take a shorter one")
+        if self.facets and len({query.conditions for query in self.parsed}) > 1:
+            raise MisuseError(
+                "facets count the documents of one query, and these have different conditions"
+            )
         request = SearchRequest.checked(self.k + self.offset, method=self.method, **self.options)
         if request.words(0.0) and self.texts is None:
             raise MisuseError("words count in a search by query alone: leave out lexical")
@@ -74,6 +90,14 @@ class Search:
         return 0.0 if self.texts is None else request.words(version.index.lexical)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The hits of a query, as JSON has them."""
+
+    exact: bool
+    hits: list[dict[str, Any]]
+
+
 async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, Any]]:
     """An answer a query, as `query --json` prints it, with the revision that gave it."""
     engine, limits = server.engine, server.settings.limits
@@ -82,7 +106,9 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
     started = time.perf_counter()
     with ExitStack() as stack:
         async with engine.in_time():
-            version = await engine.in_thread(_open, served, asked, request, stack)
+            await engine.in_thread(served.refresh)
+            version = stack.enter_context(served.holding())
+            await engine.in_thread(_check, version, asked, request)
             trace.about |= {"index": served.name, "revision": version.revision}
             texts = asked.texts
             weight = asked.words(request, version)
@@ -90,7 +116,8 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
             tokens, cost = None, QUERY_TOKENS * (1 if texts is None else len(texts))
             if texts is not None and weight < 1:
                 encoder = await engine.encoder(served.model)
-                tokens = await engine.tokenize(encoder, texts, trace, query=True)
+                plain = [query.text for query in asked.parsed]
+                tokens = await engine.tokenize(encoder, plain, trace, query=True)
                 cost += tokens.count
             with engine.admitted(cost):
                 embeddings = asked.vector
@@ -102,37 +129,56 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
                     )
     seconds = (time.perf_counter() - started) / max(1, len(answers))
     return [
-        _fields(version, asked, request, position, hits, facets, seconds)
-        for position, hits in enumerate(answers)
+        _fields(version, asked, request, position, answered, facets, seconds)
+        for position, answered in enumerate(answers)
     ]
 
 
-def _open(served: ServedIndex, asked: Search, request: SearchRequest, stack: ExitStack) -> Version:
-    """The version that will answer, held by the stack. Raises what is wrong with the request
-    before a text is embedded."""
-    version = stack.enter_context(served.held())
+def _check(version: Version, asked: Search, request: SearchRequest) -> None:
+    """Raises what is wrong with a request, before a text is embedded."""
     if asked.revision is not None and asked.revision != version.revision:
         raise RevisionError(
-            f"{served.name} is at revision {version.revision}, not {asked.revision}; ask again "
+            f"{version.name} is at revision {version.revision}, not {asked.revision}; ask again "
             "without one, or for that"
         )
     if asked.like is not None and not version.index.documents([asked.like]):
-        raise UnknownNameError(f"{served.name} has no document {shown(asked.like)!r}")
+        raise UnknownNameError(f"{version.name} has no document {shown(asked.like)!r}")
     version.index.check_filter(request.filter)
     version.index.check_lexical(request.lexical)
-    return version
+    version.index.check_conditions(asked.parsed)
 
 
 def _answers(
     version: Version, asked: Search, request: SearchRequest, embeddings: Embeddings | None
-) -> tuple[list[Hits], list[dict[str, Any]]]:
-    """The hits of each query, and the facets."""
-    index = version.index
-    facets = count_values(index.snapshot, asked.facets, request.filter) if asked.facets else []
-    counts = [facet.as_json() for facet in facets]
-    if asked.like is not None:
-        return [index.answer_like(request, asked.like)], counts
-    return index.answer(request, embeddings, asked.texts), counts
+) -> tuple[list[Answered], list[dict[str, Any]]]:
+    """The hits of each query as JSON has them, and the facets."""
+    # Its client may leave meanwhile, and give up the version.
+    with version.held():
+        index = version.index
+        facets = []
+        if asked.facets:
+            conditions = asked.parsed[0].conditions if asked.parsed else ()
+            counts = count_values([index.snapshot], asked.facets, request.filter, conditions)
+            facets = [facet.as_json() for facet in counts]
+        if asked.like is not None:
+            hits = [index.answer_like(replace(request, lexical=0.0), asked.like)]
+        elif asked.texts is None:
+            hits = index.answer(request, embeddings)
+        else:
+            hits = index.answer_parsed(request, embeddings, asked.parsed)
+        texts = [query.text for query in asked.parsed] or [""]
+        shown = zip(hits, texts, strict=True)
+        return [_hits(version, asked, each, text) for each, text in shown], facets
+
+
+def _hits(version: Version, asked: Search, hits: Hits, text: str) -> Answered:
+    """The hits of a query, each with the best part of its text."""
+    snippets = Snippets.of(version.index.snapshot, text)
+    fields = [
+        hit.as_json() | snippets.snippet(hit.text, asked.snippet_width).as_json()
+        for hit in hits[asked.offset :]
+    ]
+    return Answered(hits.exact, fields)
 
 
 def _fields(
@@ -140,7 +186,7 @@ def _fields(
     asked: Search,
     request: SearchRequest,
     position: int,
-    hits: Hits,
+    answered: Answered,
     facets: list[dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
@@ -159,10 +205,10 @@ def _fields(
         "query": None if asked.texts is None else asked.texts[position],
         "query_id": None,
         **details,
-        "exact": hits.exact,
+        "exact": answered.exact,
         "took_ms": seconds * 1000,
         **({"facets": facets} if asked.facets else {}),
-        "hits": [hit.as_json() for hit in hits[asked.offset :]],
+        "hits": answered.hits,
     }
 
 

@@ -14,6 +14,11 @@ Method = Literal["sum", "concat", "hs", "rw"]
 Number = Annotated[float, Field(strict=False)]
 
 
+def _like(*examples: dict[str, Any]) -> ConfigDict:
+    """A model's configuration with bodies as they may look."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
 class Body(BaseModel):
     """A body that may hold more than is looked at."""
 
@@ -28,6 +33,8 @@ class StrictBody(BaseModel):
 
 class EmbeddingsBody(Body):
     """OpenAI's `POST /v1/embeddings`."""
+
+    model_config = _like({"model": "tiny", "input": ["A text", "Another"]})
 
     input: str | list[str] | list[int] | list[list[int]] = Field(
         description="A text, or several. Token ids are refused: they are another tokenizer's."
@@ -51,6 +58,8 @@ class EmbeddingsBody(Body):
 class EmbedBody(Body):
     """Text Embeddings Inference's `POST /embed`."""
 
+    model_config = _like({"inputs": ["A text", "Another"]})
+
     inputs: str | list[str] | list[int] | list[list[int]]
     normalize: bool = True
     truncate: bool | None = Field(
@@ -63,6 +72,11 @@ class EmbedBody(Body):
 
 class RerankBody(Body):
     """`documents` as Cohere and Jina have them, or `texts` as Text Embeddings Inference has."""
+
+    model_config = _like(
+        {"query": "a question", "documents": ["A text", "Another"], "top_n": 1},
+        {"query": "a question", "texts": ["A text", "Another"], "return_text": True},
+    )
 
     model: str | None = Field(
         None, description="A model, or an index, whose standardizer is then used."
@@ -81,6 +95,9 @@ class RerankBody(Body):
     method: Method = "sum"
     alpha: Number | None = None
     standardize: Literal["both", "rw", "hs", "none"] | None = None
+    lexical: Number | None = Field(None, description="Weight of words, with an index.")
+    k1: Number | None = None
+    b: Number | None = None
 
 
 class VectorBody(StrictBody):
@@ -93,6 +110,11 @@ class VectorBody(StrictBody):
 class SearchBody(StrictBody):
     """`POST /v1/search`: one of `query`, `vector` and `like`, and the options of `moee-index
     query`."""
+
+    model_config = _like(
+        {"query": "a question", "k": 3},
+        {"query": ["a question", "another"], "method": "hs", "passages": False},
+    )
 
     index: str | None = Field(None, description="Needed where several are served.")
     query: str | list[str] | None = None
@@ -109,6 +131,10 @@ class SearchBody(StrictBody):
     min_score: Number | None = None
     passages: bool = False
     facets: list[str] = Field([], max_length=100)
+    syntax: bool = Field(
+        False, description='Whether "a phrase", +required and -without are conditions.'
+    )
+    snippet_width: int = Field(200, ge=40, le=2000, description="Characters of a hit's snippet.")
     revision: int | None = Field(None, description="Answer from this revision or not at all.")
 
 
@@ -137,13 +163,16 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class Ranked(BaseModel):
-    """One document. relevance_score: in [0, 1]; score, hs, rw: as in a search."""
+    """One document. relevance_score: in [0, 1]; the others: as in a search."""
 
     index: int
     relevance_score: float
     score: float
-    hs: float
-    rw: float
+    hs: float | None
+    rw: float | None
+    lexical: float | None = None
+    bm25: float | None = None
+    words: list[str] | None = None
     document: dict[str, str] | None = None
 
 
@@ -154,6 +183,7 @@ class RerankAnswer(BaseModel):
     model: str
     method: Method
     alpha: float | None
+    lexical: float
     results: list[Ranked]
     usage: Usage
     meta: dict[str, Any]
@@ -175,7 +205,8 @@ class Open(BaseModel):
 
 class HitAnswer(Open):
     """One document. hs, rw: null where words alone count; passage: of a document that was split;
-    lexical, bm25, words: where words count."""
+    lexical, bm25, words: where words count; snippet: the best part of the text, marks: where words
+    of the query are in it."""
 
     rank: int
     id: str
@@ -184,6 +215,8 @@ class HitAnswer(Open):
     rw: float | None
     text: str
     metadata: dict[str, Any]
+    snippet: str
+    marks: list[tuple[int, int]]
 
 
 class FacetAnswer(BaseModel):

@@ -34,6 +34,7 @@ async def reranked(body: RerankBody, server: ServerOf, trace: TraceOf) -> Respon
         server, body.model, body.query, documents, trace, k=body.top_n, method=body.method,
         alpha=body.alpha, standardize=body.standardize, truncate=body.truncate is not False,
         most_tokens=body.max_tokens_per_doc,
+        words=body.model_dump(include={"lexical", "k1", "b"}, exclude_none=True),
     )  # fmt: skip
     answer: Any
     if body.documents is None:

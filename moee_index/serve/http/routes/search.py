@@ -40,6 +40,8 @@ async def searched(body: SearchBody, server: ServerOf, trace: TraceOf) -> Respon
         options=options,
         facets=body.facets,
         revision=body.revision,
+        syntax=body.syntax,
+        snippet_width=body.snippet_width,
     )
     answers = await search(server, asked, trace)
     several = isinstance(body.query, list)
