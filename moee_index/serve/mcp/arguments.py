@@ -87,6 +87,10 @@ class SearchArguments(Arguments):
         description="Weight of exact words (BM25), 0 to 1; 1 finds names and numbers literally. "
         "Usually left out.",
     )
+    syntax: bool = Field(
+        False,
+        description='true: in the query, +word and "a phrase" must be in a text, -word must not.',
+    )
 
 
 class FetchArguments(Arguments):

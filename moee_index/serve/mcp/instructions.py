@@ -40,7 +40,8 @@ def _line(served: ServedIndex) -> str:
     said = f"Index {about['name']!r}: {counted(about['documents'], 'document')}."
     if about["fields"]:
         listed = ", ".join(f"{name} ({kinds})" for name, kinds in about["fields"].items())
-        said += f" Metadata fields for filters: {listed}."
+        more = f", {about['more_fields']} more" if about["more_fields"] else ""
+        said += f" Metadata fields for filters: {listed}{more}."
     if about["example_filter"]:
         said += f" Example filter: {about['example_filter']}"
     return said

@@ -26,7 +26,7 @@ def hit_result(hit: Mapping[str, Any], identifier: str, index: str) -> dict[str,
     metadata = hit["metadata"]
     result = {
         **named(identifier, metadata),
-        "text": snippet(hit["text"]),
+        "text": hit["snippet"],
         "index": index,
         "score": round(hit["score"], 4),
     }

@@ -26,7 +26,7 @@ from moee_index.serve.mcp.arguments import (
     SimilarArguments,
 )
 from moee_index.serve.mcp.instructions import describe
-from moee_index.serve.mcp.results import hit_result, named, snippet, whole_metadata
+from moee_index.serve.mcp.results import SNIPPET, hit_result, named, snippet, whole_metadata
 from moee_index.serve.server import Server
 from moee_index.text import shown
 
@@ -66,7 +66,7 @@ async def _search(server: Server, asked: SearchArguments, trace: Trace) -> Resul
     for name in names:
         request = Search(
             index=name, texts=[asked.query], k=k, offset=offset, method=asked.method,
-            options=options,
+            options=options, syntax=asked.syntax, snippet_width=SNIPPET,
         )  # fmt: skip
         (answer,) = await search(server, request, trace)
         found.append(_results(server, answer))
@@ -82,7 +82,7 @@ async def _similar(server: Server, asked: SimilarArguments, trace: Trace) -> Res
     served, identifier = await server.engine.in_thread(_find, server, asked.index, asked.id)
     request = Search(
         index=served.name, like=identifier, k=asked.k, offset=asked.offset, method=asked.method,
-        options=options,
+        options=options, snippet_width=SNIPPET,
     )  # fmt: skip
     (answer,) = await search(server, request, trace)
     return {"results": _results(server, answer)}
