@@ -30,6 +30,8 @@ VARIABLE = "MOEE_INDEX_SERVER"
 KEY_VARIABLE = "MOEE_INDEX_API_KEY"
 # checkpoint.find.BUNDLED, whose module imports torch.
 _BUNDLED = "tiny"
+# What makes up the score of a text that is reranked.
+_SHARES = ("score", "hs", "rw", "lexical", "bm25", "words")
 # Texts of a request.
 _TEXTS = 256
 # Seconds to reach a server, to wait for an answer, and in all for one that is busy.
@@ -132,12 +134,14 @@ class Client:
 @dataclass(frozen=True)
 class Remote:
     """A server, and what is asked of it. name: of the index or model there; told: how the index is
-    called here; alpha: its weight of RW in `sum`; revision: the one that is meant, None for any."""
+    called here; alpha, lexical: its default weights of RW in `sum` and of words; revision: the one
+    that is meant, None for any."""
 
     client: Client
     name: str
     told: str
     alpha: float = 1.0
+    lexical: float = 0.0
     revision: int | None = None
 
 
@@ -184,7 +188,7 @@ def find_index(
     if found is None:
         raise ServerMismatchError(f"{client.url} {why} {index} (it has {_names(entries)})")
     _check_options(client, found, options)
-    return Remote(client, found["name"], str(index), found["alpha"], found["revision"])
+    return _found(client, found, str(index))
 
 
 def _only(client: Client, entries: Sequence[Any], options: Mapping[str, Any]) -> Remote:
@@ -195,7 +199,12 @@ def _only(client: Client, entries: Sequence[Any], options: Mapping[str, Any]) ->
         )
     (only,) = entries
     _check_options(client, only, options)
-    return Remote(client, only["name"], only["name"], only["alpha"], only["revision"])
+    return _found(client, only, only["name"])
+
+
+def _found(client: Client, entry: Mapping[str, Any], told: str) -> Remote:
+    revision = entry["revision"]
+    return Remote(client, entry["name"], told, entry["alpha"], entry["lexical"], revision)
 
 
 def _names(entries: Sequence[Any]) -> str:
@@ -336,7 +345,8 @@ def rerank_lists(
         alpha = body["alpha"]
         if alpha is None and body["method"] == "sum":
             alpha = remote.alpha
-        answer: dict[str, Any] = {"alpha": alpha, "lexical": 0.0, "results": []}
+        lexical = remote.lexical if body["lexical"] is None else body["lexical"]
+        answer: dict[str, Any] = {"alpha": alpha, "lexical": lexical, "results": []}
         if documents:
             asked = {
                 **body,
@@ -351,10 +361,11 @@ def rerank_lists(
             first.setdefault(documents[result["index"]].id, result)
         for rank, result in enumerate(first.values(), 1):
             document = documents[result["index"]]
+            shares = {name: result[name] for name in _SHARES if name in result}
             hits.append(
                 Hit.from_json(
                     {
-                        **result,
+                        **shares,
                         "rank": rank,
                         "id": document.id,
                         "text": document.text,

@@ -200,17 +200,23 @@ def test_of_two_lists_a_texts_relevance_is_the_same(served: Served) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
-def test_an_index_reranks_with_its_standardizer(
-    served: Served, news_index: Path, tiny: Encoder
+@pytest.mark.parametrize("lexical", [0.0, 0.4])
+def test_an_index_reranks_with_its_standardizer_and_words(
+    served: Served, news_index: Path, tiny: Encoder, lexical: float
 ) -> None:
     answer = served.post(
-        "/v1/rerank", {"model": "news", "query": QUERY, "documents": DOCUMENTS}
+        "/v1/rerank",
+        {"model": "news", "query": QUERY, "documents": DOCUMENTS, "lexical": lexical},
     ).json
     with Index.open(news_index) as index:
-        expected = rerank(QUERY, DOCUMENTS, tiny, standardizer=index.standardizer)
+        words = index.words(lexical)
+        expected = rerank(QUERY, DOCUMENTS, tiny, standardizer=index.standardizer, words=words)
     assert [each["index"] for each in answer["results"]] == [int(hit.id) for hit in expected]
     for each, hit in zip(answer["results"], expected, strict=True):
         assert each["score"] == pytest.approx(hit.score, abs=2e-2)
+        least, most = (lexical - 1, 1) if lexical else (-2, 2)
+        mapped = (each["score"] - least) / (most - least)
+        assert each["relevance_score"] == pytest.approx(mapped)
 
 
 # Text Embeddings Inference

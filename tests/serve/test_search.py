@@ -89,7 +89,27 @@ def test_a_search_by_vector_finds_what_its_text_finds(served: Served, tiny: Enco
     }
     found = searched(served, vector=vector)
     assert found["query"] is None
-    close(found["hits"], searched(served, query=QUERY)["hits"])
+    by_text = searched(served, query=QUERY, lexical=0)["hits"]
+    assert [hit["id"] for hit in found["hits"]] == [hit["id"] for hit in by_text]
+    close([hit["score"] for hit in found["hits"]], [hit["score"] for hit in by_text])
+
+
+def test_signs_are_conditions_where_they_are_meant(served: Served, news_index: Path) -> None:
+    typed = 'parliament -election "the"'
+    found = searched(served, query=typed, syntax=True, k=5, facets=["part"])
+    printed = run("query", "--json", "--index", news_index, "-k", "5", "--facet", "part", typed)
+    expected = json.loads(printed.stdout)
+    close(found["hits"], expected["hits"])
+    assert found["facets"] == expected["facets"]
+    plain = searched(served, query=typed, k=5)
+    printed = run("query", "--json", "--index", news_index, "-k", "5", "--plain", typed)
+    close(plain["hits"], json.loads(printed.stdout)["hits"])
+
+
+def test_snippets_have_the_width_that_is_asked_for(served: Served) -> None:
+    hits = searched(served, query=QUERY, snippet_width=60)["hits"]
+    assert all(len(hit["snippet"]) <= 60 for hit in hits)
+    assert any(hit["snippet"][start:end] for hit in hits for start, end in hit["marks"])
 
 
 def test_a_search_like_a_document_is_that_of_query_like(served: Served, news_index: Path) -> None:
