@@ -49,11 +49,8 @@ def command(
     The assistant's program starts this command and talks to it over stdin and stdout. The tools
     are there at once, while the model loads. `moee-index serve` has the same tools at /mcp.
     """
-    from moee_index.serve.mcp.wire import Wire
-
-    wire = Wire.take()
-
     from moee_index.serve.libraries import MCP, check_installed
+    from moee_index.serve.mcp.wire import Wire
     from moee_index.serve.settings import Limits, Settings, named_indexes
 
     if not indexes and not named:
@@ -64,6 +61,7 @@ def command(
     options["batch_tokens"] = batch_tokens
     limits = Limits(deadline=deadline, batch_tokens=batch_tokens)
     settings = Settings(named_indexes(indexes, named), limits=limits)
+    wire = Wire.take()
 
     from moee_index.serve.mcp.over_stdio import serve
     from moee_index.serve.server import Models, Server

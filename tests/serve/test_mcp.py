@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 from mcp import Client, MCPError
-from mcp.client.stdio import StdioServerParameters
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_types import CallToolResult
@@ -43,7 +43,9 @@ def talk(target: Any, conversation: Talk, mode: Mode = "auto") -> None:
     """Hold a conversation with a server: a URL, a command, or one in this process."""
 
     async def held() -> None:
-        async with Client(target, mode=mode, read_timeout_seconds=PATIENCE) as client:
+        stdio = isinstance(target, StdioServerParameters)
+        transport = stdio_client(target) if stdio else target
+        async with Client(transport, mode=mode, read_timeout_seconds=PATIENCE) as client:
             await conversation(client)
 
     asyncio.run(held())

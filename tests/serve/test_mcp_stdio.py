@@ -29,7 +29,7 @@ import os, subprocess, sys
 
 class Noisy:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "transformers", "faiss", "mcp", "tokenizers"):
+        if name in ("torch", "transformers", "faiss", "tokenizers"):
             os.write(1, f"native noise of {name}\\n".encode())
             print("printed noise of", name)
             subprocess.run(["echo", "a child's noise"])
