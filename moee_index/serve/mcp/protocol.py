@@ -82,7 +82,9 @@ def _listed(tool: Tool[Any]) -> ListedTool:
     )
 
 
-async def _answered(server: Server, tool: Tool[Any], arguments: Any, trace: Trace) -> Any:
+async def _answered(
+    server: Server, tool: Tool[Any], arguments: Any, trace: Trace
+) -> CallToolResult:
     """A tool's result as an object, and as its JSON for clients that read text alone."""
     result = await tool.call(server, arguments, trace)
     text = json.dumps(result, ensure_ascii=False, allow_nan=False)
