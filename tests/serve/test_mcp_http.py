@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 from assistants import TOOLS, Mode, found
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from serving import PATIENCE, Served, serving
+from serving import PATIENCE, Served, serving, wait_for
 
 KEY = "a-key-of-enough-characters"
 INSPECTOR = "https://inspector.example"
@@ -106,3 +108,31 @@ def test_a_page_of_an_allowed_site_may_call_the_tools(guarded: Served) -> None:
         guarded.ask("OPTIONS", "/mcp", headers={**asked, "Origin": "https://a.example"}).status
         >= 400
     )
+
+
+MODERN = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+}
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_client_that_leaves_takes_its_work_along(served: Served, mode: Mode) -> None:
+    """In both eras of the protocol: what no batch has taken is never computed."""
+    texts = [f"{number} " + "word " * 400 for number in range(250)]
+    params = {"name": "rerank", "arguments": {"query": "words", "documents": texts}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    if mode == "auto":
+        params["_meta"] = MODERN
+        headers |= {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call"}
+        headers |= {"Mcp-Name": "rerank"}
+    left = served.metric("moee_clients_left_total")
+    address = urlsplit(served.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port)
+    connection.request("POST", "/mcp", json.dumps(message), headers)
+    wait_for(lambda: served.metric("moee_queue_tokens") > 50_000, served)
+    connection.close()
+    wait_for(lambda: served.metric("moee_queue_tokens") == 0, served)
+    assert served.metric("moee_clients_left_total") == left + 1
