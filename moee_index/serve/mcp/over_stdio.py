@@ -48,7 +48,7 @@ async def _talk(server: Server, wire: Wire, notify: Notify) -> None:
         async with stdio_server(
             wire.lines(),  # type: ignore[arg-type]  # it is iterated over, nothing else
             anyio.wrap_file(wire.writer()),
-        ) as (read, write):
-            await protocol.run(read, write, protocol.create_initialization_options())
+        ) as (reading, writing):
+            await protocol.run(reading, writing, protocol.create_initialization_options())
     except* BrokenPipeError:
         pass  # the client reads no more
