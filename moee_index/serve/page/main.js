@@ -2,10 +2,10 @@
 
 import { get, onKeyNeeded, post } from "./api.js";
 import { csv, download } from "./csv.js";
-import { byId, counted, element, foreign, replace } from "./dom.js";
+import { byId, counted, element, foreign, number, replace } from "./dom.js";
 import { Facets } from "./facets.js";
 import { FilterField } from "./filter.js";
-import { nameOf, showHits } from "./hits.js";
+import { nameOf, showHits, titleOf } from "./hits.js";
 import { Pool } from "./pool.js";
 import { routingPicture } from "./routing.js";
 import { condition, EMPTY, read, write } from "./state.js";
@@ -110,6 +110,7 @@ class Page {
     byId("previous").addEventListener("click", () => this.#turn(-1));
     byId("next").addEventListener("click", () => this.#turn(1));
     byId("compare").addEventListener("click", () => this.go({ pair: this.chosen.slice(0, 2) }, true));
+    byId("exact").addEventListener("click", () => this.#compareExact());
     byId("csv").addEventListener("click", () => download(`${this.index.name}.csv`, csv(this.#page())));
     byId("home").addEventListener("click", (event) => {
       event.preventDefault();
@@ -304,6 +305,8 @@ class Page {
     });
     this.#showRouting();
     byId("compare").disabled = this.chosen.length !== 2;
+    byId("exact").hidden = this.answer.exact;
+    replace(byId("missed"));
     const known = this.pool.hits.size > state.page * state.k;
     byId("pages").hidden = state.page === 1 && !known;
     byId("previous").disabled = state.page === 1;
@@ -312,6 +315,27 @@ class Page {
     focus();
     byId("hits").setAttribute("start", String((state.page - 1) * state.k + 1));
     if (index.unreadable) byId("status").append(" The index on disk cannot be read; this is the version before.");
+  }
+
+  // What an approximate index has missed of the hits that are shown.
+  async #compareExact() {
+    const shown = this.#page();
+    const asked = this.state.page * this.state.k;
+    const view = this.#view();
+    replace(byId("missed"), element("p", { class: "note" }, "Scoring every row…"));
+    try {
+      const answer = await post("/v1/search", { ...this.#body(asked), exact: true });
+      if (this.drawn !== view) return;
+      const names = new Set(shown.map(({ hit }) => nameOf(hit)));
+      const right = answer.hits.slice(asked - this.state.k);
+      const missed = right.filter((hit) => !names.has(nameOf(hit)));
+      replace(byId("missed"), element("div", { class: "missed" },
+        element("p", {}, element("strong", {}, missed.length ? `${right.length - missed.length} of ${right.length} are right` : `All ${right.length} are right`),
+          ` · approximate ${number(this.answer.took_ms, 0)} ms, exact ${number(answer.took_ms, 0)} ms`),
+        missed.length ? element("ul", {}, ...missed.map((hit) => element("li", {}, `Rank ${hit.rank}, ${number(hit.score)}: `, foreign("span", titleOf(hit))))) : null));
+    } catch (error) {
+      replace(byId("missed"), element("p", { class: "fault-text" }, error.message));
+    }
   }
 
   #choose(name, held) {
@@ -372,6 +396,7 @@ class Page {
     this.poolKey = "";
     replace(byId("hits"));
     replace(byId("status"));
+    replace(byId("missed"));
     for (const name of ["legend", "tools", "pages"]) byId(name).hidden = true;
   }
 
