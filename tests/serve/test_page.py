@@ -295,7 +295,7 @@ def test_the_routing_picture_is_of_the_hit(tab: Tab, served: Served) -> None:
     tab.page.keyboard.press("ArrowDown" if "Layer 1" in before else "ArrowUp")
     after = tab.text(".readout")
     assert after != before and "adds" in after
-    name = after.split(" Query")[0]
+    name = after.split(":")[0]
     tab.until("(name) => document.querySelector('.used .note').textContent.startsWith(name)", name)
     assert "among all 120 rows" in tab.text(".used .note")
     assert tab.page.locator(".layers li").count() == 4
