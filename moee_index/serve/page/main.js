@@ -18,6 +18,7 @@ const DEPTH = 50;
 // anybody sees, and the pool counts it in.
 const LEAST_WORDS = 1e-6;
 const MOST_HITS = 5000;
+const ONE_MOVEMENT = 1500;
 
 class Page {
   constructor() {
@@ -141,8 +142,11 @@ class Page {
   }
 
   #weigh(weights) {
-    // The first step is an entry of the history, so that `back` undoes the whole movement.
-    const begins = !this.moving;
+    // The first step is an entry of the history, so that `back` undoes the whole movement; steps by
+    // the keyboard that follow each other soon are one.
+    const now = performance.now();
+    const begins = !this.moving && now - (this.moved ?? -Infinity) > ONE_MOVEMENT;
+    this.moved = now;
     this.moving = true;
     this.go({ ...weights, page: 1 }, begins);
   }
@@ -190,6 +194,16 @@ class Page {
   #view() {
     const { page, k, routing } = this.state;
     return JSON.stringify([this.poolKey, this.alpha, this.words, page, k, routing]);
+  }
+
+  // The index has changed: its documents and fields are others.
+  async #renew() {
+    try {
+      this.indexes = (await get("/v1/indexes")).data;
+      this.render();
+    } catch {
+      // The next search says what is wrong.
+    }
   }
 
   #showK() {
@@ -261,6 +275,7 @@ class Page {
       this.pool.exact &&= exact;
       this.pool.add(answer.hits, alpha, body.lexical ?? 0, asked);
       this.answer = answer;
+      if (answer.revision !== this.index.revision) this.#renew();
       this.fetched = { alpha, words };
       this.filter.taken(this.state.filter);
       this.#show();
