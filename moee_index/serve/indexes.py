@@ -10,14 +10,13 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from moee_index.errors import FingerprintMismatchError, MisuseError, MoeeIndexError
-from moee_index.index.in_use import InUse
 from moee_index.index.index import Index
 from moee_index.index.store.layout import MANIFEST
-from moee_index.serve.errors import UnknownNameError
+from moee_index.serve.errors import NotReadyError, UnknownNameError
 from moee_index.text import shown
 
 # A version that could not be opened is tried again after so many seconds, or once it changes.
@@ -35,16 +34,35 @@ class Version:
         self.name = name
         self.index = index
         self.digest = digest
-        # An index that is closed takes no more calls, and a request makes several.
-        self._in_use = InUse(index.close, lambda: MisuseError(f"{name} is closed"))
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._closing = False
 
-    def held(self) -> AbstractContextManager[None]:
-        """Keeps it open until a block ends, whoever closes it meanwhile."""
-        return self._in_use.held()
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps it open until a block ends, whoever closes it meanwhile: an index that is closed
+        takes no more calls, and a request makes several, in several threads. Raises NotReadyError
+        where it is closed and nobody else holds it."""
+        with self._lock:
+            if self._closing and not self._holders:
+                raise NotReadyError(f"this version of {self.name} is no longer open; ask again")
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                last = self._closing and not self._holders
+            if last:
+                self.index.close()
 
     def close(self) -> None:
         """Close it once nobody holds it."""
-        self._in_use.close()
+        with self._lock:
+            now = not self._closing and not self._holders
+            self._closing = True
+        if now:
+            self.index.close()
 
     @property
     def revision(self) -> int:

@@ -47,6 +47,10 @@ class Metrics:
         self._batch_seconds = Histogram(
             "moee_batch_seconds", "Forward pass of a batch", buckets=_SECONDS, registry=registry
         )
+        self._cached = Counter(
+            "moee_query_cache_total", "Queries whose vectors were there, and not",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
         self._left = Counter(
             "moee_clients_left_total", "Clients that left before their answer", registry=registry
         )
@@ -68,6 +72,11 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
         for stage, spent in trace.stages.items():
             self._stages.labels(stage).observe(spent)
+
+    def cached(self, hits: int, misses: int) -> None:
+        """Queries were looked for among the last ones."""
+        self._cached.labels("hit").inc(hits)
+        self._cached.labels("miss").inc(misses)
 
     def left(self) -> None:
         self._left.inc()

@@ -15,6 +15,7 @@ from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError, first_line
 from moee_index.index.index import Index
 from moee_index.serve.engine.engine import Engine
+from moee_index.serve.engine.query_cache import QueryCache
 from moee_index.serve.indexes import Indexes, ServedIndex
 from moee_index.serve.memory import give_back
 from moee_index.serve.metrics import Metrics
@@ -55,6 +56,7 @@ class Server:
             threads=settings.threads,
             observe=self.metrics.batch,
         )
+        self.queries = QueryCache(self.metrics.cached)
         self.metrics.watch(self)
         self._named = self._named_models()
 

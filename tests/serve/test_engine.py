@@ -23,6 +23,7 @@ from moee_index.serve.engine.admission import Admission
 from moee_index.serve.engine.batching import take_batch
 from moee_index.serve.engine.engine import Engine
 from moee_index.serve.engine.model_thread import BatchReport, ModelThread
+from moee_index.serve.engine.query_cache import QueryCache
 from moee_index.serve.engine.trace import Trace
 from moee_index.serve.errors import NotReadyError, OverloadedError, TooLargeError
 from moee_index.types import Embeddings
@@ -96,6 +97,20 @@ def test_retry_after_is_what_the_queue_needs_and_what_clients_wait(
     admission = Admission(100, lambda: rate)
     with admission.admitted(100):
         assert admission.wait() == wait
+
+
+def test_the_last_queries_are_kept_and_older_ones_are_not() -> None:
+    counted: list[tuple[int, int]] = []
+    cache = QueryCache(lambda *counts: counted.append(counts), most=2)
+    for text in ("a", "b", "c"):
+        found = cache.look_up("m", [text, text])
+        assert found.missing == [text]
+        value = np.full((1, 3), ord(text), np.float32)
+        cache.keep("m", found, Embeddings(value, value))
+        assert (found.rows().hs == value).all() and len(found.rows()) == 2
+    assert cache.look_up("m", ["c", "b", "a"]).missing == ["a"]
+    assert cache.look_up("another", ["c"]).missing == ["c"]
+    assert counted == [(0, 1), (0, 1), (0, 1), (2, 1), (0, 1)]
 
 
 # An engine with the real model

@@ -12,6 +12,7 @@ from serving import Served, build_news, news, serving, wait_for
 from moee_index import Document, Encoder
 from moee_index.errors import MisuseError
 from moee_index.index import add_documents, build_index, compact_index, delete_documents
+from moee_index.serve.errors import NotReadyError
 from moee_index.serve.indexes import ServedIndex
 
 
@@ -104,9 +105,13 @@ def test_who_reads_the_old_version_finishes(index: Path, tiny: Encoder) -> None:
         with served.held() as now:
             assert (now.revision, len(now.index)) == (2, 21)
         assert (old.revision, len(old.index)) == (1, 20)
+        with old.held():
+            pass  # other threads of the same request hold it too
         query = tiny.encode(["a"], query=True)
         assert len(old.index.search_embeddings(query, 100)[0]) == 20
     with pytest.raises(MisuseError, match="closed"):
         old.index.search_embeddings(query)
+    with pytest.raises(NotReadyError), old.held():
+        pass
     served.close()
     assert served.reloads == 1

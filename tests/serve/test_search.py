@@ -94,6 +94,18 @@ def test_a_search_by_vector_finds_what_its_text_finds(served: Served, tiny: Enco
     close([hit["score"] for hit in found["hits"]], [hit["score"] for hit in by_text])
 
 
+def test_a_query_that_comes_again_is_not_embedded_again(served: Served) -> None:
+    query = "asked twice, and not before"
+    first = searched(served, query=query)
+    hits, embedded = (
+        served.metric("moee_query_cache_total", outcome="hit"), served.metric("moee_texts_total")
+    )  # fmt: skip
+    again = searched(served, query=[query, query], k=5)["answers"]
+    assert [hit["score"] for hit in again[1]["hits"]] == [hit["score"] for hit in first["hits"][:5]]
+    assert served.metric("moee_query_cache_total", outcome="hit") == hits + 1
+    assert served.metric("moee_texts_total") == embedded
+
+
 def test_signs_are_conditions_where_they_are_meant(served: Served, news_index: Path) -> None:
     typed = 'parliament -election "the"'
     found = searched(served, query=typed, syntax=True, k=5, facets=["part"])

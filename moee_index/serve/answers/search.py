@@ -114,16 +114,20 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
             texts = asked.texts
             weight = asked.words(request, version)
             trace.note(texts or ())
-            tokens, cost = None, QUERY_TOKENS * (1 if texts is None else len(texts))
+            embeddings = asked.vector
+            found, tokens, cost = None, None, QUERY_TOKENS * len(texts or (1,))
             if texts is not None and weight < 1:
                 encoder = await engine.encoder(served.model)
                 plain = [query.text for query in asked.parsed]
-                tokens = await engine.tokenize(encoder, plain, trace, query=True)
+                found = server.queries.look_up(served.model, plain)
+                tokens = await engine.tokenize(encoder, found.missing, trace, query=True)
                 cost += tokens.count
             with engine.admitted(cost):
-                embeddings = asked.vector
-                if tokens is not None:
-                    embeddings = await engine.embed(tokens, trace)
+                if found is not None and tokens is not None:
+                    if found.missing:
+                        rows = await engine.embed(tokens, trace)
+                        server.queries.keep(served.model, found, rows)
+                    embeddings = found.rows()
                 with trace.stage("scan"):
                     answers, facets = await engine.in_thread(
                         _answers, version, asked, request, embeddings
