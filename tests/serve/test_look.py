@@ -160,7 +160,7 @@ def test_passages_know_their_neighbours(served: Served, passages_index: Path) ->
         names = list(index.ids())
         split = next(name for name in names if name.endswith("#2")).removesuffix("#2")
         passages = index.passages([split])[split]
-    base = "/v1/indexes/passages/passages/"
+    base = "/v1/indexes/passages/passages?id="
     first = served.get(base + quote(split)).json
     assert (first["id"], first["number"], first["of"]) == (f"{split}#1", 1, len(passages))
     assert first["previous"] is None and first["next"] == f"{split}#2"
@@ -173,6 +173,6 @@ def test_passages_know_their_neighbours(served: Served, passages_index: Path) ->
 
 def test_a_document_that_is_not_split_is_its_own_passage(served: Served) -> None:
     document = news(1)[0]
-    found = served.get(f"/v1/indexes/news/passages/{quote(document.id)}").json
+    found = served.get(f"/v1/indexes/news/passages?id={quote(document.id)}").json
     assert (found["text"], found["number"], found["of"]) == (document.text, 1, 1)
     assert found["previous"] is found["next"] is None

@@ -295,7 +295,7 @@ def test_the_routing_picture_is_of_the_hit(tab: Tab, served: Served) -> None:
     tab.page.keyboard.press("ArrowDown" if "Layer 1" in before else "ArrowUp")
     after = tab.text(".readout")
     assert after != before and "adds" in after
-    name = after.split(" Query")[0]
+    name = after.split(":")[0]
     tab.until("(name) => document.querySelector('.used .note').textContent.startsWith(name)", name)
     assert "among all 120 rows" in tab.text(".used .note")
     assert tab.page.locator(".layers li").count() == 4
@@ -309,7 +309,7 @@ def test_the_routing_picture_is_of_the_hit(tab: Tab, served: Served) -> None:
 def test_whole_texts_have_neighbours(tab: Tab, served: Served) -> None:
     tab.open(q=QUERY, index="passages", passages="1")
     identifier = tab.ids[0].rpartition("#")[0] or tab.ids[0]
-    count = served.get(f"/v1/indexes/passages/passages/{identifier}").json["of"]
+    count = served.get(f"/v1/indexes/passages/passages?id={identifier}").json["of"]
     tab.open(q=QUERY, index="passages", passages="1", text=f"{identifier}#1")
     tab.until(f"() => document.querySelector('#text-place').textContent === 'Passage 1 of {count}'")
     first = tab.text("#text-body .whole-text")
@@ -533,7 +533,7 @@ HOSTILE = (
 def hostile(tmp_path_factory: pytest.TempPathFactory, tiny: Encoder) -> Iterator[Served]:
     documents = [
         Document(
-            f"{number}/<b>{number}</b>?#%2e&é",
+            f"../{number}/..//<b>{number}</b>?#%2e&é+",
             f"{text} and the parliament votes",
             {"kind": text, "<i>name</i>": text, "same": "=1+1|cmd", "onclick": "alert(1)"},
             title=f"{text} title",
@@ -676,3 +676,43 @@ def test_the_first_hit_of_the_news_is_what_the_corpus_holds(tab: Tab) -> None:
     text = tab.page.eval_on_selector("#text-dialog .whole-text", "place => place.textContent")
     assert text == document.text
     assert json.dumps(document.metadata["number"]) in tab.text("#text-dialog .fields")
+
+
+def test_an_approximate_answer_is_compared_with_the_exact_one(
+    browser: Any, tmp_path: Path, tiny: Encoder
+) -> None:
+    words = [
+        "river",
+        "stone",
+        "cloud",
+        "ember",
+        "forest",
+        "meadow",
+        "harbor",
+        "lantern",
+        "silver",
+        "copper",
+    ]
+    documents = [
+        Document(f"d{n}", " ".join(words[n // 10**at % 10] for at in range(3)) + f" {n}")
+        for n in range(2000)
+    ]
+    directory = tmp_path / "rough"
+    Index.build(directory, documents, tiny, index_type="IVF128,PQ4x4").close()
+    body = {"query": "river in winter", "lexical": 0, "k": 20}
+    with serving(directory) as rough, tabs(browser, rough) as opened:
+        exact = rough.post("/v1/search", {**body, "exact": True}).json
+        with Index.open(directory, tiny) as index:
+            raw = tiny.encode([body["query"]], query=True)
+            every = index.search_embeddings(raw, 2000, texts=[str(body["query"])], lexical=0)[0]
+        assert exact["exact"] is True
+        assert [hit["id"] for hit in exact["hits"]] == [hit.id for hit in every[:20]]
+        tab = opened()
+        tab.open(q=body["query"], words=0, k=20)
+        assert "approximate" in tab.text("#status")
+        tab.page.click("#exact")
+        tab.page.wait_for_selector(".missed")
+        right = len({hit["id"] for hit in exact["hits"]} & set(tab.ids))
+        said = tab.text(".missed strong")
+        assert said == ("All 20 are right" if right == 20 else f"{right} of 20 are right")
+        assert tab.page.locator(".missed li").count() == 20 - right

@@ -61,6 +61,3 @@ async function refused(answer) {
 }
 
 export const indexPath = (name, rest) => `/v1/indexes/${encodeURIComponent(name)}/${rest}`;
-
-// Ids may hold slashes, and a name of only dots would be taken for a folder.
-export const idPath = (id) => id.split("/").map(encodeURIComponent).join("/");

@@ -2,10 +2,10 @@
 
 import { get, onKeyNeeded, post } from "./api.js";
 import { csv, download } from "./csv.js";
-import { byId, counted, element, foreign, replace } from "./dom.js";
+import { byId, counted, element, foreign, number, replace } from "./dom.js";
 import { Facets } from "./facets.js";
 import { FilterField } from "./filter.js";
-import { nameOf, showHits } from "./hits.js";
+import { nameOf, showHits, titleOf } from "./hits.js";
 import { Pool } from "./pool.js";
 import { routingPicture } from "./routing.js";
 import { condition, EMPTY, read, write } from "./state.js";
@@ -18,6 +18,7 @@ const DEPTH = 50;
 // anybody sees, and the pool counts it in.
 const LEAST_WORDS = 1e-6;
 const MOST_HITS = 5000;
+const ONE_MOVEMENT = 1500;
 
 class Page {
   constructor() {
@@ -110,6 +111,7 @@ class Page {
     byId("previous").addEventListener("click", () => this.#turn(-1));
     byId("next").addEventListener("click", () => this.#turn(1));
     byId("compare").addEventListener("click", () => this.go({ pair: this.chosen.slice(0, 2) }, true));
+    byId("exact").addEventListener("click", () => this.#compareExact());
     byId("csv").addEventListener("click", () => download(`${this.index.name}.csv`, csv(this.#page())));
     byId("home").addEventListener("click", (event) => {
       event.preventDefault();
@@ -140,8 +142,11 @@ class Page {
   }
 
   #weigh(weights) {
-    // The first step is an entry of the history, so that `back` undoes the whole movement.
-    const begins = !this.moving;
+    // The first step is an entry of the history, so that `back` undoes the whole movement; steps by
+    // the keyboard that follow each other soon are one.
+    const now = performance.now();
+    const begins = !this.moving && now - (this.moved ?? -Infinity) > ONE_MOVEMENT;
+    this.moved = now;
     this.moving = true;
     this.go({ ...weights, page: 1 }, begins);
   }
@@ -189,6 +194,16 @@ class Page {
   #view() {
     const { page, k, routing } = this.state;
     return JSON.stringify([this.poolKey, this.alpha, this.words, page, k, routing]);
+  }
+
+  // The index has changed: its documents and fields are others.
+  async #renew() {
+    try {
+      this.indexes = (await get("/v1/indexes")).data;
+      this.render();
+    } catch {
+      // The next search says what is wrong.
+    }
   }
 
   #showK() {
@@ -260,6 +275,7 @@ class Page {
       this.pool.exact &&= exact;
       this.pool.add(answer.hits, alpha, body.lexical ?? 0, asked);
       this.answer = answer;
+      if (answer.revision !== this.index.revision) this.#renew();
       this.fetched = { alpha, words };
       this.filter.taken(this.state.filter);
       this.#show();
@@ -304,6 +320,8 @@ class Page {
     });
     this.#showRouting();
     byId("compare").disabled = this.chosen.length !== 2;
+    byId("exact").hidden = this.answer.exact;
+    replace(byId("missed"));
     const known = this.pool.hits.size > state.page * state.k;
     byId("pages").hidden = state.page === 1 && !known;
     byId("previous").disabled = state.page === 1;
@@ -312,6 +330,27 @@ class Page {
     focus();
     byId("hits").setAttribute("start", String((state.page - 1) * state.k + 1));
     if (index.unreadable) byId("status").append(" The index on disk cannot be read; this is the version before.");
+  }
+
+  // What an approximate index has missed of the hits that are shown.
+  async #compareExact() {
+    const shown = this.#page();
+    const asked = this.state.page * this.state.k;
+    const view = this.#view();
+    replace(byId("missed"), element("p", { class: "note" }, "Scoring every row…"));
+    try {
+      const answer = await post("/v1/search", { ...this.#body(asked), exact: true });
+      if (this.drawn !== view) return;
+      const names = new Set(shown.map(({ hit }) => nameOf(hit)));
+      const right = answer.hits.slice(asked - this.state.k);
+      const missed = right.filter((hit) => !names.has(nameOf(hit)));
+      replace(byId("missed"), element("div", { class: "missed" },
+        element("p", {}, element("strong", {}, missed.length ? `${right.length - missed.length} of ${right.length} are right` : `All ${right.length} are right`),
+          ` · approximate ${number(this.answer.took_ms, 0)} ms, exact ${number(answer.took_ms, 0)} ms`),
+        missed.length ? element("ul", {}, ...missed.map((hit) => element("li", {}, `Rank ${hit.rank}, ${number(hit.score)}: `, foreign("span", titleOf(hit))))) : null));
+    } catch (error) {
+      replace(byId("missed"), element("p", { class: "fault-text" }, error.message));
+    }
   }
 
   #choose(name, held) {
@@ -372,6 +411,7 @@ class Page {
     this.poolKey = "";
     replace(byId("hits"));
     replace(byId("status"));
+    replace(byId("missed"));
     for (const name of ["legend", "tools", "pages"]) byId(name).hidden = true;
   }
 

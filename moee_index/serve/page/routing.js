@@ -114,7 +114,7 @@ class Picture {
   #choose(layer, expert) {
     this.cell = [layer, expert];
     const { left, right, shared } = this.layers[layer];
-    replace(this.readout, element("strong", {}, `Layer ${layer + 1}, expert ${expert}`),
+    replace(this.readout, element("strong", {}, `Layer ${layer + 1}, expert ${expert}:`),
       ` ${this.names[0]} ${this.#amount(left[expert])} · ${this.names[1]} ${this.#amount(right[expert])} · adds ${number(shared[expert], 4)}`);
     this.draw();
   }

@@ -1,6 +1,6 @@
 // Dialogs with whole texts: one with the passages before and behind it, and two side by side.
 
-import { get, idPath, indexPath } from "./api.js";
+import { get, indexPath } from "./api.js";
 import { append, byId, element, foreign, replace } from "./dom.js";
 import { allFields } from "./hits.js";
 import { routingPicture } from "./routing.js";
@@ -8,7 +8,7 @@ import { routingPicture } from "./routing.js";
 // Characters that are shown at once.
 const MOST = 100_000;
 
-const read = (index, name) => get(indexPath(index.name, `passages/${idPath(name)}`));
+const read = (index, name) => get(indexPath(index.name, `passages?${new URLSearchParams({ id: name })}`));
 const title = (found) => (typeof found.metadata.title === "string" && found.metadata.title.trim() ? found.metadata.title : found.document);
 
 function whole(text) {

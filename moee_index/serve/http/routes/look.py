@@ -73,9 +73,10 @@ async def filtered(name: str, body: FilterBody, server: ServerOf) -> Response:
     return await json_response(server, found)
 
 
-@router.get("/v1/indexes/{name}/passages/{id:path}", response_model=OnePassageAnswer)
+@router.get("/v1/indexes/{name}/passages", response_model=OnePassageAnswer)
 async def one_passage(name: str, id: str, server: ServerOf, trace: TraceOf) -> Response:
-    """A passage by its name, or the first of a document by its id, and those beside it."""
+    """A passage by its name, or the first of a document by its id, and those beside it. No part of
+    the path, which may not hold every id: browsers take `..` in it for a folder."""
     served = server.indexes.get(name)
     found = await server.engine.in_thread(passage, served, id)
     trace.about |= {"index": found["index"], "revision": found["revision"]}
