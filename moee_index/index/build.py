@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
+from moee_index.encode.batches import window_of
 from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
@@ -40,7 +41,6 @@ from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.resume import check_encoder, compare_finished
 from moee_index.index.write.segment import (
     ON_BAD,
-    WINDOW,
     SegmentWriting,
     Written,
     check_choice,
@@ -99,7 +99,7 @@ def build_index(
     model_bytes: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
-    window: int = WINDOW,
+    window: int | None = None,
 ) -> BuildReport:
     """Embed documents and index them; resume an interrupted build; recognize a finished one.
 
@@ -113,6 +113,7 @@ def build_index(
     overwrite: build anew beside a finished index and replace it
     when the new one is whole. total: number of documents, for progress. model_bytes: the model's
     bytes by kind, for `info`. notify: called with every automatic choice once, with its reason.
+    window: passages planned together; None for as many short ones as fill a batch.
 
     Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
     options than the index or the interrupted build has), IndexLockedError, StorageError,
@@ -124,6 +125,7 @@ def build_index(
     check_language(language)
     check_choice("store", store, STORES)
     check_choice("on_bad", on_bad, ON_BAD)
+    window = window_of(encoder.batch_tokens) if window is None else window
     check_whole("window", window)
     kind, reason = check_index_type(index_type, encoder.spec.dims)
     split = None if chunk is None else as_chunking(chunk)
