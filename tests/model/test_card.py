@@ -19,10 +19,12 @@ from paths import PARITY
 from speed.card_road import as_on_a_card, watch
 from tested_architectures import TEXTS, apart, load, make, measured
 
+from fakes.indexes import FakeEncoder, fake_documents
 from moee_index import Encoder, backends
 from moee_index.cli import cli
 from moee_index.encode.encoder import CUDA_BATCH_TOKENS
 from moee_index.errors import LibraryError, MisuseError, ModelError, MoeeIndexError, lacks_memory
+from moee_index.index import Index, build_index
 from moee_index.model import device as devices
 from moee_index.model.arch import experts, grouped
 from moee_index.model.load import memory, stream
@@ -610,3 +612,26 @@ def test_norms_that_are_others_are_left_alone(kind: str) -> None:
     wanted = norm(x)
     assert fuse_norms([norm]) == (kind == "plain")
     torch.testing.assert_close(norm(x), wanted)
+
+
+# Windows of short texts
+
+
+def test_windows_of_short_texts_fill_a_cards_batches() -> None:
+    encoder = Encoder.load(PARITY / "olmoe")
+    short = [f"text {number}" for number in range(5000)]
+    sizes = {}
+    for budget in (4096, 16384, CUDA_BATCH_TOKENS):
+        plans = encoder.with_batch_tokens(budget)._plans(short, False)
+        sizes[budget] = [len(plan.truncated) for _, plan in plans]
+    assert sizes[4096] == sizes[16384] == [1024, 1024, 1024, 1024, 904]
+    assert sizes[CUDA_BATCH_TOKENS] == [4096, 904]
+
+
+@pytest.mark.parametrize(("budget", "window"), [(20, 1024), (CUDA_BATCH_TOKENS, 4096)])
+def test_a_build_plans_as_many_passages_as_fill_a_batch(
+    budget: int, window: int, tmp_path: Path
+) -> None:
+    build_index(tmp_path / "i", fake_documents(70), FakeEncoder(batch_tokens=budget))
+    with Index.open(tmp_path / "i") as index:
+        assert index.manifest.window == window
