@@ -21,6 +21,7 @@ from moee_index.bench.adapter import protocol
 from moee_index.bench.adapter.intervals import extras_for
 from moee_index.bench.adapter.systems import Column, MoeeSystem, System, outside_systems
 from moee_index.bench.adapter.task_inputs import TaskTexts, texts_of
+from moee_index.bench.adapter.vectors import WORDS
 from moee_index.bench.data import DataError, DataSets, quiet, stamp
 from moee_index.bench.mteb_internals import as_tested, with_newer
 from moee_index.bench.options import BenchOptions
@@ -140,10 +141,11 @@ class _Run:
         )
         several = [first] + [first.with_prompt(str(prompt), queries) for prompt in prompts[1:]]
         found: dict[str, MoeeSystem] = {}
-        for stored in several:
+        for number, stored in enumerate(several):
             system = MoeeSystem(
                 stored,
-                options.settings(),
+                # Words alone are the same under every prompt.
+                [one for one in options.settings() if not number or one.method != WORDS],
                 instructions=options.paper_protocol and options.instruction,
                 notify=self.tell,
                 progress=self.embedding,
@@ -180,13 +182,12 @@ class _Run:
         before = self.done
         todo: list[tuple[int, list[Column]]] = []
         for number, system in enumerate(self.systems):
-            if not system.serves(task):
-                self.done += len(system.columns)
-                continue
-            columns = [c for c in system.columns if not self._is_done(system, c, task)]
+            columns = [c for c in system.columns_for(task) if not self._is_done(system, c, task)]
             self.done += len(system.columns) - len(columns)
             if columns:
                 todo.append((number, columns))
+        if not any(system.columns_for(task) for system in self.systems):
+            self._name_missing(task, "words count where a corpus is searched; give --lexical 0 too")
         if todo:
             loaded = fresh(task)
             try:
@@ -289,7 +290,8 @@ class _Run:
         mteb's `max_ap` is also taken over Manhattan distance, which is no measure of `sum`."""
         name, main, fields = task.metadata.name, task.metadata.main_score, column.fields
         prompt, method = _named(fields["prompt"]), fields["method"]
-        paper = paper_score(fields["model"], prompt, method, name)
+        fused = bool(fields.get("lexical"))
+        paper = None if fused else paper_score(fields["model"], prompt, method, name)
         metrics = [main, "cosine_ap"] if task.metadata.type == "PairClassification" else [main]
         return [
             {
@@ -333,9 +335,7 @@ class _Run:
             names = {member.metadata.name for member in aggregate.metadata.tasks}
             members = [task for task in self.selection.tasks if task.metadata.name in names]
             for system in self.systems:
-                if not members or not system.serves(members[0]):
-                    continue
-                for column in system.columns:
+                for column in system.columns_for(members[0]) if members else ():
                     meta = system.meta(column, members[0])
                     if not self._is_whole(aggregate, meta):
                         name = aggregate.metadata.name

@@ -33,7 +33,7 @@ SUMMARY = "summary.json"
 EXTRAS = "extras.json"
 RECORD = "run.json"
 SETTING = ("model", "method", "prompt", "alpha", "standardize", "fit", "rw", "pooling")
-"""What tells the columns of summary.json apart."""
+"""What tells the columns of summary.json apart, beside `lexical` where words count."""
 _PLACE = ("task", "split", "subset")
 EXTRA_SETTING = ("model", "method", "prompt", "alpha", "standardize", "fit")
 """Those of them that extras.json has."""
@@ -76,6 +76,7 @@ class Row:
     score: float | None
     sample: bool
     paper: float | None
+    lexical: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Records:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in (*_PLACE, *SETTING, "metric"))
+    return tuple(row.get(name) for name in (*_PLACE, *SETTING, "lexical", "metric"))
 
 
 def _extra_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -293,7 +294,7 @@ def _broken(path: Path, what: str) -> MoeeIndexError:
 
 _TEXTS = ("task", "type", "split", "subset", "model", "method", "metric")
 _MAYBE = ("prompt", "standardize", "fit", "rw", "pooling")
-_NUMBERS = ("alpha", "score", "paper")
+_NUMBERS = ("alpha", "score", "paper", "lexical")
 
 
 def _row(path: Path, number: int, entry: Any) -> Row:

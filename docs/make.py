@@ -213,7 +213,7 @@ def _place(path: Path) -> tuple[bool, int, str]:
 
 
 # The package's folders in the order in which a text passes them.
-_ROOMS = ("readers", "encode", "model", "index", "tune", "export", "serve", "cli")
+_ROOMS = ("readers", "encode", "model", "reranking", "index", "tune", "export", "serve", "cli")
 _NOT_SHOWN = {"__pycache__", "results", "data"}
 _COLUMN = 30
 _LONGEST = 100

@@ -423,6 +423,11 @@ def score(
     )
 
 
+def known(similarity: np.floating[Any]) -> float:
+    """A similarity; one that nobody looked at is the one NaN that equals itself in a tuple."""
+    return math.nan if np.isnan(similarity) else float(similarity)
+
+
 def top_k(scores: Rows, k: int) -> RowNumbers:
     """Positions of the k highest scores, highest first; equal ones in order, at the cut too.
 

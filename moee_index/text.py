@@ -14,6 +14,7 @@ from moee_index.errors import MisuseError
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Characters without a look of their own that words are spelled with: joiners, soft hyphens.
 _SPELLING = "\u00ad\u200c\u200d"
+_WITHOUT_COLUMN = frozenset({"Mn", "Me", "Cf"})
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
@@ -77,6 +78,17 @@ def one_line(text: str) -> str:
 def shown(text: str, most: int = 60) -> str:
     """Somebody's text in a message: one line, printable, at most `most` characters."""
     return cut(escaped(text[: most + 1]), most)
+
+
+def columns(text: str) -> int:
+    """Columns of a terminal that a printable text takes."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in _WITHOUT_COLUMN:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def cut(line: str, most: int) -> str:

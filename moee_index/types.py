@@ -461,6 +461,9 @@ class Hit:
     Where words count: lexical: BM25 over the largest that any document has for the query, in
     [0, 1]; bm25: itself; words: which words of the query matched. Else these are None. Where words
     alone count hs and rw are NaN, for no vector was looked at.
+
+    Of several indexes searched as one, index: the directory of the one that holds it; rrf: where
+    they were merged by rank, what the hits are ordered by. Else these are None.
     """
 
     rank: int
@@ -474,3 +477,18 @@ class Hit:
     lexical: float | None = None
     bm25: float | None = None
     words: tuple[str, ...] | None = None
+    index: str | None = None
+    rrf: float | None = None
+
+
+@dataclass(frozen=True)
+class WordMatch:
+    """What a document owes to words: see `Hit`. share: `Hit.lexical`."""
+
+    bm25: float
+    share: float
+    words: tuple[str, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """Of its hit."""
+        return {"lexical": self.share, "bm25": self.bm25, "words": self.words}

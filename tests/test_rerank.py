@@ -309,6 +309,11 @@ class FakeIndex:
             if document.id in ids
         }
 
+    def words(
+        self, lexical: float | None = None, k1: float | None = None, b: float | None = None
+    ) -> None:
+        assert lexical is k1 is b is None
+
     def vectors_at(self, rows: Sequence[int]) -> Embeddings:
         return FakeEncoder().encode([self._documents[row].content for row in rows])
 

@@ -51,6 +51,8 @@ def experiment(stored: StoredEncoder, setting: Setting, fit: str) -> dict[str, A
     }
     if setting.alpha is not None:
         found["alpha"] = setting.alpha
+    if setting.lexical:
+        found["lexical"] = setting.lexical
     if identity.dequantised:
         found["dequantised"] = True
     for name in ("prompt", "query_prompt"):

@@ -1,7 +1,7 @@
 """mteb's SearchProtocol over the product itself: `Index.build`, its fused exact search, and
 reranking over its rows, with the standardizer that the index froze.
 
-Maths, search and vectors are the product's own.
+Maths, search, words and vectors are the product's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from moee_index.bench.adapter.encoder import MoeeEncoder, MoeeModel
 from moee_index.bench.adapter.task_inputs import search_texts
-from moee_index.bench.adapter.vectors import Setting
+from moee_index.bench.adapter.vectors import WORDS, Setting
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import StoredPlan
 from moee_index.errors import MisuseError
@@ -41,8 +41,9 @@ class MoeeSearch(MoeeModel):
 
     The index is built from stored vectors in a temporary directory and fits its own standardizer
     over the corpus; under fit `calibrated` it is given rows that are standardised already. Settings
-    that differ in method and α alone share one index. An index cannot hold vectors that depend on
-    their batch: under fit `batch` mteb's own search compares the vectors of `MoeeEncoder`.
+    that differ in method, α and the weight of words alone share one index. An index cannot hold
+    vectors that depend on their batch: under fit `batch` mteb's own search compares the vectors of
+    `MoeeEncoder`.
 
     Documents without text are in no index, so they are never found and last of all candidates.
     """
@@ -96,11 +97,10 @@ class MoeeSearch(MoeeModel):
     def _search(self, built: _Built, index: Index, asked: dict[str, str], k: int) -> Results:
         results: Results = {}
         ids, texts, encoder = list(asked), list(asked.values()), self._encoder()
-        method: Any = self.setting.method
         for start in range(0, len(ids), _QUERIES):
             some = slice(start, start + _QUERIES)
             queries = encoder.encode(texts[some], query=True)
-            answers = index.search_embeddings(queries, k, method=method, alpha=self.setting.alpha)
+            answers = index.search_embeddings(queries, k, texts=texts[some], **self._how)
             for identifier, hits in zip(ids[some], answers, strict=True):
                 results[identifier] = {built.ids[int(hit.id)]: hit.score for hit in hits}
         return results
@@ -114,15 +114,19 @@ class MoeeSearch(MoeeModel):
             for query, text in asked.items()
             if (candidates := built.rows(query, top_ranked.get(query, []))) and text.strip()
         )
-        method: Any = self.setting.method
-        for ranked in rerank_run(
-            run, asked, index, self._encoder(), method=method, alpha=self.setting.alpha
-        ):
+        for ranked in rerank_run(run, asked, index, self._encoder(), **self._how):
             assert ranked.asked.query_id is not None
             results[ranked.asked.query_id] = {
                 built.ids[int(hit.id)]: hit.score for hit in ranked.hits
             }
         return results
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """The setting as a search and a reranking take it. By words alone any method serves."""
+        setting = self.setting
+        method = "hs" if setting.method == WORDS else setting.method
+        return {"method": method, "alpha": setting.alpha, "lexical": setting.lexical}
 
     def _encoder(self) -> StoredEncoder:
         """What the index is built from and queries are embedded with."""

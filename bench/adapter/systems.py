@@ -16,7 +16,7 @@ from moee_index.bench.adapter.meta import name_and_experiment
 from moee_index.bench.adapter.protocol import SUFFIX, instruction_of
 from moee_index.bench.adapter.search import MoeeSearch
 from moee_index.bench.adapter.task_inputs import TaskTexts
-from moee_index.bench.adapter.vectors import Setting
+from moee_index.bench.adapter.vectors import WORDS, Setting
 from moee_index.bench.baselines import MINILM, Bm25, MiniLM, TfIdf
 from moee_index.bench.run_dir import SETTING
 from moee_index.bench.vector_cache.encoder import StoredEncoder
@@ -57,14 +57,13 @@ class MoeeSystem:
         self._tokens = 0
         self.prompt = stored.identity.prompt + (SUFFIX if instructions else "")
         fields = vars(stored.identity) | {"prompt": self.prompt}
-        self.columns = [
-            Column({name: (fields | vars(setting))[name] for name in SETTING}, setting)
-            for setting in settings
-        ]
+        self.columns = [Column(_fields(setting, fields), setting) for setting in settings]
 
-    def serves(self, task: AbsTask) -> bool:
-        """Whether it can do tasks of that type."""
-        return True
+    def columns_for(self, task: AbsTask) -> list[Column]:
+        """The columns that can do tasks of that type: words count where a corpus is searched."""
+        if installed.searches(task):
+            return self.columns
+        return [column for column in self.columns if not column.fields.get("lexical")]
 
     def meta(self, column: Column, task: AbsTask) -> ModelMeta:
         """Enough of a model's metadata to find its results; nothing is loaded for it."""
@@ -116,6 +115,14 @@ class MoeeSystem:
             self._tokens += stored.tokens(new, query=query)
 
 
+def _fields(setting: Setting, model: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting's fields in summary.json. Words alone owe nothing to a model."""
+    if setting.method == WORDS:
+        return dict.fromkeys(SETTING) | {"model": WORDS, "method": WORDS, "lexical": 1.0}
+    fields = {name: (dict(model) | vars(setting))[name] for name in SETTING}
+    return fields | ({"lexical": setting.lexical} if setting.lexical else {})
+
+
 class OutsideSystem:
     """A baseline of baselines.py, with the methods of `MoeeSystem`."""
 
@@ -127,10 +134,12 @@ class OutsideSystem:
         self.columns = [Column(dict.fromkeys(SETTING) | fields)]
         self._texts: set[bytes] = set()
 
-    def serves(self, task: AbsTask) -> bool:
+    def columns_for(self, task: AbsTask) -> list[Column]:
         if self.name == "bm25":
-            return installed.searches(task)
-        return self.name == "minilm" or task.metadata.type == "STS"
+            serves = installed.searches(task)
+        else:
+            serves = self.name == "minilm" or task.metadata.type == "STS"
+        return self.columns if serves else []
 
     @cached_property
     def _model(self) -> Any:

@@ -33,12 +33,15 @@ from moee_index.fusion import (
     standardise_batch,
     unit_vectors,
 )
+from moee_index.index.search.request import lexical_weight
 from moee_index.types import PARTS, Embeddings
 
 if TYPE_CHECKING:
     import torch
 
 FITS = ("corpus", "calibrated", "batch")
+# The method of words alone.
+WORDS = "words"
 # The authors' batch size (their README).
 AUTHORS_BATCH = 128
 REFERENCE_TEXTS = Path(__file__).with_name("reference_texts.jsonl")
@@ -52,7 +55,8 @@ class Setting:
 
     method: hs, rw, concat, sum. alpha: the weight of RW, for `sum` alone, else None. standardize:
     which parts are standardised: both, rw, hs, none; asked for, so it holds for few rows too.
-    fit: corpus, calibrated, batch.
+    fit: corpus, calibrated, batch. lexical: the weight of words where a corpus is searched; at 1,
+    and then alone, the method is `words`.
 
     Raises MisuseError.
     """
@@ -61,9 +65,15 @@ class Setting:
     alpha: float | None = None
     standardize: str = "both"
     fit: str = "corpus"
+    lexical: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, METHODS)
+        _one_of("method", self.method, (*METHODS, WORDS))
+        weight = lexical_weight(self.lexical)
+        if (weight == 1) != (self.method == WORDS):
+            raise MisuseError(f"lexical is {weight:g} with method {self.method}; 1 is {WORDS}")
+        if weight and self.fit == "batch":
+            raise MisuseError("words need an index, and fit batch has none; leave out one of them")
         _one_of("standardize", self.standardize, get_args(Standardize))
         _one_of("fit", self.fit, FITS)
         if self.method == "sum":
@@ -80,7 +90,8 @@ class Setting:
         """For people: `sum α=0.5, both by corpus`."""
         alpha = "" if self.alpha is None else f" α={self.alpha:g}"
         how = "raw" if self.standardize == "none" else f"{self.standardize} by {self.fit}"
-        return f"{self.method}{alpha}, {how}"
+        words = f", words {self.lexical:g}" if self.lexical else ""
+        return f"{self.method}{alpha}, {how}{words}"
 
     def dimensions(self, hs_dim: int, rw_dim: int) -> int:
         """Of the method's vectors."""

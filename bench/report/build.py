@@ -20,6 +20,7 @@ from moee_index.bench.report.runs import about, facts, missing, paper_tasks, tim
 from moee_index.bench.report.series import alphas, overview, radars, series_report
 from moee_index.bench.report.table import gather
 from moee_index.bench.report.view import SAMPLE, View
+from moee_index.bench.report.weights import weights
 from moee_index.bench.run_dir import Run, read_runs
 from moee_index.types import Notify
 
@@ -64,6 +65,7 @@ def _blocks(runs: Sequence[Run], view: View) -> list[Block]:
         "series": [series_report(view, series) for series in every],
         "radars": list(radars(view)),
         "alphas": list(alphas(view)),
+        "weights": list(weights(view)),
         "gaps": list(gaps(view)),
         "deepseek": paper.DEEPSEEK,
         "source": paper.source(),

@@ -1,4 +1,5 @@
-"""The report's pictures as PNG bytes: curves over alpha, figure 1's radar, bars, intervals.
+"""The report's pictures as PNG bytes: curves over alpha and the weight of words, figure 1's radar,
+bars, intervals.
 
 They need matplotlib (the extra `reports`); the analyses draw through `drawn` too. The same input
 gives the same bytes: no clock, no version, no settings of the user's go into a picture.
@@ -45,6 +46,9 @@ _OTHERS = (
     Style("#6E6E6E", "X", (0, (1, 1)), "+++"),  # type: ignore[arg-type]
     Style("#F0E442", "*", (0, (5, 5)), "ooo"),  # type: ignore[arg-type]
 )
+
+
+Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,27 @@ def alpha_curves(title: str, curves: Sequence[Curve]) -> bytes:
             axis.set_visible(False)
         figure.supylabel("score × 100", fontsize=10)
         below(figure, *grid[: len(curves)])
+
+    return drawn(title, (5.0 if across == 1 else 7.0, 2.3 * down + 1.1), draw)
+
+
+def weight_curves(title: str, panels: Mapping[str, Mapping[str, Points]]) -> bytes:
+    """Score (times 100) against the weight of words, a panel a task, a line a method."""
+    across = min(2, len(panels))
+    down = math.ceil(len(panels) / across)
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(down, across, squeeze=False).ravel()
+        for axis, (name, lines) in zip(grid, panels.items(), strict=False):
+            for method, points in lines.items():
+                x, scores = zip(*points, strict=True)
+                _line(axis, style_of(method), x, scores, markersize=4, label=method)
+            axis.set_title(name, fontsize=10)
+            axis.set_xlabel("weight of words")
+        for axis in grid[len(panels) :]:
+            axis.set_visible(False)
+        figure.supylabel("score × 100", fontsize=10)
+        below(figure, *grid[: len(panels)])
 
     return drawn(title, (5.0 if across == 1 else 7.0, 2.3 * down + 1.1), draw)
 

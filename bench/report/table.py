@@ -39,12 +39,14 @@ class Series:
 
 @dataclass(frozen=True)
 class System:
-    """One column. alpha: for `sum` alone. outside: it is there to compare with."""
+    """One column. alpha: for `sum` alone. outside: it is there to compare with. lexical: the weight
+    of words; None where these do not count."""
 
     series: Series
     method: str
     alpha: float | None
     outside: bool
+    lexical: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,11 @@ class Scores:
         return list(dict.fromkeys(s.series for s in self.columns if not s.outside))
 
     def of(self, series: Series) -> list[System]:
-        """A series' columns in their order."""
+        """A series' columns in their order, those with words left out."""
+        return [s for s in self.inside(series) if s.lexical is None]
+
+    def inside(self, series: Series) -> list[System]:
+        """As `of`, those with words too."""
         return in_order(s for s in self.columns if s.series == series and not s.outside)
 
     def outside(self) -> list[System]:
@@ -136,8 +142,8 @@ def _one_sum(columns: Sequence[System]) -> list[System]:
 
 
 def in_order(systems: Iterable[System]) -> list[System]:
-    """Columns of MoEE: HS, RW, concat, then sum by rising alpha."""
-    return sorted(systems, key=lambda s: (METHODS.index(s.method), s.alpha or 0))
+    """Columns of MoEE: HS, RW, concat, then sum by rising alpha; each by rising weight of words."""
+    return sorted(systems, key=lambda s: (METHODS.index(s.method), s.alpha or 0, s.lexical or 0))
 
 
 def short(model: str) -> str:
@@ -177,7 +183,8 @@ def _by_column(run: Run, raw_hs: set[Series]) -> dict[tuple[System, Unit], dict[
     for row in run.rows:
         series = _series(run, row)
         outside = row.method not in METHODS or (trained and _untrained(row.model))
-        system = System(joined.get(series, series), row.method, row.alpha, outside)
+        moee = joined.get(series, series)
+        system = System(moee, row.method, row.alpha, outside, row.lexical)
         unit = Unit(row.task, row.type, row.split, row.subset)
         metrics = columns.setdefault((system, unit), {})
         if row.metric in metrics and metrics[row.metric].score != row.score:

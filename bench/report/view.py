@@ -12,7 +12,7 @@ from moee_index.fusion import METHODS
 
 SAMPLE = "sample, no score"
 METHOD_NAMES = {"hs": "HS", "rw": "RW", "concat": "concat", "sum": "sum"}
-_OUTSIDE = {"bm25": "BM25", "tfidf": "TF-IDF"}
+_OUTSIDE = {"bm25": "BM25", "tfidf": "TF-IDF", "words": "words alone"}
 _ABOVE = "the figures are in the table above."
 
 
@@ -63,6 +63,8 @@ class View:
         method = METHOD_NAMES.get(system.method, quoted(system.method))
         if system.alpha is not None:
             method += f" (α = {system.alpha:g})"
+        if system.lexical is not None and not system.outside:
+            method += f" with words {system.lexical:g}"
         if not system.outside:
             return method
         name = self.model(system.series)

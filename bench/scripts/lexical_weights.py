@@ -9,7 +9,7 @@ dev lists; `report` the other half, and the test lists; `all` all queries, and t
 
 An index is built once a folder; all weights search it through the library. At weight 1 words alone
 count: BM25 of ours, beside which stands that of the package bm25s on the same words, where it is
-installed.
+installed; how far the two are apart is told.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from moee_index.types import Document, Embeddings, Query
 
 HALVES = ("choose", "report", "all")
 DEPTH = 100
-WORDS = "words"
+WORDS, THEIRS = "words", "bm25s"
+_SHOWN = {"hs": "HS", "rw": "RW", "concat": "concat", "sum": "sum"}
 
 
 @dataclass(frozen=True)
@@ -150,16 +151,17 @@ def measure(data: Judged, given: argparse.Namespace, work: Path) -> Iterator[dic
         return {**told, **what, "score": data.score(run), "queries": len(data.queries)}
 
     if (run := by_bm25s(data, given.language, bm25)) is not None:
-        yield row("bm25s", WORDS, 1.0, run)
+        yield row(THEIRS, WORDS, 1.0, run)
     texts = [query.text for query in data.queries]
     for model in given.model or [None]:
-        encoder = Encoder.load(model)
-        name = encoder.spec.model
-        directory = work / f"{data.name} {name} {given.language}".replace(" ", "-")
+        encoder = Encoder.load(model, pooling=given.pooling)
+        name, pooling = encoder.spec.model, encoder.spec.pooling
+        directory = work / f"{data.name} {name} {pooling} {given.language}".replace(" ", "-")
         tell(f"{data.name}: an index of {len(data.documents)} documents with {name}")
         options: dict[str, Any] = {"language": given.language, "standardize": given.standardize}
         with Index.build(directory, data.documents, encoder, **options) as index:
-            embeddings = encoder.encode(texts, query=True)
+            tell(f"{data.name}: the index's own weight of words is {index.lexical:g}")
+            embeddings = index.encoder().encode(texts, query=True)
             searcher = Searcher(data, index, embeddings, given.alpha, bm25)
             if 1 in given.weights:
                 yield row(name, WORDS, 1.0, searcher.run("hs", 1.0))
@@ -217,19 +219,50 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def means(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: for each model the mean over all data, weights down and methods across."""
-    data = {row["data"] for row in rows}
-    mean: list[dict[str, Any]] = []
-    for system, method, weight in dict.fromkeys(
-        (row["system"], row["method"], row["lexical"]) for row in rows
-    ):
-        these = [
-            r for r in rows if (r["system"], r["method"], r["lexical"]) == (system, method, weight)
-        ]
-        score = math.fsum(row["score"] for row in these) / len(these)
-        told = {"data": f"mean of {len(data)}", "metric": "score", "score": score}
-        mean.append({**these[0], **told, "queries": sum(row["queries"] for row in these)})
+    """Markdown: for each system the mean over all data, weights down and methods across; what some
+    data lack is left out."""
+    data = dict.fromkeys(row["data"] for row in rows)
+    found: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["system"], row["method"], row["lexical"]), []).append(row)
+    mean = [
+        {
+            **{**these[0], "data": f"mean of {len(data)}", "metric": "score"},
+            "score": math.fsum(row["score"] for row in these) / len(these),
+            "queries": sum(row["queries"] for row in these),
+        }
+        for these in found.values()
+        if len(these) == len(data)
+    ]
     return tables(mean)
+
+
+def apart(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """How far our BM25 is from that of bm25s, in points, for each set of data that has both."""
+    alone = [row for row in rows if row["method"] == WORDS]
+    theirs = {row["data"]: row["score"] for row in alone if row["system"] == THEIRS}
+    ours = {row["data"]: row["score"] for row in alone if row["system"] != THEIRS}
+    return [
+        f"{data}: BM25 is {ours[data] - theirs[data]:+.2f} points from that of bm25s"
+        for data in ours
+        if data in theirs
+    ]
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Curves of each method over the weight of words, a panel for each data and model."""
+    from moee_index.bench.report import plots
+
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in (row for row in rows if row["method"] != WORDS):
+        name = f"{row['data']}, {row['system']}: {row['metric']}"
+        line = panels.setdefault(name, {}).setdefault(_SHOWN[row["method"]], [])
+        line.append((row["lexical"], row["score"] / 100))
+    for row in (row for row in rows if row["method"] == WORDS and row["system"] != THEIRS):
+        for line in panels.get(f"{row['data']}, {row['system']}: {row['metric']}", {}).values():
+            line.append((1.0, row["score"] / 100))
+    half = f"half {rows[0]['half']}, seed {rows[0]['seed']}"
+    path.write_bytes(plots.weight_curves(f"Scores by the weight of words ({half})", panels))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -240,6 +273,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--half", choices=HALVES, default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the halves")
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable")
+    parser.add_argument("--pooling", help="instead of the model's own")
     parser.add_argument("--methods", type=methods, default=list(METHODS), help="comma list")
     parser.add_argument(
         "--weights", type=weights, default=[step / 10 for step in range(11)], help="comma list"
@@ -250,6 +284,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--b", type=float, default=LUCENE.b)
     parser.add_argument("--standardize", metavar="WHICH", help="both, rw, hs or none")
     parser.add_argument("--work", type=Path, help="keep the indexes here, and use those there")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="curves; needs matplotlib")
     parser.add_argument("--json", action="store_true", help="one score a line instead of tables")
     return parser
 
@@ -272,6 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rows and not given.json:
         print(tables(rows))
         print(means(rows))
+    for line in apart(rows):
+        tell(line)
+    if given.plot and rows:
+        plot(rows, given.plot)
     return int(failed)
 
 

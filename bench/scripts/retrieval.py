@@ -177,6 +177,8 @@ def measure(folder: Path, work: Path, given: argparse.Namespace) -> Iterator[dic
         for method in given.methods:
             weight = ["--method", method]
             weight += ["--alpha", given.alpha] if given.alpha and method == "sum" else []
+            # Words weigh by the statistics of an index, which candidate lists have none of here.
+            weight += ["--lexical", given.lexical] if isinstance(data, Retrieval) else []
             yield row(short(model), method, partial(data.run, model, options, weight))
 
 
@@ -211,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--baselines", type=names(_NAMES), default=baselines.BASELINES, help="comma list"
     )
     parser.add_argument("--alpha", help="weight of RW in `sum`")
+    parser.add_argument("--lexical", default="0", help="weight of words, in BEIR folders alone")
     parser.add_argument("--standardize", metavar="WHICH", help="both, rw, hs or none")
     parser.add_argument("--work", type=Path, help="keep the indexes here, and use those there")
     parser.add_argument("--json", action="store_true", help="one score a line instead of a table")

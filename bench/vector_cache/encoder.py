@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from moee_index.bench.vector_cache.store import StoredPlan, StoreKey, TextRows, VectorStore
 from moee_index.bench.vector_cache.table import Shelf
+from moee_index.encode.options import IndexDefaults
 from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import FingerprintMismatchError, MisuseError
 from moee_index.index.store.rows import RowNumbers
@@ -205,6 +206,11 @@ class StoredEncoder:
     def batch_tokens(self) -> int:
         """A constant: a plan over stored texts computes nothing."""
         return _STORED_BATCH_TOKENS
+
+    @property
+    def language(self) -> str | None:
+        """As `Encoder.language`: whose words the indexes of the bench stem."""
+        return None if self.checkpoint is None else IndexDefaults.of(self.checkpoint).language
 
     @property
     def token_weights(self) -> TokenWeights | None:

@@ -55,7 +55,15 @@ if TYPE_CHECKING:
     help="Split documents into passages of at most N tokens, at sentence ends, each repeating "
     "OVERLAP tokens of the one before.",
 )
-@language_option("none", "none")
+@language_option(None, "the model's own, else none")
+@click.option(
+    "--idf",
+    type=click.Choice(["model", "corpus"]),
+    default="model",
+    show_default=True,
+    help="What --pooling idf weighs tokens by: the model's own table, or one counted over CORPUS. "
+    "A model without a table always takes one of the corpus.",
+)
 @click.option(
     "--store",
     type=click.Choice(["float32", "float16"]),
@@ -97,7 +105,7 @@ def command(
     building["chunk"] = Chunking.parse(chunk) if chunk is not None else None
     files = CorpusFiles(console, corpus, reading)
     encoder = load_encoder(console, options)
-    if encoder.spec.lacks_token_weights:
+    if encoder.spec.lacks_token_weights or building["idf"] == "corpus":
         files.check_read_twice("--pooling idf counts the tokens of a corpus before it is embedded")
     if dry_run:
         from moee_index.index.estimate import estimate

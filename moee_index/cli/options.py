@@ -22,7 +22,7 @@ from moee_index.types import EncoderOptions, Progress
 
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
-    from moee_index.index import Index
+    from moee_index.index import Index, Indexes
     from moee_index.readers.corpus import CorpusReader, Reject
     from moee_index.readers.folder import Passed
 
@@ -395,7 +395,7 @@ def tell_bundled(console: Console, options: dict[str, Any]) -> None:
 
 
 def load_encoder_of(
-    console: Console, index: Index, options: dict[str, Any], *, few_texts: bool = True
+    console: Console, index: Index | Indexes, options: dict[str, Any], *, few_texts: bool = True
 ) -> Encoder:
     """Load the model that an index was built with; refuses contradicting options. few_texts:
     whether it is for a few texts at a time, as queries are."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moee_index.cli.hit_lines import say_hit
 from moee_index.cli.streams import print_json_line, print_line, say
 from moee_index.errors import counted
 from moee_index.text import cut, escaped, one_line
@@ -17,8 +18,8 @@ from moee_index.text import cut, escaped, one_line
 if TYPE_CHECKING:
     from moee_index.index import ChangeReport
     from moee_index.index.listing import Facet
+    from moee_index.index.several import SnippetsOf
     from moee_index.types import Hit
-
 
 # Characters of a text that are looked at for each one that is shown: blanks are squeezed.
 _LOOKED_AT = 8
@@ -45,11 +46,15 @@ def print_hits(
     *,
     as_json: bool,
     trec: bool,
+    snippets: SnippetsOf | None = None,
+    full: bool = False,
 ) -> None:
     """The answer to one query in the format that was asked for; a query without text is that of
     the document query_id, which a run names alone.
 
     details: what stands between query and hits in JSON (index, method, alpha, exact, took_ms).
+    snippets: what shows the best part of a hit's text, else its beginning is shown; full: people
+    see the whole text.
     """
     if as_json:
         print_json(
@@ -57,19 +62,21 @@ def print_hits(
                 "query": query,
                 "query_id": query_id if query is not None else None,
                 **details,
-                "hits": [_fields(hit) for hit in hits],
+                "hits": [_fields(hit, snippets) for hit in hits],
             }
         )
     elif trec:
+        from moee_index.index.several import run_score
         from moee_index.readers.trec import run_line
 
         for hit in hits:
-            print_line(run_line(query_id or "1", hit.id, hit.rank, hit.score))
+            print_line(run_line(query_id or "1", hit.id, hit.rank, run_score(hit)))
     else:
-        _print_table(f"like {query_id}" if query is None else query, hits, details)
+        title = f"like {query_id}" if query is None else query
+        _print_table(title, hits, details, snippets, full)
 
 
-def _fields(hit: Hit) -> dict[str, Any]:
+def _fields(hit: Hit, snippets: SnippetsOf | None) -> dict[str, Any]:
     """A hit as JSON has it."""
     fields: dict[str, Any] = {
         "rank": hit.rank,
@@ -87,6 +94,12 @@ def _fields(hit: Hit) -> dict[str, Any]:
         fields |= {"lexical": hit.lexical, "bm25": hit.bm25, "words": hit.words}
         if math.isnan(hit.hs):
             fields |= {"hs": None, "rw": None}
+    # Only where several indexes were searched.
+    fields |= {"index": hit.index} if hit.index is not None else {}
+    fields |= {"rrf": hit.rrf} if hit.rrf is not None else {}
+    if snippets is not None:
+        snippet = snippets(hit).snippet(hit.text)
+        fields |= {"snippet": snippet.text, "marks": snippet.marks}
     return fields
 
 
@@ -105,14 +118,25 @@ def print_change(report: ChangeReport, what: str, as_json: bool) -> None:
     )
 
 
-def _print_table(query: str, hits: Sequence[Hit], details: dict[str, Any]) -> None:
+def _print_table(
+    query: str,
+    hits: Sequence[Hit],
+    details: dict[str, Any],
+    snippets: SnippetsOf | None,
+    full: bool,
+) -> None:
     width = terminal_width()
     say(f"{cut(one_line(query), width)}   ({details['took_ms']:.0f} ms)")
     if not hits:
         say("  no hits")
     for hit in hits:
-        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{escaped(hit.id)}  "
-        say_document(start, hit.metadata.get("title"), hit.text, width)
+        where = "" if hit.index is None else f"{escaped(hit.index)}  "
+        start = f"{hit.rank:>3}  {hit.score:7.4f}  {_parts(hit)}{where}{escaped(hit.id)}  "
+        title = hit.metadata.get("title")
+        if snippets is None:
+            say_document(start, title, hit.text, width)
+        else:
+            say_hit(start, title, hit.text, snippets(hit), width, full)
     say()
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,12 @@ from moee_index.cli.output import check_formats, facet_fields, print_facets, pri
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
-    from moee_index.index import Index
+    from moee_index.index import Hits, Indexes
+    from moee_index.index.lexical.syntax import Condition, ParsedQuery
     from moee_index.index.listing import Facet
     from moee_index.index.search.request import SearchRequest
-    from moee_index.types import Query
+    from moee_index.index.several import Merge, SnippetsOf
+    from moee_index.types import Hit, Query
 
 # Queries of a file that are embedded and searched together.
 BLOCK = 64
@@ -42,8 +45,16 @@ BLOCK = 64
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="DIR",
-    help="The index. [default: the only one under indexes/, or the newest]",
+    help="The index. May be given several times: indexes of one model are searched as one list. "
+    "[default: the only one under indexes/, or the newest]",
+)
+@click.option(
+    "--merge",
+    type=click.Choice(["auto", "scores", "ranks"]),
+    help="With several --index, merge hits by score, or by rank (reciprocal rank fusion). "
+    "[default: by score where scores mean the same in all]",
 )
 @click.option(
     "-k",
@@ -80,9 +91,16 @@ BLOCK = 64
     type=TEXT,
     multiple=True,
     metavar="FIELD",
-    help="Also count the documents that --filter leaves by their values in a field. May be given "
-    "several times.",
+    help="Also count the documents that --filter and conditions in TEXT leave by their values in a "
+    "field. May be given several times.",
 )
+@click.option(
+    "--plain",
+    is_flag=True,
+    help='Take TEXT as it is: without, "a phrase", +required and -without are conditions on '
+    "documents.",
+)
+@click.option("--full", is_flag=True, help="Show the whole text of each hit.")
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
 @search_options
 @lexical_options
@@ -93,7 +111,8 @@ def command(
     console: Console,
     /,
     text: tuple[str, ...],
-    index: Path | None,
+    index: tuple[Path, ...],
+    merge: Merge | None,
     k: int,
     queries: str | None,
     like: str | None,
@@ -102,6 +121,8 @@ def command(
     passages: bool,
     offset: int,
     facets: tuple[str, ...],
+    plain: bool,
+    full: bool,
     method: Method,
     alpha: float | None,
     lexical: float | None,
@@ -111,12 +132,14 @@ def command(
     trec: bool,
     **given: Any,
 ) -> None:
-    """Search an index for each TEXT, for the queries of a file, or for each line of stdin.
+    """Search an index for each TEXT, for the queries of a file, or for each line of stdin; in a
+    terminal without any of these, at a prompt.
 
     The answer is the exact top k of sim_HS + α·sim_RW (or of another --method), with --filter of
     the documents that match, with --lexical of vectors and words together. A filter compares
     metadata fields by = != < <= > >=, `in (…)`, `contains "…"` and `exists`, joined by and, or, not
-    and parentheses.
+    and parentheses. In TEXT "a phrase" and +word leave the documents that hold them, -word and
+    -"a phrase" those that do not.
     """
     check_formats(as_json, trec)
     if text and queries is not None:
@@ -127,9 +150,14 @@ def command(
         )
     if not all(query.strip() for query in text):
         raise click.UsageError("the query is empty; give a text to search for")
+    if full and (as_json or trec):
+        raise click.UsageError("--full is for the table; --json holds each text whole")
 
-    from moee_index.index import Index
+    if merge is not None and len(index) < 2:
+        raise click.UsageError("--merge says how hits of several --index become one list")
+
     from moee_index.index.answers import answer_queries
+    from moee_index.index.lexical.syntax import parse_query
     from moee_index.index.search.request import SearchRequest
 
     # Anything wrong with the request is reported before anything is loaded.
@@ -139,56 +167,78 @@ def command(
     )  # fmt: skip
     if trec and facets:
         raise click.UsageError("a TREC run holds no counts: --facet goes with --json or the table")
-    if like is not None or lexical == 1:
+    typed = text or queries is not None or like is not None
+    at_prompt = not typed and not as_json and not trec and _in_terminal()
+    # At a prompt the weight of words can be changed.
+    if like is not None or (lexical == 1 and not at_prompt):
         from moee_index.backends import embed_nothing
 
         embed_nothing()
+    syntax = not plain and (bool(text) or at_prompt)
+    parsed = [parse_query(query) for query in text] if syntax else []
+    conditions = _shared(parsed) if facets else ()
+    page = Page(offset, facets, as_json, trec, full)
     if like is not None:
-        page = Page(offset, facets, as_json, trec)
-        _print_like(console, index, request, like, page)
+        request = replace(request, lexical=0.0)
+        with _opened(console, index, merge, request) as opened:
+            print_like(opened, request, like, page)
+        return
+    if at_prompt:
+        with _opened(console, index, merge, request) as opened:
+            _start_prompt(console, opened, request, page, given, syntax)
         return
     source = "-" if queries is None and not text else queries
     if source is not None:
         source = str(source)
         _look_at(source)
-    directory = choose_index(console, index)
-    with Index.open(directory) as opened:
-        opened.check_filter(request.filter)
-        opened.check_lexical(request.lexical)
-        weight = request.words(opened.lexical)
-        if lexical is None:
-            tell_lexical(console, opened)
-        page = Page(offset, facets, as_json, trec)
-        counts = page.count(opened, request)
+    with _opened(console, index, merge, request) as opened:
+        opened.check_conditions(parsed)
+        counts = page.count(opened, request, conditions)
         if trec:
-            opened.snapshot.check_run_ids(request.filter)
+            opened.check_run_ids(request)
             _check_ids(source)
         options, _ = split_model_options(given)
         # By words alone no text is embedded.
-        encoder = load_encoder_of(console, opened, options) if weight < 1 else None
+        encoder = load_encoder_of(console, opened, options) if opened.embeds(request) else None
         # stdin is answered line by line as it comes, a file in blocks
         read = _numbered(text) if source is None else _read(source)
         block = 1 if source == "-" and queries is None else BLOCK
-        details: dict[str, Any] = {
-            "index": str(directory),
-            "method": method,
-            "alpha": request.weight(opened.alpha),
-        }
-        more = page.fields(counts)
-        if weight:
-            # Only where words count: scripts rely on the fields above.
-            details["lexical"] = weight
-        for answer in answer_queries(opened, read, request, encoder, block=block):
-            print_hits(
+        details, more = opened.details(request), page.fields(counts)
+        answers = answer_queries(opened, read, request, encoder, block=block, syntax=syntax)
+        for answer in answers:
+            page.print_hits(
                 answer.query.text,
                 answer.query.id if queries is not None or trec else None,
-                answer.hits[offset:],
+                answer.hits,
                 {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
-                as_json=as_json,
-                trec=trec,
+                None if trec else opened.snippets(answer.text),
             )
-            sys.stdout.flush()
     page.print_counts(counts)
+
+
+@contextmanager
+def _opened(
+    console: Console, index: tuple[Path, ...], merge: Merge | None, request: SearchRequest
+) -> Iterator[Indexes]:
+    """The indexes, which a request fits; how their hits are merged is told."""
+    from moee_index.index import Indexes
+
+    directories = index or (choose_index(console, None),)
+    with Indexes.open(directories, merge=merge or "auto") as opened:
+        check_request(console, opened, request)
+        yield opened
+
+
+def check_request(console: Console, opened: Indexes, request: SearchRequest) -> None:
+    """Refuse what does not fit the indexes; say why hits of several are merged by rank, where
+    nobody asked for it."""
+    opened.check(request)
+    if request.lexical is None:
+        for index in opened.indexes:
+            tell_lexical(console, index)
+    merged_by, reason = opened.merged_by(request)
+    if merged_by == "ranks" and reason:
+        console.tell(f"hits are merged by rank: {reason}")
 
 
 @dataclass(frozen=True)
@@ -199,18 +249,35 @@ class Page:
     facets: tuple[str, ...]
     as_json: bool
     trec: bool
+    full: bool
 
-    def count(self, opened: Index, request: SearchRequest) -> list[Facet]:
-        """The documents that the filter leaves, counted by the fields that are asked for."""
+    def count(
+        self, opened: Indexes, request: SearchRequest, conditions: Sequence[Condition] = ()
+    ) -> list[Facet]:
+        """The documents that filter and conditions leave, counted by the fields that are asked
+        for."""
         if not self.facets:
             return []
-        from moee_index.index.listing import count_values
-
-        return count_values(opened.snapshot, self.facets, request.filter)
+        return opened.count_values(self.facets, request.filter, conditions)
 
     def fields(self, counts: list[Facet]) -> dict[str, Any]:
         """The counts as a part of an answer in JSON, where any are asked for."""
         return {"facets": [facet_fields(facet) for facet in counts]} if counts else {}
+
+    def print_hits(
+        self,
+        query: str | None,
+        query_id: str | None,
+        hits: Hits,
+        details: dict[str, Any],
+        snippets: SnippetsOf | None,
+    ) -> None:
+        """An answer, shown at once."""
+        print_hits(
+            query, query_id, hits[self.offset :], details, as_json=self.as_json, trec=self.trec,
+            snippets=snippets, full=self.full,
+        )  # fmt: skip
+        sys.stdout.flush()
 
     def print_counts(self, counts: list[Facet]) -> None:
         """The counts for people, once behind all answers."""
@@ -218,31 +285,58 @@ class Page:
             print_facets(counts, False)
 
 
-def _print_like(
-    console: Console, index: Path | None, request: SearchRequest, like: str, page: Page
-) -> None:
-    """Documents like one of them, in the form of an answer to a query; its id is the query's."""
-    from moee_index.index import Index
+def _in_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
-    directory = choose_index(console, index)
-    with Index.open(directory) as opened:
-        counts = page.count(opened, request)
-        if page.trec:
-            opened.snapshot.check_run_ids(request.filter)
-        started = time.perf_counter()
-        hits = opened.answer_like(request, like)
-        details = {
-            "index": str(directory),
-            "method": request.method,
-            "alpha": request.weight(opened.alpha),
-            "like": like,
-            "exact": hits.exact,
-            "took_ms": (time.perf_counter() - started) * 1000,
-            **page.fields(counts),
-        }
-    hits_shown = hits[page.offset :]
-    print_hits(None, like, hits_shown, details, as_json=page.as_json, trec=page.trec)
+
+def _start_prompt(
+    console: Console,
+    opened: Indexes,
+    request: SearchRequest,
+    page: Page,
+    given: dict[str, Any],
+    syntax: bool,
+) -> None:
+    from moee_index.cli import prompt
+
+    options, _ = split_model_options(given)
+    session = prompt.Session(
+        console, opened, request, page, lambda: load_encoder_of(console, opened, options), syntax
+    )
+    prompt.run(session, console, len(opened))
+
+
+def print_like(
+    opened: Indexes, request: SearchRequest, like: str, page: Page, hit: Hit | None = None
+) -> Hits:
+    """Documents like one of them, in the form of an answer to a query; its id is the query's. hit:
+    the document as a hit, where its id alone may not tell it."""
+    counts = page.count(opened, request)
+    if page.trec:
+        opened.check_run_ids(request)
+    started = time.perf_counter()
+    hits = opened.answer_like(request, hit or like)
+    details = {
+        **opened.details(request),
+        "like": like,
+        "exact": hits.exact,
+        "took_ms": (time.perf_counter() - started) * 1000,
+        **page.fields(counts),
+    }
+    page.print_hits(None, like, hits, details, opened.snippets(""))
     page.print_counts(counts)
+    return hits
+
+
+def _shared(queries: Sequence[ParsedQuery]) -> tuple[Condition, ...]:
+    """The conditions of all queries, over whose documents --facet counts once."""
+    each = {query.conditions for query in queries}
+    if len(each) > 1:
+        raise click.UsageError(
+            "--facet counts the documents of one query, and these have different conditions; give "
+            "one TEXT, or --plain"
+        )
+    return next(iter(each), ())
 
 
 def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:

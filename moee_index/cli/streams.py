@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import click
@@ -58,6 +58,19 @@ def say(text: str = "") -> None:
     """Print for people: in every line what would act on a terminal is shown as an escape."""
     with _writing():
         click.echo("\n".join(escaped(line) for line in text.split("\n")))
+
+
+def say_marked(pieces: Iterable[tuple[str, bool]]) -> None:
+    """Print pieces of a line for people; those that are marked are bold on a terminal, and nowhere
+    else."""
+    bold = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    with _writing():
+        click.echo(
+            "".join(
+                click.style(escaped(text), bold=True) if marked and bold else escaped(text)
+                for text, marked in pieces
+            )
+        )
 
 
 def say_aside(text: str) -> None:

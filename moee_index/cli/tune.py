@@ -1,4 +1,4 @@
-"""`moee-index tune`: choose the weight of RW for an index."""
+"""`moee-index tune`: choose the weights of RW and of words for an index."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="The judged queries: BEIR's queries.jsonl, id<TAB>text, or one per line.",
 )
-@click.option("--save", is_flag=True, help="Make the chosen α the index's default.")
+@click.option("--save", is_flag=True, help="Make what is chosen the index's defaults.")
 @json_option
 @model_options("tune")
 @click.pass_context
@@ -49,12 +49,14 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Choose α, the weight of RW in sim_HS + α·sim_RW, for INDEX.
+    """Choose α, the weight of RW in sim_HS + α·sim_RW, and the weight of words for INDEX.
 
-    With --qrels and --queries: the α with the highest nDCG@10 on one half of the queries, and what
-    it is worth on the other half. Without: no label is seen and no model is loaded; α is where the
-    fused similarity of the index's own documents agrees best with both of its parts (Spearman
-    correlation), as the paper describes. That balances the parts; it says nothing about relevance.
+    With --qrels and --queries: the α and the weight of words (`query --lexical`) that have the
+    highest nDCG@10 together on one half of the queries, and what they are worth on the other half;
+    α alone where INDEX has no postings. Without: α alone; no label is seen and no model is loaded;
+    α is where the fused similarity of the index's own documents agrees best with both of its parts
+    (Spearman correlation), as the paper describes. That balances the parts; it says nothing about
+    relevance.
     """
     if (qrels is None) != (queries is None):
         there, lacking = ("--qrels", "--queries") if queries is None else ("--queries", "--qrels")
@@ -65,7 +67,7 @@ def command(
         raise click.UsageError("--qrels and --queries cannot both be read from stdin")
 
     from moee_index.index import Index
-    from moee_index.index.change import check_writable, save_alpha
+    from moee_index.index.change import check_writable, save_weights
     from moee_index.tune.labelled import Trial, tune_with_labels
     from moee_index.tune.unlabelled import tune_without_labels
 
@@ -87,7 +89,7 @@ def command(
     saved = False
     try:
         if save:
-            save_alpha(index, tuning.alpha)
+            save_weights(index, tuning.alpha, tuning.lexical)
             saved = True
     finally:
         # The result is printed even where it cannot be saved.
@@ -117,30 +119,60 @@ def _print(index: Path, tuning: Tuning, saved: bool) -> None:
         heading = "mean correlation"
     else:
         choosing = tuning.queries - tuning.held_out.queries
-        say(f"nDCG@10 on the half of {counted(choosing, 'query', 'queries')} that α is chosen on")
+        say(f"nDCG@10 on the half of {counted(choosing, 'query', 'queries')} that is chosen on")
         heading = "nDCG@10"
+        _print_weights(tuning)
     say(f"{'α':>8}  {heading}")
     for point in tuning.curve:
         mark = "  chosen" if point.alpha == tuning.alpha else ""
         say(f"{point.alpha:>8g}  {point.value:.4f}{mark}")
     if tuning.held_out is not None:
         _print_held_out(tuning, tuning.held_out)
+    chosen, before = _chosen(tuning), _before(tuning)
     if saved:
-        say(f"α {tuning.alpha:g} is now the default of {index} (it was {tuning.previous:g})")
+        say(f"{chosen} is now the default of {index} (it was {before})")
     else:
-        say(f"α {tuning.alpha:g}; {index} keeps {tuning.previous:g} (--save changes it)")
+        say(f"{chosen}; {index} keeps {before} (--save changes it)")
+
+
+def _chosen(tuning: Tuning) -> str:
+    weight = tuning.lexical
+    return f"α {tuning.alpha:g}" + ("" if weight is None else f" with words {weight:g}")
+
+
+def _before(tuning: Tuning) -> str:
+    weight = None if tuning.lexical is None else tuning.previous_lexical
+    return f"{tuning.previous:g}" + ("" if weight is None else f" with words {weight:g}")
+
+
+def _print_weights(tuning: Tuning) -> None:
+    """The weights of words, each with its best α; nothing where only α was chosen."""
+    if tuning.lexical is None:
+        return
+    say(f"{'words':>8}  nDCG@10")
+    for point in tuning.lexical_curve:
+        alpha = "words alone" if point.lexical == 1 else f"α {point.alpha:g}"
+        mark = "  chosen" if point.lexical == tuning.lexical else ""
+        say(f"{point.lexical:>8g}  {point.value:.4f}  {alpha}{mark}")
+    if tuning.lexical < 1:
+        say(f"with words {tuning.lexical:g}:")
 
 
 def _print_held_out(tuning: Tuning, held_out: HeldOut) -> None:
     say(f"\nnDCG@10 on the other half, {counted(held_out.queries, 'query', 'queries')}")
-    for name, value in (
-        (f"α {tuning.alpha:g}, chosen", held_out.chosen),
-        (f"α {tuning.previous:g}, the index's", held_out.current),
+    lines = [
+        (f"{_chosen(tuning)}, chosen", held_out.chosen),
+        (f"α {_before(tuning)}, the index's", held_out.current),
         ("HS alone", held_out.hs),
         ("RW alone", held_out.rw),
-    ):
-        say(f"  {name:<20} {value:.4f}")
+    ]
+    if held_out.dense is not None and held_out.words is not None:
+        lines.append((f"α {held_out.dense_alpha:g} without words", held_out.dense))
+        lines.append(("words alone", held_out.words))
+    width = max(20, *(len(name) for name, _ in lines))
+    for name, value in lines:
+        say(f"  {name:<{width}} {value:.4f}")
     say(
-        f"  {'gain':<20} {held_out.gain:+.4f}   95 % interval {held_out.low:+.4f} to "
+        f"  {'gain':<{width}} {held_out.gain:+.4f}   95 % interval {held_out.low:+.4f} to "
         f"{held_out.high:+.4f}"
     )

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches, window_of
 from moee_index.encode.chunking import SECTION, divide, divide_long
-from moee_index.encode.options import check_count, lexical_weight, resolve_options
+from moee_index.encode.options import IndexDefaults, check_count, resolve_options
 from moee_index.encode.prompts import parse_prompt
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
@@ -112,13 +112,13 @@ class Encoder:
         tokenizer: Tokenizer,
         batch_tokens: int,
         token_weights: TokenWeights | None = None,
-        lexical: float = 0.0,
+        index_defaults: IndexDefaults | None = None,
     ) -> None:
         self._spec = spec
         self.running = running
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
-        self._lexical = lexical
+        self._index_defaults = index_defaults or IndexDefaults()
         self.token_weights = token_weights
         self._prompt = parse_prompt(spec.prompt)
         self._query_prompt = parse_prompt(spec.query_prompt)
@@ -167,7 +167,7 @@ class Encoder:
         for flag, count in (("--batch-tokens", batch_tokens), ("--threads", threads)):
             check_count(flag, count)
         options = resolve_options(checkpoint, asked, built=built)
-        lexical = lexical_weight(checkpoint)
+        index_defaults = IndexDefaults.of(checkpoint)
         bits = options.bits
         if checkpoint.quantization is not None and bits != 4:
             tell(
@@ -213,7 +213,7 @@ class Encoder:
                 "4-bit products by bitsandbytes, several times slower than by our own kernels: "
                 f"{running.kernels.reason}"
             )
-        return cls(spec, running, tokenizer, budget, weights, lexical)
+        return cls(spec, running, tokenizer, budget, weights, index_defaults)
 
     @classmethod
     def for_spec(
@@ -277,7 +277,13 @@ class Encoder:
     def lexical(self) -> float:
         """The default weight of words that the checkpoint has for its indexes; it decides no
         embedding."""
-        return self._lexical
+        return self._index_defaults.lexical
+
+    @property
+    def language(self) -> str | None:
+        """The language whose words its indexes stem by default; None where the checkpoint says
+        nothing."""
+        return self._index_defaults.language
 
     def with_batch_tokens(self, batch_tokens: int) -> Encoder:
         """The same encoder with another budget (a resumed build keeps its first one)."""
@@ -308,7 +314,7 @@ class Encoder:
             self._tokenizer,
             batch_tokens or self._batch_tokens,
             token_weights or self.token_weights,
-            self.lexical,
+            self._index_defaults,
         )
 
     def with_prompt(self, prompt: str) -> Encoder:

@@ -6,13 +6,13 @@ A value that makes no sense is told where it comes from: the command line, or `m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from moee_index.encode.prompts import parse_prompt
 from moee_index.errors import MisuseError, ModelError
 from moee_index.fusion import finite_number
-from moee_index.model.checkpoint.find import DEFAULTS_FILE, LEXICAL_KEY, Checkpoint
+from moee_index.model.checkpoint.find import DEFAULTS_FILE, LANGUAGE_KEY, LEXICAL_KEY, Checkpoint
 from moee_index.model.checkpoint.text_config import is_count, positions
 from moee_index.text import shown
 from moee_index.types import EncoderOptions
@@ -66,7 +66,22 @@ def _own(checkpoint: Checkpoint, field: Field[Any]) -> Any:
     return value
 
 
-def lexical_weight(checkpoint: Checkpoint) -> float:
+@dataclass(frozen=True)
+class IndexDefaults:
+    """What a checkpoint says of the indexes that are built with it; it decides no embedding.
+    lexical: how much words weigh in a search; language: whose words are stemmed, None where it
+    says nothing."""
+
+    lexical: float = 0.0
+    language: str | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> IndexDefaults:
+        """Raises ModelError for values in `moee_index.json` that make no sense."""
+        return cls(_lexical_weight(checkpoint), _language(checkpoint))
+
+
+def _lexical_weight(checkpoint: Checkpoint) -> float:
     """How much words weigh by default in indexes of this checkpoint, from 0 (nothing, unless it
     says so) to 1. Raises ModelError for anything else in `moee_index.json`."""
     value = checkpoint.defaults.get(LEXICAL_KEY, 0.0)
@@ -77,6 +92,19 @@ def lexical_weight(checkpoint: Checkpoint) -> float:
             "number from 0 to 1"
         )
     return weight
+
+
+def _language(checkpoint: Checkpoint) -> str | None:
+    """The language whose words indexes of this checkpoint stem by default; None where it says
+    nothing. Raises ModelError for what is no text in `moee_index.json`; which languages there are
+    is the index's to know."""
+    value = checkpoint.defaults.get(LANGUAGE_KEY)
+    if value is not None and not isinstance(value, str):
+        raise ModelError(
+            f"{checkpoint.path / DEFAULTS_FILE}: {LANGUAGE_KEY!r} {shown(str(value))} must be a "
+            'language\'s code, such as "en"'
+        )
+    return value
 
 
 def _flag(field: Field[Any]) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moee_index.index.default import default_index
     from moee_index.index.hits import Hits
     from moee_index.index.index import Index
+    from moee_index.index.several import Indexes
     from moee_index.index.verify import VerifyReport, verify_index
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "ChangeReport": "change",
     "Hits": "hits",
     "Index": "index",
+    "Indexes": "several",
     "VerifyReport": "verify",
     "add_documents": "add",
     "build_index": "build",
@@ -52,6 +54,7 @@ __all__ = [
     "ChangeReport",
     "Hits",
     "Index",
+    "Indexes",
     "VerifyReport",
     "add_documents",
     "build_index",

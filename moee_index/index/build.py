@@ -17,7 +17,13 @@ from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
 from moee_index.encode.batches import window_of
-from moee_index.errors import IndexDamagedError, MisuseError, NotAnIndexError, StorageError
+from moee_index.errors import (
+    IndexDamagedError,
+    MisuseError,
+    ModelError,
+    NotAnIndexError,
+    StorageError,
+)
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import write_lexical
@@ -38,7 +44,7 @@ from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.store.token_weights import keep_token_weights, needed_token_weights
 from moee_index.index.write.count_tokens import with_token_weights
 from moee_index.index.write.derive import derive, fit_standardizer
-from moee_index.index.write.resume import check_encoder, compare_finished
+from moee_index.index.write.resume import check_encoder, compare_finished, language_there
 from moee_index.index.write.segment import (
     ON_BAD,
     SegmentWriting,
@@ -92,7 +98,8 @@ def build_index(
     index_type: str = "auto",
     store: str = "float32",
     chunk: Chunking | str | None = None,
-    language: str = NO_LANGUAGE,
+    language: str | None = None,
+    idf: Literal["model", "corpus"] = "model",
     on_bad: Literal["error", "skip"] = "error",
     overwrite: bool = False,
     total: int | None = None,
@@ -103,30 +110,41 @@ def build_index(
 ) -> BuildReport:
     """Embed documents and index them; resume an interrupted build; recognize a finished one.
 
-    documents: an iterable, or a function that takes a reject callback and returns one (readers
-    with on_bad="skip" call it). They are read once, in order, never held all at once.
-    standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
-    flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
-    overlap). language: stem words in this language (lexical/words.py has which), or none. Where
-    the encoder lacks token weights (pooling `idf`, and a model without a table) they are counted
-    over the documents first, which are then read twice.
-    overwrite: build anew beside a finished index and replace it
-    when the new one is whole. total: number of documents, for progress. model_bytes: the model's
-    bytes by kind, for `info`. notify: called with every automatic choice once, with its reason.
-    window: passages planned together; None for as many short ones as fill a batch.
+        documents: an iterable, or a function that takes a reject callback and returns one (readers
+        with on_bad="skip" call it). They are read once, in order, never held all at once.
+        standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
+        flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
+    <<<<<<< HEAD
+        overlap). language: stem words in this language (lexical/words.py has which), or none. Where
+        the encoder lacks token weights (pooling `idf`, and a model without a table) they are counted
+        over the documents first, which are then read twice.
+        overwrite: build anew beside a finished index and replace it
+        when the new one is whole. total: number of documents, for progress. model_bytes: the model's
+        bytes by kind, for `info`. notify: called with every automatic choice once, with its reason.
+        window: passages planned together; None for as many short ones as fill a batch.
+    =======
+        overlap). language: stem words in this language (lexical/language.py has which), or `none`;
+        None is the model's default, which is none where it has no other. idf: what pooling
+        `idf` weighs tokens by: the model's table, or one counted over the documents, which are then
+        read twice; a model without a table always takes the latter. overwrite: build anew beside a
+        finished index and replace it when the new one is whole. total: number of documents, for
+        progress. model_bytes: the model's bytes by kind, for `info`. notify: called with every
+        automatic choice once, with its reason.
+    >>>>>>> origin/main
 
-    Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
-    options than the index or the interrupted build has), IndexLockedError, StorageError,
-    ModelError (vectors that are not finite), MisuseError. What was embedded stays.
+        Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
+        options than the index or the interrupted build has), IndexLockedError, StorageError,
+        ModelError (vectors that are not finite), MisuseError. What was embedded stays.
     """
     directory, encoder = index_directory(directory), check_encoder(encoder)
     check_documents(documents)
     choose_standardize(0, standardize)
-    check_language(language)
+    check_language(language or NO_LANGUAGE)
     check_choice("store", store, STORES)
     check_choice("on_bad", on_bad, ON_BAD)
     window = window_of(encoder.batch_tokens) if window is None else window
     check_whole("window", window)
+    check_choice("idf", idf, ("model", "corpus"))
     kind, reason = check_index_type(index_type, encoder.spec.dims)
     split = None if chunk is None else as_chunking(chunk)
     progress, notify = check_progress(progress), check_notify(notify)
@@ -135,6 +153,7 @@ def build_index(
         documents,
         encoder,
         str(split) if split is not None else None,
+        count=idf == "corpus",
         anew=overwrite,
         skip_bad=on_bad == "skip",
         progress=progress,
@@ -148,7 +167,7 @@ def build_index(
         chunk=str(split) if split is not None else None,
         batch_tokens=encoder.batch_tokens,
         window=window,
-        language=language,
+        language=_language(directory, language, encoder, overwrite, notify),
     )
     writing = SegmentWriting(
         directory=directory,
@@ -163,6 +182,27 @@ def build_index(
     )
     build = _Build(writing, reason, dict(model_bytes) if model_bytes is not None else None)
     return build.run()
+
+
+def _language(
+    directory: Path, asked: str | None, encoder: TextEncoder, anew: bool, notify: Notify
+) -> str:
+    """The language whose words are stemmed: as asked, else as it is in the index or interrupted
+    build that is there, else the model's default, which need not have one."""
+    if asked is not None:
+        return asked
+    there = None if anew else language_there(directory)
+    if there is not None:
+        return there
+    default: object = getattr(encoder, "language", None)
+    if default is None:
+        return NO_LANGUAGE
+    try:
+        check_language(default)
+    except MisuseError as error:
+        raise ModelError(f"{encoder.spec.path}: moee_index.json: {error}") from error
+    notify(f"language {default}: the default of model {encoder.spec.model}; --language changes it")
+    return str(default)
 
 
 def as_chunking(chunk: Chunking | str) -> Chunking:

@@ -6,25 +6,31 @@ Which rows of a segment are best is search/pair's, by words alone lexical/scores
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from moee_index.errors import MisuseError
-from moee_index.fusion import UnitVectors, unit_vectors
+from moee_index.fusion import UnitVectors, known, unit_vectors
 from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joined
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Mask, Match, find_live
 from moee_index.index.snapshot import Snapshot
+from moee_index.index.store.rows import RowNumbers
 from moee_index.text import check_texts, shown
-from moee_index.types import Embeddings, Hit
+from moee_index.types import Embeddings, Hit, WordMatch, blocks
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
-    from moee_index.index.lexical.scores import WordMatch, WordScores
+    from moee_index.index.lexical.conditions import DocumentConditions
+    from moee_index.index.lexical.scores import WordScores
+    from moee_index.index.lexical.statistics import Statistics
+    from moee_index.index.lexical.syntax import Condition, ParsedQuery
+
+# Rows whose documents are looked at together.
+_AT_A_TIME = 256
 
 
 class Hits(list[Hit]):
@@ -38,7 +44,9 @@ class Hits(list[Hit]):
 class Search:
     """A request that is checked already, for some queries. embeddings: raw, may be None where words
     alone count; texts: of the queries, may be None where words do not count; without: a document
-    that is no hit. Words count nothing in a request that leaves their weight open.
+    that is no hit; words: the queries' scores by words, where more than this index decides them;
+    conditions: which documents may be hits. Words count nothing in a request that leaves their
+    weight open.
 
     Raises MisuseError where a text is missing.
     """
@@ -51,6 +59,8 @@ class Search:
         embeddings: Embeddings | None,
         texts: Sequence[str] | None,
         without: Match | None = None,
+        words: WordScores | None = None,
+        conditions: DocumentConditions | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._searchers = searchers
@@ -59,36 +69,31 @@ class Search:
         self._masks = snapshot.masks(request.filter)
         if without is not None:
             self._masks = _masked(snapshot, self._masks, without)
-        self._words = self._word_scores(embeddings, texts)
+        self._conditions = conditions
+        if conditions is not None:
+            self._masks = conditions.masks(self._masks)
+        self._words = words or word_scores(snapshot, request, embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
         if embeddings is not None and self._weight < 1:
             self._queries = unit_vectors(embeddings, snapshot.standardizer)
             self._count = len(embeddings)
 
-    def _word_scores(
-        self, embeddings: Embeddings | None, texts: Sequence[str] | None
-    ) -> WordScores | None:
-        """The queries' scores by words, where these count."""
-        if not self._weight:
-            return None
-        given = None if texts is None else check_texts(texts, "query")
-        if given is None or (embeddings is not None and len(given) != len(embeddings)):
-            raise MisuseError("a search by words needs the text of each query; give texts=")
-        from moee_index.index.lexical.scores import WordScores
-
-        statistics = self._snapshot.statistics
-        return WordScores(given, statistics, self._weight, self._request.bm25)
-
     def hits(self) -> list[Hits]:
         """The hits of each query."""
         k = self._request.k
         if self._request.passages:
             self._snapshot.check_names()
-        if self._snapshot.manifest.chunk is None or self._request.passages:
+        by_text = self._conditions is not None and self._conditions.by_text
+        if not self._joins_passages and not by_text:
             rankings = self._rank(slice(0, self._count), k)
             return [self._hits(ranking, query) for query, ranking in enumerate(rankings)]
-        return [self._best_passages(query, k) for query in range(self._count)]
+        return [self._deeper(query, k) for query in range(self._count)]
+
+    @property
+    def _joins_passages(self) -> bool:
+        """Whether a hit is a document, by its best passage."""
+        return self._snapshot.manifest.chunk is not None and not self._request.passages
 
     def _rank(self, some: slice, k: int) -> list[Ranking]:
         """The best k rows for some of the queries."""
@@ -112,22 +117,35 @@ class Search:
         ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))
         return [cut_below(ranking, request.min_score) for ranking in ranked]
 
-    def _best_passages(self, query: int, k: int) -> Hits:
-        """The k best documents, each by its best passage: passages are ranked deeper and deeper
-        until k documents are among them, or all passages are."""
+    def _deeper(self, query: int, k: int) -> Hits:
+        """The k best hits where not every row is one: rows are ranked deeper and deeper until k
+        hits are among them, or all rows are."""
         depth = 4 * k
         while True:
             ranking = self._rank(slice(query, query + 1), depth)[0]
-            stored = self._stored(ranking.rows)
-            positions: dict[tuple[int, int], int] = {}
-            for position, row in enumerate(ranking.rows):
-                segment, document = stored[int(row)]
-                positions.setdefault((segment, document.number), position)
-            if len(positions) >= k or len(ranking.rows) < depth:
-                best = np.fromiter(positions.values(), dtype=np.int64)[:k]
-                best_documents = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
-                return self._hits(best_documents, query)
+            best = self._first_hits(ranking.rows, k)
+            if len(best) == k or len(ranking.rows) < depth:
+                chosen = Ranking(ranking.rows[best], ranking.scores[best], ranking.exact)
+                return self._hits(chosen, query)
             depth *= 4
+
+    def _first_hits(self, rows: RowNumbers, k: int) -> RowNumbers:
+        """Positions of the first k hits among ranked rows: of each document its first row, where
+        its passages are not hits, and none of a document whose text does not meet a condition."""
+        positions: list[int] = []
+        seen: set[tuple[int, int]] = set()
+        for some in blocks(range(len(rows)), _AT_A_TIME):
+            stored = self._stored(rows[some])
+            for position in some:
+                segment, document = stored[int(rows[position])]
+                if self._joins_passages and (segment, document.number) in seen:
+                    continue
+                seen.add((segment, document.number))
+                if self._conditions is None or self._conditions.hold(segment, document):
+                    positions.append(position)
+                    if len(positions) == k:
+                        return np.array(positions, dtype=np.int64)
+        return np.array(positions, dtype=np.int64)
 
     def _stored(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[int, Match]:
         """Row of the index → (its segment, its document, whose rows are those of the segment)."""
@@ -147,23 +165,19 @@ class Search:
 
     def _matches(self, ranking: Ranking, query: int) -> list[WordMatch | None]:
         """What each row of a ranking owes to words; None where these do not count."""
-        matches: list[WordMatch | None] = [None] * len(ranking.rows)
-        if self._words is not None:
-            begins = self._snapshot.begins
-            segments = np.searchsorted(begins, ranking.rows, side="right") - 1
-            for segment in np.unique(segments):
-                places = np.flatnonzero(segments == segment)
-                rows = ranking.rows[places] - begins[segment]
-                found = self._words.matches(query, int(segment), rows)
-                for place, match in zip(places, found, strict=True):
-                    matches[place] = match
-        return matches
+        if self._words is None:
+            return [None] * len(ranking.rows)
+        from moee_index.index.lexical.matches import match_rows
+
+        words, begins = self._words, self._snapshot.begins[:-1]
+        scores = words.queries[query]
+        return [*match_rows(scores, words.statistics, begins, ranking.rows, words.first)]
 
     def _hits(self, ranking: Ranking, query: int) -> Hits:
         stored, scores = self._stored(ranking.rows), ranking.scores
         matches = self._matches(ranking, query)
         split, hits = self._snapshot.manifest.chunk is not None, []
-        for position, row in enumerate(ranking.rows):
+        for position, (row, match) in enumerate(zip(ranking.rows, matches, strict=True)):
             segment, document = stored[int(row)]
             segment_row = int(row) - int(self._snapshot.begins[segment])
             passage = document.name_at(segment_row) if split else None
@@ -172,34 +186,97 @@ class Search:
                     rank=position + 1,
                     id=passage if self._request.passages and passage else document.id,
                     score=float(scores.score[position]),
-                    hs=_known(scores.hs[position]),
-                    rw=_known(scores.rw[position]),
+                    hs=known(scores.hs[position]),
+                    rw=known(scores.rw[position]),
                     text=document.passage(segment_row),
                     metadata=document.metadata,
                     passage=passage,
-                    **_of_words(matches[position]),
+                    **({} if match is None else match.fields()),
                 )
             )
         return Hits(hits, ranking.exact)
+
+
+class Answers(Protocol):
+    """Answers queries that have the same conditions."""
+
+    def __call__(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        texts: Sequence[str] | None,
+        conditions: Sequence[Condition],
+    ) -> list[Hits]: ...
+
+
+def answer_alike(
+    answer: Answers,
+    request: SearchRequest,
+    embeddings: Embeddings | None,
+    queries: Sequence[ParsedQuery],
+) -> list[Hits]:
+    """The hits of each query; those that have the same conditions are answered together."""
+    alike: dict[tuple[Condition, ...], list[int]] = {}
+    for number, query in enumerate(queries):
+        alike.setdefault(query.conditions, []).append(number)
+    answers: dict[int, Hits] = {}
+    for conditions, numbers in alike.items():
+        texts = [queries[number].text for number in numbers]
+        some = embeddings
+        if embeddings is not None and len(alike) > 1:
+            some = Embeddings(embeddings.hs[numbers], embeddings.rw[numbers])
+        found = answer(request, some, texts, conditions)
+        answers.update(zip(numbers, found, strict=True))
+    return [answers[number] for number in range(len(queries))]
+
+
+class HoldsWords(Protocol):
+    """An opened index whose words can be counted, or several of them."""
+
+    @property
+    def statistics(self) -> Statistics: ...
+
+
+def word_scores(
+    index: HoldsWords,
+    request: SearchRequest,
+    embeddings: Embeddings | None,
+    texts: Sequence[str] | None,
+) -> WordScores | None:
+    """The queries' scores by words, where these count. Raises MisuseError where a text is
+    missing."""
+    weight = request.words(0.0)
+    if not weight:
+        return None
+    given = None if texts is None else check_texts(texts, "query")
+    if given is None or (embeddings is not None and len(given) != len(embeddings)):
+        raise MisuseError("a search by words needs the text of each query; give texts=")
+    from moee_index.index.lexical.scores import WordScores
+
+    return WordScores(given, index.statistics, weight, request.bm25)
+
+
+def stored_rows(snapshot: Snapshot, identifier: str) -> tuple[Match, Embeddings]:
+    """A document, and the raw rows of its passages. Raises MisuseError for an id that is not
+    there."""
+    match = find_live(snapshot.segments, [identifier]).get(identifier)
+    if match is None:
+        raise MisuseError(f"{snapshot.directory} has no document {shown(identifier)!r}")
+    rows = slice(match[1].rows.start, match[1].rows.stop)
+    return match, snapshot.segments[match[0]].raw.take(rows)
 
 
 def more_like(
     snapshot: Snapshot,
     searchers: Sequence[PairSearcher],
     request: SearchRequest,
-    identifier: str,
+    embeddings: Embeddings,
+    without: Match | None,
 ) -> Hits:
-    """The documents that are most like one of them, itself left out. Its stored rows are the
-    queries; of a document that was split each passage is one, and the best counts.
-
-    Raises MisuseError for an id that is not there.
-    """
-    match = find_live(snapshot.segments, [identifier]).get(identifier)
-    if match is None:
-        raise MisuseError(f"{snapshot.directory} has no document {shown(identifier)!r}")
-    rows = slice(match[1].rows.start, match[1].rows.stop)
-    embeddings = snapshot.segments[match[0]].raw.take(rows)
-    answers = Search(snapshot, searchers, request, embeddings, None, match).hits()
+    """The documents that are most like a document, itself left out where it is one of them. Its
+    stored rows are the queries; of a document that was split each passage is one, and the best
+    counts."""
+    answers = Search(snapshot, searchers, request, embeddings, None, without).hits()
     best: dict[str, Hit] = {}
     for hit in sorted(chain.from_iterable(answers), key=lambda hit: -hit.score):
         best.setdefault(hit.id, hit)
@@ -228,15 +305,3 @@ def _masked(snapshot: Snapshot, masks: Sequence[Mask | None], without: Match) ->
     mask = np.ones(rows, dtype=bool) if mask is None else mask.copy()
     mask[document.rows.start : document.rows.stop] = False
     return [*masks[:number], mask, *masks[number + 1 :]]
-
-
-def _known(similarity: np.floating[Any]) -> float:
-    """A similarity; one that nobody looked at is the one NaN that equals itself in a tuple."""
-    return math.nan if np.isnan(similarity) else float(similarity)
-
-
-def _of_words(match: WordMatch | None) -> dict[str, Any]:
-    """The fields of a hit that words decide."""
-    if match is None:
-        return {}
-    return {"lexical": match.share, "bm25": match.bm25, "words": match.words}

@@ -16,11 +16,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer
-from moee_index.index.hits import Hits, Search, more_like
+from moee_index.index.hits import Hits, Search, answer_alike, more_like, stored_rows
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
+from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
 from moee_index.index.model_path import located
-from moee_index.index.search.request import SearchOptions, SearchRequest, check_queries
+from moee_index.index.search.request import (
+    SearchOptions,
+    SearchRequest,
+    check_flag,
+    check_queries,
+    query_texts,
+)
 from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
@@ -33,6 +40,8 @@ from moee_index.types import Embeddings, EncoderSpec, TextEncoder
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
+    from moee_index.index.lexical.matches import IndexWords
+    from moee_index.index.lexical.scores import WordScores
     from moee_index.index.verify import VerifyReport
     from moee_index.index.write.windows import Documents
 
@@ -305,6 +314,7 @@ class Index:
         lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
+        syntax: bool = False,
         encoder: TextEncoder | None = None,
     ) -> Hits | list[Hits]:
         """The k best documents for a query, or for each of several in one pass.
@@ -316,10 +326,13 @@ class Index:
         a hit of its own; otherwise a document is one hit, by its best passage. lexical: weight of
         words in the score, from 0 (vectors alone) to 1 (words alone: no vector is looked at, and
         documents without a word of the query are no hits); None is the index's default. k1, b:
-        BM25's parameters. encoder: embeds this search's queries instead of the index's encoder.
+        BM25's parameters. syntax: a query may hold `"a phrase"`, `+required` and `-without`
+        (lexical/syntax), which decide what documents are hits and change no score; otherwise it is
+        plain text. encoder: embeds this search's queries instead of the index's encoder.
 
         Raises MisuseError for an empty query, for k, alpha, method, lexical, k1 or b out of range,
-        and for words in an index without postings; FilterError;
+        for a phrase without end, and for words or conditions in an index without postings;
+        FilterError;
         FingerprintMismatchError for an encoder other than the one the index was built with.
         """
         with self.held():
@@ -328,23 +341,21 @@ class Index:
             k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
             lexical=lexical, k1=k1, b=b,
         )  # fmt: skip
-        # Several may come from anything that is gone through once; one is one text, of any type.
-        several = isinstance(query, Iterable) and not isinstance(query, str | bytes)
-        texts = check_texts(query, "query") if several else [check_text(query, "the query")]
-        for text in texts:
-            if not text.strip():
-                raise MisuseError("the query is empty; give some text")
+        check_flag("syntax", syntax)
+        texts, several = query_texts(query)
+        parsed = [parse_query(text) if syntax else plain_query(text) for text in texts]
         if encoder is not None:
             encoder = self._weighted(check_encoder(encoder))
             self.check_encoder(encoder.spec)
         if not texts:
             return []
         self.check_lexical(request.lexical)
+        self.check_conditions(parsed)
         embeddings = None
         if request.words(self.lexical) < 1:
             chosen = self.encoder() if encoder is None else encoder
-            embeddings = chosen.encode(texts, query=True)
-        answers = self.answer(request, embeddings, texts)
+            embeddings = chosen.encode([query.text for query in parsed], query=True)
+        answers = self.answer_parsed(request, embeddings, parsed)
         return answers if several else answers[0]
 
     def search_embeddings(
@@ -398,8 +409,13 @@ class Index:
     def answer_like(self, request: SearchRequest, identifier: str) -> Hits:
         """As `like`, for a request that is checked already."""
         with self.held():
-            name = check_text(identifier, "the id")
-            return more_like(self.snapshot, self._searchers, request, name)
+            match, rows = stored_rows(self.snapshot, check_text(identifier, "the id"))
+            return more_like(self.snapshot, self._searchers, request, rows, match)
+
+    def answer_like_rows(self, request: SearchRequest, rows: Embeddings) -> Hits:
+        """As `answer_like`, for the raw rows of a document of another index of the model."""
+        with self.held():
+            return more_like(self.snapshot, self._searchers, request, rows, None)
 
     def check_lexical(self, weight: float | None) -> None:
         """Raises MisuseError where words are to count and the index has no postings."""
@@ -407,21 +423,61 @@ class Index:
             with self.held():
                 _ = self.snapshot.statistics
 
+    def words(
+        self, lexical: float | None = None, k1: float | None = None, b: float | None = None
+    ) -> IndexWords | None:
+        """What weighs the words of a reranking's candidates by the statistics of this index, so
+        that a document's score is the one that a search gives it; None where words weigh nothing.
+        Arguments as in `search`. Raises MisuseError.
+        """
+        request = SearchRequest.checked(
+            lexical=lexical, k1=LUCENE.k1 if k1 is None else k1, b=LUCENE.b if b is None else b
+        )
+        weight = request.words(self.lexical)
+        if not weight:
+            return None
+        from moee_index.index.lexical.matches import IndexWords
+
+        with self.held():
+            statistics, begins = self.snapshot.statistics, self.snapshot.begins[:-1]
+        return IndexWords(weight, statistics, begins, request.bm25, self.held)
+
     def answer(
         self,
         request: SearchRequest,
         embeddings: Embeddings | None,
         texts: Sequence[str] | None = None,
+        conditions: Sequence[Condition] = (),
+        words: WordScores | None = None,
     ) -> list[Hits]:
         """As `search_embeddings`, for a request that is checked already. embeddings: may be None
-        where words alone count."""
+        where words alone count; conditions: of all queries; words: the texts' scores, where more
+        indexes decide them."""
         with self.held():
             weight = request.words(0.0 if texts is None else self.lexical)
             if embeddings is not None or weight < 1:
                 embeddings = check_queries(embeddings, self.spec.dims)
-            request = replace(request, lexical=weight)
-            search = Search(self.snapshot, self._searchers, request, embeddings, texts)
+            search = Search(
+                self.snapshot, self._searchers, replace(request, lexical=weight), embeddings, texts,
+                words=words, conditions=self.snapshot.conditions(conditions),
+            )  # fmt: skip
             return search.hits()
+
+    def check_conditions(self, queries: Iterable[ParsedQuery]) -> None:
+        """Raises MisuseError where queries have conditions and the index has no postings."""
+        if any(query.conditions for query in queries):
+            with self.held():
+                self.snapshot.check_conditions()
+
+    def answer_parsed(
+        self,
+        request: SearchRequest,
+        embeddings: Embeddings | None,
+        queries: Sequence[ParsedQuery],
+    ) -> list[Hits]:
+        """As `answer`, for queries with conditions; those that have the same are answered
+        together."""
+        return answer_alike(self.answer, request, embeddings, queries)
 
     # What it is, and whether it is sound
 

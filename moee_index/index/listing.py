@@ -10,7 +10,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,13 @@ from moee_index.errors import MisuseError
 from moee_index.index.filters import Filter
 from moee_index.index.filters.grammar import FieldUse, read_field
 from moee_index.index.segment import OpenSegment
-from moee_index.index.snapshot import Snapshot
+from moee_index.index.snapshot import Snapshot, joined_fields
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.field_names import dotted
 from moee_index.index.store.fields import NOWHERE, value_of
+
+if TYPE_CHECKING:
+    from moee_index.index.lexical.syntax import Condition
 
 Numbers = npt.NDArray[np.int64]
 # Stands for the value of a document that lacks a field.
@@ -82,14 +86,25 @@ def list_documents(
 
 
 def count_values(
-    snapshot: Snapshot, fields: Sequence[str], filter: str | Filter | None = None
+    snapshots: Snapshot | Sequence[Snapshot],
+    fields: Sequence[str],
+    filter: str | Filter | None = None,
+    conditions: Sequence[Condition] = (),
 ) -> list[Facet]:
-    """Count the documents that match a filter by their values in some fields.
+    """Count the documents, of one index or of several, that match a filter, and meet a query's
+    conditions, by their values in some fields.
 
-    Raises MisuseError for a field that no document has; FilterError.
+    Raises MisuseError for a field that no document has, and for conditions in an index without
+    postings; FilterError.
     """
-    matching = _matching(snapshot, filter)
-    return [_facet(field, _values(snapshot, matching, field)) for field in fields]
+    each = [snapshots] if isinstance(snapshots, Snapshot) else snapshots
+    matching = [_matching(snapshot, filter, conditions) for snapshot in each]
+    facets = []
+    for field in fields:
+        use = _field_of(each, field)
+        values = map(_values, each, matching, repeat(use))
+        facets.append(_facet(field, chain.from_iterable(values)))
+    return facets
 
 
 def _facet(field: str, values: Iterator[Any]) -> Facet:
@@ -112,12 +127,20 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _matching(snapshot: Snapshot, condition: str | Filter | None) -> list[Numbers]:
+def _matching(
+    snapshot: Snapshot, filter: str | Filter | None, conditions: Sequence[Condition] = ()
+) -> list[Numbers]:
     """For each segment the numbers of the documents that count and match."""
+    masks = snapshot.masks(filter)
+    checked = snapshot.conditions(conditions)
+    if checked is not None:
+        masks = checked.masks(masks)
     numbers: list[Numbers] = []
-    for segment, mask in zip(snapshot.segments, snapshot.masks(condition), strict=True):
+    for segment, mask in zip(snapshot.segments, masks, strict=True):
         documents = np.arange(segment.entry.documents, dtype=np.int64)
         numbers.append(documents if mask is None else documents[mask[segment.fields.firsts]])
+    if checked is not None:
+        numbers = [checked.of(segment, some) for segment, some in enumerate(numbers)]
     return numbers
 
 
@@ -125,7 +148,7 @@ def _sorted(
     snapshot: Snapshot, matching: list[Numbers], places: list[tuple[int, int]], sort: str
 ) -> list[tuple[int, int]]:
     field, falling = sort.removeprefix("-"), sort.startswith("-")
-    values = list(_values(snapshot, matching, field))
+    values = list(_values(snapshot, matching, _field_of([snapshot], field)))
     there = [place for place, value in enumerate(values) if value is not MISSING]
     lacking = [place for place, value in enumerate(values) if value is MISSING]
     # Sorting twice reversed keeps equal ones in their order.
@@ -142,15 +165,20 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
 
 
-def _values(snapshot: Snapshot, matching: list[Numbers], field: str) -> Iterator[Any]:
-    """The value of a field in each of some documents, MISSING where one lacks it."""
+def _field_of(snapshots: Sequence[Snapshot], field: str) -> FieldUse:
+    """A field by its name. Raises MisuseError for one that no document has."""
     use = read_field(field)
     if use.own and use.path == ("text",):
         raise MisuseError("text is the document's own and no value; .text is the metadata's")
-    known = snapshot.fields
+    known = joined_fields(snapshots)
     if known is not None and not use.own and dotted(use.path) not in known:
         there = ", ".join(sorted(known)[:10]) or "none"
         raise MisuseError(f"no document has the field {field!r}; there are {there}")
+    return use
+
+
+def _values(snapshot: Snapshot, matching: list[Numbers], use: FieldUse) -> Iterator[Any]:
+    """The value of a field in each of some documents, MISSING where one lacks it."""
     for segment, numbers in zip(snapshot.segments, matching, strict=True):
         values = _values_of(segment, use)
         yield from (values[number] for number in numbers.tolist())

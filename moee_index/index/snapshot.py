@@ -19,6 +19,7 @@ import numpy as np
 from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.filters import Filter
+from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.search.request import as_filter
 from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
@@ -28,7 +29,10 @@ from moee_index.text import shown
 from moee_index.types import Embeddings, EncoderSpec, blocks
 
 if TYPE_CHECKING:  # without words a search imports nothing of them
+    from moee_index.index.lexical.conditions import DocumentConditions
     from moee_index.index.lexical.statistics import Statistics
+    from moee_index.index.lexical.syntax import Condition
+    from moee_index.index.lexical.words import Words
 
 # Every character that Python takes for whitespace, for SQLite's GLOB.
 WHITESPACE = (
@@ -242,6 +246,40 @@ class Snapshot:
         filter; None where all do. Raises FilterError, naming the position."""
         return self._selector.masks(condition)
 
+    def conditions(self, conditions: Sequence[Condition]) -> DocumentConditions | None:
+        """Which documents a query's conditions leave; None where it has none.
+
+        Raises MisuseError for an index without postings.
+        """
+        if not conditions:
+            return None
+        self.check_conditions()
+        from moee_index.index.lexical.conditions import DocumentConditions
+
+        return DocumentConditions(conditions, self.words, self._segments)
+
+    def check_conditions(self) -> None:
+        """Raises MisuseError for an index without postings, which no condition can be met by."""
+        if self.manifest.language is None:
+            raise MisuseError(
+                f'{self.directory} has no postings, by which +words, -words and "phrases" are '
+                f"looked up; moee-index reindex {self.directory} --lexical writes them, --plain "
+                "searches for the text as it is"
+            )
+
+    @cached_property
+    def words(self) -> Words:
+        """What splits texts as those of this index are, or would be if it had postings."""
+        from moee_index.index.lexical.words import Words
+
+        return Words(self.manifest.language or NO_LANGUAGE)
+
+    def rows_with(self, term: str) -> int:
+        """How many rows hold a word, those that do not count included; 0 without postings."""
+        each = (segment.postings for segment in self._segments)
+        spans = (postings.find(term) for postings in each if postings is not None)
+        return sum(span[1] - span[0] for span in spans if span is not None)
+
     @cached_property
     def statistics(self) -> Statistics:
         """Of the words of the rows that count.
@@ -249,7 +287,6 @@ class Snapshot:
         Raises MisuseError for an index without postings.
         """
         from moee_index.index.lexical.statistics import OpenWords, Statistics
-        from moee_index.index.lexical.words import Words
 
         opened = [
             OpenWords(segment.postings, segment.live)
@@ -258,12 +295,24 @@ class Snapshot:
         ]
         if self.manifest.language is None:
             raise MisuseError(without_postings(self.directory))
-        return Statistics(opened, Words(self.manifest.language))
+        return Statistics(opened, self.words)
 
     @property
     def segments(self) -> Sequence[OpenSegment]:
         """The opened segments, for what is written from them."""
         return self._segments
+
+
+def joined_fields(snapshots: Sequence[Snapshot]) -> dict[str, set[str]] | None:
+    """Metadata field → kinds of its values over several indexes; None where one of them has
+    thousands."""
+    joined: dict[str, set[str]] = {}
+    for snapshot in snapshots:
+        if snapshot.fields is None:
+            return None
+        for name, kinds in snapshot.fields.items():
+            joined[name] = joined.get(name, set()) | kinds
+    return joined
 
 
 def without_postings(directory: Path) -> str:
@@ -281,7 +330,7 @@ class Selector:
         self._segments = segments
         self._known: dict[str, set[str]] | None = None
         self._looked = False
-        self._masks: OrderedDict[str, list[Mask | None]] = OrderedDict()
+        self._masks: OrderedDict[Filter, list[Mask | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -306,19 +355,19 @@ class Selector:
         if parsed is None:
             return [segment.live for segment in self._segments]
         with self._lock:
-            if parsed.text in self._masks:
-                self._masks.move_to_end(parsed.text)
-                return self._masks[parsed.text]
+            if parsed in self._masks:
+                self._masks.move_to_end(parsed)
+                return self._masks[parsed]
         masks = self._matching(parsed)
         with self._lock:
-            self._masks[parsed.text] = masks
+            self._masks[parsed] = masks
             if len(self._masks) > _KEPT:
                 self._masks.popitem(last=False)
         return masks
 
     def _matching(self, parsed: Filter) -> list[Mask | None]:
         # An index that has become empty knows no fields, and every filter finds nothing.
-        if self._segments and self.fields is not None:
+        if self._segments and self.fields is not None and not parsed.checked:
             parsed.check(self.fields)
         masks: list[Mask | None] = []
         for segment in self._segments:

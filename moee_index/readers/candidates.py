@@ -1,6 +1,6 @@
 """Candidate lists: a query and the texts to order for it, from files and from Python.
 
-Says which file and line is wrong. Scoring is left to reranking.py; TREC runs, whose texts are in
+Says which file and line is wrong. Scoring is left to reranking; TREC runs, whose texts are in
 an index, to trec.py.
 """
 

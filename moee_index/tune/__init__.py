@@ -1,1 +1,1 @@
-"""The weight of RW, chosen with or without judgements, and the metrics for it."""
+"""The weight of RW, and with judgements that of words too, chosen, and the metrics for it."""

@@ -1,10 +1,10 @@
-"""Choose α, the weight of RW in `sum`, for one index by judged queries.
+"""Choose α, the weight of RW in `sum`, and the weight of words for one index by judged queries.
 
 Works on an opened `Index` by its public methods. Choosing without labels is in `unlabelled`; the
-choice is saved by `index.save_alpha`.
+choice is saved by `index.save_weights`.
 
-α maximises nDCG@10 on one half of the queries; the other half, which had no part in the choice,
-measures the gain.
+The two together maximise nDCG@10 on one half of the queries; the other half, which had no part in
+the choice, measures the gain. Without postings words cannot weigh, and α is chosen alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ ALPHAS = (
     *(1.25, 1.5, 2.0, 3.0, 5.0),
 )
 DEFAULT = 1.0
+# Weights of words, from vectors alone to words alone. Between them each is tried with every α.
+WEIGHTS = tuple(step / 10 for step in range(11))
 # Values of the objective closer than this are equal: what differs is rounding.
 EQUAL = 1e-12
 
@@ -48,8 +50,16 @@ _SEED = 2025
 _DRAWN = 1 << 20
 _IDS = 512
 
-Setting = tuple[Method, float | None]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to search: method, α, and the weight of words."""
+
+    method: Method
+    alpha: float | None
+    lexical: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,23 @@ class Point:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Mean nDCG@10, 0 to 1, on the queries that α was not chosen on.
+class WeightPoint:
+    """The objective's value at a weight of words and an α. At weight 1, where no α counts, it is
+    that of the program."""
 
-    chosen, current: `sum` at the chosen α and at the index's; hs, rw: one part alone. gain: chosen
-    − current, with a 95 % percentile interval low…high of a bootstrap over queries (paired, 10,000
-    resamples).
+    lexical: float
+    alpha: float
+    value: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean nDCG@10, 0 to 1, on the queries that nothing was chosen on.
+
+    chosen, current: `sum` at the chosen α and weight of words, and at the index's; hs, rw: one part
+    alone. gain: chosen − current, with a 95 % percentile interval low…high of a bootstrap over
+    queries (paired, 10,000 resamples). dense: `sum` without words at the α that is best so,
+    dense_alpha; words: words alone; these are None in an index without postings.
     """
 
     queries: int
@@ -77,16 +98,21 @@ class HeldOut:
     gain: float
     low: float
     high: float
+    dense: float | None = None
+    dense_alpha: float | None = None
+    words: float | None = None
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """An α and what it rests on.
+    """An α and a weight of words, and what they rest on.
 
     previous: the index's α. curve: the objective over α, ascending; with labels on the choosing
-    half alone. queries: those with a relevant judgement, both halves; 0 without labels. documents:
-    of the index that were looked at: all of them with labels, else the sample. pairs: of the
-    sample; 0 with labels.
+    half alone, at the chosen weight of words. lexical: that weight; None where only α was chosen.
+    previous_lexical: the index's. lexical_curve: the objective over it, each with its best α;
+    empty where only α was chosen. queries: those with a relevant judgement, both halves; 0 without
+    labels. documents: of the index that were looked at: all of them with labels, else the sample.
+    pairs: of the sample; 0 with labels.
     """
 
     alpha: float
@@ -97,6 +123,9 @@ class Tuning:
     queries: int
     documents: int
     pairs: int = 0
+    lexical: float | None = None
+    previous_lexical: float = 0.0
+    lexical_curve: tuple[WeightPoint, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The fields of `tune --json` but for `index` and `saved`."""
@@ -112,9 +141,16 @@ def best(curve: Sequence[Point]) -> Point:
     return min(equal, key=lambda point: (abs(point.alpha - DEFAULT), point.alpha))
 
 
+def best_weight(points: Sequence[WeightPoint]) -> WeightPoint:
+    """The highest point; among equal ones the smallest weight of words, then as `best`."""
+    top = max(point.value for point in points)
+    equal = [point for point in points if point.value >= top - EQUAL]
+    return min(equal, key=lambda p: (p.lexical, abs(p.alpha - DEFAULT), p.alpha))
+
+
 @dataclass(frozen=True)
 class Trial:
-    """Judged queries in two halves: one to choose α on, one to measure the choice."""
+    """Judged queries in two halves: one to choose on, one to measure the choice."""
 
     choosing: tuple[Query, ...]
     held_out: tuple[Query, ...]
@@ -212,34 +248,81 @@ def tune_with_labels(
     notify: Notify | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
-    """The α of `ALPHAS` with the highest mean nDCG@10 on one half of the queries.
+    """The α of `ALPHAS` and the weight of words, of `WEIGHTS` and the index's own, that have the
+    highest mean nDCG@10 together on one half of the queries; α alone in an index without postings.
 
-    Each α is a search of its own, so every value is that of the index's own answers; a query is
-    embedded once. nDCG is trec_eval's, as of the run of `query --trec -k 10 --alpha α`.
+    Each pair is a search of its own, so every value is that of the index's own answers; a query is
+    embedded once. nDCG is trec_eval's, as of the run of `query --trec -k 10 --alpha α --lexical W`.
 
-    Among equal values the α nearest to 1.0 is taken, the default of the paper's code and of this
-    program: what the queries do not distinguish is no reason to leave it. (Not the one nearest to
-    the index's α: then what was saved before would decide.) Of two equally near ones the smaller.
+    Among equal values the smallest weight of words is taken, then the α nearest to 1.0: the
+    defaults of this program, α's that of the paper's code too. What the queries do not distinguish
+    is no reason to leave them. (Not what is nearest to the index's: then what was saved before
+    would decide.) Of two equally near ones the smaller.
 
     notify: whether the gain on the other half is within noise.
     """
+    tell = notify or ignore
+    has_words = index.manifest.language is not None
+    if not has_words:
+        tell(
+            f"{index.directory} has no postings, so only α is chosen; moee-index reindex "
+            f"{index.directory} --lexical writes them, for a weight of words beside it"
+        )
     meter = _Meter(index, encoder, trial, progress)
-    measured = meter.measure(trial.choosing, [("sum", alpha) for alpha in ALPHAS])
-    curve = tuple(Point(*pair) for pair in zip(ALPHAS, measured.mean(axis=0).tolist(), strict=True))
-    chosen, previous = best(curve).alpha, index.alpha
-    held_out = _check(meter, trial.held_out, chosen, previous)
-    _tell_gain(held_out, chosen, previous, notify or ignore)
-    queries = len(trial.choosing) + len(trial.held_out)
-    return Tuning(chosen, previous, "ndcg@10", curve, held_out, queries, len(index))
+    grid = _measured(meter, trial.choosing, {*WEIGHTS, index.lexical} if has_words else {0.0})
+    chosen = best_weight(grid)
+    curve = tuple(Point(p.alpha, p.value) for p in grid if p.lexical == chosen.lexical)
+    by_weight = [
+        best_weight([point for point in grid if point.lexical == weight])
+        for weight in dict.fromkeys(point.lexical for point in grid)
+    ]
+    current = Setting("sum", index.alpha, index.lexical)
+    settings = Setting("sum", chosen.alpha, chosen.lexical), current
+    dense_alpha = by_weight[0].alpha if has_words else None
+    held_out = _check(meter, trial.held_out, *settings, dense_alpha)
+    _tell_gain(held_out, *settings, tell)
+    return Tuning(
+        alpha=chosen.alpha,
+        previous=index.alpha,
+        objective="ndcg@10",
+        curve=curve,
+        held_out=held_out,
+        queries=len(trial.choosing) + len(trial.held_out),
+        documents=len(index),
+        lexical=chosen.lexical if has_words else None,
+        previous_lexical=index.lexical,
+        lexical_curve=tuple(by_weight) if has_words else (),
+    )
 
 
-def _check(meter: _Meter, queries: Sequence[Query], chosen: float, previous: float) -> HeldOut:
-    """What the chosen α is worth on the held-out queries."""
-    settings: list[Setting] = [("sum", chosen), ("sum", previous), ("hs", None), ("rw", None)]
+def _measured(meter: _Meter, queries: Sequence[Query], weights: set[float]) -> list[WeightPoint]:
+    """The objective at every pair of weight and α, ascending."""
+    pairs = [
+        (weight, alpha)
+        for weight in sorted(weights)
+        for alpha in (ALPHAS if weight < 1 else (DEFAULT,))
+    ]
+    measured = meter.measure(queries, [Setting("sum", alpha, weight) for weight, alpha in pairs])
+    means = measured.mean(axis=0).tolist()
+    return [WeightPoint(*pair, value) for pair, value in zip(pairs, means, strict=True)]
+
+
+def _check(
+    meter: _Meter,
+    queries: Sequence[Query],
+    chosen: Setting,
+    current: Setting,
+    dense_alpha: float | None,
+) -> HeldOut:
+    """What the choice is worth on the held-out queries. dense_alpha: the best α without words; None
+    where there are none."""
+    settings = [chosen, current, Setting("hs", None), Setting("rw", None)]
+    if dense_alpha is not None:
+        settings += [Setting("sum", dense_alpha), Setting("sum", DEFAULT, 1.0)]
     values = meter.measure(queries, settings)
     gains = values[:, 0] - values[:, 1]
     low, high = bootstrap_interval(gains)
-    at_chosen, at_current, hs, rw = values.mean(axis=0).tolist()
+    at_chosen, at_current, hs, rw, *others = values.mean(axis=0).tolist()
     return HeldOut(
         queries=len(queries),
         chosen=at_chosen,
@@ -249,14 +332,24 @@ def _check(meter: _Meter, queries: Sequence[Query], chosen: float, previous: flo
         gain=float(gains.mean()),
         low=low,
         high=high,
+        dense=others[0] if others else None,
+        dense_alpha=dense_alpha,
+        words=others[1] if others else None,
     )
 
 
-def _tell_gain(held_out: HeldOut, chosen: float, previous: float, tell: Notify) -> None:
-    if chosen == previous:
-        tell(f"the index's α is {previous:g} already: there is no gain to report")
+def named(alpha: float | None, lexical: float | None) -> str:
+    """For people: `α 0.5`, `α 0.5, words 0.4`."""
+    words = f", words {lexical:g}" if lexical else ""
+    return f"α {alpha:g}{words}"
+
+
+def _tell_gain(held_out: HeldOut, chosen: Setting, current: Setting, tell: Notify) -> None:
+    new, old = (named(setting.alpha, setting.lexical) for setting in (chosen, current))
+    if chosen == current:
+        tell(f"the index has {old} already: there is no gain to report")
     elif held_out.high < 0:
-        tell(f"warning: α {chosen:g} does worse than {previous:g} on the held-out half")
+        tell(f"warning: {new} does worse than {old} on the held-out half")
     elif held_out.low <= 0:
         tell(
             "warning: the gain is within noise: its 95 % interval on the held-out half, "
@@ -265,7 +358,7 @@ def _tell_gain(held_out: HeldOut, chosen: float, previous: float, tell: Notify) 
 
 
 class _Meter:
-    """Measures queries under settings (method, α), a block of queries at a time."""
+    """Measures queries under settings, a block of queries at a time."""
 
     def __init__(
         self, index: Index, encoder: TextEncoder, trial: Trial, progress: Progress | None
@@ -282,10 +375,11 @@ class _Meter:
         values = np.empty((len(queries), len(settings)))
         row = 0
         for block in blocks(queries, BLOCK):
-            embeddings = self._encoder.encode([query.text for query in block], query=True)
-            for column, (method, alpha) in enumerate(settings):
+            texts = [query.text for query in block]
+            embeddings = self._encoder.encode(texts, query=True)
+            for column, setting in enumerate(settings):
                 answers = self._index.search_embeddings(
-                    embeddings, DEPTH, method=method, alpha=alpha
+                    embeddings, DEPTH, texts=texts, **asdict(setting)
                 )
                 for offset, (query, hits) in enumerate(zip(block, answers, strict=True)):
                     scores = {hit.id: hit.score for hit in hits}
@@ -316,7 +410,7 @@ def check_size(index: Index) -> None:
     if len(index) < 3:
         raise MisuseError(
             f"{index.directory} holds {counted(len(index), 'document')}; at least 3 are needed to "
-            "choose an α"
+            "choose weights"
         )
 
 

@@ -78,7 +78,15 @@ def tune_without_labels(index: Index, *, notify: Notify | None = None) -> Tuning
         tell("the curve is not smooth enough to search between its points; the best point is used")
     tell("without labels: this α balances HS and RW, whichever is better")
     return Tuning(
-        best(curve).alpha, index.alpha, "spearman", tuple(curve), None, 0, documents, len(hs)
+        alpha=best(curve).alpha,
+        previous=index.alpha,
+        objective="spearman",
+        curve=tuple(curve),
+        held_out=None,
+        queries=0,
+        documents=documents,
+        pairs=len(hs),
+        previous_lexical=index.lexical,
     )
 
 

@@ -489,6 +489,36 @@ def test_alpha_curves(tmp_path: Path) -> None:
     assert "## α of sum" not in report(made.write(tmp_path / "one", made.rows()))
 
 
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("dense", [True, False])
+def test_weights_of_words(tmp_path: Path, dense: bool) -> None:
+    tasks = ("WikiQALocal", "SciFact")
+    none = {"prompt": None, "standardize": None, "fit": None, "rw": None, "pooling": None}
+    found = made.rows(made.TASKS, (0.5, 1.0)) if dense else []
+    for weight in (0.4, 0.2):
+        found += made.rows(tasks, (0.5, 1.0), lexical=weight)
+    found += [
+        made.row(task, "words", model="words", score=0.5, lexical=1.0, **none) for task in tasks
+    ]
+    text = report(made.write(tmp_path / "run", found))
+    section = text.split("## Words")[1].split("\n## ")[0]
+    lines = table(section, "Task")
+    weights = ["0", "0.2", "0.4", "1"] if dense else ["0.2", "0.4", "1"]
+    assert [line[:2] for line in lines[1:]] == [
+        [task, weight] for task in ("WikiQALocal", "SciFact") for weight in weights
+    ]
+    assert lines[0][2:] == ["HS", "RW", "concat", "sum (α = 0.5)", "sum (α = 1)"]
+    by_setting = {(r["task"], r["method"], r["alpha"], r.get("lexical")): r for r in found}
+    for task in tasks:
+        fused = by_setting[task, "sum", 0.5, 0.2]["score"]
+        assert cell(lines, [task, "0.2"], "sum (α = 0.5)") == f"{100 * fused:.2f}"
+        assert {cell(lines, [task, "1"], name) for name in lines[0][2:]} == {"50.00"}
+    assert "words alone" in text.split("## Averages by type")[1].split("\n## ")[0]
+    assert "with words" not in text.split("## Words")[0]
+    (picture,) = (tmp_path / "run").rglob("words-*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def olmoe(**changes: Any) -> list[dict[str, Any]]:
     """Rows over the paper's tasks, each 1 point above the paper's cell."""
     found = []

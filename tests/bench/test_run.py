@@ -396,6 +396,52 @@ def test_retrieval_reranking_and_classification(data: Path) -> None:
     assert len(summary()) == 6 and all(0 < row["score"] <= 1 for row in summary())
 
 
+def test_weights_of_words_in_retrieval_and_reranking(
+    data: Path, no_model: Callable[[], None]
+) -> None:
+    """A further weight embeds nothing; where no corpus is searched words do not count."""
+    write_lists(data)
+    write_retrieval(data)
+    tasks = ("--tasks", "SciFact,WikiQA,BIOSSES", "--methods", "hs,sum", "--prompt", "none")
+    bench(data, *tasks)
+    before = summary()
+    assert not any("lexical" in row for row in before)
+    assert "lexical" not in record()["options"]
+    no_model()
+    done = bench(data, *tasks, "--lexical", "0,0.4,1")
+    assert "w=0.4" in done.stdout
+    rows = [row for row in summary() if row not in before and not row["sample"]]
+    assert record()["runs"][-1]["texts_computed"] == 0
+    found = {(row["task"], row["method"], row["alpha"], row["lexical"]) for row in rows}
+    assert found == {
+        (task, *setting)
+        for task in ("SciFact", "WikiQALocal")
+        for setting in (("hs", None, 0.4), ("sum", 1.0, 0.4), ("words", None, 1.0))
+    }
+    words = [row for row in rows if row["method"] == "words"]
+    assert all(row["model"] == "words" and row["prompt"] is None for row in words)
+    assert all(0 < row["score"] <= 1 for row in rows)
+    report = Path("out", "report.md").read_text(encoding="utf-8")
+    section = report.split("## Words")[1]
+    assert section.count("| SciFact |") == section.count("| WikiQALocal |") == 3
+    again = summary()
+    bench(data, *tasks, "--lexical", "0,0.4,1")
+    assert summary() == again
+
+
+def test_what_weights_of_words_are_refused(data: Path) -> None:
+    for given, told in (
+        (("--lexical", "2"), "lexical is 2"),
+        (("--lexical", "0,x"), "'x' is no number; give numbers, 0 to 1"),
+        (("--lexical", "0.4", "--fit", "batch"), "--lexical needs an index"),
+        (("--lexical", "0.4", "--paper-protocol"), "--lexical needs an index"),
+    ):
+        result = bench(data, "--tasks", "BIOSSES", *given, status=2)
+        assert told in error_line(result)
+    result = bench(data, "--tasks", "BIOSSES", "--lexical", "0.4", status=1)
+    assert "give --lexical 0 too" in error_line(result)
+
+
 def test_aggregates_of_mteb_are_means_over_their_members(data: Path) -> None:
     import mteb
 

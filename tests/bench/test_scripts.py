@@ -70,3 +70,50 @@ def test_memory_over_batches_of_new_shapes(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["memory"] for row in rows] == ["rss", "anonymous"]
     assert all(row["batches"] == 2 and row["first_gb"] > 0 for row in rows)
+
+
+def test_weights_of_words_on_halves_of_the_queries(tmp_path: Path) -> None:
+    beir, lists = tmp_path / "sets" / "Small", tmp_path / "sets" / "Lists"
+    (beir / "qrels").mkdir(parents=True)
+    lists.mkdir()
+    texts = [f"the {word} at the {place}" for word in WORDS for place in PLACES]
+    put(beir / "corpus.jsonl", [{"_id": f"d{n}", "text": text} for n, text in enumerate(texts)])
+    put(beir / "queries.jsonl", [{"_id": f"q{n}", "text": word} for n, word in enumerate(WORDS)])
+    judged = [f"q{n // len(PLACES)}\td{n}\t1\n" for n in range(len(texts))]
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    for split, words in (("dev", WORDS[:2]), ("test", WORDS[2:])):
+        rows = [
+            {"query": w, "positive": [f"a {w}"], "negative": ["an end", "a bus"]} for w in words
+        ]
+        put(lists / f"{split}.jsonl", rows)
+    given = ("lexical_weights.py", "--data", beir, lists, "--weights", "0,0.5,1", "--methods", "hs")
+    more = ("--work", tmp_path / "work", "--json")
+    halves = {
+        half: [json.loads(line) for line in run(*given, *more, "--half", half).splitlines()]
+        for half in ("choose", "report", "all")
+    }
+    for half, rows in halves.items():
+        ours = [row for row in rows if row["system"] == "tiny"]
+        settings = [("words", 1.0), ("hs", 0.0), ("hs", 0.5)]
+        assert [(row["method"], row["lexical"]) for row in ours] == settings * 2
+        assert [row["metric"] for row in ours] == ["nDCG@10"] * 3 + ["MAP"] * 3
+        assert {row["half"] for row in rows} == {half}
+        for row in rows:
+            if row["method"] == "words":
+                assert row["score"] == pytest.approx(100)
+    queries = {half: rows[-1]["queries"] for half, rows in halves.items()}
+    assert queries == {"choose": 2, "report": 3, "all": 3}
+    small = {half: rows[0]["queries"] for half, rows in halves.items()}
+    assert small == {"choose": 3, "report": 2, "all": 5}
+    picture = tmp_path / "curves.png"
+    table = run(*given, *more[:2], "--plot", picture)
+    assert "| 0.5 |" in table and "mean of 2, tiny" in table
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+WORDS = ("ferry", "bakery", "violin", "glacier", "lantern")
+PLACES = ("harbor", "market", "station", "river")
+
+
+def put(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,56 @@ def test_reranking_ranks_by_the_sum(given: tuple[StoredEncoder, Embeddings], alp
         best = sorted(candidates, key=lambda d: -scores[d])
         assert list(found[f"q{row}"]) == [f"d{d}" for d in best]
         np.testing.assert_allclose(list(found[f"q{row}"].values()), scores[best], atol=1e-6)
+
+
+def by_words(documents: list[str], query: str) -> np.ndarray:
+    """BM25 as Lucene has it, over its largest: float64 [documents]."""
+    split = [document.split() for document in documents]
+    average = sum(map(len, split)) / len(split)
+    found = np.zeros(len(split))
+    for word in query.split():
+        held = sum(word in words for words in split)
+        idf = math.log(1 + (len(split) - held + 0.5) / (held + 0.5))
+        for row, words in enumerate(split):
+            often = words.count(word)
+            found[row] += idf * often / (often + 1.2 * (0.25 + 0.75 * len(words) / average))
+    return found / (found.max() or 1.0)
+
+
+@pytest.mark.parametrize("lexical", [0.4, 1.0])
+@pytest.mark.parametrize("reranking", [False, True])
+def test_words_count_by_the_statistics_of_the_corpus(
+    tmp_path: Path, lexical: float, reranking: bool
+) -> None:
+    names = [" ".join(f"w{(n * k) % 13}" for k in range(1, 4 + n % 9)) for n in range(240)]
+    documents, queries = [f"{name} d{n}" for n, name in enumerate(names[:200])], names[200:]
+    embeddings = random_embeddings(240)
+    stored = with_vectors(tmp_path, [*documents, *queries], embeddings)
+    lists = {f"q{i}": [f"d{(i * 7 + j) % 200}" for j in range(50)] for i in range(len(queries))}
+    task = search_task(documents, queries, relevant(), lists if reranking else None)
+    setting = Setting("words" if lexical == 1 else "sum", None, lexical=lexical)
+    found = ask(MoeeSearch(stored, setting), task, top_k=200)
+    dense = sums(embeddings, corpus_of(embeddings), 1.0) / 2
+    for number, query in enumerate(queries):
+        words = by_words(documents, query)
+        expected = (1 - lexical) * dense[number] + lexical * words
+        of_query = found[f"q{number}"]
+        # By words alone a search finds what holds one, a reranking leaves out nothing.
+        there = set(range(200)) if lexical < 1 else set(np.flatnonzero(words).tolist())
+        rows = {int(name[1:]) for name in lists[f"q{number}"]} if reranking else there
+        assert {int(name[1:]) for name in of_query} == rows
+        for name, score in of_query.items():
+            assert score == pytest.approx(expected[int(name[1:])], abs=2e-6)
+
+
+def test_words_alone_are_a_method_and_need_an_index() -> None:
+    for wrong in ({"method": "words"}, {"method": "hs", "lexical": 1.0}):
+        with pytest.raises(MisuseError, match="1 is words"):
+            Setting(**wrong)
+    with pytest.raises(MisuseError, match=r"lexical is 1\.5"):
+        Setting("hs", lexical=1.5)
+    with pytest.raises(MisuseError, match="fit batch has none"):
+        Setting("hs", fit="batch", lexical=0.4)
 
 
 @pytest.mark.parametrize("fit", ["corpus", "calibrated", "batch"])

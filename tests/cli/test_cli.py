@@ -101,7 +101,8 @@ def test_query_answers_in_three_formats(index: Path) -> None:
     assert found["exact"] is True
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3, 4, 5]
     for hit in found["hits"]:
-        assert list(hit) == ["rank", "id", "score", "hs", "rw", "text", "metadata"]
+        names = ["rank", "id", "score", "hs", "rw", "text", "metadata", "snippet", "marks"]
+        assert list(hit) == names
         assert math.isclose(hit["score"], hit["hs"] + hit["rw"], abs_tol=1e-6)
         assert hit["metadata"]["title"].startswith("On ")
         assert hit["metadata"]["year"] >= 1990

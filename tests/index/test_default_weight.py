@@ -12,7 +12,7 @@ from commands import one_line_error, run
 from fakes.indexes import fake_documents, without_postings
 from fakes.word_encoder import FakeEncoder
 from moee_index import Encoder
-from moee_index.errors import MisuseError
+from moee_index.errors import IndexChangedError, MisuseError, ModelError
 from moee_index.index import (
     Index,
     add_documents,
@@ -142,3 +142,28 @@ def test_a_model_that_has_a_weight(checkpoint: Path, tmp_path: Path) -> None:
     assert "lexical" not in answered.stdout + answered.stderr
     wrong = run("query", "fog", "--index", index, "--lexical", "0.4", status=2)
     assert "has no postings" in one_line_error(wrong)
+
+
+def test_a_model_that_has_a_language(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "moee_index.json").write_text('{"language": "en"}')
+    encoder = Encoder.load(checkpoint)
+    assert encoder.with_batch_tokens(8).language == "en"
+    documents, told = fake_documents(3), list[str]()
+    build_index(tmp_path / "i", documents, encoder, notify=told.append)
+    assert [line for line in told if line.startswith("language")] == [
+        "language en: the default of model olmoe; --language changes it"
+    ]
+    assert Manifest.read(tmp_path / "i").language == "en"
+    assert build_index(tmp_path / "i", documents, encoder).unchanged
+    # What was asked for, or is there already, goes before it.
+    build_index(tmp_path / "none", documents, encoder, language="none")
+    assert Manifest.read(tmp_path / "none").language == "none"
+    assert build_index(tmp_path / "none", documents, encoder).unchanged
+    with pytest.raises(IndexChangedError, match=r"language 'none' \(now 'en'\)"):
+        build_index(tmp_path / "none", documents, encoder, language="en")
+    (checkpoint / "moee_index.json").write_text('{"language": "xx"}')
+    with pytest.raises(ModelError, match=r"moee_index\.json: language is 'xx'"):
+        build_index(tmp_path / "wrong", documents, Encoder.load(checkpoint))
+    (checkpoint / "moee_index.json").write_text('{"language": 7}')
+    with pytest.raises(ModelError, match="'language' 7 must be a language's code"):
+        Encoder.load(checkpoint)

@@ -595,7 +595,8 @@ def test_the_command_line(tmp_path: Path) -> None:
     )  # fmt: skip
     plain = json.loads(run("query", "bakery", "--index", index, "--json").stdout)
     assert "lexical" not in plain
-    assert list(plain["hits"][0]) == ["rank", "id", "score", "hs", "rw", "text", "metadata"]
+    names = ["rank", "id", "score", "hs", "rw", "text", "metadata", "snippet", "marks"]
+    assert list(plain["hits"][0]) == names
     (line,) = (line for line in run("info", index).stdout.splitlines() if line.startswith("words"))
     assert " 15, language en, postings" in line
     for arguments, told in (

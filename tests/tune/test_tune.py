@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,31 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from paths import PARITY
 
-from fakes.indexes import fake_documents
+from fakes.indexes import fake_documents, without_postings
 from fakes.word_encoder import FakeEncoder, GivenEncoder
 from moee_index.atomic import WriterLock
 from moee_index.cli import cli
 from moee_index.errors import CorpusError, IndexLockedError, MisuseError, NotAnIndexError
 from moee_index.index import Index, build_index, verify_index
-from moee_index.index.change import save_alpha
+from moee_index.index.change import save_alpha, save_weights
+from moee_index.index.store.manifest import Manifest
 from moee_index.readers.trec import Qrels
 from moee_index.tune import metrics as measures
 from moee_index.tune import unlabelled as agreement
 from moee_index.tune.correlation import average_ranks, spearman
-from moee_index.tune.labelled import ALPHAS, Point, Trial, Tuning, best, bootstrap_interval
+from moee_index.tune.labelled import (
+    ALPHAS,
+    WEIGHTS,
+    Point,
+    Trial,
+    Tuning,
+    best,
+    bootstrap_interval,
+)
 from moee_index.tune.labelled import tune_with_labels as tune
 from moee_index.tune.unlabelled import sample_pairs, tune_without_labels
 from moee_index.types import Document, Embeddings, Query
@@ -406,6 +418,132 @@ def test_saving_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     assert not list((tmp_path / "empty").iterdir())
 
 
+# Words
+
+
+class NumberedEncoder(GivenEncoder):
+    """Embeds a text as the row that its first word names."""
+
+    def vectors(self, texts: Sequence[str]) -> Embeddings:
+        return super().vectors([text.split()[0] for text in texts])
+
+
+class WordsCase(Case):
+    """As `Case`, where a query shares rare words with its document, or with another one."""
+
+    def __init__(self, tmp_path: Path, *, hs: float, words: float, seed: int = 5) -> None:
+        """words: in how many queries they are the relevant document's."""
+        super().__init__(tmp_path, hs=hs, rw=0.0, seed=seed)
+        rng = np.random.default_rng(seed)
+        (tmp_path / "words").mkdir()
+        self.directory = tmp_path / "words" / "index"
+        texts = [replace(d, text=f"{d.text} rare{d.id} common") for d in documents(DOCUMENTS)]
+        build_index(self.directory, texts, self.encoder)
+        for number, query in enumerate(self.queries):
+            (right,) = self.qrels[query.id]
+            named = right if rng.random() < words else f"d{rng.integers(DOCUMENTS)}"
+            self.queries[number] = replace(query, text=f"{query.text} rare{named} common")
+
+    @property
+    def encoder(self) -> GivenEncoder:
+        return NumberedEncoder(self.given)
+
+
+def test_words_and_alpha_are_chosen_together(tmp_path: Path) -> None:
+    case = WordsCase(tmp_path, hs=0.4, words=0.7)
+    found = case.tune()
+    assert found.lexical is not None and 0 < found.lexical < 1
+    assert [point.lexical for point in found.lexical_curve] == list(WEIGHTS)
+    chosen = next(point for point in found.lexical_curve if point.lexical == found.lexical)
+    assert chosen.alpha == found.alpha and chosen.value == value(found, found.alpha)
+    assert chosen.value > max(found.lexical_curve[0].value, found.lexical_curve[-1].value)
+    held_out = found.held_out
+    assert held_out is not None and held_out.dense is not None and held_out.words is not None
+    assert held_out.chosen > max(held_out.dense, held_out.words) and held_out.low > 0
+    assert held_out.dense_alpha == found.lexical_curve[0].alpha
+    with Index.open(case.directory, case.encoder) as index:
+        trial = Trial.split(index, case.queries, case.qrels)
+        texts = [query.text for query in trial.held_out]
+        for options, mean in (
+            ({"alpha": found.alpha, "lexical": found.lexical}, held_out.chosen),
+            ({"lexical": 0}, held_out.current),
+            ({"alpha": held_out.dense_alpha, "lexical": 0}, held_out.dense),
+            ({"lexical": 1}, held_out.words),
+        ):
+            answers = index.search(texts, 10, **options)
+            run_of = {
+                query.id: {hit.id: hit.score for hit in hits}
+                for query, hits in zip(trial.held_out, answers, strict=True)
+            }
+            judged = {query.id: case.qrels[query.id] for query in trial.held_out}
+            assert measures.ndcg(judged, run_of, 10) == pytest.approx(mean, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=3)
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
+def test_together_is_never_less_than_each_alone(
+    tmp_path_factory: pytest.TempPathFactory, hs: float, words: float, seed: int
+) -> None:
+    case = WordsCase(tmp_path_factory.mktemp("case"), hs=hs, words=words, seed=seed)
+    found = case.tune()
+    top = max(point.value for point in found.lexical_curve)
+    assert value(found, found.alpha) >= top - 1e-12
+    assert found.lexical == min(
+        point.lexical for point in found.lexical_curve if point.value >= top - 1e-12
+    )
+    without_postings(case.directory)
+    alone = case.tune()
+    assert alone.lexical is None and alone.lexical_curve == ()
+    first = found.lexical_curve[0]
+    assert (first.alpha, first.value) == (alone.alpha, value(alone, alone.alpha))
+    assert first.value <= top
+
+
+def test_without_postings_alpha_is_chosen_alone_and_told(tmp_path: Path) -> None:
+    case = WordsCase(tmp_path, hs=0.4, words=0.7)
+    save_weights(case.directory, 1.0, 0.4)
+    without_postings(case.directory)
+    found = case.tune()
+    assert any("no postings, so only α is chosen" in told for told in case.told)
+    assert found.held_out is not None
+    assert (found.held_out.dense, found.held_out.dense_alpha, found.held_out.words) == (None,) * 3
+    save_weights(case.directory, found.alpha, found.lexical)
+    assert Manifest.read(case.directory).lexical_weight == 0.4
+
+
+def test_the_indexs_own_weight_is_tried_and_kept_where_it_is_best(tmp_path: Path) -> None:
+    case = WordsCase(tmp_path, hs=0.4, words=0.7)
+    save_weights(case.directory, 1.0, 0.35)
+    found = case.tune()
+    assert found.previous_lexical == 0.35
+    assert 0.35 in {point.lexical for point in found.lexical_curve}
+    save_weights(case.directory, found.alpha, found.lexical)
+    case.told.clear()
+    again = case.tune()
+    assert (again.alpha, again.lexical) == (found.alpha, found.lexical)
+    assert again.held_out is not None and again.held_out.gain == 0
+    assert "no gain to report" in case.told[-1]
+
+
+def test_the_command_saves_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = WordsCase(tmp_path, hs=0.4, words=0.7)
+    monkeypatch.setattr("moee_index.cli.tune.load_encoder_of", lambda *_: case.encoder)
+    files = case.write(tmp_path)
+    found = json.loads(run(case.directory, *files, "--json").stdout)
+    assert found["previous_lexical"] == 0 < found["lexical"] < 1
+    assert list(found["lexical_curve"][0]) == ["lexical", "alpha", "value"]
+    table = run(case.directory, *files, "--save").stdout
+    assert f"α {found['alpha']:g} with words {found['lexical']:g} is now the default" in table
+    assert "(it was 1 with words 0)" in table
+    assert "words alone" in table and "without words" in table
+    with Index.open(case.directory, case.encoder) as index:
+        assert (index.alpha, index.lexical) == (found["alpha"], found["lexical"])
+        query = case.queries[0].text
+        assert index.search(query) == index.search(
+            query, alpha=found["alpha"], lexical=found["lexical"]
+        )
+
+
 # The command
 
 
@@ -424,6 +562,9 @@ KEYS = [
     "held_out",
     "queries",
     "documents",
+    "lexical",
+    "previous_lexical",
+    "lexical_curve",
     "saved",
 ]
 
@@ -449,10 +590,10 @@ def test_the_command_with_judgements(case: Case, tmp_path: Path) -> None:
     with Index.open(case.directory) as index:
         assert index.alpha == 1.0
     table = run(case.directory, *files, "--save").stdout
-    assert table.count("chosen") == 3
+    assert table.count("chosen") == 4
     for name in ("the index's", "HS alone", "RW alone", "gain", "95 % interval"):
         assert name in table
-    assert f"α {expected.alpha:g} is now the default" in table
+    assert f"α {expected.alpha:g} with words 0 is now the default" in table
     with Index.open(case.directory) as index:
         assert index.alpha == expected.alpha
 
@@ -494,7 +635,7 @@ def test_a_result_that_cannot_be_saved_is_printed(
     def refuse(*_: object) -> None:
         raise IndexLockedError("somebody came in between")
 
-    monkeypatch.setattr("moee_index.index.change.save_alpha", refuse)
+    monkeypatch.setattr("moee_index.index.change.save_weights", refuse)
     result = run(case.directory, "--json", "--save", status=1)
     assert json.loads(result.stdout)["saved"] is False
     assert "Error: somebody came in between" in result.stderr

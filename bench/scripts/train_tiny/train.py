@@ -2,7 +2,7 @@
 
     python bench/scripts/train_tiny/train.py COMMAND
 
-COMMAND is texts, everyday, science, vectors, start, train, evaluate, in this order. The
+COMMAND is texts, everyday, science, vectors, start, train, idf, evaluate, in this order. The
 steps, the schedule and the command line are here; texts.py and everyday.py make the texts,
 teacher.py has the teacher, student.py and kernels.py the architecture, distil.py the losses,
 scores.py the measuring.
@@ -13,6 +13,7 @@ import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -273,6 +274,23 @@ def train(
     keep()
     if validation:
         click.echo(scores.tell("end", scores.sts(encoder(student, tokenizer), validation)))
+
+
+@main.command()
+@click.option("--groups", required=True, multiple=True, type=Existing)
+@click.option("--last", multiple=True, type=int, help="how many groups of each are counted")
+@click.argument("model", type=Existing)
+def idf(groups: tuple[Path, ...], last: tuple[int, ...], model: Path) -> None:
+    """Count the tokens of the training texts: MODEL's table for pooling `idf`."""
+    from moee_index import Encoder
+    from moee_index.token_weights import FILE, TokenCounts
+
+    encoder, counts = Encoder.load(model, pooling="mean"), TokenCounts()
+    for file, most in zip_longest(groups, last):
+        held = json.loads(file.read_text(encoding="utf-8"))[:most]
+        encoder.count_tokens([text for group in held for text in group], counts)
+    (model / FILE).write_bytes(counts.weights().to_bytes())
+    click.echo(f"{counts.texts} texts")
 
 
 @main.command()

@@ -70,6 +70,14 @@ TYPES = "STS, Classification, Clustering, PairClassification, Reranking, Summari
     help="Weights of RW in `sum`; they cost no forward pass either.",
 )
 @click.option(
+    "--lexical",
+    default="0",
+    show_default=True,
+    metavar="W,…",
+    help="Weights of words (BM25) in retrieval and reranking, each with every method; one above 0 "
+    "also evaluates words alone. They cost no forward pass either.",
+)
+@click.option(
     "--standardize",
     type=click.Choice(STANDARDIZE),
     default="both",
@@ -128,7 +136,7 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Evaluate a model on tasks of MTEB: HS, RW, concat and sum side by side.
+    """Evaluate a model on tasks of MTEB: HS, RW, concat and sum side by side, with words or not.
 
     Each text is embedded once, whatever the number of methods, weights and tasks. Started again,
     it goes on where it stopped and skips what is there. A data set that is not there is named, the
@@ -207,7 +215,8 @@ def _run(
                 model=model,
                 methods=methods,
                 prompts=prompts,
-                alphas=_alphas(given["alpha"]),
+                alphas=_numbers(given["alpha"], "--alpha", "0 or more"),
+                lexical=_numbers(given["lexical"], "--lexical", "0 to 1"),
                 standardize=given["standardize"],
                 fit=given["fit"],
                 limit=given["limit"],
@@ -225,15 +234,15 @@ def _run(
         )
 
 
-def _alphas(text: str) -> list[float]:
+def _numbers(text: str, option: str, which: str) -> list[float]:
     from moee_index.bench.tasks import split_list
 
     found = []
-    for value in split_list(text, "--alpha"):
+    for value in split_list(text, option):
         try:
             found.append(float(value))
         except ValueError:
-            raise MisuseError(f"--alpha {value!r} is no number; give numbers, 0 or more") from None
+            raise MisuseError(f"{option} {value!r} is no number; give numbers, {which}") from None
     return list(dict.fromkeys(found))
 
 

@@ -49,6 +49,8 @@ def print_outcome(outcome: Outcome) -> None:
             continue
         prompt = f", prompt {row['prompt']}" if row["prompt"] else ""
         weight = f" α={row['alpha']:g}" if row["alpha"] is not None else ""
+        words = row.get("lexical") or 0
+        weight += f" w={words:g}" if 0 < words < 1 else ""
         subset = "" if row["subset"] == "default" else f" {row['subset']}"
         split = "" if row["split"] == "test" else f" {row['split']}"
         sample = " (sample)" if row["sample"] else ""

@@ -86,11 +86,13 @@ _PLURALS = {
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter that was read without error. fields: every use of a field, in the text's order."""
+    """A filter that was read without error. fields: every use of a field, in the text's order;
+    checked: against more than one index, so that what one of them lacks is no slip."""
 
     text: str
     fields: tuple[FieldUse, ...] = field(compare=False)
     _tree: Node = field(repr=False, compare=False)
+    checked: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Filter:

@@ -11,6 +11,7 @@ asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,10 +94,9 @@ class SegmentScores:
 
     def _contribution(self, weight: float, rows: Numbers, counts: Numbers) -> Values:
         """What a word adds to the score of rows that hold it."""
-        k1, b = self._parameters.k1, self._parameters.b
         lengths = self._words.postings.lengths[rows].astype(np.float64)
         often = counts.astype(np.float64)
-        added: Values = weight * (often / (often + k1 * (1 - b + b * lengths / self._average)))
+        added: Values = _contribution(weight, often, lengths, self._average, self._parameters)
         return added
 
     def partly(self, rows: range | RowNumbers) -> Values:
@@ -107,7 +107,7 @@ class SegmentScores:
             low, high = np.searchsorted(matches.rows, (rows.start, rows.stop))
             values[matches.rows[low:high] - rows.start] = matches.scores[low:high]
         elif len(matches.rows):
-            places, held = _places(matches.rows, rows)
+            places, held = places_of(matches.rows, rows)
             values[held] = matches.scores[places]
         return values
 
@@ -116,7 +116,7 @@ class SegmentScores:
         values = self.partly(rows)
         postings = self._words.postings
         for weight, span in self._put_off:
-            places, held = _places(postings.rows(span), rows)
+            places, held = places_of(postings.rows(span), rows)
             if len(places):
                 counts = _at(postings.counts, span, places)
                 values[held] += self._contribution(weight, rows[held].astype(np.uint32), counts)
@@ -127,7 +127,13 @@ class SegmentScores:
         return self._matches(self._terms) if self._put_off else self.matches
 
 
-def _places(held: Numbers, rows: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
+def _contribution(weight: float, often: Any, length: Any, average: float, parameters: Bm25) -> Any:
+    """What a word adds to the score of a text that holds it so often; numbers or arrays."""
+    k1, b = parameters.k1, parameters.b
+    return weight * (often / (often + k1 * (1 - b + b * length / average)))
+
+
+def places_of(held: Numbers, rows: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
     """(places in `held`, places in `rows`) of rows that both have; both ascend."""
     wanted = rows.astype(np.uint32)
     places = np.searchsorted(held, wanted)
@@ -171,6 +177,13 @@ class QueryScores:
             )
             for number, words in enumerate(statistics.segments)
         ]
+
+    def contribution(self, weight: float, often: int, length: int) -> float:
+        """What a word adds to the score of a text of so many words that holds it so often."""
+        added = _contribution(
+            weight, float(often), float(length), self._statistics.average, self._parameters
+        )
+        return float(added)
 
     def _largest(self) -> float | None:
         """The largest score of any row; None where the words that were put off leave it open, or
@@ -292,49 +305,23 @@ class PartScores:
         return values / largest if largest else values
 
 
-@dataclass(frozen=True)
-class WordMatch:
-    """What a hit owes to words: BM25, its share of the query's largest, and which words of the
-    query the row holds, as the query has them."""
-
-    bm25: float
-    share: float
-    words: tuple[str, ...]
-
-
 class WordScores:
-    """BM25 of some queries over an opened index. weight: of BM25 in a score, above 0."""
+    """BM25 of some queries over one or several opened indexes. weight: of BM25 in a score, above 0;
+    first: the number of the index's first segment among all."""
 
     def __init__(
         self, texts: Sequence[str], statistics: Statistics, weight: float, parameters: Bm25
     ) -> None:
         self.weight = weight
-        self._statistics = statistics
-        self._queries = [QueryScores(text, statistics, parameters) for text in texts]
+        self.statistics = statistics
+        self.queries = [QueryScores(text, statistics, parameters) for text in texts]
+        self.first = 0
+
+    def beginning(self, segment: int) -> WordScores:
+        """The same for an index whose first segment is this one of all."""
+        scores = copy(self)
+        scores.first = segment
+        return scores
 
     def segment(self, number: int) -> PartScores:
-        return PartScores(self._queries, number, self.weight)
-
-    def matches(self, query: int, segment: int, rows: RowNumbers) -> list[WordMatch]:
-        """For some rows of a segment, in any order, what they owe to words."""
-        order = np.argsort(rows, kind="stable")
-        ascending = rows[order]
-        scores, postings = self._queries[query], self._statistics.segments[segment].postings
-        values = scores.segments[segment].exact(ascending)
-        held: list[list[tuple[int, str]]] = [[] for _ in rows]
-        for term in scores.terms:
-            span = term.found[segment]
-            if span is not None:
-                for place in _places(postings.rows(span), ascending)[1]:
-                    held[place].extend(term.surfaces)
-        shares = values / (scores.largest or 1.0)
-        found = [
-            WordMatch(float(value), float(share), _in_order(words))
-            for value, share, words in zip(values, shares, held, strict=True)
-        ]
-        return [found[place] for place in np.argsort(order)]
-
-
-def _in_order(words: Sequence[tuple[int, str]]) -> tuple[str, ...]:
-    """Words in the order of the query, each once."""
-    return tuple(dict.fromkeys(word for _, word in sorted(words)))
+        return PartScores(self.queries, self.first + number, self.weight)

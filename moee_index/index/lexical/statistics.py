@@ -86,6 +86,10 @@ class Statistics:
         rows, words = self._totals
         return words / rows if words else 1.0
 
+    def words_of(self, text: str) -> list[str]:
+        """The words of a text as they are compared."""
+        return self._words.terms(text)
+
     def terms(self, text: str) -> list[Term]:
         """The words of a query that some row holds, the rarest first: the order in which they are
         added up, whatever the segments."""

@@ -13,7 +13,9 @@ import re
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
+from itertools import accumulate, pairwise
 from operator import add
 
 from moee_index.dependencies import internal
@@ -139,6 +141,17 @@ class Words:
         return stem
 
 
+@dataclass(frozen=True)
+class Compound:
+    """A word, a compound, or a run of a script without blanks. wholes: what stands for all of it;
+    parts: its words one after the other; span: where it is; spans: where each part is."""
+
+    wholes: list[str]
+    parts: list[str]
+    span: tuple[int, int]
+    spans: list[tuple[int, int]]
+
+
 def pieces(text: str) -> Iterator[str]:
     """A long text in pieces that have the same words, so that never all chunks are held."""
     start = 0
@@ -159,6 +172,11 @@ def chunks(text: str) -> list[str]:
     return _UNICODE.findall(unicodedata.normalize("NFKC", text))
 
 
+def chunk_spans(normal: str) -> list[tuple[int, int]]:
+    """Where the `chunks` of a text stand in it after NFKC."""
+    return [match.span() for match in (_ASCII if normal.isascii() else _UNICODE).finditer(normal)]
+
+
 def surfaces(chunk: str) -> list[str]:
     """The words of a chunk as somebody would write them: folded, not stemmed."""
     if chunk.isascii():
@@ -177,22 +195,68 @@ def recurs(chunk: str) -> bool:
 _NOTHING = {ord(character): None for character in _UNSEEN}
 
 
+def divided(chunk: str) -> list[Compound]:
+    """The words of a chunk, which are those of `surfaces`, with where they stand in it."""
+    kept = [place for place, character in enumerate(chunk) if character not in _UNSEEN]
+    bare = "".join(chunk[place] for place in kept)
+    found: list[Compound] = []
+    for run in _RUN.finditer(bare):
+        made = _paired(run[0]) if _ALONE.match(run[0]) else _divided(run[0])
+        if made.parts:
+            begin = run.start()
+            span, *spans = (
+                (kept[begin + start], kept[begin + stop - 1] + 1)
+                for start, stop in (made.span, *made.spans)
+            )
+            found.append(Compound(made.wholes, made.parts, span, spans))
+    return found
+
+
 def _compound(chunk: str) -> list[str]:
     """A word; or a compound without its signs, then its parts."""
+    wholes, parts = _wholes_and_parts(chunk, list(_PART.finditer(chunk)))
+    return wholes + parts
+
+
+def _wholes_and_parts(chunk: str, found: list[re.Match[str]]) -> tuple[list[str], list[str]]:
     parts: list[str] = []
-    for match in _PART.finditer(chunk):
+    for match in found:
         number, unit = match.groups()
         pieces = [*_humps(number), unit] if number else _humps(match[0])
         parts.extend(map(_folded, pieces))
     if not any(character.isalnum() for part in parts for character in part):
-        return []
+        return [], []
     whole = "".join(parts)
-    found = [whole[:LONGEST]] if 1 < len(parts) <= _MOST_PARTS else []
-    found.extend(part[:LONGEST] for part in parts)
+    wholes = [whole[:LONGEST]] if 1 < len(parts) <= _MOST_PARTS else []
     if chunk[-1] in "+#":
         bare = chunk.rstrip("+#")
-        found.insert(0, whole[:LONGEST] + chunk[len(bare) :])
-    return found
+        wholes.insert(0, whole[:LONGEST] + chunk[len(bare) :])
+    return wholes, [part[:LONGEST] for part in parts]
+
+
+def _divided(chunk: str) -> Compound:
+    """As `_compound`, with where each part stands."""
+    found = list(_PART.finditer(chunk))
+    wholes, parts = _wholes_and_parts(chunk, found)
+    spans: list[tuple[int, int]] = []
+    for match in found if parts else ():
+        start, stop = match.span(1) if match[1] else match.span()
+        pieces = _humps(match[1] or match[0])
+        if len(pieces) == 1:  # a number may stand without its signs
+            spans.append((start, stop))
+        else:
+            ends = [start + end for end in accumulate(map(len, pieces))]
+            spans.extend(pairwise([start, *ends]))
+        if match[1]:
+            spans.append(match.span(2))
+    return Compound(wholes, parts, (0, len(chunk)), spans)
+
+
+def _paired(run: str) -> Compound:
+    """As `_pairs`, with where each pair stands."""
+    pairs, letters = _pairs(run), [match.span() for match in _WITH_MARKS.finditer(run)]
+    spans = [(one[0], other[1]) for one, other in pairwise(letters)] or letters
+    return Compound([], pairs, (0, len(run)), spans)
 
 
 def _humps(part: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -12,11 +13,12 @@ from moee_index.errors import MisuseError
 from moee_index.fusion import Method, check_search, finite_number, shown_value
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.bm25 import LUCENE, Bm25
+from moee_index.text import check_text, check_texts
 from moee_index.types import PARTS, Embeddings, Pair, Part
 
 
-class SearchOptions(TypedDict, total=False):
-    """The keyword arguments of a search, for type checking; see `Index.search`."""
+class RequestOptions(TypedDict, total=False):
+    """The keyword arguments of a request, for type checking; see `Index.search`."""
 
     method: Method
     alpha: float | None
@@ -26,6 +28,12 @@ class SearchOptions(TypedDict, total=False):
     lexical: float | None
     k1: float
     b: float
+
+
+class SearchOptions(RequestOptions, total=False):
+    """The keyword arguments of a search, for type checking; see `Index.search`."""
+
+    syntax: bool
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,7 @@ class SearchRequest:
         least = None if min_score is None else finite_number(min_score)
         if min_score is not None and least is None:
             raise MisuseError(f"min_score is {shown_value(min_score)}; it must be a finite number")
-        if not isinstance(passages, bool | np.bool_):
-            raise MisuseError(f"passages is {shown_value(passages)}; it is True or False")
+        check_flag("passages", passages)
         parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
         words = None if lexical is None else lexical_weight(lexical)
@@ -81,6 +88,12 @@ class SearchRequest:
         return default if self.lexical is None else self.lexical
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raises MisuseError for what is not true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise MisuseError(f"{name} is {shown_value(value)}; it is True or False")
+
+
 def as_filter(condition: str | Filter | None) -> Filter | None:
     """A filter, parsed if it was given as text. Raises FilterError; MisuseError for other types."""
     if condition is None or isinstance(condition, Filter):
@@ -90,6 +103,17 @@ def as_filter(condition: str | Filter | None) -> Filter | None:
             f"filter is {shown_value(condition)}; it is text, as in 'year >= 2020', or a Filter"
         )
     return Filter.parse(condition)
+
+
+def query_texts(query: str | Iterable[str]) -> tuple[list[str], bool]:
+    """The texts of one query or of several, and whether it is several. Raises MisuseError."""
+    # Several may come from anything that is gone through once; one is one text, of any type.
+    several = isinstance(query, Iterable) and not isinstance(query, str | bytes)
+    texts = check_texts(query, "query") if several else [check_text(query, "the query")]
+    for text in texts:
+        if not text.strip():
+            raise MisuseError("the query is empty; give some text")
+    return texts, several
 
 
 def check_queries(embeddings: Embeddings | None, dims: Pair[int]) -> Embeddings:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moee_index.atomic import write_file
 from moee_index.errors import IndexDamagedError, MisuseError, first_line
-from moee_index.index.store.layout import segment_folders, token_weights_name
+from moee_index.index.store.layout import token_weights_name
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.reading import HINT, reading
 from moee_index.token_weights import TokenWeights
@@ -44,14 +44,10 @@ def token_weights_of(directory: Path, manifest: Manifest) -> TokenWeights | None
     return _read(manifest.path(directory, token_weights_name(checksum)), checksum)
 
 
-def begun_token_weights(directory: Path) -> TokenWeights | None:
-    """The table of the newest build that is not finished; None where there is none."""
-    for folder in reversed(segment_folders(directory)):
-        building = Building.read(folder)
-        if building is not None and building.purpose == "build":
-            checksum = building.spec.token_weights
-            return None if checksum is None else _read(folder / UNFINISHED, checksum)
-    return None
+def begun_token_weights(folder: Path, building: Building) -> TokenWeights | None:
+    """The table of a build that is not finished; None where its texts are not pooled by one."""
+    checksum = building.spec.token_weights
+    return None if checksum is None else _read(folder / UNFINISHED, checksum)
 
 
 def _read(path: Path, checksum: str) -> TokenWeights:

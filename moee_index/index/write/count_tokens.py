@@ -13,6 +13,7 @@ from pathlib import Path
 from moee_index.errors import CorpusError, MisuseError, NotAnIndexError, counted
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.token_weights import begun_token_weights, token_weights_of
+from moee_index.index.write.resume import begun_build
 from moee_index.index.write.windows import (
     Counts,
     Documents,
@@ -22,7 +23,7 @@ from moee_index.index.write.windows import (
     windows,
 )
 from moee_index.token_weights import TokenCounts, TokenWeights
-from moee_index.types import Notify, Progress, TextEncoder
+from moee_index.types import IDF, Notify, Progress, TextEncoder
 
 _AT_A_TIME = 1024
 
@@ -33,18 +34,24 @@ def with_token_weights(
     encoder: TextEncoder,
     chunk: str | None,
     *,
+    count: bool,
     anew: bool,
     skip_bad: bool,
     progress: Progress,
     notify: Notify,
 ) -> TextEncoder:
-    """An encoder that can embed: one that lacks token weights gets those of the index or of the
-    interrupted build that is there, else, or with `anew`, those of the corpus.
+    """An encoder that can embed: one that lacks token weights, or with `count` one that has some,
+    gets those of the index or of the interrupted build that is there, else, or with `anew`, those
+    of the corpus.
 
     Raises MisuseError for documents that can be read only once, CorpusError where none has a text,
     and what reading them raises.
     """
-    if not encoder.spec.lacks_token_weights:
+    if count and encoder.spec.pooling != IDF:
+        raise MisuseError(
+            f"--idf corpus is for --pooling {IDF}, and here it is {encoder.spec.pooling}"
+        )
+    if not (count or encoder.spec.lacks_token_weights):
         return encoder
     check_documents(documents)
     weights = None if anew else _there(directory)
@@ -61,9 +68,10 @@ def with_token_weights(
         progress("counting tokens", counts.texts, None)
     if not counts.texts:
         raise CorpusError("the corpus holds no text to count tokens in; give another one")
+    why = "as requested" if count else f"for {encoder.spec.model} brings no table"
     notify(
-        f"token weights: counted over {counted(counts.texts, 'text')} of the corpus, for "
-        f"{encoder.spec.model} brings no table; they stay as they are in the index"
+        f"token weights: counted over {counted(counts.texts, 'text')} of the corpus, {why}; they "
+        "stay as they are in the index"
     )
     return encoder.with_token_weights(counts.weights())
 
@@ -73,7 +81,8 @@ def _there(directory: Path) -> TokenWeights | None:
     try:
         manifest = Manifest.read(directory)
     except NotAnIndexError:
-        return begun_token_weights(directory)
+        begun = begun_build(directory)
+        return None if begun is None else begun_token_weights(*begun)
     return token_weights_of(directory, manifest)
 
 

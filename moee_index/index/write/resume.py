@@ -12,12 +12,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from moee_index.errors import FingerprintMismatchError, IndexChangedError, MisuseError
+from moee_index.errors import (
+    FingerprintMismatchError,
+    IndexChangedError,
+    MisuseError,
+    NotAnIndexError,
+)
 from moee_index.fusion import choose_standardize
 from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.segment import OpenSegment, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument, Stored
+from moee_index.index.store.layout import segment_folders
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.write.windows import Counts, Documents, Rejects, windows
 from moee_index.types import EncoderSpec, TextEncoder
@@ -25,6 +31,26 @@ from moee_index.types import EncoderSpec, TextEncoder
 # What follows from raw rows and can change without embedding anything again.
 DERIVED = ("standardize", "index_type", "language")
 _AT_A_TIME = 1024
+
+
+def language_there(directory: Path) -> str | None:
+    """Whose words the index or the interrupted build in a directory stems; None where neither is
+    there."""
+    try:
+        manifest = Manifest.read(directory)
+    except NotAnIndexError:
+        begun = begun_build(directory)
+        return None if begun is None else begun[1].language
+    return manifest.language or NO_LANGUAGE
+
+
+def begun_build(directory: Path) -> tuple[Path, Building] | None:
+    """The folder and settings of the newest build that is not finished, if there is one."""
+    for folder in reversed(segment_folders(directory)):
+        building = Building.read(folder)
+        if building is not None and building.purpose == "build":
+            return folder, building
+    return None
 
 
 def option_differences(recorded: Building, requested: Building) -> list[tuple[str, object, object]]:

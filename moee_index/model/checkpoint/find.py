@@ -42,9 +42,11 @@ DEFAULT_KEYS = tuple(
     if EncoderOptions.__dataclass_fields__[name].metadata.get("own")
 )
 
-# How much words weigh in searches of its indexes; decides no embedding, and so is no option.
+# How much words weigh in searches of its indexes, and how they are stemmed there; these decide no
+# embedding, and so are no options.
 LEXICAL_KEY = "lexical"
-_KNOWN_KEYS = (*DEFAULT_KEYS, LEXICAL_KEY)
+LANGUAGE_KEY = "language"
+_KNOWN_KEYS = (*DEFAULT_KEYS, LEXICAL_KEY, LANGUAGE_KEY)
 
 # The weights of a model in one file.
 WHOLE = "model.safetensors"

@@ -1,10 +1,6 @@
-"""Reranking: order given texts for a query, with or without an index.
+"""Candidate lists and TREC runs reranked: texts embedded block by block, each list scored.
 
-Vectors are standardized by the frozen standardizer where there is an index, else by one fitted over
-the candidates of the current query (DESIGN, maths 5). Files are read by `readers`.
-
-Scores are those of fusion.score: float64 arithmetic, rounded once, whatever the number of
-candidates; equal scores stay in candidate order.
+How a list is scored is in `scoring`.
 """
 
 from __future__ import annotations
@@ -13,23 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError
-from moee_index.fusion import (
-    Method,
-    Standardize,
-    Standardizer,
-    check_search,
-    choose_standardize,
-    score,
-    top_k,
-    unit_vectors,
-)
+from moee_index.fusion import Method, Standardize, Standardizer
 from moee_index.readers.candidates import Candidate, CandidateList, as_documents
 from moee_index.readers.trec import PassedOver, RunIds, RunLine, check_run_id
+from moee_index.reranking.scoring import ListRows, Scoring
+from moee_index.reranking.stored import StoredTexts, WordWeights
 from moee_index.text import check_text
 from moee_index.types import Document, Embeddings, Hit, Notify, TextEncoder
 
@@ -51,48 +39,17 @@ class Reranked:
     seconds: float
 
 
-class StoredText(Protocol):
-    """A passage as an index returns it. row: of the index, which tells it from all others."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def metadata(self) -> dict[str, Any]: ...
-    @property
-    def row(self) -> int: ...
-
-
-class StoredTexts(Protocol):
-    """Where a run's documents come from; `Index` implements it."""
-
-    @property
-    def standardizer(self) -> Standardizer:
-        """The frozen one."""
-
-    @property
-    def alpha(self) -> float:
-        """The default weight of RW."""
-
-    def passages(self, ids: Sequence[str]) -> Mapping[str, Sequence[StoredText]]:
-        """The passages of these documents, of one that is not split the document itself; ids that
-        are not there are left out."""
-
-    def vectors_at(self, rows: Sequence[int]) -> Embeddings:
-        """Raw embeddings of these rows of the index, in their order."""
-
-
 def rerank(
     query: str,
     candidates: Iterable[Candidate],
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     k: int | None = None,
     *,
     method: Method = "sum",
     alpha: float | None = None,
     standardize: Standardize | None = None,
     standardizer: Standardizer | None = None,
+    words: WordWeights | None = None,
 ) -> list[Hit]:
     """The k best candidates (all without k) for a query, best first.
 
@@ -101,6 +58,8 @@ def rerank(
     alpha: weight of RW in `sum`, 1.0 unless given; it acts on no other method.
     standardize: which parts to standardise over the candidates; unless given, both from 64
     candidates on and none below (DESIGN, maths 5). standardizer: a frozen one to use instead.
+    words: `index.words(0.4)` lets words count by the statistics of an opened index. encoder: may be
+    None where words alone count.
 
     Raises MisuseError for an empty query, invalid candidates, options out of range.
     """
@@ -113,19 +72,21 @@ def rerank(
         k=k,
         standardize=standardize,
         standardizer=standardizer,
+        words=words,
     )
     return ranked.hits
 
 
 def rerank_lists(
     lists: Iterable[CandidateList],
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     *,
     method: Method = "sum",
     alpha: float | None = None,
     k: int | None = None,
     standardize: Standardize | None = None,
     standardizer: Standardizer | None = None,
+    words: WordWeights | None = None,
     default_alpha: float = 1.0,
     tell: Notify | None = None,
     block: int = BLOCK,
@@ -138,26 +99,29 @@ def rerank_lists(
 
     tell: called once with the reason when nothing is standardised because a list is too short.
     """
-    _check_encoder(encoder)
-    scoring = _Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha)
+    _check_encoder(encoder, words)
+    scoring = Scoring.of(method, alpha, k, standardize, standardizer, tell, default_alpha, words)
 
-    def rows_of(gathered: Sequence[_Rows]) -> RowsOf:
+    def rows_of(gathered: Sequence[ListRows], encoder: TextEncoder) -> RowsOf:
         texts = [document.content for each in gathered for document in each.asked.candidates]
         vectors = _Vectors.of(texts, encoder, query=False)
         return lambda each: vectors.take([document.content for document in each.asked.candidates])
 
-    return _reranked((_Rows(each) for each in lists), rows_of, scoring, encoder, block)
+    return _reranked((ListRows(each) for each in lists), rows_of, scoring, encoder, block)
 
 
 def rerank_run(
     run: Iterable[tuple[str, Sequence[RunLine]]],
     queries: Mapping[str, str],
     index: StoredTexts,
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     *,
     method: Method = "sum",
     alpha: float | None = None,
     k: int | None = None,
+    lexical: float | None = None,
+    k1: float | None = None,
+    b: float | None = None,
     block: int = BLOCK,
     passed_over: PassedOver | None = None,
 ) -> Iterator[Reranked]:
@@ -165,7 +129,9 @@ def rerank_run(
 
     run: (query id, its lines) as `trec.read_run_lists` gives them; the scores in it are not used,
     its order is that of equal scores. The index's frozen standardizer is used, and its alpha
-    unless one is given. passed_over: counts the lines whose document is not in the index, instead
+    and weight of words (`lexical`; k1, b: BM25's parameters) unless these are given, so that a
+    document has the score that a search of the index gives it. encoder: may be None where words
+    alone count. passed_over: counts the lines whose document is not in the index, instead
     of an error.
 
     Raises CorpusError naming line and id where a query is not among the queries, or a document is
@@ -180,12 +146,13 @@ def rerank_run(
         raise MisuseError(f"the queries are of type {type(queries).__name__}, not {{id: text}}")
     if not hasattr(index, "passages"):
         raise MisuseError(f"the index is of type {type(index).__name__}; open it with Index.open")
-    _check_encoder(encoder)
-    scoring = _Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha)
+    words = index.words(lexical, k1, b)
+    _check_encoder(encoder, words)
+    scoring = Scoring.of(method, alpha, k, None, index.standardizer, None, index.alpha, words)
 
     lists = (_run_list(query_id, lines, queries, index, passed_over) for query_id, lines in run)
 
-    def rows_of(_: Sequence[_Rows]) -> RowsOf:
+    def rows_of(_: Sequence[ListRows], __: TextEncoder) -> RowsOf:
         return lambda each: index.vectors_at(each.rows)
 
     return _reranked(lists, rows_of, scoring, encoder, block)
@@ -201,7 +168,9 @@ def check_for_run(lists: Iterable[CandidateList]) -> None:
             check_run_id("document", document.id, each.source)
 
 
-def _check_encoder(encoder: object) -> None:
+def _check_encoder(encoder: object, words: WordWeights | None) -> None:
+    if encoder is None and words is not None and words.weight == 1:
+        return
     # A text has a method of that name too.
     if isinstance(encoder, str) or not callable(getattr(encoder, "encode", None)):
         kind = type(encoder).__name__
@@ -214,7 +183,7 @@ def _run_list(
     queries: Mapping[str, str],
     index: StoredTexts,
     passed_over: PassedOver | None,
-) -> _Rows:
+) -> ListRows:
     """The candidate list of a query of a run, with the documents' texts."""
     if query_id not in queries:
         raise CorpusError(
@@ -239,116 +208,38 @@ def _run_list(
     ]
     source = lines[0].source if lines else ""
     request = CandidateList(queries[query_id], documents, query_id, source)
-    return _Rows(request, [stored.row for _, stored in rows])
+    return ListRows(request, [stored.row for _, stored in rows])
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A candidate list; rows: of a run, the row in the index of each candidate's passage."""
-
-    asked: CandidateList
-    rows: Sequence[int] = ()
-
-
-RowsOf = Callable[[_Rows], Embeddings]
+RowsOf = Callable[[ListRows], Embeddings]
 
 
 def _reranked(
-    lists: Iterable[_Rows],
-    rows_of: Callable[[Sequence[_Rows]], RowsOf],
-    scoring: _Scoring,
-    encoder: TextEncoder,
+    lists: Iterable[ListRows],
+    rows_of: Callable[[Sequence[ListRows], TextEncoder], RowsOf],
+    scoring: Scoring,
+    encoder: TextEncoder | None,
     block: int,
 ) -> Iterator[Reranked]:
     """Rerank lists block by block. rows_of: from a block to what gives a list's raw rows."""
     for gathered in _blocks(lists, block):
         started = time.perf_counter()
-        rows = rows_of(gathered)
-        queries = _Vectors.of([each.asked.query for each in gathered], encoder, query=True)
+        vectors = None
+        if encoder is not None and not scoring.words_alone:
+            rows = rows_of(gathered, encoder)
+            queries = _Vectors.of([each.asked.query for each in gathered], encoder, query=True)
+            vectors = queries, rows
         shared = (time.perf_counter() - started) / len(gathered)
         for each in gathered:
             started = time.perf_counter()
             request = each.asked
             hits = []
             if request.candidates:
-                hits = scoring.hits(queries.take([request.query]), rows(each), request.candidates)
+                both = None
+                if vectors is not None:
+                    both = vectors[0].take([request.query]), vectors[1](each)
+                hits = scoring.hits(each, both)
             yield Reranked(request, hits, scoring.alpha, shared + time.perf_counter() - started)
-
-
-@dataclass
-class _Scoring:
-    """Checked options of one reranking, and whether a note on standardising was shown."""
-
-    method: Method
-    alpha: float | None
-    k: int | None
-    standardize: Standardize | None
-    standardizer: Standardizer | None
-    tell: Notify | None
-
-    @classmethod
-    def of(
-        cls,
-        method: Method,
-        alpha: float | None,
-        k: int | None,
-        standardize: Standardize | None,
-        standardizer: Standardizer | None,
-        tell: Notify | None,
-        default_alpha: float = 1.0,
-    ) -> _Scoring:
-        weight = check_search(method, alpha, 1 if k is None else k, default_alpha=default_alpha)
-        frozen: object = standardizer
-        if frozen is not None and not isinstance(frozen, Standardizer):
-            kind = type(frozen).__name__
-            raise MisuseError(
-                f"the standardizer is of type {kind}; give an index's, or leave it out"
-            )
-        if standardize is not None:
-            choose_standardize(0, standardize)
-            if standardizer is not None:
-                raise MisuseError(
-                    f"standardize is {standardize!r}, but a frozen standardizer is given; "
-                    "leave one of them out"
-                )
-        return cls(method, weight, k, standardize, standardizer, tell)
-
-    def hits(self, query: Embeddings, rows: Embeddings, documents: Sequence[Document]) -> list[Hit]:
-        frozen = self.standardizer or self._fitted(rows)
-        scores = score(
-            unit_vectors(query, frozen), unit_vectors(rows, frozen), self.method, self.alpha
-        )
-        order = top_k(scores.score, len(rows))
-        # Of a document's passages the best one counts.
-        first: dict[str, int] = {}
-        for row in order:
-            first.setdefault(documents[row].id, int(row))
-        best = list(first.values())[: self.k]
-        return [
-            Hit(
-                rank=rank,
-                id=documents[row].id,
-                score=float(scores.score[row]),
-                hs=float(scores.hs[row]),
-                rw=float(scores.rw[row]),
-                text=documents[row].text,
-                metadata=documents[row].metadata,
-            )
-            for rank, row in enumerate(best, 1)
-        ]
-
-    def _fitted(self, rows: Embeddings) -> Standardizer:
-        which, reason = choose_standardize(len(rows), self.standardize)
-        if self.tell is not None and self.standardize is None and which == "none":
-            self.tell(
-                f"nothing is standardised: {reason}; --standardize both standardises regardless"
-            )
-            self.tell = None
-        fitted = Standardizer.fit(rows, which)
-        if self.tell is not None and (why := fitted.not_standardized(len(rows))):
-            self.tell(f"standardize {fitted.which}: {why}")
-            self.tell = None
-        return fitted
 
 
 @dataclass(frozen=True)
@@ -371,8 +262,8 @@ class _Vectors:
         return Embeddings(self.embeddings.hs[taken], self.embeddings.rw[taken])
 
 
-def _blocks(lists: Iterable[_Rows], block: int) -> Iterator[list[_Rows]]:
-    gathered: list[_Rows] = []
+def _blocks(lists: Iterable[ListRows], block: int) -> Iterator[list[ListRows]]:
+    gathered: list[ListRows] = []
     size = 0
     for each in lists:
         request = each.asked
