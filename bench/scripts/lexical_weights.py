@@ -15,7 +15,6 @@ installed; how far the two are apart is told.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -82,13 +81,13 @@ def load(folder: Path, half: str, seed: int) -> Judged:
 
 
 def halved(queries: Sequence[Query], half: str, seed: int) -> list[Query]:
-    """One half of the queries in the order of seeded digests of their ids, or all of them. Of an
-    odd number `choose` has one more."""
-    order = sorted(
-        queries, key=lambda query: hashlib.sha256(f"{seed}:{query.id}".encode()).digest()
-    )
-    middle = (len(order) + 1) // 2
-    return {"choose": order[:middle], "report": order[middle:], "all": order}[half]
+    """One half of the queries, drawn from their sorted ids, or all of them. Of an odd number
+    `report` has one more."""
+    in_order = sorted(queries, key=lambda query: query.id)
+    drawn = np.random.default_rng(seed).permutation(len(in_order))
+    middle = len(in_order) // 2
+    numbers = {"choose": drawn[:middle], "report": drawn[middle:], "all": drawn}[half]
+    return [in_order[number] for number in numbers]
 
 
 def listed(name: str, path: Path) -> Judged:

@@ -22,6 +22,7 @@ from moee_index.bench.vector_cache.store import StoredPlan, StoreKey, TextRows, 
 from moee_index.bench.vector_cache.table import Shelf
 from moee_index.encode.options import IndexDefaults
 from moee_index.encode.prompts import parse_prompt
+from moee_index.encode.token_table import token_weights_of, without_token_weights
 from moee_index.errors import FingerprintMismatchError, MisuseError
 from moee_index.index.store.rows import RowNumbers
 from moee_index.model.checkpoint.find import Checkpoint, find_checkpoint
@@ -52,7 +53,7 @@ _FINDING = ("revision", "offline")
 
 
 class LoadedPlan(EncodingPlan, Protocol):
-    """What is needed of `encoder.Plan`: the batch as the model sees it, too."""
+    """What is needed of `plan.Plan`: the batch as the model sees it, too."""
 
     def distinct(self, batch: int) -> tuple[Sequence[Any], npt.NDArray[np.int64]]: ...
 
@@ -145,7 +146,7 @@ class StoredEncoder:
 
         options: those of `Encoder.load`. Raises ModelError, MisuseError.
         """
-        from moee_index.encode.encoder import Encoder, token_weights_of, without_token_weights
+        from moee_index.encode.encoder import Encoder
         from moee_index.encode.options import resolve_options
         from moee_index.model.arch.build import rw_kind
 

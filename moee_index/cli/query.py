@@ -40,11 +40,18 @@ if TYPE_CHECKING:
 BLOCK = 64
 
 
+class IndexPath(click.Path):
+    """A path; several in an environment variable, unless one is there that is called so."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:  # type: ignore[override,unused-ignore]
+        return [rv] if Path(rv).exists() else list(super().split_envvar_value(rv))
+
+
 @click.command("query")
 @click.argument("text", nargs=-1, metavar="[TEXT…]", type=TEXT)
 @click.option(
     "--index",
-    type=click.Path(path_type=Path),
+    type=IndexPath(path_type=Path),
     multiple=True,
     metavar="DIR",
     help="The index. May be given several times: indexes of one model are searched as one list. "

@@ -9,28 +9,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypedDict, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from moee_index.encode.batches import group_equal, plan_batches, window_of
 from moee_index.encode.chunking import SECTION, divide, divide_long
 from moee_index.encode.options import IndexDefaults, check_count, resolve_options
+from moee_index.encode.plan import Plan
 from moee_index.encode.prompts import parse_prompt
-from moee_index.encode.tokenizer import Tokenized, Tokenizer
+from moee_index.encode.token_table import token_weights_of, without_token_weights
+from moee_index.encode.tokenizer import Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
-from moee_index.model.arch.config import vocabulary_of
 from moee_index.model.checkpoint.find import BUNDLED, Checkpoint, find_checkpoint, open_checkpoint
 from moee_index.model.load.cache import Cache
 from moee_index.model.nf4.native.library import BITSANDBYTES
 from moee_index.model.run.model import RunningModel, TokenizedText
 from moee_index.text import check_texts
-from moee_index.token_weights import FILE as TOKEN_WEIGHTS
-from moee_index.token_weights import TokenCounts, TokenWeights, read_token_weights
+from moee_index.token_weights import TokenCounts, TokenWeights
 from moee_index.types import (
     IDF,
     LEAST_SIZE,
@@ -71,32 +70,6 @@ class RunOptions(TypedDict, total=False):
 
 class LoadOptions(AskedOptions, RunOptions, total=False):
     """Options of `Encoder.load` and `for_spec`, finding the model aside."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The batches of one window; see `EncodingPlan` for the contract."""
-
-    batches: Sequence[Sequence[int]]
-    tokens: int
-    truncated: Sequence[bool]
-    _encoder: Encoder
-    _groups: Sequence[Sequence[Sequence[int]]]
-    _texts: Sequence[Tokenized]
-
-    def encode(self, batch: int) -> Embeddings:
-        """Embed one batch; row i belongs to position `batches[batch][i]`. Texts with equal token
-        sequences are computed once."""
-        texts, rows = self.distinct(batch)
-        embeddings = self._encoder.running.embed(texts)
-        return Embeddings(embeddings.hs[rows], embeddings.rw[rows])
-
-    def distinct(self, batch: int) -> tuple[list[TokenizedText], npt.NDArray[np.int64]]:
-        """A batch as the model sees it: its distinct token sequences, and for each position of
-        `batches[batch]` which of them it has."""
-        groups = self._groups[batch]
-        rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        return [self._encoder.weighed(self._texts[group[0]].text) for group in groups], rows
 
 
 class Encoder:
@@ -446,28 +419,6 @@ class Encoder:
                     window = texts[later : later + size]
                     ahead.append(pool.submit(self._planned, window, query))
                 yield start, plan
-
-
-def without_token_weights(model: str) -> MisuseError:
-    """What is told where pooling `idf` has no table."""
-    return MisuseError(
-        f"--pooling {IDF} needs a table of token weights, and {model} has none ({TOKEN_WEIGHTS}): "
-        "an index that is built with it counts one over its corpus, and embed and rerank take that "
-        "with --index; or take --pooling mean"
-    )
-
-
-def token_weights_of(checkpoint: Checkpoint, pooling: str) -> TokenWeights | None:
-    """A checkpoint's own table, where the pooling takes one. Raises ModelError for a damaged one,
-    and for one of another vocabulary."""
-    weights = read_token_weights(checkpoint.path / TOKEN_WEIGHTS) if pooling == IDF else None
-    vocabulary = vocabulary_of(checkpoint)
-    if weights is not None and vocabulary is not None and len(weights.values) != vocabulary:
-        raise ModelError(
-            f"{checkpoint.path / TOKEN_WEIGHTS} has {len(weights.values)} token weights for a "
-            f"vocabulary of {vocabulary}; it belongs to another model"
-        )
-    return weights
 
 
 def _batch_tokens(requested: int | None, running: RunningModel) -> tuple[int, str]:

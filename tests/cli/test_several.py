@@ -39,28 +39,28 @@ def answer(*args: str) -> dict[str, Any]:
 
 
 def test_one_list(pair: tuple[str, ...]) -> None:
-    found = answer(*pair, "ships on the sea", "-k", "9")
+    found = answer(*pair, "ships at sea", "-k", "9")
     assert (found["index"], found["merge"]) == (["a", "b"], "scores")
     assert {(hit["index"], hit["id"]) for hit in found["hits"][:2]} == {("a", "a1"), ("b", "b1")}
     assert len(found["hits"]) == 6 and not any("rrf" in hit for hit in found["hits"])
     scores = [hit["score"] for hit in found["hits"]]
     assert scores == sorted(scores, reverse=True)
-    later = answer(*pair, "ships on the sea", "-k", "2", "--offset", "3")
+    later = answer(*pair, "ships at sea", "-k", "2", "--offset", "3")
     assert later["hits"] == found["hits"][3:5]
-    table = run(*pair, "ships on the sea", "-k", "1").stdout
+    table = run(*pair, "ships at sea", "-k", "1").stdout
     assert "  a  a1  ships" in table or "  b  b1  sailing" in table
     one = answer("query", "--index", "a", "ships")
     assert one["index"] == "a" and "merge" not in one and "index" not in one["hits"][0]
 
 
 def test_by_rank(pair: tuple[str, ...]) -> None:
-    found = answer(*pair, "ships on the sea", "--merge", "ranks", "-k", "3")
+    found = answer(*pair, "ships at sea", "--merge", "ranks", "-k", "3")
     assert [hit["index"] for hit in found["hits"]] == ["a", "b", "a"]
     assert [hit["rrf"] for hit in found["hits"]] == [1 / 61, 1 / 61, 1 / 62]
     assert found["merge"] == "ranks"
     assert "merged by rank" not in run(*pair, "ships", "--merge", "ranks").stderr
     assert "merged by rank" not in run(*pair, "ships", "--merge", "scores").stderr
-    query = ("ships on the sea", "--filter", "not id = 'both'", "-k", "3", "--merge", "ranks")
+    query = ("ships at sea", "--filter", "not id = 'both'", "-k", "3", "--merge", "ranks")
     lines = run(*pair, *query, "--trec").stdout.splitlines()
     scores = [float(line.split()[4]) for line in lines]
     assert scores == sorted(set(scores), reverse=True) and len(scores) == 3
@@ -111,3 +111,8 @@ def test_several_in_a_variable(pair: tuple[str, ...], monkeypatch: pytest.Monkey
     assert answer("query", "ships")["index"] == "b"
     monkeypatch.setenv("MOEE_INDEX_QUERY_INDEX", f"b{os.pathsep}a")
     assert answer("query", "ships")["index"] == ["b", "a"]
+    named = f"of{os.pathsep}that name"
+    Path("a").rename(named)
+    monkeypatch.setenv("MOEE_INDEX_QUERY_INDEX", named)
+    assert answer("query", "ships")["index"] == named
+    Path(named).rename("a")
