@@ -110,31 +110,22 @@ def build_index(
 ) -> BuildReport:
     """Embed documents and index them; resume an interrupted build; recognize a finished one.
 
-        documents: an iterable, or a function that takes a reject callback and returns one (readers
-        with on_bad="skip" call it). They are read once, in order, never held all at once.
-        standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
-        flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
-    <<<<<<< HEAD
-        overlap). language: stem words in this language (lexical/words.py has which), or none. Where
-        the encoder lacks token weights (pooling `idf`, and a model without a table) they are counted
-        over the documents first, which are then read twice.
-        overwrite: build anew beside a finished index and replace it
-        when the new one is whole. total: number of documents, for progress. model_bytes: the model's
-        bytes by kind, for `info`. notify: called with every automatic choice once, with its reason.
-        window: passages planned together; None for as many short ones as fill a batch.
-    =======
-        overlap). language: stem words in this language (lexical/language.py has which), or `none`;
-        None is the model's default, which is none where it has no other. idf: what pooling
-        `idf` weighs tokens by: the model's table, or one counted over the documents, which are then
-        read twice; a model without a table always takes the latter. overwrite: build anew beside a
-        finished index and replace it when the new one is whole. total: number of documents, for
-        progress. model_bytes: the model's bytes by kind, for `info`. notify: called with every
-        automatic choice once, with its reason.
-    >>>>>>> origin/main
+    documents: an iterable, or a function that takes a reject callback and returns one (readers
+    with on_bad="skip" call it). They are read once, in order, never held all at once.
+    standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
+    flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
+    overlap). language: stem words in this language (lexical/language.py has which), or `none`;
+    None is the model's default, which is none where it has no other. idf: what pooling
+    `idf` weighs tokens by: the model's table, or one counted over the documents, which are then
+    read twice; a model without a table always takes the latter. overwrite: build anew beside a
+    finished index and replace it when the new one is whole. total: number of documents, for
+    progress. model_bytes: the model's bytes by kind, for `info`. notify: called with every
+    automatic choice once, with its reason. window: passages planned together; None for as many
+    short ones as fill a batch.
 
-        Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
-        options than the index or the interrupted build has), IndexLockedError, StorageError,
-        ModelError (vectors that are not finite), MisuseError. What was embedded stays.
+    Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
+    options than the index or the interrupted build has), IndexLockedError, StorageError,
+    ModelError (vectors that are not finite), MisuseError. What was embedded stays.
     """
     directory, encoder = index_directory(directory), check_encoder(encoder)
     check_documents(documents)

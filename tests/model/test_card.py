@@ -397,6 +397,23 @@ def test_a_trial_addition_tells() -> None:
         assert devices.title(CARD)
 
 
+def test_a_card_that_cannot_grow_memory_in_place_does_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings: list[str] = []
+
+    def trial(_device: torch.device) -> Exception | None:
+        return None if settings else RuntimeError("CUDA driver error: operation not supported")
+
+    monkeypatch.setattr(devices, "_trial", trial)
+    monkeypatch.setattr(devices, "_change_allocator", settings.append)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:128")
+    assert devices.fault(CARD) is not None and not settings  # the user's
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    assert devices.fault(CARD) is None
+    assert settings == ["expandable_segments:False"]
+
+
 # 7. bitsandbytes without kernels for cards
 
 
