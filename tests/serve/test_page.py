@@ -641,11 +641,28 @@ def test_queries_are_never_in_what_is_sent_as_an_address(tab: Tab) -> None:
     assert not any("secret" in path for _, path in tab.requests)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_api_is_described_for_people(opened: Opened, scheme: str) -> None:
+    axe_api = pytest.importorskip("axe_playwright_python.sync_playwright")
+    tab = opened(color_scheme=scheme, viewport={"width": 390, "height": 800})
+    tab.page.goto(f"{tab.served.url}/docs")
+    tab.page.wait_for_selector(".operation")
+    paths = tab.page.locator(".operation summary code:last-child").all_inner_texts()
+    described = tab.served.get("/openapi.json").json["paths"]
+    assert sorted(set(paths)) == sorted(described)
+    search = tab.page.locator(".operation", has_text="/v1/search").first
+    search.locator("summary").click()
+    assert "snippet_width" in search.inner_text() and "curl" in search.inner_text()
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = axe_api.Axe().run(tab.page).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+
+
 def test_every_file_is_sent_with_a_strict_policy(served: Served) -> None:
     page = served.get("/")
     assert page.status == 200 and page.headers["content-type"].startswith("text/html")
     content = page.content.decode()
-    for path in ("/", "/page/main.js", "/page/page.css", "/page/icon.svg"):
+    for path in ("/", "/docs", "/page/main.js", "/page/page.css", "/page/icon.svg"):
         answer = served.get(path)
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy

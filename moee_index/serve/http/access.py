@@ -13,9 +13,9 @@ from moee_index.text import shown
 
 # Asked by what looks after processes, which knows neither names nor keys.
 PROBES = frozenset({"/livez", "/readyz", "/health"})
-# The page itself holds nothing secret: it asks for the key.
+# The pages themselves hold nothing secret: they ask for the key.
 _PAGE = ("/page/",)
-_PAGE_PATHS = frozenset({"/"})
+_PAGE_PATHS = frozenset({"/", "/docs"})
 
 
 def check_request(access: Access, path: str, headers: Mapping[str, str]) -> None:

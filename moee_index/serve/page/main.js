@@ -1,11 +1,12 @@
 // The page: a state, which stands in the address, and what is shown for it.
 
-import { get, onKeyNeeded, post } from "./api.js";
+import { get, post } from "./api.js";
 import { csv, download } from "./csv.js";
 import { byId, counted, element, foreign, number, replace } from "./dom.js";
 import { Facets } from "./facets.js";
 import { FilterField } from "./filter.js";
 import { nameOf, showHits, titleOf } from "./hits.js";
+import { askForKeys } from "./key.js";
 import { Pool } from "./pool.js";
 import { routingPicture } from "./routing.js";
 import { condition, EMPTY, read, write } from "./state.js";
@@ -468,29 +469,8 @@ function titles(error) {
   return "This search failed";
 }
 
-// One dialog, whoever asks; wrong: whether a key was refused.
-let keyAsked = null;
-onKeyNeeded((wrong) => {
-  keyAsked ??= new Promise((resolve) => {
-    const dialog = byId("key-dialog");
-    replace(byId("key-note"), wrong ? "The server does not know this key. " : "", "It is kept for this tab alone, and forgotten when the tab is closed.");
-    byId("key").value = "";
-    dialog.showModal();
-    dialog.addEventListener("close", () => {
-      keyAsked = null;
-      resolve(dialog.returnValue === "given" && byId("key").value ? byId("key").value.trim() : null);
-      dialog.returnValue = "";
-    }, { once: true });
-  });
-  return keyAsked;
-});
-byId("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  byId("key-dialog").close("given");
-});
-
-
 // On a phone the hits come first.
 if (matchMedia("(max-width: 56rem)").matches) for (const panel of document.querySelectorAll("#side details")) panel.open = false;
 
+askForKeys();
 new Page().start();

@@ -61,9 +61,12 @@ class Picture {
       on: { keydown: (event) => this.#key(event) },
     }, ...this.maps.map((map) => element("figure", {}, element("figcaption", {}, element("strong", {}, map.title), ` ${this.#scale(map)}`), map.canvas)));
     this.used = element("div", { class: "used" });
+    // Standardized values are differences from the mean of the index.
+    const standardized = ["both", "rw"].includes(this.index.standardize);
+    const usual = standardized ? ": an expert adds where both use it more than is usual in this index, or both less" : "";
     replace(place,
       element("p", { class: "routing-intro" }, element("strong", {}, `RW similarity ${number(answer.rw)}`),
-        ` is the sum of all cells of the third picture. ${counted(layers.length, "layer")} from top to bottom, ${counted(this.widest, "expert")} from left to right.`),
+        ` is the sum of all cells of the third picture${usual}. ${counted(layers.length, "layer")} from top to bottom, ${counted(this.widest, "expert")} from left to right.`),
       this.stack, this.readout,
       element("div", { class: "routing-columns" },
         element("div", {}, element("h4", {}, "Documents that use this expert most"), this.used),

@@ -18,6 +18,12 @@ async def start(request: Request) -> Response:
     return _answer(request, "index.html")
 
 
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The description of the API, for people."""
+    return _answer(request, "docs.html")
+
+
 @router.get("/page/{name}")
 async def one_file(name: str, request: Request) -> Response:
     """A file that the page is made of."""
