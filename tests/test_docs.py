@@ -159,7 +159,7 @@ def test_commands_that_are_not_run_parse(page: str, line: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_fences_are_of_known_kinds(page: Path) -> None:
     fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.M)
-    assert set(fences[::2]) <= {"sh", "console", "python", "text"}
+    assert set(fences[::2]) <= {"sh", "console", "python", "text", "json", "toml"}
     assert set(fences[1::2]) <= {""}
     # What no page runs must not look as if it were.
     if page not in (examples.README, examples.USAGE):
