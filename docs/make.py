@@ -25,7 +25,7 @@ ROOT = DOCS.parent
 TABLE = ROOT / "moee_index" / "model" / "arch" / "tested.json"
 
 # Model options: what each of these has, with the same words.
-_RUN_A_MODEL = ("build", "query", "rerank", "embed", "add", "tune", "serve")
+_RUN_A_MODEL = ("build", "query", "rerank", "embed", "add", "tune", "serve", "mcp")
 _WIDTH = 100
 
 _CLI = """# Commands

@@ -105,7 +105,7 @@ def rankings(
         return {
             method: [
                 [(hit.id, round(hit.score, 7)) for hit in hits]
-                for hits in index.search(list(QUERIES), k=k, method=method)
+                for hits in index.search(list(QUERIES), k=k, method=method, lexical=0)
             ]
             for method in ("sum", "concat")
         }
@@ -141,6 +141,7 @@ def build_by_command(folder: Path) -> Path:
     """An index in passages, in 32 bits; its documents come from a file in the working directory."""
     write_corpus(folder / "news.jsonl")
     options = ["--bits", "32", "--batch-tokens", "2048", "--chunk", "40:8", "--threads", "1"]
+    options += ["--language", "none"]
     with contextlib.chdir(folder):
         run("-q", "build", "news.jsonl", "--index", "built", *options)
     return folder / "built"
@@ -154,7 +155,8 @@ def built(index: Path) -> dict[str, Any]:
 
 def queried(index: Path) -> list[Any]:
     """What `query --json` prints, place and time left out."""
-    lines = run("-q", "query", "--index", index, *QUERIES[:2], "-k", "3", "--json").stdout
+    plain = ("-k", "3", "--lexical", "0")
+    lines = run("-q", "query", "--index", index, *QUERIES[:2], *plain, "--json").stdout
     found = [json.loads(line) for line in lines.splitlines()]
     for answer in found:
         assert answer["took_ms"] >= 0 and answer["index"] == str(index)
@@ -164,7 +166,8 @@ def queried(index: Path) -> list[Any]:
 
 def queried_trec(index: Path) -> list[list[str]]:
     """The fields of `query --trec` but the score."""
-    lines = run("-q", "query", "--index", index, *QUERIES[:2], "-k", "3", "--trec").stdout
+    plain = ("-k", "3", "--lexical", "0")
+    lines = run("-q", "query", "--index", index, *QUERIES[:2], *plain, "--trec").stdout
     fields = [line.split(" ") for line in lines.splitlines()]
     return [[*row[:4], *row[5:]] for row in fields]
 

@@ -45,6 +45,9 @@ def test_every_module_and_the_model_are_in_the_wheel(names: list[str]) -> None:
     for file in ("README.md", "NOTICE"):
         assert f"moee_index/model/tiny/{file}" in names
     assert "moee_index/py.typed" in names
+    for file in (ROOT / "moee_index" / "serve" / "page").iterdir():
+        if file.is_file():
+            assert f"moee_index/serve/page/{file.name}" in names
     for file in ("report.j2", "analysis.j2", "report.md.j2", "report.html.j2"):
         assert f"moee_index/bench/report/{file}" in names
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "verify": "check the files of an index",
     "bench": "evaluate a model on MTEB; reports, analyses",
     "serve": "answer over HTTP, with model and indexes warm",
+    "mcp": "indexes as tools of an assistant (Model Context Protocol)",
     "quantize": "write a 4-bit checkpoint of a model",
 }
 # A module `list` would hide the built-in of that name here.

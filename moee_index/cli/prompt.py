@@ -15,7 +15,7 @@ import click
 
 from moee_index.cli.console import Console
 from moee_index.cli.history import history_path, kept_history
-from moee_index.cli.query import Page, check_request, print_like
+from moee_index.cli.query_page import Page, check_request, print_like
 from moee_index.cli.streams import say, say_aside
 from moee_index.errors import MisuseError, MoeeIndexError, counted
 from moee_index.text import check_text, escaped, shown

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from moee_index.cli.asked import what_is_asked
 from moee_index.cli.console import Console
 from moee_index.cli.options import (
     TEXT,
@@ -25,28 +25,20 @@ from moee_index.cli.options import (
     search_options,
     server_option,
     split_model_options,
-    tell_lexical,
 )
 from moee_index.cli.output import (
-    SnippetsOf,
     check_formats,
-    print_facets,
-    print_hits,
-    print_json,
-    terminal_width,
 )
+from moee_index.cli.query_page import Page, check_request, print_like
+from moee_index.cli.query_server import print_remote
 
 if TYPE_CHECKING:
     from moee_index.fusion import Method
-    from moee_index.index import Hits, Indexes
+    from moee_index.index import Indexes
     from moee_index.index.lexical.syntax import Condition, ParsedQuery
     from moee_index.index.search.request import SearchRequest
     from moee_index.index.several import Merge
     from moee_index.serve.client import Remote
-    from moee_index.types import Hit, Query
-
-# Queries of a file that are embedded and searched together.
-BLOCK = 64
 
 
 class IndexPath(click.Path):
@@ -186,7 +178,8 @@ def command(
             "k1": k1, "b": b, "filter": condition, "min_score": min_score, "passages": passages,
             "facets": facets, "syntax": not plain and bool(text),
         }  # fmt: skip
-        _print_remote(console, remote, _asked(text, queries, like, trec), like, body, page)
+        asked = what_is_asked(text, queries, like, trec)
+        print_remote(console, remote, asked, like, body, page)
         return
 
     from moee_index.index.answers import answer_queries
@@ -215,27 +208,22 @@ def command(
         with _opened(console, index, merge, request) as opened:
             _start_prompt(console, opened, request, page, given, syntax)
         return
-    source = "-" if queries is None and not text else queries
-    if source is not None:
-        source = str(source)
-        _look_at(source)
+    asked = what_is_asked(text, queries, None, trec)
     with _opened(console, index, merge, request) as opened:
         opened.check_conditions(parsed)
         counts = page.count(opened, request, conditions)
         if trec:
             opened.check_run_ids(request)
-            _check_ids(source)
         # By words alone no text is embedded.
         encoder = load_encoder_of(console, opened, options) if opened.embeds(request) else None
-        # stdin is answered line by line as it comes, a file in blocks
-        read = _numbered(text) if source is None else _read(source)
-        block = 1 if source == "-" and queries is None else BLOCK
         details, more = opened.details(request), page.fields(counts)
-        answers = answer_queries(opened, read, request, encoder, block=block, syntax=syntax)
+        answers = answer_queries(
+            opened, asked.queries, request, encoder, block=asked.block, syntax=syntax
+        )
         for answer in answers:
             page.print_hits(
                 answer.query.text,
-                answer.query.id if queries is not None or trec else None,
+                answer.query.id if asked.with_ids else None,
                 answer.hits,
                 {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
                 None if trec else opened.snippets(answer.text),
@@ -256,85 +244,6 @@ def _opened(
         yield opened
 
 
-def check_request(console: Console, opened: Indexes, request: SearchRequest) -> None:
-    """Refuse what does not fit the indexes; say why hits of several are merged by rank, where
-    nobody asked for it."""
-    opened.check(request)
-    if request.lexical is None:
-        for index in opened.indexes:
-            tell_lexical(console, index)
-    merged_by, reason = opened.merged_by(request)
-    if merged_by == "ranks" and reason:
-        console.tell(f"hits are merged by rank: {reason}")
-
-
-@dataclass(frozen=True)
-class Page:
-    """Which hits are shown, what is counted besides, and in what form."""
-
-    offset: int
-    facets: tuple[str, ...]
-    as_json: bool
-    trec: bool
-    full: bool
-
-    def count(
-        self, opened: Indexes, request: SearchRequest, conditions: Sequence[Condition] = ()
-    ) -> list[dict[str, Any]]:
-        """The documents that filter and conditions leave, counted by the fields that are asked
-        for."""
-        if not self.facets:
-            return []
-        counts = opened.count_values(self.facets, request.filter, conditions)
-        return [facet.as_json() for facet in counts]
-
-    def fields(self, counts: list[dict[str, Any]]) -> dict[str, Any]:
-        """The counts as a part of an answer in JSON, where any are asked for."""
-        return {"facets": counts} if counts else {}
-
-    def print_hits(
-        self,
-        query: str | None,
-        query_id: str | None,
-        hits: Hits,
-        details: dict[str, Any],
-        snippets: SnippetsOf | None,
-    ) -> None:
-        """An answer, shown at once."""
-        print_hits(
-            query, query_id, hits[self.offset :], details, as_json=self.as_json, trec=self.trec,
-            snippets=snippets, full=self.full,
-        )  # fmt: skip
-        sys.stdout.flush()
-
-    def print_counts(self, counts: list[dict[str, Any]]) -> None:
-        """The counts for people, once behind all answers."""
-        if not self.as_json:
-            print_facets(counts, False)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """Queries of a command line, and how many are answered together. with_ids: whether their ids
-    are printed."""
-
-    queries: Iterator[Query]
-    block: int
-    with_ids: bool
-
-
-def _asked(text: tuple[str, ...], queries: str | None, like: str | None, trec: bool) -> _Asked:
-    """What is asked by TEXT, --queries or stdin."""
-    source = "-" if queries is None and not text and like is None else queries
-    if source is None:
-        return _Asked(_numbered(text), BLOCK, trec)
-    _look_at(str(source))
-    if trec:
-        _check_ids(str(source))
-    block = 1 if queries is None else BLOCK
-    return _Asked(_read(str(source)), block, queries is not None or trec)
-
-
 def _remote(
     console: Console, server: str | None, index: tuple[Path, ...], options: dict[str, Any]
 ) -> Remote | None:
@@ -343,45 +252,6 @@ def _remote(
             raise click.UsageError("--server searches one index; name it with one --index")
         return None
     return index_at_server(console, server, index[0] if index else None, options)
-
-
-def _print_remote(
-    console: Console,
-    remote: Remote,
-    asked: _Asked,
-    like: str | None,
-    body: dict[str, Any],
-    page: Page,
-) -> None:
-    """A server's answers, in the form of those that are found here."""
-    from moee_index.serve.client import hits_of, search, search_like, snippets_of
-
-    body["snippet_width"] = min(2000, max(40, terminal_width() - 5))
-    counts: list[dict[str, Any]] = []
-    if page.as_json:
-        del body["snippet_width"]
-    if like is not None:
-        answers = iter([search_like(remote, like, body)])
-    else:
-        answers = search(remote, asked.queries, body, block=asked.block)
-    for answer in answers:
-        details, counts = answer.details, answer.details.get("facets", [])
-        if body["lexical"] is None and like is None and "lexical" in details:
-            console.tell(
-                f"lexical weight {details['lexical']:g}, the default of index {remote.told}; "
-                "--lexical 0 for vectors alone"
-            )
-        query = None if like is not None else answer.query.text
-        name = answer.query.id if asked.with_ids and like is None else None
-        if page.as_json:
-            print_json({"query": query, "query_id": name, **details, "hits": answer.hits})
-        else:
-            print_hits(
-                query, name or like, hits_of(answer), details, as_json=False, trec=page.trec,
-                snippets=snippets_of(answer), full=page.full,
-            )  # fmt: skip
-        sys.stdout.flush()
-    page.print_counts(counts)
 
 
 def _in_terminal() -> bool:
@@ -405,28 +275,6 @@ def _start_prompt(
     prompt.run(session, console, len(opened))
 
 
-def print_like(
-    opened: Indexes, request: SearchRequest, like: str, page: Page, hit: Hit | None = None
-) -> Hits:
-    """Documents like one of them, in the form of an answer to a query; its id is the query's. hit:
-    the document as a hit, where its id alone may not tell it."""
-    counts = page.count(opened, request)
-    if page.trec:
-        opened.check_run_ids(request)
-    started = time.perf_counter()
-    hits = opened.answer_like(request, hit or like)
-    details = {
-        **opened.details(request),
-        "like": like,
-        "exact": hits.exact,
-        "took_ms": (time.perf_counter() - started) * 1000,
-        **page.fields(counts),
-    }
-    page.print_hits(None, like, hits, details, opened.snippets(""))
-    page.print_counts(counts)
-    return hits
-
-
 def _shared(queries: Sequence[ParsedQuery]) -> tuple[Condition, ...]:
     """The conditions of all queries, over whose documents --facet counts once."""
     each = {query.conditions for query in queries}
@@ -436,33 +284,3 @@ def _shared(queries: Sequence[ParsedQuery]) -> tuple[Condition, ...]:
             "one TEXT, or --plain"
         )
     return next(iter(each), ())
-
-
-def _numbered(texts: tuple[str, ...]) -> Iterator[Query]:
-    from moee_index.types import Query
-
-    return (Query(str(number), text) for number, text in enumerate(texts, 1))
-
-
-def _look_at(source: str) -> None:
-    """Fail on a missing file before the model is loaded."""
-    from moee_index.errors import CorpusError
-
-    if source != "-" and not Path(source).exists():
-        raise CorpusError(f"{source}: no such file; --queries takes a file of queries, or -")
-
-
-def _check_ids(source: str | None) -> None:
-    """Fail before a long run on what a run cannot hold; stdin can be read only once."""
-    from moee_index.readers.trec import RunIds
-
-    if source is not None and source != "-":
-        ids = RunIds()
-        for number, query in enumerate(_read(source), 1):
-            ids.take(query.id, number, query.source)
-
-
-def _read(source: str) -> Iterator[Query]:
-    from moee_index.readers.queries import read_queries
-
-    return read_queries(source)

@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+# Texts of a window under the budget of a processor.
+_WINDOW, _WINDOW_TOKENS = 1024, 16384
+
+
+def window_of(batch_tokens: int) -> int:
+    """Texts that are planned together: enough short ones to fill a batch of so many tokens."""
+    return max(_WINDOW, _WINDOW * batch_tokens // _WINDOW_TOKENS)
+
 
 def group_equal(sequences: Sequence[Hashable]) -> list[list[int]]:
     """Positions of equal token sequences together, in the order of their first appearance."""

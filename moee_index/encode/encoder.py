@@ -16,7 +16,7 @@ from typing import NoReturn, TypedDict, Unpack
 
 import numpy as np
 
-from moee_index.encode.batches import group_equal, plan_batches
+from moee_index.encode.batches import group_equal, plan_batches, window_of
 from moee_index.encode.chunking import SECTION, divide, divide_long
 from moee_index.encode.options import IndexDefaults, check_count, resolve_options
 from moee_index.encode.plan import Plan
@@ -46,7 +46,6 @@ from moee_index.types import (
     joined,
 )
 
-WINDOW = 1024
 CPU_BATCH_TOKENS = 16384
 CUDA_BATCH_TOKENS = 65536
 
@@ -251,6 +250,11 @@ class Encoder:
         return self._spec
 
     @property
+    def rw_widths(self) -> tuple[int, ...]:
+        """Experts of each MoE layer, in the order of RW."""
+        return self.running.rw_widths
+
+    @property
     def batch_tokens(self) -> int:
         """Token budget of a batch, padding included."""
         return self._batch_tokens
@@ -423,16 +427,17 @@ class Encoder:
 
     def _plans(self, texts: Sequence[str], query: bool) -> Iterator[tuple[int, Plan]]:
         """(first position, plan) of each window; while one is embedded the next is tokenised."""
-        starts = range(0, len(texts), WINDOW)
+        size = window_of(self._batch_tokens)
+        starts = range(0, len(texts), size)
         with ThreadPoolExecutor(1) as pool:
             ahead = deque(
-                pool.submit(self._planned, texts[start : start + WINDOW], query)
+                pool.submit(self._planned, texts[start : start + size], query)
                 for start in starts[:1]
             )
             for number, start in enumerate(starts):
                 plan = ahead.popleft().result()
                 for later in starts[number + 1 : number + 2]:
-                    window = texts[later : later + WINDOW]
+                    window = texts[later : later + size]
                     ahead.append(pool.submit(self._planned, window, query))
                 yield start, plan
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moee_index.atomic import LOCK, WriterLock, now, storage_errors
+from moee_index.encode.batches import window_of
 from moee_index.errors import (
     IndexDamagedError,
     MisuseError,
@@ -46,7 +47,6 @@ from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.resume import check_encoder, compare_finished, language_there
 from moee_index.index.write.segment import (
     ON_BAD,
-    WINDOW,
     SegmentWriting,
     Written,
     check_choice,
@@ -106,7 +106,7 @@ def build_index(
     model_bytes: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
-    window: int = WINDOW,
+    window: int | None = None,
 ) -> BuildReport:
     """Embed documents and index them; resume an interrupted build; recognize a finished one.
 
@@ -120,7 +120,8 @@ def build_index(
     read twice; a model without a table always takes the latter. overwrite: build anew beside a
     finished index and replace it when the new one is whole. total: number of documents, for
     progress. model_bytes: the model's bytes by kind, for `info`. notify: called with every
-    automatic choice once, with its reason.
+    automatic choice once, with its reason. window: passages planned together; None for as many
+    short ones as fill a batch.
 
     Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
     options than the index or the interrupted build has), IndexLockedError, StorageError,
@@ -132,6 +133,7 @@ def build_index(
     check_language(language or NO_LANGUAGE)
     check_choice("store", store, STORES)
     check_choice("on_bad", on_bad, ON_BAD)
+    window = window_of(encoder.batch_tokens) if window is None else window
     check_whole("window", window)
     check_choice("idf", idf, ("model", "corpus"))
     kind, reason = check_index_type(index_type, encoder.spec.dims)

@@ -111,8 +111,9 @@ class Search:
         if self._queries is not None:
             weight = request.weight(self._snapshot.manifest.alpha)
             return self._searchers[number].search(
-                self._queries[some], k, request.method, weight, request.min_score, mask, words
-            )
+                self._queries[some], k, request.method, weight, request.min_score, mask, words,
+                every_row=request.every_row,
+            )  # fmt: skip
         assert words is not None
         ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))
         return [cut_below(ranking, request.min_score) for ranking in ranked]

@@ -112,6 +112,15 @@ def count_values(
     return facets
 
 
+def count_documents(
+    snapshot: Snapshot,
+    filter: str | Filter | None = None,
+    conditions: Sequence[Condition] = (),
+) -> int:
+    """How many documents match a filter and meet a query's conditions. Raises as `count_values`."""
+    return sum(map(len, _matching(snapshot, filter, conditions)))
+
+
 def _facet(field: str, values: Iterator[Any]) -> Facet:
     counts: Counter[str] = Counter()
     missing = 0

@@ -11,25 +11,52 @@ from collections.abc import Sequence
 
 import torch
 
-from moee_index.errors import first_line
+from moee_index.errors import first_line, lacks_memory
 
 # How torch's allocator for cards is told what to do; the later names are the older ones.
+_GROWING = "expandable_segments"
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+
+
+# Under its earlier name until torch 2.9.
+_change_allocator = getattr(torch._C, "_accelerator_setAllocatorSettings", None) or getattr(
+    torch._C, "_cuda_cudaCachingAllocator_set_allocator_settings", None
+)
 
 
 def ready_allocator() -> None:
     """Let memory of a card grow in place, so that batches of other sizes leave no gaps that nothing
     fits. Effective before CUDA starts, where the system can, and unless the user has set it."""
     if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATOR):
-        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
+        os.environ[_ALLOCATOR[0]] = f"{_GROWING}:True"
+
+
+def _plain_allocator() -> bool:
+    """Take back what `ready_allocator` asked for, which not every virtual card can do; whether it
+    was asked for."""
+    if os.environ.get(_ALLOCATOR[0]) != f"{_GROWING}:True" or _change_allocator is None:
+        return False
+    os.environ[_ALLOCATOR[0]] = f"{_GROWING}:False"
+    try:
+        _change_allocator(f"{_GROWING}:False")
+    except RuntimeError:  # a torch that knows no such setting
+        return False
+    return True
 
 
 def fault(device: torch.device) -> Exception | None:
     """Why a card computes nothing, or None: a trial addition tells what no version number does."""
+    error = _trial(device)
+    if error is None or lacks_memory(error) or not _plain_allocator():
+        return error
+    return _trial(device)
+
+
+def _trial(device: torch.device) -> Exception | None:
     try:
         total = float((torch.ones(2, device=device) + 1).sum())
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for cards
-        return error
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        return error  # torch asserts that it was built for cards
     return None if total == 4 else RuntimeError(f"1 + 1 comes out as {total / 2:g}")
 
 
@@ -38,7 +65,7 @@ def title(device: torch.device) -> str:
     try:
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         return first_line(error)
 
 

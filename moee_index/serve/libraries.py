@@ -6,7 +6,8 @@ from importlib.util import find_spec
 
 from moee_index.errors import LibraryError
 
-_HTTP = ("fastapi", "uvicorn", "prometheus_client")
+_HTTP = ("fastapi", "uvicorn", "prometheus_client", "mcp")
+MCP = ("mcp", "prometheus_client")
 
 
 def check_installed(names: tuple[str, ...] = _HTTP) -> None:

@@ -25,7 +25,7 @@ from fakes.word_encoder import FakeEncoder
 from moee_index.cli.console import Console
 from moee_index.cli.history import history_path, kept_history
 from moee_index.cli.prompt import COMMANDS, Command, Session, changed, parse
-from moee_index.cli.query import Page
+from moee_index.cli.query_page import Page
 from moee_index.errors import MisuseError, MoeeIndexError
 from moee_index.index import Indexes, build_index
 from moee_index.index.search.request import SearchRequest

@@ -593,7 +593,8 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert (hit["id"], hit["hs"], hit["rw"], hit["lexical"], hit["words"]) == (
         "b", None, None, 1.0, ["bakery"],
     )  # fmt: skip
-    plain = json.loads(run("query", "bakery", "--index", index, "--json").stdout)
+    asked = ("query", "bakery", "--index", index, "--lexical", "0", "--json")
+    plain = json.loads(run(*asked).stdout)
     assert "lexical" not in plain
     names = ["rank", "id", "score", "hs", "rw", "text", "metadata", "snippet", "marks"]
     assert list(plain["hits"][0]) == names

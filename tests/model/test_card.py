@@ -19,10 +19,12 @@ from paths import PARITY
 from speed.card_road import as_on_a_card, watch
 from tested_architectures import TEXTS, apart, load, make, measured
 
+from fakes.indexes import FakeEncoder, fake_documents
 from moee_index import Encoder, backends
 from moee_index.cli import cli
 from moee_index.encode.encoder import CUDA_BATCH_TOKENS
 from moee_index.errors import LibraryError, MisuseError, ModelError, MoeeIndexError, lacks_memory
+from moee_index.index import Index, build_index
 from moee_index.model import device as devices
 from moee_index.model.arch import experts, grouped
 from moee_index.model.load import memory, stream
@@ -395,6 +397,23 @@ def test_a_trial_addition_tells() -> None:
         assert devices.title(CARD)
 
 
+def test_a_card_that_cannot_grow_memory_in_place_does_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings: list[str] = []
+
+    def trial(_device: torch.device) -> Exception | None:
+        return None if settings else RuntimeError("CUDA driver error: operation not supported")
+
+    monkeypatch.setattr(devices, "_trial", trial)
+    monkeypatch.setattr(devices, "_change_allocator", settings.append)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:128")
+    assert devices.fault(CARD) is not None and not settings  # the user's
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    assert devices.fault(CARD) is None
+    assert settings == ["expandable_segments:False"]
+
+
 # 7. bitsandbytes without kernels for cards
 
 
@@ -610,3 +629,26 @@ def test_norms_that_are_others_are_left_alone(kind: str) -> None:
     wanted = norm(x)
     assert fuse_norms([norm]) == (kind == "plain")
     torch.testing.assert_close(norm(x), wanted)
+
+
+# Windows of short texts
+
+
+def test_windows_of_short_texts_fill_a_cards_batches() -> None:
+    encoder = Encoder.load(PARITY / "olmoe")
+    short = [f"text {number}" for number in range(5000)]
+    sizes = {}
+    for budget in (4096, 16384, CUDA_BATCH_TOKENS):
+        plans = encoder.with_batch_tokens(budget)._plans(short, False)
+        sizes[budget] = [len(plan.truncated) for _, plan in plans]
+    assert sizes[4096] == sizes[16384] == [1024, 1024, 1024, 1024, 904]
+    assert sizes[CUDA_BATCH_TOKENS] == [4096, 904]
+
+
+@pytest.mark.parametrize(("budget", "window"), [(20, 1024), (CUDA_BATCH_TOKENS, 4096)])
+def test_a_build_plans_as_many_passages_as_fill_a_batch(
+    budget: int, window: int, tmp_path: Path
+) -> None:
+    build_index(tmp_path / "i", fake_documents(70), FakeEncoder(batch_tokens=budget))
+    with Index.open(tmp_path / "i") as index:
+        assert index.manifest.window == window

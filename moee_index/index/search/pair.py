@@ -100,19 +100,26 @@ class PairSearcher:
         min_score: float | None = None,
         allowed: Mask | None = None,
         words: PartScores | None = None,
+        *,
+        every_row: bool = False,
     ) -> list[Ranking]:
         """The best k rows for each query, fewer where there are fewer, scores below `min_score`
         left out. allowed: bool [n], the rows to search among; None is all. words: the queries'
-        scores by words, where these count."""
+        scores by words, where these count. every_row: whether an approximate index is passed over,
+        and all rows are scored."""
         rows = None if allowed is None or allowed.all() else np.flatnonzero(allowed)
         k = min(k, len(self._raw) if rows is None else len(rows))
         rankings: list[Ranking] = []
         for start in range(0, len(queries), _QUERIES):
             some = queries[start : start + _QUERIES]
             matched = None if words is None else words[start : start + _QUERIES]
-            if rows is not None and len(rows) * len(some) <= _FEW_ROWS:
+            few = rows is not None and len(rows) * len(some) <= _FEW_ROWS
+            if few or (every_row and self._scan is None):
+                scored = np.arange(len(self._raw)) if rows is None else rows
                 rankings.extend(
-                    self._rescored(some[i : i + 1], rows, k, method, alpha, True, _only(matched, i))
+                    self._rescored(
+                        some[i : i + 1], scored, k, method, alpha, True, _only(matched, i)
+                    )
                     for i in range(len(some))
                 )
             elif self._scan is not None:

@@ -40,7 +40,8 @@ class SearchOptions(RequestOptions, total=False):
 class SearchRequest:
     """How to rank and what to leave out; the arguments are those of `Index.search`.
 
-    alpha, lexical: None is the index's. filter: parsed, if it was given as text.
+    alpha, lexical: None is the index's. filter: parsed, if it was given as text. every_row: whether
+    an approximate index too looks at every row, to say what its answer lacks.
     """
 
     k: int = 10
@@ -51,6 +52,7 @@ class SearchRequest:
     passages: bool = False
     lexical: float | None = None
     bm25: Bm25 = LUCENE
+    every_row: bool = False
 
     @classmethod
     def checked(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import math
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -14,6 +15,9 @@ from moee_index.model.nf4.quantize import BLOCK
 
 # Rows into which weights are split for the threads of the CPU's dequantising kernel.
 _SHARED_ROWS = 64
+
+# Operations that have been called.
+_CALLED: set[Any] = set()
 
 _C_KERNELS = {
     torch.float32: "cdequantize_blockwise_cpu_nf4_fp32",
@@ -41,11 +45,21 @@ def dequantize(
         return out
     import_bitsandbytes()
     if on_card(out.device):
-        torch.ops.bitsandbytes.dequantize_4bit.out(
-            packed, absmax, BLOCK, "nf4", (1, count), out.dtype, out=out.view(1, count)
-        )
+        arguments = (packed, absmax, BLOCK, "nf4", (1, count), out.dtype)
+        called(torch.ops.bitsandbytes.dequantize_4bit.out, *arguments, out=out.view(1, count))
         return out
     return out.copy_(_by_operation(packed, absmax, count, out.dtype))
+
+
+def called(operation: Any, *arguments: Any, **named: Any) -> Any:
+    """The result of an operation, the first time without torch's compiler, which it would import
+    then (seconds)."""
+    if operation in _CALLED:
+        return operation(*arguments, **named)
+    with without_compiler():
+        result = operation(*arguments, **named)
+    _CALLED.add(operation)
+    return result
 
 
 def _by_operation(
@@ -95,8 +109,9 @@ def dequantize_nested(
     """absmax less its offset, float32 in the shape of its codes (bitsandbytes' nested
     statistics): values[codes], each run of 256 times its scale."""
     import_bitsandbytes()
-    flat: torch.Tensor = torch.ops.bitsandbytes.dequantize_blockwise(
-        codes.reshape(-1), scale.reshape(-1), values, 256, torch.float32
+    flat: torch.Tensor = called(
+        torch.ops.bitsandbytes.dequantize_blockwise.default,
+        *(codes.reshape(-1), scale.reshape(-1), values, 256, torch.float32),
     )
     return flat.view(codes.shape)
 
@@ -117,7 +132,8 @@ def gemm(
 ) -> torch.Tensor:
     """x [..., cols] times a matrix of a shape [rows, cols], transposed. nested: codes of absmax,
     their values and the offset, where `absmax` is only their scale."""
-    product: torch.Tensor = torch.ops.bitsandbytes.gemm_4bit(
-        x, packed, shape, absmax, BLOCK, "nf4", bias, *nested
+    product: torch.Tensor = called(
+        torch.ops.bitsandbytes.gemm_4bit.default,
+        *(x, packed, shape, absmax, BLOCK, "nf4", bias, *nested),
     )
     return product

@@ -17,6 +17,7 @@ from torch import nn
 from moee_index.backends import import_bitsandbytes
 from moee_index.model.device import on_device
 from moee_index.model.nf4.dequantize import (
+    called,
     dequantize,
     dequantize_nested,
     gemm,
@@ -162,9 +163,8 @@ class NF4Stack(TensorLike):
     def _nest(self, index: int, absmax: torch.Tensor) -> None:
         offset = absmax.mean()
         values = dynamic_map(absmax.device)  # first, for it imports bitsandbytes
-        codes, scale = torch.ops.bitsandbytes.quantize_blockwise(
-            absmax - offset, values, NESTED_BLOCK
-        )
+        quantize_blockwise = torch.ops.bitsandbytes.quantize_blockwise.default
+        codes, scale = called(quantize_blockwise, absmax - offset, values, NESTED_BLOCK)
         self._keep_nested(index, codes, scale, offset)
 
     def _keep_nested(

@@ -142,6 +142,7 @@ class RunningModel:
     shares_beginnings: whether a prompt's fixed beginning may be computed once for many texts; set
     it to False if hooks of yours must see every token. divides_batches: whether a large batch may
     pass in pieces, side by side in several threads; set it to False if hooks must see it whole.
+    rw_widths: experts of each MoE layer, in the order of RW.
     Calls from several threads do not mix.
     """
 
@@ -228,6 +229,7 @@ class RunningModel:
         for router in self.plan.routers:
             self._listen(router)
         # One tiny pass shows both widths, whatever a config calls its sizes.
+        self.rw_widths: tuple[int, ...] = ()
         with config_errors(self.checkpoint), on_card(self.checkpoint.name, self._storage):
             sample = self.embed([TokenizedText((0,), (0, 1))])
         self.hs_dim, self.rw_dim = sample.hs.shape[1], sample.rw.shape[1]
@@ -362,6 +364,7 @@ class RunningModel:
             ).last_hidden_state
             hs = self._pool(states)
             rw = torch.cat(self._pass.routing, dim=1)
+        self.rw_widths = tuple(int(values.shape[1]) for values in self._pass.routing)
         self._pass.routing = []
         embeddings = Embeddings(hs.cpu().numpy(), rw.cpu().numpy())
         for name, values in (("HS", embeddings.hs), ("RW", embeddings.rw)):

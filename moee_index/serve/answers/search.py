@@ -49,6 +49,7 @@ class Search:
     revision: int | None = None
     syntax: bool = False
     snippet_width: int | None = WIDTH
+    every_row: bool = False
 
     @cached_property
     def parsed(self) -> list[ParsedQuery]:
@@ -83,7 +84,7 @@ class Search:
         request = SearchRequest.checked(self.k + self.offset, method=self.method, **self.options)
         if request.words(0.0) and self.texts is None:
             raise MisuseError("words count in a search by query alone: leave out lexical")
-        return request
+        return replace(request, every_row=self.every_row)
 
     def words(self, request: SearchRequest, version: Version) -> float:
         """The weight of words: as requested, else the index's; none where there is no text."""

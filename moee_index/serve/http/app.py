@@ -15,7 +15,8 @@ from moee_index.errors import MoeeIndexError
 from moee_index.serve.http import faults
 from moee_index.serve.http.guard import Guard
 from moee_index.serve.http.request_log import RequestLog, Write
-from moee_index.serve.http.routes import embeddings, health, rerank, search
+from moee_index.serve.http.routes import embeddings, health, look, page, rerank, search
+from moee_index.serve.mcp.over_http import OverHttp
 from moee_index.serve.server import Server
 
 _ABOUT = "Semantic search with Mixture-of-Experts language models: sim_HS + α·sim_RW."
@@ -24,12 +25,14 @@ _ABOUT = "Semantic search with Mixture-of-Experts language models: sim_HS + α·
 def create_app(server: Server, write_log: Write | None = None) -> Guard:
     """The application of a server, which it starts and stops; write_log: takes a line a request."""
     log = RequestLog(write_log, server.metrics.log_line_lost)
+    tools = OverHttp(server)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What a mounted application needs to have entered is entered here: its own never runs.
         server.start()
-        yield
+        async with tools.running():
+            yield
         server.stop()
         log.close()
 
@@ -42,8 +45,9 @@ def create_app(server: Server, write_log: Write | None = None) -> Guard:
         redoc_url=None,
     )
     app.state.server = server
-    for part in (search, embeddings, rerank, health):
+    for part in (search, look, embeddings, rerank, health, page):
         app.include_router(part.router)
+    app.router.routes.append(tools.route)
     app.add_exception_handler(MoeeIndexError, faults.of_tree)
     app.add_exception_handler(RequestValidationError, faults.of_validation)
     app.add_exception_handler(HTTPException, faults.of_http)

@@ -41,6 +41,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Bytes that are handed on at a time, each within the time for writing.
 _PIECE = 64 << 10
+# What pages of other sites may send: the latter ones are those of calls of tools.
+_ALLOWED_HEADERS = (
+    "authorization, content-type, x-request-id, mcp-protocol-version, mcp-method, mcp-name"
+)
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
 
@@ -170,7 +174,7 @@ class _Exchange:
             status_code=204,
             headers={
                 "access-control-allow-methods": "GET, POST",
-                "access-control-allow-headers": "authorization, content-type, x-request-id",
+                "access-control-allow-headers": _ALLOWED_HEADERS,
                 "access-control-max-age": "600",
             },
         )

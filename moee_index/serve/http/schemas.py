@@ -136,6 +136,7 @@ class SearchBody(StrictBody):
     )
     snippets: bool = Field(True, description="false: no snippets, which take most of the time.")
     snippet_width: int = Field(200, ge=40, le=2000, description="Characters of a hit's snippet.")
+    exact: bool = Field(False, description="Score every row, in an approximate index too.")
     revision: int | None = Field(None, description="Answer from this revision or not at all.")
 
 

@@ -1,0 +1,1 @@
+"""The tools that assistants call: the Model Context Protocol, over stdio and over HTTP."""

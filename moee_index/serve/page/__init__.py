@@ -1,0 +1,1 @@
+"""The page at `/`: HTML, styles and JavaScript modules as browsers read them."""
