@@ -121,6 +121,9 @@ def test_signs_are_conditions_where_they_are_meant(served: Served, news_index: P
 def test_snippets_have_the_width_that_is_asked_for(served: Served) -> None:
     hits = searched(served, query=QUERY, snippet_width=60)["hits"]
     assert all(len(hit["snippet"]) <= 60 for hit in hits)
+    bare = searched(served, query=QUERY, snippets=False)["hits"]
+    assert [hit["id"] for hit in bare] == [hit["id"] for hit in hits]
+    assert not any("snippet" in hit for hit in bare)
     assert any(hit["snippet"][start:end] for hit in hits for start, end in hit["marks"])
 
 

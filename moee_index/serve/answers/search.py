@@ -34,7 +34,7 @@ class Search:
     """What is asked of an index: by texts, by raw vectors of one query, or by a document's id.
 
     options: keyword arguments of `Index.search`. syntax: as of that; snippet_width: characters of a
-    hit's snippet; revision: the only one that may answer.
+    hit's snippet, None for no snippets; revision: the only one that may answer.
     """
 
     index: str | None = None
@@ -48,7 +48,7 @@ class Search:
     facets: Sequence[str] = ()
     revision: int | None = None
     syntax: bool = False
-    snippet_width: int = WIDTH
+    snippet_width: int | None = WIDTH
     every_row: bool = False
 
     @cached_property
@@ -178,11 +178,11 @@ def _answers(
 
 def _hits(version: Version, asked: Search, hits: Hits, text: str) -> Answered:
     """The hits of a query, each with the best part of its text."""
+    shown, width = hits[asked.offset :], asked.snippet_width
+    if width is None:
+        return Answered(hits.exact, [hit.as_json() for hit in shown])
     snippets = Snippets.of(version.index.snapshot, text)
-    fields = [
-        hit.as_json() | snippets.snippet(hit.text, asked.snippet_width).as_json()
-        for hit in hits[asked.offset :]
-    ]
+    fields = [hit.as_json() | snippets.snippet(hit.text, width).as_json() for hit in shown]
     return Answered(hits.exact, fields)
 
 

@@ -134,6 +134,7 @@ class SearchBody(StrictBody):
     syntax: bool = Field(
         False, description='Whether "a phrase", +required and -without are conditions.'
     )
+    snippets: bool = Field(True, description="false: no snippets, which take most of the time.")
     snippet_width: int = Field(200, ge=40, le=2000, description="Characters of a hit's snippet.")
     exact: bool = Field(False, description="Score every row, in an approximate index too.")
     revision: int | None = Field(None, description="Answer from this revision or not at all.")
@@ -216,8 +217,8 @@ class HitAnswer(Open):
     rw: float | None
     text: str
     metadata: dict[str, Any]
-    snippet: str
-    marks: list[tuple[int, int]]
+    snippet: str | None = None
+    marks: list[tuple[int, int]] | None = None
 
 
 class FacetAnswer(BaseModel):

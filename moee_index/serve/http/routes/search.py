@@ -41,7 +41,7 @@ async def searched(body: SearchBody, server: ServerOf, trace: TraceOf) -> Respon
         facets=body.facets,
         revision=body.revision,
         syntax=body.syntax,
-        snippet_width=body.snippet_width,
+        snippet_width=body.snippet_width if body.snippets else None,
         every_row=body.exact,
     )
     answers = await search(server, asked, trace)
