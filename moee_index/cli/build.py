@@ -106,7 +106,7 @@ def command(
     files = CorpusFiles(console, corpus, reading)
     encoder = load_encoder(console, options)
     if encoder.spec.lacks_token_weights or building["idf"] == "corpus":
-        files.check_read_twice("--pooling idf counts the tokens of a corpus before it is embedded")
+        files.check_read_twice("built with --pooling idf")
     if dry_run:
         from moee_index.index.estimate import estimate
 

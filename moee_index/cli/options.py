@@ -317,14 +317,16 @@ class CorpusFiles:
         # A wrong path is reported before the model is loaded.
         read().close()
 
-    def check_read_twice(self, why: str) -> None:
-        """Raises UsageError for stdin and for pipes, which can be read only once."""
+    def check_read_twice(self, what: str) -> None:
+        """Raises UsageError for stdin and for pipes, which can be read only once. what: that
+        cannot be done with them."""
         for path in self._paths:
             file = Path(path)
             if path == "-" or not (file.is_file() or file.is_dir()):
                 name = "stdin" if path == "-" else shown(path)
                 raise click.UsageError(
-                    f"{why}, and {name} can be read only once: save it in a file"
+                    f"{name} cannot be {what}, for the corpus is read more than once; save it in "
+                    "a file"
                 )
 
     @contextmanager

@@ -54,7 +54,7 @@ def command(
     """
     reading, given = split_corpus_options(given)
     files = CorpusFiles(console, corpus, reading)
-    files.check_read_twice("an index is compared with a corpus before it is synced")
+    files.check_read_twice("synced")
 
     from moee_index.index import Index
     from moee_index.index.sync import plan_sync, sync_index

@@ -204,7 +204,8 @@ def test_the_command(tmp_path: Path) -> None:
     alone = run("rerank", *by_run, "--index", index, "--lexical", "1", "--trec")
     assert [line.split()[2] for line in alone.stdout.splitlines()] == ["a", "b"]
     assert "model" not in alone.stderr
-    assert "lexical" not in json.loads(run("rerank", *by_run, *asked[:3]).stdout)
+    dense = run("rerank", *by_run, *asked[:3], "--lexical", "0")
+    assert "lexical" not in json.loads(dense.stdout)
     save_weights(index, 1.0, 0.4)
     told = run("rerank", *by_run, *asked[:3])
     assert told.stderr.count(f"lexical weight 0.4, the default of index {index};") == 1

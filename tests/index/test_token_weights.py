@@ -251,7 +251,7 @@ def test_the_commands_say_what_to_do(tmp_path: Path) -> None:
     model = ("--model", PARITY / "olmoe", "--pooling", "idf", "--prompt", "none", "--bits", "32")
     index = tmp_path / "index"
     refused = run("build", "-", "--index", index, *model, stdin=corpus.read_text(), status=2)
-    assert "stdin can be read only once" in one_line_error(refused)
+    assert "stdin cannot be built with --pooling idf" in one_line_error(refused)
     assert not index.exists()
     run("build", corpus, "--index", index, *model, "--dry-run")
     run("build", corpus, "--index", index, *model)
