@@ -31,8 +31,11 @@ from fakes.word_encoder import fake_spec
 from moee_index.bench.adapter.model_facts import count_parameters
 from moee_index.bench.vector_cache.encoder import StoredEncoder
 from moee_index.bench.vector_cache.store import StoreKey, VectorStore
-from moee_index.errors import FingerprintMismatchError, ModelError, StorageError
+from moee_index.encode.encoder import Encoder
+from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, StorageError
+from moee_index.model.arch.config import vocabulary_of
 from moee_index.model.checkpoint.find import find_checkpoint, open_checkpoint
+from moee_index.token_weights import FILE, TokenWeights
 from moee_index.types import Embeddings
 
 KEY = StoreKey(
@@ -95,6 +98,7 @@ def test_equal_texts_take_one_row_and_the_first_vector_stays(tmp_path: Path) -> 
         {"rw": "softmax"},
         {"pooling": "mean"},
         {"max_tokens": 128},
+        {"token_weights": "e" * 64},
     ],
 )
 def test_whatever_decides_an_embedding_keeps_vectors_apart(
@@ -489,3 +493,32 @@ def test_parameters_are_counted() -> None:
         "embedding_parameters": 28233 * 256,
         "active_parameters": 4 * (layer + 4 * expert) + 256,
     }
+
+
+def test_pooling_idf_keeps_the_vectors_of_each_table_apart(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(PARITY / "olmoe", model)
+    store, options = VectorStore(tmp_path / "vectors"), {"bits": 32, "pooling": "idf"}
+    with pytest.raises(MisuseError, match="needs a table of token weights"):
+        StoredEncoder.open(store, model, **options)
+    found = []
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        table = TokenWeights(rng.gamma(0.5, 3, vocabulary(model)).astype(np.float32))
+        (model / FILE).write_bytes(table.to_bytes())
+        stored = StoredEncoder.open(store, model, **options)
+        assert stored.identity.token_weights == table.checksum
+        found.append(stored.encode(["one text of several tokens"]))
+        wanted = Encoder.load(model, bits=32, pooling="idf").encode(["one text of several tokens"])
+        assert equal(found[-1], wanted)
+        again = StoredEncoder.open(store, model, **options)
+        assert equal(again.encode(["one text of several tokens"]), wanted)
+        assert not again.loaded
+    assert not np.allclose(found[0].hs, found[1].hs)
+    assert len(list((tmp_path / "vectors").iterdir())) == 2
+
+
+def vocabulary(model: Path) -> int:
+    found = vocabulary_of(open_checkpoint(model, name="model"))
+    assert found is not None
+    return found
