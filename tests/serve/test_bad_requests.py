@@ -117,7 +117,7 @@ def test_what_is_not_said_to_be_json_is_refused(served: Served, kind: str) -> No
         ("GET", "/v1/search", 405),
         ("DELETE", "/v1/indexes", 405),
         ("GET", "/nothing", 404),
-        ("GET", "/docs", 404),
+        ("POST", "/docs", 405),
         ("GET", "/v1/indexes/news/documents/nobody", 404),
         ("GET", "/v1/indexes/news/documents/%00", 404),
         ("GET", "/v1/indexes/news/documents/%ed%a0%80", 400),
