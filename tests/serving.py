@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import pytest
+
 from moee_index import Document, Encoder, Index
 
 ROOT = Path(__file__).parent.parent
@@ -169,3 +171,20 @@ def news(count: int) -> list[Document]:
 def build_news(directory: Path, count: int, encoder: Encoder, **options: Any) -> Path:
     Index.build(directory, news(count), encoder, **options).close()
     return directory
+
+
+def close(found: Any, expected: Any, *, in_order: bool = False) -> None:
+    """Equal but for rounding that depends on a batch. in_order: so are the orders of keys."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        assert not in_order or list(found) == list(expected)
+        for key in expected:
+            close(found[key], expected[key], in_order=in_order)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected, strict=True):
+            close(*pair, in_order=in_order)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=2e-2)
+    else:
+        assert found == expected

@@ -8,24 +8,14 @@ from typing import Any
 import click
 
 from moee_index.cli.console import Console
-from moee_index.cli.options import (
-    load_encoder,
-    load_encoder_of,
-    model_options,
-    split_model_options,
-)
+from moee_index.cli.options import model_options, split_model_options
+from moee_index.cli.serving import models_of, name_option, with_batch_tokens
 from moee_index.errors import MisuseError
 
 
 @click.command("mcp")
 @click.argument("indexes", nargs=-1, metavar="INDEX…", type=click.Path(path_type=Path))
-@click.option(
-    "--name",
-    "named",
-    multiple=True,
-    metavar="N=DIR",
-    help="Also the index in DIR, under the name N. [default: a directory's own name]",
-)
+@name_option("Also the index in DIR, under the name N.")
 @click.option(
     "--deadline",
     type=click.FloatRange(min=0, min_open=True),
@@ -57,17 +47,11 @@ def command(
         raise MisuseError("name the directory of an index: moee-index mcp INDEX")
     check_installed(MCP)
     options, _ = split_model_options(given)
-    batch_tokens = options["batch_tokens"] or Limits.batch_tokens
-    options["batch_tokens"] = batch_tokens
-    limits = Limits(deadline=deadline, batch_tokens=batch_tokens)
+    limits = with_batch_tokens(Limits(deadline=deadline), options)
     settings = Settings(named_indexes(indexes, named), limits=limits)
     wire = Wire.take()
 
     from moee_index.serve.mcp.over_stdio import serve
-    from moee_index.serve.server import Models, Server
+    from moee_index.serve.server import Server
 
-    models = Models(
-        default=lambda: load_encoder(console, options),
-        of_index=lambda index: load_encoder_of(console, index, options, few_texts=False),
-    )
-    serve(Server(settings, models), wire, console.tell)
+    serve(Server(settings, models_of(console, options)), wire, console.tell)

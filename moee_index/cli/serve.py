@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from moee_index.cli.console import Console
-from moee_index.cli.options import (
-    load_encoder,
-    load_encoder_of,
-    model_options,
-    split_model_options,
-)
+from moee_index.cli.options import model_options, split_model_options
+from moee_index.cli.serving import models_of, name_option, with_batch_tokens
 from moee_index.cli.streams import print_json_line
 
 
 @click.command("serve")
 @click.argument("indexes", nargs=-1, metavar="[INDEX…]", type=click.Path(path_type=Path))
-@click.option(
-    "--name",
-    "named",
-    multiple=True,
-    metavar="N=DIR",
-    help="Also serve the index in DIR, under the name N. [default: a directory's own name]",
-)
+@name_option("Also serve the index in DIR, under the name N.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
@@ -135,21 +124,15 @@ def command(
     )
     options, _ = split_model_options(given)
     limits = Limits(grace=grace, deadline=deadline, queue_tokens=queue_tokens, body=max_body)
-    if options["batch_tokens"] is not None:
-        limits = replace(limits, batch_tokens=options["batch_tokens"])
-    options["batch_tokens"] = limits.batch_tokens
+    limits = with_batch_tokens(limits, options)
     settings = Settings(named_indexes(indexes, named), access, limits, log_texts=log_texts)
 
     from moee_index.serve.http.run import listen, serve
-    from moee_index.serve.server import Models, Server
+    from moee_index.serve.server import Server
 
     listening = listen(host, port, limits.writing)
-    models = Models(
-        default=lambda: load_encoder(console, options),
-        of_index=lambda index: load_encoder_of(console, index, options, few_texts=False),
-    )
     serve(
-        Server(settings, models),
+        Server(settings, models_of(console, options)),
         listening,
         write_log=None if no_log else print_json_line,
         notify=console.tell,

@@ -137,13 +137,13 @@ def build_index(
     check_whole("window", window)
     check_choice("idf", idf, ("model", "corpus"))
     kind, reason = check_index_type(index_type, encoder.spec.dims)
-    split = None if chunk is None else as_chunking(chunk)
+    split = None if chunk is None else str(as_chunking(chunk))
     progress, notify = check_progress(progress), check_notify(notify)
     encoder = with_token_weights(
         directory,
         documents,
         encoder,
-        str(split) if split is not None else None,
+        split,
         count=idf == "corpus",
         anew=overwrite,
         skip_bad=on_bad == "skip",
@@ -155,7 +155,7 @@ def build_index(
         standardize=standardize or "auto",
         index_type=kind,
         store=store,
-        chunk=str(split) if split is not None else None,
+        chunk=split,
         batch_tokens=encoder.batch_tokens,
         window=window,
         language=_language(directory, language, encoder, overwrite, notify),

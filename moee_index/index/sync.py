@@ -27,13 +27,12 @@ from moee_index.index.store.token_weights import with_weights_of
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.index.write.segment import (
     ON_BAD,
-    WINDOW,
     SegmentWriting,
     check_choice,
     check_notify,
     check_progress,
 )
-from moee_index.index.write.windows import Counts, Rejects, windows
+from moee_index.index.write.windows import Counts, read_through
 from moee_index.readers.corpus import Reject
 from moee_index.readers.folder import Passed
 from moee_index.types import Document, EncoderSpec, Notify, Progress, TextEncoder
@@ -162,20 +161,15 @@ def _walked(
     known: _Synced, manifest: Manifest, documents: SyncDocuments, skip_bad: bool
 ) -> SyncPlan:
     """Read the corpus; `known` then says what differs."""
-    seen: dict[str, str] = {}
     counts = known.counts
-    for window in windows(
+    for _ in read_through(
         lambda reject: _read(known, documents, reject),
-        WINDOW,
-        lambda identifier, before: seen.get(identifier),
-        Rejects(None, counts),
         counts,
         skip_bad=skip_bad,
         wanted=known.take,
         takes_out=known.takes_out,
     ):
-        for prepared in window.documents:
-            seen[prepared.document.id] = prepared.document.source
+        pass  # what differs is kept in `known`
     return SyncPlan(
         counts.read,
         len(known.added),

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from commands import run
-from serving import Served, news
+from serving import Served, close, news
 
 from moee_index import Encoder, Index
 
@@ -22,22 +22,6 @@ def searched(served: Served, **body: Any) -> Any:
     answer = served.post("/v1/search", {"index": "news", **body})
     assert answer.status == 200, answer.content
     return answer.json
-
-
-def close(found: Any, expected: Any) -> None:
-    """Equal but for rounding that depends on a batch."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            close(found[key], expected[key])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for pair in zip(found, expected, strict=True):
-            close(*pair)
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, abs=2e-2)
-    else:
-        assert found == expected
 
 
 @pytest.mark.parametrize(

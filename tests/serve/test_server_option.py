@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import one_line_error, run
-from serving import ROOT, Served, news, serving
+from serving import ROOT, Served, close, news, serving
 
 from moee_index.model.checkpoint.find import BUNDLED
 from moee_index.serve import client
@@ -36,21 +36,6 @@ def without_numbers(line: str) -> str:
     return re.sub(r"[+-]?\d+\.\d+", "0", line)
 
 
-def close(found: Any, expected: Any) -> None:
-    if isinstance(expected, dict):
-        assert list(found) == list(expected)
-        for key in expected:
-            close(found[key], expected[key])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for pair in zip(found, expected, strict=True):
-            close(*pair)
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, abs=2e-2)
-    else:
-        assert found == expected
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -66,7 +51,7 @@ def close(found: Any, expected: Any) -> None:
 )
 def test_query_prints_the_same(served: Served, news_index: Path, options: list[str]) -> None:
     common = ("query", "--json", "--index", news_index, *options)
-    close(lines(*common, "--server", served.url), lines(*common))
+    close(lines(*common, "--server", served.url), lines(*common), in_order=True)
 
 
 def test_tables_and_runs_are_the_same(served: Served, news_index: Path, tmp_path: Path) -> None:
@@ -154,7 +139,7 @@ def test_rerank_orders_the_same(
     ]
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     common = ("rerank", "--candidates", file, "--json", *options)
-    close(lines(*common, "--server", served.url), lines(*common))
+    close(lines(*common, "--server", served.url), lines(*common), in_order=True)
 
 
 # When it is not asked

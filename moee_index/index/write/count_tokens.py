@@ -17,15 +17,12 @@ from moee_index.index.write.resume import begun_build
 from moee_index.index.write.windows import (
     Counts,
     Documents,
-    Rejects,
     check_documents,
     passages_of,
-    windows,
+    read_through,
 )
 from moee_index.token_weights import TokenCounts, TokenWeights
 from moee_index.types import IDF, Notify, Progress, TextEncoder
-
-_AT_A_TIME = 1024
 
 
 def with_token_weights(
@@ -90,17 +87,6 @@ def _texts(
     documents: Documents, encoder: TextEncoder, chunk: str | None, skip_bad: bool
 ) -> Iterator[list[str]]:
     """The texts that a build would embed, some at a time."""
-    seen = dict[str, str]()
-    counts = Counts()
-    for window in windows(
-        documents,
-        _AT_A_TIME,
-        lambda identifier, before: seen.get(identifier),
-        Rejects(None, counts),
-        counts,
-        skip_bad=skip_bad,
-        split=passages_of(encoder, chunk),
-    ):
-        for prepared in window.documents:
-            seen[prepared.document.id] = prepared.document.source
+    split = passages_of(encoder, chunk)
+    for window in read_through(documents, Counts(), skip_bad=skip_bad, split=split):
         yield [content for prepared in window.documents for content in prepared.contents]

@@ -25,12 +25,11 @@ from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument, Stored
 from moee_index.index.store.layout import segment_folders
 from moee_index.index.store.manifest import Building, Manifest
-from moee_index.index.write.windows import Counts, Documents, Rejects, windows
+from moee_index.index.write.windows import Counts, Documents, read_through
 from moee_index.types import EncoderSpec, TextEncoder
 
 # What follows from raw rows and can change without embedding anything again.
 DERIVED = ("standardize", "index_type", "language")
-_AT_A_TIME = 1024
 
 
 def language_there(directory: Path) -> str | None:
@@ -205,20 +204,10 @@ def _first_difference(
         ]
         stored = chain.from_iterable(segment.live_documents() for segment in segments)
         # Without --on-bad skip a second document of an id shows as another than is stored.
-        seen: dict[str, str] = {}
-        for window in windows(
-            documents,
-            _AT_A_TIME,
-            lambda identifier, before: seen.get(identifier),
-            Rejects(None, counts),
-            counts,
-            skip_bad=skip_bad,
-        ):
+        for window in read_through(documents, counts, skip_bad=skip_bad, find_duplicates=skip_bad):
             for position, prepared in enumerate(window.documents, window.first_document):
                 difference = document_difference(next(stored, None), prepared, position)
                 if difference is not None:
                     return difference
-                if skip_bad:
-                    seen[prepared.document.id] = prepared.document.source
         left = next(stored, None)
         return None if left is None else f"document {left.id!r} is missing"

@@ -28,6 +28,8 @@ Wanted = Callable[[PreparedDocument], bool]
 # Whether a document whose text is empty takes out one that is there.
 TakesOut = Callable[[Document], bool]
 _SPLIT_AT_A_TIME = 64
+# Passages that are looked at together where nothing is kept.
+_LOOKED_AT = 1024
 
 
 def whole(documents: Sequence[PreparedDocument]) -> Iterable[PreparedDocument]:
@@ -168,6 +170,36 @@ def windows(
         if take:
             yield from gathered.add(prepared)
     yield from gathered.rest()
+
+
+def read_through(
+    documents: Documents,
+    counts: Counts,
+    *,
+    skip_bad: bool,
+    find_duplicates: bool = True,
+    split: Split = whole,
+    wanted: Wanted = lambda prepared: True,
+    takes_out: TakesOut = lambda document: False,
+) -> Iterator[Batch]:
+    """Windows of a corpus that is looked at and not kept: as `windows`, where an id of which an
+    earlier document was taken is a duplicate, unless `find_duplicates` is off."""
+    seen: dict[str, str] = {}
+    for batch in windows(
+        documents,
+        _LOOKED_AT,
+        lambda identifier, before: seen.get(identifier),
+        Rejects(None, counts),
+        counts,
+        skip_bad=skip_bad,
+        split=split,
+        wanted=wanted,
+        takes_out=takes_out,
+    ):
+        yield batch
+        if find_duplicates:
+            for prepared in batch.documents:
+                seen[prepared.document.id] = prepared.document.source
 
 
 def check_documents(documents: object) -> None:
