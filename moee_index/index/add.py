@@ -18,10 +18,10 @@ import numpy as np
 
 from moee_index.errors import CorpusError, StorageError
 from moee_index.index.build import keep_rejects
-from moee_index.index.change import changing, merge_tail, publish_segments, without
+from moee_index.index.change import changing, making, merge_tail, publish_segments, without
 from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.lexical.segment import write_lexical
-from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
+from moee_index.index.segment import Mask, Match, OpenSegment, find_live
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
@@ -30,7 +30,6 @@ from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.passage_names import SameName, named_passage, same_name
 from moee_index.index.store.rows import RowReader
 from moee_index.index.store.token_weights import with_weights_of
-from moee_index.index.write.derive import derive
 from moee_index.index.write.resume import check_encoder, check_spec, document_difference
 from moee_index.index.write.segment import (
     ON_BAD,
@@ -287,15 +286,9 @@ class Adding:
         """A version of the index with the new segment, and without what it replaces."""
         manifest, report = self.manifest, self.writing.progress
         with self.known.counts.timed("derive"):
-            segment = derive(
-                written.folder,
-                RowReader(written.folder, manifest.store, written.rows, manifest.spec.dims),
-                open_standardizer(self.directory, manifest),
-                FLAT,
-                written.revision,
-                documents=written.documents,
-                report=report,
-            )
+            raw = RowReader(written.folder, manifest.store, written.rows, manifest.spec.dims)
+            made = making(self.directory, manifest, FLAT, written.revision, report)
+            segment = made.derive(written.folder, raw, written.documents)
             if manifest.language is not None:
                 language, revision = manifest.language, written.revision
                 lexical = write_lexical(written.folder, language, revision, report)
@@ -307,6 +300,7 @@ class Adding:
             replace(manifest, counts=_added(manifest, self.known.counts, written.truncated)),
             [*without(self.known.segments, replaced, written.revision), segment],
             written.revision,
+            report=report,
             notify=self.writing.notify,
         )
         return merge_tail(self.directory, after, report, self.writing.notify)

@@ -25,10 +25,17 @@ from moee_index.errors import (
     StorageError,
 )
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
+from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import write_lexical
-from moee_index.index.search.request import lexical_weight
-from moee_index.index.store.faiss_files import check_index_type
+from moee_index.index.search.request import lexical_weight, recall_share
+from moee_index.index.store.faiss_files import (
+    APPROXIMATE,
+    check_index_type,
+    check_recall,
+    segment_type,
+)
 from moee_index.index.store.layout import (
     MANIFEST,
     REJECTED,
@@ -96,6 +103,7 @@ def build_index(
     *,
     standardize: str | None = None,
     index_type: str = "auto",
+    recall: float | None = None,
     store: str = "float32",
     chunk: Chunking | str | None = None,
     language: str | None = None,
@@ -113,8 +121,9 @@ def build_index(
     documents: an iterable, or a function that takes a reject callback and returns one (readers
     with on_bad="skip" call it). They are read once, in order, never held all at once.
     standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
-    flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
-    overlap). language: stem words in this language (lexical/language.py has which), or `none`;
+    flat, approx or a FAISS factory string. recall: the share of the ten best that a search of an
+    approximate index is to find, 0.95 unless given; it is measured. chunk: split long documents
+    into passages ("200:40": tokens, overlap). language: stem words in this language (lexical/language.py has which), or `none`;
     None is the model's default, which is none where it has no other. idf: what pooling
     `idf` weighs tokens by: the model's table, or one counted over the documents, which are then
     read twice; a model without a table always takes the latter. overwrite: build anew beside a
@@ -137,6 +146,8 @@ def build_index(
     check_whole("window", window)
     check_choice("idf", idf, ("model", "corpus"))
     kind, reason = check_index_type(index_type, encoder.spec.dims)
+    wanted_recall = None if recall is None else recall_share(recall)
+    check_recall(kind, wanted_recall)
     split = None if chunk is None else str(as_chunking(chunk))
     progress, notify = check_progress(progress), check_notify(notify)
     encoder = with_token_weights(
@@ -171,7 +182,8 @@ def build_index(
         progress=progress,
         notify=notify,
     )
-    build = _Build(writing, reason, dict(model_bytes) if model_bytes is not None else None)
+    held = dict(model_bytes) if model_bytes is not None else None
+    build = _Build(writing, reason, held, wanted_recall)
     return build.run()
 
 
@@ -208,6 +220,7 @@ class _Build:
     writing: SegmentWriting
     type_reason: str
     model_bytes: dict[str, int] | None
+    recall: float | None
 
     @property
     def directory(self) -> Path:
@@ -289,15 +302,31 @@ class _Build:
             why = standardizer.not_standardized(written.rows) or reason
             notify(f"standardize {standardizer.which}: {why}")
             notify(f"index type {building.index_type}: {self.type_reason}")
-            segment = self._derive(written, raw, standardizer)
             manifest = self._manifest(written, standardizer.which)
+            coarse = None
+            if building.index_type == APPROXIMATE:
+                coarse, approximation = fit_coarse(
+                    self.directory, [(raw, None)], standardizer, building.spec.dims,
+                    written.revision, self.recall or DEFAULT_RECALL, self.writing.progress,
+                )  # fmt: skip
+                manifest = replace(manifest, approximation=approximation)
+            segment = self._derive(written, raw, standardizer, coarse)
             with storage_errors(written.folder):
                 manifest = manifest.with_segments(self.directory, [segment])
+            manifest = with_recall(
+                self.directory, manifest, self.writing.progress, notify, anew=True
+            )
         keep_rejects(written.folder, self.directory)
         publish(self.directory, manifest, [written.folder], notify)
         return self._report(written.documents, written.truncated)
 
-    def _derive(self, written: Written, raw: RowReader, standardizer: Standardizer) -> Segment:
+    def _derive(
+        self,
+        written: Written,
+        raw: RowReader,
+        standardizer: Standardizer,
+        coarse: CoarseQuantizer | None,
+    ) -> Segment:
         path = self.directory / standardizer_name(written.revision)
         write_standardizer(path, standardizer, written.rows)
         if (weights := needed_token_weights(self.writing.encoder)) is not None:
@@ -306,10 +335,11 @@ class _Build:
             written.folder,
             raw,
             standardizer,
-            written.building.index_type,
+            segment_type(written.building.index_type),
             written.revision,
             documents=written.documents,
             report=self.writing.progress,
+            coarse=coarse,
         )
         lexical = write_lexical(
             written.folder,
