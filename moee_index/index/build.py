@@ -123,14 +123,14 @@ def build_index(
     standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
     flat, approx or a FAISS factory string. recall: the share of the ten best that a search of an
     approximate index is to find, 0.95 unless given; it is measured. chunk: split long documents
-    into passages ("200:40": tokens, overlap). language: stem words in this language (lexical/language.py has which), or `none`;
-    None is the model's default, which is none where it has no other. idf: what pooling
-    `idf` weighs tokens by: the model's table, or one counted over the documents, which are then
-    read twice; a model without a table always takes the latter. overwrite: build anew beside a
-    finished index and replace it when the new one is whole. total: number of documents, for
-    progress. model_bytes: the model's bytes by kind, for `info`. notify: called with every
-    automatic choice once, with its reason. window: passages planned together; None for as many
-    short ones as fill a batch.
+    into passages ("200:40": tokens, overlap). language: stem words in this language
+    (lexical/language.py has which), or `none`; None is the model's default, which is none where it
+    has no other. idf: what pooling `idf` weighs tokens by: the model's table, or one counted over
+    the documents, which are then read twice; a model without a table always takes the latter.
+    overwrite: build anew beside a finished index and replace it when the new one is whole. total:
+    number of documents, for progress. model_bytes: the model's bytes by kind, for `info`. notify:
+    called with every automatic choice once, with its reason. window: passages planned together;
+    None for as many short ones as fill a batch.
 
     Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
     options than the index or the interrupted build has), IndexLockedError, StorageError,

@@ -20,6 +20,7 @@ from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joine
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Mask, Match, find_live
 from moee_index.index.snapshot import Snapshot
+from moee_index.index.store.approximation import Rung
 from moee_index.index.store.rows import RowNumbers
 from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings, Hit, WordMatch, blocks
@@ -82,7 +83,8 @@ class Search:
         self._words = words or word_scores(snapshot, request, embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
-        self._rung = self._asked = None
+        self._rung: Rung | None = None
+        self._asked: Asked | None = None
         if embeddings is not None and self._weight < 1:
             self._queries = unit_vectors(embeddings, snapshot.standardizer)
             self._count = len(embeddings)
@@ -136,7 +138,7 @@ class Search:
             weight = request.weight(self._snapshot.manifest.alpha)
             return self._searchers[number].search(
                 self._queries[some], k, request.method, weight, request.min_score, mask, words,
-                every_row=request.every_row, asked=self._asked and self._asked[some],
+                every_row=request.every_row, asked=None if self._asked is None else self._asked[some],
             )  # fmt: skip
         assert words is not None
         ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))

@@ -331,11 +331,13 @@ class Index:
         BM25's parameters. Of an approximate index (type `approx`) exact looks at every row, and
         recall is the share of the ten best that is to be found; None is the index's. syntax: a
         query may hold `"a phrase"`, `+required` and `-without` (lexical/syntax), which decide what
-        documents are hits and change no score; otherwise it is plain text. encoder: embeds this search's queries instead of the index's encoder.
+        documents are hits and change no score; otherwise it is plain text. encoder: embeds this
+        search's queries instead of the index's encoder.
 
         Raises MisuseError for an empty query, for k, alpha, method, lexical, k1, b or recall out of
         range, for a phrase without end, and for words or conditions in an index without postings;
-        FilterError; FingerprintMismatchError for an encoder other than the one the index was built with.
+        FilterError; FingerprintMismatchError for an encoder other than the one the index was built
+        with.
         """
         with self.held():
             pass  # told before a text is embedded
