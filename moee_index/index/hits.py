@@ -136,9 +136,10 @@ class Search:
         words = None if self._words is None else self._words.segment(number)[some]
         if self._queries is not None:
             weight = request.weight(self._snapshot.manifest.alpha)
+            asked = None if self._asked is None else self._asked[some]
             return self._searchers[number].search(
                 self._queries[some], k, request.method, weight, request.min_score, mask, words,
-                every_row=request.every_row, asked=None if self._asked is None else self._asked[some],
+                every_row=request.every_row, asked=asked,
             )  # fmt: skip
         assert words is not None
         ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))
@@ -221,7 +222,8 @@ class Search:
                     **({} if match is None else match.fields()),
                 )
             )
-        return Hits(hits, ranking.exact, self._rung and self._rung.recall)
+        recall = None if self._rung is None else self._rung.recall
+        return Hits(hits, ranking.exact, recall)
 
 
 class Answers(Protocol):
