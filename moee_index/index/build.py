@@ -26,6 +26,7 @@ from moee_index.errors import (
 )
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
 from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.approximate.cost import scan_cost, told_cost
 from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import write_lexical
@@ -316,6 +317,8 @@ class _Build:
             manifest = with_recall(
                 self.directory, manifest, self.writing.progress, notify, anew=True
             )
+            if (cost := scan_cost(manifest)) is not None:
+                notify(told_cost(cost, self.directory))
         keep_rejects(written.folder, self.directory)
         publish(self.directory, manifest, [written.folder], notify)
         return self._report(written.documents, written.truncated)

@@ -105,6 +105,18 @@ class Candidates:
         index.own_fields = False
         return index
 
+    def check(self, coarse: CoarseQuantizer) -> None:
+        """Raises IndexDamagedError unless the lists hold each row once."""
+        faiss = load_faiss()
+        lists = self.opened(coarse).invlists
+        held = np.zeros(self._rows, dtype=bool)
+        for number in range(coarse.lists):
+            size = lists.list_size(number)
+            rows = faiss.rev_swig_ptr(lists.get_ids(number), size) if size else held[:0]
+            held[rows] = True
+        if not held.all():
+            raise IndexDamagedError(f"{self.path} does not list every row; {HINT}")
+
     def ranked(self, asked: Asked, query: int, reach: Reach, allowed: Mask | None) -> RowNumbers:
         """Rows that a query may be nearest to, by descending estimate, at most `reach.depth`;
         allowed: bool [n], those that count."""
