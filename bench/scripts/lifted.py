@@ -137,7 +137,9 @@ def main() -> None:
         lifting = Lifting(index, Pair(*given.dims), given.decay, given.noise)
         documents = lifting.documents()
         if given.documents is not None:
-            documents = (document for document, _ in zip(documents, range(given.documents)))
+            documents = (
+                document for document, _ in zip(documents, range(given.documents), strict=False)
+            )
         report = build_index(given.out, documents, lifting, store="float16", window=16384)
     print(f"{report.embedded} documents in {time.perf_counter() - began:.0f} s")
 

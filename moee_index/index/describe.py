@@ -44,8 +44,8 @@ def describe(index: Snapshot) -> dict[str, Any]:
     are none). fields: metadata field → kinds of its values, sorted; None where there are thousands.
     counts: what builds and adds have read. lexical: language, words of the rows that count, bytes
     of the postings, rules that made them; None in an index without. lexical_weight: of words in a
-    search that does not say. drift: see drift.py; unfinished: see `unfinished`; approximate, scan: see
-    `_ways`.
+    search that does not say. drift: see drift.py; unfinished: see `unfinished`; approximate, scan:
+    see `_ways`.
     """
     manifest, spec = index.manifest, index.spec
     model = {name: getattr(spec, name) for name in ("path", "revision", "fingerprint", "bits")}

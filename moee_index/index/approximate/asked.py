@@ -41,16 +41,20 @@ class Asked:
 
     def __getitem__(self, queries: slice) -> Asked:
         some = copy.copy(self)
-        some.vectors, some._similarities = self.vectors[queries], self._similarities[queries]
+        some.vectors = np.ascontiguousarray(self.vectors[queries])
+        some._similarities = self._similarities[queries]
         return some
 
-    def nearest(self, query: int, lists: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Similarities and numbers of the lists that are nearest to a query, nearest first."""
-        similarities = self._similarities[query]
-        count = min(lists, len(similarities))
-        chosen = np.argpartition(-similarities, count - 1)[:count]
-        chosen = chosen[np.argsort(-similarities[chosen], kind="stable")]
-        return np.ascontiguousarray(similarities[chosen]), chosen.astype(np.int64)
+    def nearest(self, lists: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Similarities and numbers, [q, m], of the lists that are nearest to each query, nearest
+        first."""
+        similarities = self._similarities
+        count = min(lists, similarities.shape[1])
+        chosen = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
+        near = np.take_along_axis(similarities, chosen, axis=1)
+        order = np.argsort(-near, axis=1, kind="stable")
+        ordered = np.take_along_axis(chosen, order, axis=1).astype(np.int64)
+        return np.take_along_axis(near, order, axis=1), ordered
 
     def reach_for(self, k: int, share: float) -> Reach:
         """How far to look for k hits among a share of the rows: the k-th of them lies about as far

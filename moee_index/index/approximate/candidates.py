@@ -117,21 +117,21 @@ class Candidates:
         if not held.all():
             raise IndexDamagedError(f"{self.path} does not list every row; {HINT}")
 
-    def ranked(self, asked: Asked, query: int, reach: Reach, allowed: Mask | None) -> RowNumbers:
-        """Rows that a query may be nearest to, by descending estimate, at most `reach.depth`;
-        allowed: bool [n], those that count."""
+    def ranked(self, asked: Asked, reach: Reach, allowed: Mask | None) -> list[RowNumbers]:
+        """For each query rows that it may be nearest to, by descending estimate, at most
+        `reach.depth`; allowed: bool [n], those that count."""
         faiss = load_faiss()
-        index, vector = self.opened(asked.coarse), np.ascontiguousarray(asked.vectors[query])
-        near, lists = asked.nearest(query, reach.lists)
-        depth = min(reach.depth, self._rows)
-        estimates, rows = np.empty(depth, dtype=np.float32), np.empty(depth, dtype=np.int64)
+        index, vectors = self.opened(asked.coarse), asked.vectors
+        near, lists = asked.nearest(reach.lists)
+        count, depth = len(vectors), min(reach.depth, self._rows)
+        estimates = np.empty((count, depth), dtype=np.float32)
+        rows = np.empty((count, depth), dtype=np.int64)
         # What FAISS is given by reference has to live until it has answered.
         bits = None if allowed is None else np.packbits(allowed, bitorder="little")
         selector = None if bits is None else faiss.IDSelectorBitmap(bits)
-        parameters = faiss.SearchParametersIVF(nprobe=len(lists), sel=selector)
+        parameters = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
         index.search_preassigned_c(
-            1, faiss.swig_ptr(vector), depth, faiss.swig_ptr(lists), faiss.swig_ptr(near),
+            count, faiss.swig_ptr(vectors), depth, faiss.swig_ptr(lists), faiss.swig_ptr(near),
             faiss.swig_ptr(estimates), faiss.swig_ptr(rows), False, parameters, None,
         )  # fmt: skip
-        found: RowNumbers = rows[rows >= 0]
-        return found
+        return [found[found >= 0] for found in rows]

@@ -32,8 +32,9 @@ _STEPS = (0.8, 0.9, 0.95, 0.98, 0.99)
 _DEPTHS = (32, 64, 128, 256, 512, 1024, 2048)
 # Standard errors on either side of a mean that hold 95 %.
 _INTERVAL = 1.96
-# Bytes read to score a candidate again, over the bytes of its codes: they lie apart.
-_APART = 4
+# What scoring a candidate again costs, in codes that are gone through for as much: its two rows of
+# float16 are sixteen times its code, and lie apart.
+_ROW_COST = 64
 # No reach is chosen beyond the first that finds so much.
 _ENOUGH = 0.998
 _AT_A_TIME = 200
@@ -94,7 +95,7 @@ def measured(
         report("measuring recall", number, len(ways))
         tables.append(_table(snapshot, searchers, way, queries, approximation.lists))
     report("measuring recall", len(ways), len(ways))
-    rungs = _rungs(tables, queries.half, approximation, _row_cost(snapshot))
+    rungs = _rungs(tables, queries.half, approximation)
     own = next((rung for rung in rungs if rung.wanted >= approximation.wanted), None)
     if own is None:
         return approximation
@@ -238,8 +239,9 @@ def _depths(
             inside = (wanted >= begin) & (wanted < begin + segment.entry.rows)
             depths[inside] = 0
             continue
-        for query, own in enumerate(queries.owns):
-            rows = begin + segment.candidates.ranked(asked, query, reach, segment.live)
+        ranked = segment.candidates.ranked(asked, reach, segment.live)
+        for query, (own, brought) in enumerate(zip(queries.owns, ranked, strict=True)):
+            rows = begin + brought
             rows = rows[(rows < own.start) | (rows >= own.stop)]
             places = np.flatnonzero(np.isin(rows, wanted[query]))
             for place in places:
@@ -267,23 +269,16 @@ def _by_words(
     return brought
 
 
-def _row_cost(snapshot: Snapshot) -> float:
-    """What scoring one candidate again costs, in codes that are gone through for it."""
-    dims = snapshot.spec.dims
-    return _APART * 16.0 * (dims.hs + dims.rw) / (dims.hs + dims.rw)
-
-
 def _rungs(
     tables: Sequence[Table],
     half: npt.NDArray[np.bool_],
     approximation: Approximation,
-    row_cost: float,
 ) -> list[Rung]:
     """For each share of the best rows the cheapest reach that finds it, surely."""
     rows_a_list = approximation.rows / approximation.lists
     reaches = sorted(
         (Reach(lists, depth) for lists in _steps(approximation.lists) for depth in _DEPTHS),
-        key=lambda reach: reach.lists * rows_a_list + reach.depth * row_cost,
+        key=lambda reach: reach.lists * rows_a_list + reach.depth * _ROW_COST,
     )
     rungs: list[Rung] = []
     for wanted in sorted({*_STEPS, approximation.wanted}):

@@ -166,8 +166,8 @@ class PairSearcher:
             mask[request.allowed] = True
             count = len(request.allowed)
         reach = asked.reach_for(request.k, count / len(self._raw))
-        for number in range(len(request.queries)):
-            rows = np.sort(candidates.ranked(asked, number, reach, mask))
+        for number, found in enumerate(candidates.ranked(asked, reach, mask)):
+            rows = np.sort(found)
             if request.words is not None:
                 rows = np.union1d(rows, request.words.best(number, reach.depth, mask)[0])
             # All rows that count may have been brought.
