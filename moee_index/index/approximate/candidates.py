@@ -31,6 +31,10 @@ Mask = npt.NDArray[np.bool_]
 _BLOCK_CODES = 32
 _BITS = 1
 _ROWS = 2048
+# FAISS makes a table of sixteen float32 for four dimensions of each list that each query of a call
+# goes through, and counts their bytes in 32 bits: more than that ends the process.
+_TABLE_BYTES_A_DIMENSION = 16
+_TABLE_BYTES = 1 << 27
 
 
 def write_candidates(
@@ -120,18 +124,29 @@ class Candidates:
     def ranked(self, asked: Asked, reach: Reach, allowed: Mask | None) -> list[RowNumbers]:
         """For each query rows that it may be nearest to, by descending estimate, at most
         `reach.depth`; allowed: bool [n], those that count."""
+        faiss, width = load_faiss(), asked.coarse.width
+        # What FAISS is given by reference has to live until it has answered.
+        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
+        selector = None if bits is None else faiss.IDSelectorBitmap(bits)
+        lists = min(reach.lists, asked.coarse.lists)
+        parameters = faiss.SearchParametersIVF(nprobe=lists, sel=selector)
+        some = max(1, _TABLE_BYTES // (lists * width * _TABLE_BYTES_A_DIMENSION))
+        found: list[RowNumbers] = []
+        for start in range(0, len(asked.vectors), some):
+            rows = self._rows_of(asked[start : start + some], reach, parameters)
+            found += [each[each >= 0] for each in rows]
+        return found
+
+    def _rows_of(self, asked: Asked, reach: Reach, parameters: Any) -> npt.NDArray[np.int64]:
+        """As `ranked`, of few queries, [q, depth]; -1 where there is none."""
         faiss = load_faiss()
         index, vectors = self.opened(asked.coarse), asked.vectors
         near, lists = asked.nearest(reach.lists)
         count, depth = len(vectors), min(reach.depth, self._rows)
         estimates = np.empty((count, depth), dtype=np.float32)
         rows = np.empty((count, depth), dtype=np.int64)
-        # What FAISS is given by reference has to live until it has answered.
-        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
-        selector = None if bits is None else faiss.IDSelectorBitmap(bits)
-        parameters = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
         index.search_preassigned_c(
             count, faiss.swig_ptr(vectors), depth, faiss.swig_ptr(lists), faiss.swig_ptr(near),
             faiss.swig_ptr(estimates), faiss.swig_ptr(rows), False, parameters, None,
         )  # fmt: skip
-        return [found[found >= 0] for found in rows]
+        return rows

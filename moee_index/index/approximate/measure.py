@@ -16,7 +16,8 @@ import numpy.typing as npt
 from moee_index.fusion import Method, unit_vectors
 from moee_index.index.approximate.asked import MEASURED_AT, Asked
 from moee_index.index.hits import Search
-from moee_index.index.search.pair import SCANNED_ROWS, PairSearcher
+from moee_index.index.search import pair
+from moee_index.index.search.pair import PairSearcher
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.snapshot import Snapshot
 from moee_index.index.store.approximation import Approximation, Measured, Reach, Rung
@@ -29,14 +30,14 @@ _SEED = 20250415
 # Deviation of the noise, in deviations of the rows: a query is about 0.8 like its row.
 _NOISE = 0.75
 _STEPS = (0.8, 0.9, 0.95, 0.98, 0.99)
-_DEPTHS = (32, 64, 128, 256, 512, 1024, 2048)
+_DEPTHS = (32, 64, 128, 256, 512, 1024)
 # Standard errors on either side of a mean that hold 95 %.
 _INTERVAL = 1.96
 # What scoring a candidate again costs, in codes that are gone through for as much: its two rows of
 # float16 are sixteen times its code, and lie apart.
 _ROW_COST = 64
 # No reach is chosen beyond the first that finds so much.
-_ENOUGH = 0.998
+_ENOUGH = 0.995
 _AT_A_TIME = 200
 
 Found = npt.NDArray[np.float64]
@@ -86,7 +87,7 @@ def measured(
     small enough to be scanned there is nothing to measure. Raises IndexDamagedError."""
     rows = snapshot.manifest.rows
     approximation = replace(approximation, rungs=(), measured=(), queries=0, rows=rows)
-    if all(segment.entry.rows <= SCANNED_ROWS for segment in snapshot.segments):
+    if all(segment.entry.rows <= pair.SCANNED_ROWS for segment in snapshot.segments):
         return approximation
     queries = own_queries(snapshot)
     ways = ways_of(snapshot)
@@ -219,8 +220,9 @@ def _table(
 
 
 def _steps(lists: int) -> list[int]:
-    """Numbers of lists that are tried, ascending: a share of all, doubled until it is all."""
-    steps = {max(1, lists >> shift) for shift in range(9)}
+    """Numbers of lists that are tried, ascending: a share of all, doubled until it is half of them;
+    beyond, a scan of every row is as cheap."""
+    steps = {max(1, lists >> shift) for shift in range(1, 9)}
     return sorted(steps)
 
 
@@ -235,7 +237,7 @@ def _depths(
     asked = Asked(coarse, units, way.method, way.alpha, reach)
     depths = np.where(wanted < 0, -1, _NEVER)
     for segment, begin in zip(snapshot.segments, snapshot.begins[:-1], strict=True):
-        if segment.candidates is None or segment.entry.rows <= SCANNED_ROWS:
+        if segment.candidates is None or segment.entry.rows <= pair.SCANNED_ROWS:
             inside = (wanted >= begin) & (wanted < begin + segment.entry.rows)
             depths[inside] = 0
             continue

@@ -47,6 +47,8 @@ _MIN_DEPTH = 200
 _MAX_DEPTH = 16
 # Up to so many rows a scan costs about as much as looking for candidates does.
 SCANNED_ROWS = 1 << 14
+# Nor does looking for this share of all.
+_SHARE_SCANNED = 16
 # So few rows, over all queries, are scored from their raw vectors at once: some 10 ms.
 _FEW_ROWS = 256
 
@@ -132,7 +134,7 @@ class PairSearcher:
                 )
             elif self._scan is not None:
                 request = SearchRequest(some, k, method, alpha, min_score, rows, matched)
-                if asked is None or self._candidates is None or self._few(rows):
+                if asked is None or self._candidates is None or self._few(rows, k):
                     rankings.extend(self._exact(self._scan, request))
                 else:
                     asked_here = asked[start : start + _QUERIES]
@@ -152,9 +154,10 @@ class PairSearcher:
             words = _only(request.words, number)
             yield self._rescored(query, rows, request.k, request.method, request.alpha, True, words)
 
-    def _few(self, rows: RowNumbers | None) -> bool:
+    def _few(self, rows: RowNumbers | None, k: int) -> bool:
         """Whether looking at all rows that count costs no more than looking for candidates."""
-        return (len(self._raw) if rows is None else len(rows)) <= SCANNED_ROWS
+        count = len(self._raw) if rows is None else len(rows)
+        return count <= SCANNED_ROWS or k * _SHARE_SCANNED > count
 
     def _by_candidates(
         self, scan: FlatScan, candidates: Candidates, request: SearchRequest, asked: Asked
@@ -170,6 +173,8 @@ class PairSearcher:
             rows = np.sort(found)
             if request.words is not None:
                 rows = np.union1d(rows, request.words.best(number, reach.depth, mask)[0])
+            if len(rows) < request.k:  # lists that were not read hold the others
+                rows = np.arange(len(self._raw)) if request.allowed is None else request.allowed
             # All rows that count may have been brought.
             exact = len(rows) == count
             yield self._rescored(
