@@ -188,7 +188,7 @@ def test_what_is_added_needs_no_training_and_a_tenth_is_measured_again(
             Embeddings(vectors.hs[3500:3501], vectors.rw[3500:3501]), 10, method="concat"
         )
         assert all(
-            hit.id != "d3500" and int(hit.text) % 2 or int(hit.text) > 2999 for hit in hits[0]
+            (hit.id != "d3500" and int(hit.text) % 2) or int(hit.text) > 2999 for hit in hits[0]
         )
         assert shared(index, grouped(100, 5)) >= 0.93
     compact_index(path)
