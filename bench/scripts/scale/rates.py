@@ -28,7 +28,10 @@ RATES = {
         345, "tokens/s", f"LAB.md, 2026-11-28, kernels: one large batch, {_ZEN5}"
     ),
     "tokens a second, tiny, two cores": Rate(
-        288_000 / 9.7, "tokens/s", f"LAB.md, 2026-11-28, kernels: whole build of 288,000, {_ZEN5}"
+        288_000 / 9.7,
+        "tokens/s",
+        f"LAB.md, 2026-11-28, kernels: whole build of 288,000, {_ZEN5}; short texts cost more a "
+        "token (a million sentences, 2026-11-22: 16,684)",
     ),
     "products of a GPU": Rate(
         500e12, "FLOP/s", "no GPU could be had; about what an H100 reaches in bf16", assumed=True
