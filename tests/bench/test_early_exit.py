@@ -130,6 +130,11 @@ def test_what_is_touched_is_whole_grains(script: ModuleType, grain: int) -> None
     assert script.touched(remain, width, grain).tolist() == by_hand
 
 
+def test_dimensions_that_do_not_divide_are_told(script: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="40 dimensions do not divide into 16 levels"):
+        script.RotatedPart.made(*(np.ones((3, 40), dtype=np.float32),) * 2)
+
+
 def test_levels_of_a_block_lie_together(script: ModuleType) -> None:
     import levels
 

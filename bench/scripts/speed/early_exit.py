@@ -149,8 +149,9 @@ def touched(remain: Mask, width: int, grain: int) -> npt.NDArray[np.float64]:
     if group > 1:
         spare = -remain.shape[1] % group
         padded = np.pad(remain, ((0, 0), (0, spare), (0, 0)))
-        remain = padded.reshape(len(remain), -1, group, remain.shape[2]).any(axis=2)
-    return np.count_nonzero(remain, axis=(0, 1)) * float(group * width)
+        remain = np.any(padded.reshape(len(remain), -1, group, remain.shape[2]), axis=2)
+    read: npt.NDArray[np.float64] = remain.sum(axis=(0, 1)) * float(group * width)
+    return read
 
 
 def measure(parts: Pair[RotatedPart]) -> Iterator[dict[str, Any]]:
@@ -218,7 +219,7 @@ def real_vectors(given: argparse.Namespace) -> tuple[UnitVectors, UnitVectors]:
             for path in given.queries
             for query in itertools.islice(read_queries(path), given.most)
         ]
-        documents = unit_vectors(index.vectors_at(picked), index.standardizer)
+        documents = unit_vectors(index.vectors_at(picked.tolist()), index.standardizer)
         asked = index.encoder().encode(texts, query=True)
         return documents, unit_vectors(asked, index.standardizer)
 

@@ -43,6 +43,8 @@ class RotatedPart:
     @classmethod
     def made(cls, units: FloatArray, queries: FloatArray) -> RotatedPart:
         """units, queries: unit vectors in the model's own axes."""
+        if units.shape[1] % FINEST:
+            raise SystemExit(f"{units.shape[1]} dimensions do not divide into {FINEST} levels")
         (_, variances, axes), fit_s = timed(lambda: principal(sampled(units), centered=False))
         rotation = axes.astype(np.float32)
         rotated, rotate_s = timed(lambda: units @ rotation)
