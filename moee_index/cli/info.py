@@ -136,8 +136,8 @@ def _recall(approximate: Mapping[str, Any]) -> str:
     over = "" if judged is None else f"; over judged queries {judged['recall']:.3f}"
     return (
         f"{approximate['recall']:.3f} of the ten best (asked for {approximate['wanted']:g}); reads "
-        f"{approximate['lists_read']} of {approximate['lists']} lists and "
-        f"{counted(approximate['depth'], 'candidate')}; {each}{over}"
+        f"{approximate['reach']['lists']} of {approximate['lists']} lists and "
+        f"{counted(approximate['reach']['depth'], 'candidate')}; {each}{over}"
     )
 
 

@@ -99,7 +99,8 @@ class Search:
         self._rung = approximation.rung(request.recall)
         if self._rung is not None:
             alpha = request.weight(self._snapshot.manifest.alpha)
-            self._asked = Asked(coarse, queries, request.method, alpha, self._rung.reach)
+            reach = self._rung.reach_of(request.method)
+            self._asked = Asked(coarse, queries, request.method, alpha, reach)
 
     def rows(self, k: int) -> list[Ranking]:
         """The best k rows of each query, whatever documents they are of."""

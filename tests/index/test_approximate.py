@@ -32,7 +32,6 @@ from moee_index.index.store.manifest import Manifest
 from moee_index.types import Document, Embeddings, Pair
 
 DIMS = Pair(40, 24)
-WORDS = 300
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +51,18 @@ def grouped(count: int, seed: int) -> Embeddings:
 
 def numbered(count: int, first: int = 0) -> list[Document]:
     return [Document(f"d{i}", str(i), {"third": i % 3}) for i in range(first, first + count)]
+
+
+def on_topics(count: int, length: int) -> list[Document]:
+    """Texts whose words are mostly those of one of 40 topics."""
+    rng = np.random.default_rng(5)
+    documents = []
+    for i in range(count):
+        own = rng.integers(0, 40) * 10 + rng.integers(0, 10, length)
+        other = rng.integers(0, 400, length)
+        words = np.where(rng.random(length) < 0.8, own, other)
+        documents.append(Document(f"d{i}", " ".join(f"w{word}" for word in words)))
+    return documents
 
 
 @pytest.fixture(scope="module")
@@ -234,11 +245,7 @@ def test_to_flat_and_back(made: Path, tmp_path: Path) -> None:
 
 def test_words_bring_what_vectors_do_not(tmp_path: Path) -> None:
     """A document that words alone favor is found, with all parts of its score."""
-    rng = np.random.default_rng(5)
-    documents = [
-        Document(f"d{i}", " ".join(f"w{word}" for word in rng.integers(0, WORDS, 8)))
-        for i in range(2000)
-    ]
+    documents = on_topics(2000, 12)
     documents.append(Document("rare", "w1 zyzzyva"))
     build_index(tmp_path / "i", documents, FakeEncoder(batch_tokens=4000), index_type="approx")
     with Index.open(tmp_path / "i", FakeEncoder()) as index:
@@ -254,13 +261,9 @@ def test_words_bring_what_vectors_do_not(tmp_path: Path) -> None:
 
 
 def test_passages_of_a_document_are_left_out_of_what_is_measured(tmp_path: Path) -> None:
-    rng = np.random.default_rng(6)
-    documents = [
-        Document(f"d{i}", " ".join(f"w{word}" for word in rng.integers(0, WORDS, 20)))
-        for i in range(500)
-    ]
+    documents = on_topics(700, 24)
     build_index(
-        tmp_path / "i", documents, FakeEncoder(batch_tokens=4000), index_type="approx", chunk="6:2"
+        tmp_path / "i", documents, FakeEncoder(batch_tokens=4000), index_type="approx", chunk="8:2"
     )
     with Index.open(tmp_path / "i") as index:
         queries = measure.own_queries(index.snapshot)
@@ -364,7 +367,10 @@ def test_a_query_has_the_fused_score_as_its_inner_product(
 
 
 def test_rungs() -> None:
-    rungs = (Rung(0.8, Reach(2, 32), 0.86), Rung(0.95, Reach(8, 64), 0.96))
+    rungs = (
+        Rung(0.8, Reach(2, 32), Reach(4, 32), 0.86),
+        Rung(0.95, Reach(8, 64), Reach(8, 128), 0.96),
+    )
     measured = (Measured("hs", 0.96, 0.01), Measured("rw", 0.97, 0.01))
     approximation = Approximation(1, 10, 0.95, rungs, measured, 10, 100)
     assert approximation.recall == 0.96
@@ -372,6 +378,8 @@ def test_rungs() -> None:
     assert approximation.rung(0.5) == approximation.rung(0.85) == rungs[0]
     assert approximation.rung(0.9) == approximation.rung(0.96) == rungs[1]
     assert approximation.rung(0.97) is None
+    assert rungs[1].reach_of("concat") == Reach(8, 64)
+    assert rungs[1].reach_of("rw") == Reach(8, 128)
 
 
 def test_more_and_rarer_hits_reach_farther() -> None:

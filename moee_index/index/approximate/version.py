@@ -75,7 +75,8 @@ def _told(approximation: Approximation, directory: Path) -> str:
     told = (
         f"recall@10 {approximation.recall:.3f} (asked for {approximation.wanted:g}), measured on "
         f"{approximation.queries} rows and rows with noise: a query reads {rung.reach.lists} of "
-        f"{approximation.lists} lists and scores {rung.reach.depth} candidates of each segment"
+        f"{approximation.lists} lists and scores {rung.reach.depth} candidates of each segment "
+        f"({rung.alone.lists} and {rung.alone.depth} by one part alone)"
     )
     if approximation.recall < approximation.wanted:
         told += (

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+# Methods by which one part alone counts.
+PARTS_ALONE = ("hs", "rw")
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -20,12 +23,17 @@ class Reach:
 
 @dataclass(frozen=True)
 class Rung:
-    """A reach that was chosen to find a share of the best rows, `wanted`. recall: what it found of
-    the queries that it was not chosen by, by the way of asking that it finds least of."""
+    """Reaches that were chosen to find a share of the best rows, `wanted`: of both parts together,
+    and of one part alone, which takes more. recall: what they found of the queries that they were
+    not chosen by, by the way of asking that they find least of."""
 
     wanted: float
     reach: Reach
+    alone: Reach
     recall: float
+
+    def reach_of(self, method: str) -> Reach:
+        return self.alone if method in PARTS_ALONE else self.reach
 
 
 @dataclass(frozen=True)
@@ -79,22 +87,22 @@ class Approximation:
             "recall": self.recall,
             "wanted": self.wanted,
             "lists": self.lists,
-            "lists_read": self.lists if own is None else own.reach.lists,
-            "depth": None if own is None else own.reach.depth,
             "queries": self.queries,
             "rows_measured": self.rows,
             "measured": [asdict(one) for one in self.measured],
-            "rungs": [
-                {"wanted": rung.wanted, **asdict(rung.reach), "recall": rung.recall}
-                for rung in self.rungs
-            ],
+            "reach": None if own is None else asdict(own.reach),
+            "alone": None if own is None else asdict(own.alone),
+            "rungs": [asdict(rung) for rung in self.rungs],
             "judged": None if self.judged is None else asdict(self.judged),
         }
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Approximation:
         """From JSON. Raises TypeError or KeyError where fields are missing or others."""
-        rungs = tuple(Rung(**{**rung, "reach": Reach(**rung["reach"])}) for rung in stored["rungs"])
+        rungs = tuple(
+            Rung(**rung | {name: Reach(**rung[name]) for name in ("reach", "alone")})
+            for rung in stored["rungs"]
+        )
         judged = stored["judged"]
         return replace(
             cls(**{**stored, "rungs": (), "measured": (), "judged": None}),
@@ -114,5 +122,6 @@ def check_approximation(stored: Approximation) -> None:
     if not all(0 <= share <= 1 for share in shares):
         raise ValueError("a recall is not from 0 to 1")
     for rung in stored.rungs:
-        if not 1 <= rung.reach.lists <= stored.lists or rung.reach.depth < 1:
-            raise ValueError(f"a reach is {rung.reach!r} of {stored.lists} lists")
+        for reach in (rung.reach, rung.alone):
+            if not 1 <= reach.lists <= stored.lists or reach.depth < 1:
+                raise ValueError(f"a reach is {reach!r} of {stored.lists} lists")
