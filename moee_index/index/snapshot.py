@@ -319,9 +319,7 @@ def joined_fields(every: Iterable[Fields | None]) -> Fields | None:
 
 def which_passage(name: str, directory: Path, count: int, first: str) -> str:
     """What is said where a document's only passage is meant and it has several."""
-    return (
-        f"document {name!r} of {directory} has {count} passages; name one, as in {first}"
-    )
+    return f"document {name!r} of {directory} has {count} passages; name one, as in {first}"
 
 
 def without_document(name: str, directory: Path) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError, first_line
-from moee_index.index.index import Index
 from moee_index.serve.engine.engine import Engine
 from moee_index.serve.engine.query_cache import QueryCache
 from moee_index.serve.indexes import Indexes, ServedIndex
+from moee_index.serve.local import Directory
 from moee_index.serve.memory import give_back
 from moee_index.serve.metrics import Metrics
+from moee_index.serve.searchable import Searchable, Source
 from moee_index.serve.settings import Settings
 
 # Seconds between two returns of free memory, if anything was embedded meanwhile.
@@ -31,7 +32,7 @@ class Models:
     of an index."""
 
     default: Callable[[], Encoder]
-    of_index: Callable[[Index], Encoder]
+    of_index: Callable[[Searchable], Encoder]
 
 
 class Server:
@@ -43,7 +44,7 @@ class Server:
     def __init__(self, settings: Settings, models: Models) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.indexes = Indexes(settings.indexes)
+        self.indexes = Indexes(_sources(settings))
         self.started = int(time.time())
         self.draining = False
         self._models = models
@@ -119,3 +120,8 @@ class Server:
             encoder = self._models.default()
             encoders[encoder.spec.model] = encoder
         return encoders
+
+
+def _sources(settings: Settings) -> dict[str, Source]:
+    """Name → where the index comes from."""
+    return {name: Directory(path) for name, path in settings.indexes.items()}
