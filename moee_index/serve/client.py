@@ -20,6 +20,7 @@ from moee_index.errors import MisuseError, MoeeIndexError, NotAnIndexError, coun
 from moee_index.index.store.layout import MANIFEST
 from moee_index.serve.address import Address, headers_of, why_unreachable
 from moee_index.serve.errors import ServerMismatchError
+from moee_index.serve.settings import KEY_VARIABLE
 from moee_index.text import shown
 from moee_index.types import EncoderOptions, Hit, Notify, Progress, Query, blocks
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from moee_index.readers.candidates import CandidateList
 
 VARIABLE = "MOEE_INDEX_SERVER"
-KEY_VARIABLE = "MOEE_INDEX_API_KEY"
 # checkpoint.find.BUNDLED, whose module imports torch.
 _BUNDLED = "tiny"
 # What makes up the score of a text that is reranked.

@@ -25,9 +25,11 @@ Mark = tuple[int, int, int] | None
 
 
 class LocalIndex(Index):
-    """An opened index, and what a server asks besides. missing: none are, for all are here."""
+    """An opened index, and what a server asks besides. missing: none are, for all are here;
+    written: its manifest, as it is on disk."""
 
     missing: Sequence[int] = ()
+    written = b""
 
     def for_request(self, *, partial: bool) -> Self:
         """The same: nothing here can fail to answer."""
@@ -100,6 +102,7 @@ class Directory:
             index = LocalIndex.open(self.path, segments=self._segments)
             after = self._manifest()
             if after == before:
+                index.written = after
                 return Opened(index, hashlib.sha256(after).hexdigest())
             index.close()
             before = after

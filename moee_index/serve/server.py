@@ -21,6 +21,7 @@ from moee_index.serve.memory import give_back
 from moee_index.serve.metrics import Metrics
 from moee_index.serve.searchable import Searchable, Source
 from moee_index.serve.settings import Settings
+from moee_index.serve.shards.source import Shards
 
 # Seconds between two returns of free memory, if anything was embedded meanwhile.
 _TRIM_SECONDS = 5.0
@@ -37,11 +38,12 @@ class Models:
 
 class Server:
     """Opened indexes and the models that embed for them; `start` and `stop` it on an event loop.
+    models: None for a server of segments, which a head asks by vectors.
 
     Raises what opening an index raises.
     """
 
-    def __init__(self, settings: Settings, models: Models) -> None:
+    def __init__(self, settings: Settings, models: Models | None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.indexes = Indexes(_sources(settings))
@@ -93,6 +95,8 @@ class Server:
         """Name of a model → an index that it embeds for; indexes that were built alike share one,
         and of models that share a name all but the first are called `MODEL@INDEX`."""
         named: dict[str, ServedIndex] = {}
+        if self._models is None:
+            return named
         identities: dict[str, dict[str, Any]] = {}
         for served in self.indexes:
             spec = served.version.index.spec
@@ -113,6 +117,8 @@ class Server:
     def _load(self) -> Mapping[str, Encoder]:
         """Load the models; called by the thread that owns them."""
         encoders: dict[str, Encoder] = {}
+        if self._models is None:
+            return encoders
         for name, served in self._named.items():
             with served.held() as version:
                 encoders[name] = self._models.of_index(version.index)
@@ -124,4 +130,7 @@ class Server:
 
 def _sources(settings: Settings) -> dict[str, Source]:
     """Name → where the index comes from."""
-    return {name: Directory(path) for name, path in settings.indexes.items()}
+    if settings.spread is not None:
+        shards = Shards(settings.spread)
+        return {shards.name(): shards}
+    return {name: Directory(path, settings.segments) for name, path in settings.indexes.items()}

@@ -137,6 +137,10 @@ class SearchBody(StrictBody):
     snippets: bool = Field(True, description="false: no snippets, which take most of the time.")
     snippet_width: int = Field(200, ge=40, le=2000, description="Characters of a hit's snippet.")
     exact: bool = Field(False, description="Score every row, in an approximate index too.")
+    partial: bool = Field(
+        False,
+        description="Where segments are on several servers: answer without those that do not.",
+    )
     revision: int | None = Field(None, description="Answer from this revision or not at all.")
 
 
@@ -230,7 +234,8 @@ class FacetAnswer(BaseModel):
 
 
 class SearchAnswer(Open):
-    """What `moee-index query --json` prints, and the revision that answered."""
+    """What `moee-index query --json` prints, and the revision that answered. partial,
+    missing_segments: where some segments gave no answer and the request can do without."""
 
     query: str | None
     query_id: None
@@ -244,6 +249,8 @@ class SearchAnswer(Open):
     lexical: float | None = None
     like: str | None = None
     facets: list[FacetAnswer] | None = None
+    partial: bool | None = None
+    missing_segments: list[int] | None = None
 
 
 class SearchAnswers(BaseModel):

@@ -43,6 +43,7 @@ async def searched(body: SearchBody, server: ServerOf, trace: TraceOf) -> Respon
         syntax=body.syntax,
         snippet_width=body.snippet_width if body.snippets else None,
         every_row=body.exact,
+        partial=body.partial,
     )
     answers = await search(server, asked, trace)
     several = isinstance(body.query, list)
