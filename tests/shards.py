@@ -30,7 +30,7 @@ class Running:
     directory: Path
     segments: str
     port: int = 0
-    access: Access = Access()
+    access: Access = field(default_factory=Access)
     delay: float = 0.0
     asked: list[str] = field(default_factory=list)
     url: str = ""
@@ -51,7 +51,9 @@ class Running:
         async def slowed(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "http":
                 self.asked.append(scope["path"])
-                await asyncio.sleep(self.delay)
+                until = time.monotonic() + self.delay
+                while self.delay and time.monotonic() < until:
+                    await asyncio.sleep(0.02)
             await app(scope, receive, send)
 
         config.app = slowed
@@ -91,14 +93,14 @@ def part_of(index: Path, target: Path, segments: str) -> Path:
 
 @contextlib.contextmanager
 def sharded(
-    index: Path, folder: Path, ranges: Sequence[str], access: Access = Access()
+    index: Path, folder: Path, ranges: Sequence[str], access: Access | None = None
 ) -> Iterator[list[Running]]:
     """Servers of an index, each with its segments alone."""
     running: list[Running] = []
     try:
         for number, segments in enumerate(ranges):
             target = part_of(index, folder / str(number) / index.name, segments)
-            running.append(Running(target, segments, access=access).start())
+            running.append(Running(target, segments, access=access or Access()).start())
         yield running
     finally:
         for each in running:

@@ -181,9 +181,7 @@ def what_is_served(
     if of_shards:
         if segments is not None or named:
             other = "--segments" if segments is not None else "--name"
-            raise MisuseError(
-                f"{other} is for an index that is here, --shards for one elsewhere"
-            )
+            raise MisuseError(f"{other} is for an index that is here, --shards for one elsewhere")
         key = os.environ.get(KEY_VARIABLE)
         if shard_key_file is not None:
             key = read_keys(shard_key_file)[0].decode("ascii")

@@ -38,7 +38,9 @@ def sample(count: int) -> list[Document]:
     texts[count // 2 :: 3] = texts[: len(texts[count // 2 :: 3])]
     # A field that the first segments lack, and one that only they have.
     return [
-        Document(f"d{n}", text, {"x": n % 5} | ({"late": str(n % 3)} if n > 106 else {"y": [n % 2]}))
+        Document(
+            f"d{n}", text, {"x": n % 5} | ({"late": str(n % 3)} if n > 106 else {"y": [n % 2]})
+        )
         for n, text in enumerate(texts)
     ]
 
@@ -109,9 +111,7 @@ def test_answers_are_those_of_one_index(
     """To the bit, equal scores in the same order: vectors, words, both, filtered or not, with
     conditions or without."""
     spread, one = both
-    request = SearchRequest.checked(
-        method=how[0], alpha=how[1], lexical=lexical, **options, **bm25
-    )
+    request = SearchRequest.checked(method=how[0], alpha=how[1], lexical=lexical, **options, **bm25)
     read = plain_query if signs is None else parse_query
     parsed = [read(query + (signs or "")) for query in queries]
     embeddings = None

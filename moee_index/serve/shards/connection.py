@@ -93,6 +93,10 @@ class Shard:
             while piece := response.read1(_PIECE):
                 pieces.append(piece)
                 socket.settimeout(_left(end))
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+            # Else it takes no further request: it is not known to have been read to its end.
+            response.close()
         except BaseException:
             connection.close()
             raise
