@@ -1,10 +1,10 @@
 """A head and three shards against one server of the same index, on loopback: `python
 bench/scripts/speed/shards.py [INDEX]`.
 
-Milliseconds of one client's queries, one after the other, on both in turn. new: queries that hardly
-any shard has counted the words of; again: a query that was asked before; vectors: words and snippets
-left out. load: queries a second of several clients. All servers share this machine, which on two
-cores makes a head slower than it is on four machines.
+Milliseconds of one client's queries, one after the other, on both in turn. new: queries whose words
+have not been counted; again: a query that was asked before; vectors: words and snippets left out.
+load: queries a second of several clients. All servers share this machine, which on two cores makes
+a head slower than it is on four machines.
 """
 
 from __future__ import annotations
