@@ -99,7 +99,7 @@ def test_shards_are_of_one_version_of_one_index_and_one_model(
         tmp_path / "model" / "words", FakeEncoder(fake_spec(fingerprint="e" * 64)), texts()
     )
     for directory, kind, said in (
-        (other, MisuseError, "serve two indexes, built"),
+        (other, MisuseError, "serve two indexes (built"),
         (model, FingerprintMismatchError, "were built with different models (fake, fingerprint f"),
     ):
         with (

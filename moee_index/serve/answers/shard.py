@@ -23,6 +23,7 @@ from moee_index.serve.errors import RevisionError
 from moee_index.serve.indexes import ServedIndex, Version
 from moee_index.serve.local import LocalIndex
 from moee_index.serve.shards import wire
+from moee_index.text import check_texts
 from moee_index.types import Embeddings
 
 
@@ -84,7 +85,7 @@ def _base64(content: bytes) -> str:
 def words(index: LocalIndex, terms: Sequence[str]) -> dict[str, Any]:
     """How many rows there are, how many words they have, how many rows hold each term: of those
     that count; holding: of all, which snippets go by."""
-    counts = index.snapshot.statistics.counts(terms)
+    counts = index.snapshot.statistics.counts(check_texts(terms, "term"))
     return {**wire.counts_json(counts), "holding": index.snapshot.rows_with(terms)}
 
 
@@ -92,7 +93,9 @@ def _counted(index: LocalIndex, texts: Sequence[str], counts: Counts) -> Statist
     """The words of the rows here, weighed as all rows have it. Raises MisuseError where a word is
     not told of."""
     snapshot = index.snapshot
-    needed = {term for text in texts for term in query_terms(snapshot.words, text)}
+    needed = {
+        term for text in check_texts(texts, "query") for term in query_terms(snapshot.words, text)
+    }
     if not needed <= counts.frequencies.keys():
         raise MisuseError(
             "the queries have words that were not counted: head and shard split texts "
@@ -118,6 +121,8 @@ def answers(
 ) -> dict[str, Any]:
     """The best hits of each query among the rows here. most: each query's largest BM25 of any row
     of the index."""
+    if embeddings is not None and texts is not None and len(texts) != len(embeddings):
+        raise MisuseError(f"there are {len(embeddings)} vectors and {len(texts)} texts of queries")
     scores = None
     if request.words(0.0):
         if texts is None or counts is None or most is None or len(most) != len(texts):
@@ -152,7 +157,7 @@ def passages(index: LocalIndex, ids: Sequence[str]) -> dict[str, Any]:
 
 def rows_of(index: LocalIndex, identifier: str) -> dict[str, Any]:
     """The raw rows of a document; null where it is not here."""
-    match = find_live(index.snapshot.segments, [identifier]).get(identifier)
+    match = find_live(index.snapshot.segments, check_texts([identifier], "id")).get(identifier)
     if match is None:
         return {"vectors": None}
     rows = slice(match[1].rows.start, match[1].rows.stop)

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from moee_index.serve.http.schemas import Method, Number, StrictBody, VectorBody
 
+# Of anything that is counted: what 64 bits hold, and floats tell apart.
+_MOST = 1 << 53
+
 
 class OfVersion(StrictBody):
     """digest: SHA-256 of the manifest; revision: its number, for messages."""
@@ -25,7 +28,7 @@ class RequestBody(StrictBody):
     """A search, checked by the head: the filter against the documents of all shards, the weight of
     words as it is to be."""
 
-    k: int = Field(ge=1)
+    k: int = Field(ge=1, le=_MOST)
     method: Method
     alpha: Number | None
     filter: str | None
@@ -48,8 +51,8 @@ class ConditionBody(StrictBody):
 class CountsBody(StrictBody):
     """Of all rows that count: how many, how many words they have, how many hold each term."""
 
-    rows: int
-    words: int
+    rows: int = Field(ge=0, le=_MOST)
+    words: int = Field(ge=0, le=_MOST)
     frequencies: dict[str, int]
 
 

@@ -197,10 +197,11 @@ def _check_one_index(each: Sequence[Holdings]) -> None:
                 f"{first.url} and {other.url} serve indexes that were built with {differs}; give "
                 "a head the shards of one index"
             )
-        if first.created != other.created:
+        if first.created != other.created or first.revision == other.revision:
             raise MisuseError(
-                f"{first.url} and {other.url} serve two indexes, built {first.created} and "
-                f"{other.created}; give a head the shards of one"
+                f"{first.url} and {other.url} serve two indexes (built {first.created}, revision "
+                f"{first.revision}; built {other.created}, revision {other.revision}); give a head "
+                "the shards of one"
             )
         raise RevisionError(
             f"{first.url} is at revision {first.revision} of {first.index}, and {other.url} at "

@@ -71,6 +71,10 @@ def rows_from(stored: Mapping[str, str], dims: Pair[int]) -> Embeddings:
         if len(values) % dim:
             raise MisuseError(f"vectors.{part} has {len(values)} numbers, not rows of {dim}")
         parts[part] = values.reshape(-1, dim)
+    if len(parts["hs"]) != len(parts["rw"]):
+        raise MisuseError(
+            f"vectors.hs has {len(parts['hs'])} rows and vectors.rw {len(parts['rw'])}"
+        )
     return Embeddings(parts["hs"], parts["rw"])
 
 
@@ -89,7 +93,11 @@ def counts_json(counts: Counts) -> dict[str, Any]:
 
 
 def counts_from(stored: Mapping[str, Any]) -> Counts:
-    return Counts(stored["rows"], stored["words"], stored["frequencies"])
+    """Raises MisuseError for a term in more rows than there are."""
+    rows, frequencies = stored["rows"], stored["frequencies"]
+    if any(not 0 <= frequency <= rows for frequency in frequencies.values()):
+        raise MisuseError(f"a term is in more than the {rows} rows that there are")
+    return Counts(rows, stored["words"], frequencies)
 
 
 def bm25_json(parameters: Bm25) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from moee_index.index.lexical.bm25 import Bm25
+from moee_index.index.search.request import SearchRequest
 from moee_index.serve.answers import shard
 from moee_index.serve.engine.engine import QUERY_TOKENS
 from moee_index.serve.engine.trace import Trace
@@ -77,7 +77,8 @@ async def words(body: TermsBody, server: ServerOf, trace: TraceOf) -> Response:
 @router.post("/largest")
 async def largest(body: LargestBody, server: ServerOf, trace: TraceOf) -> Response:
     """Each query's largest BM25 here."""
-    counts, bm25 = wire.counts_from(body.counts.model_dump()), Bm25(body.k1, body.b)
+    counts = wire.counts_from(body.counts.model_dump())
+    bm25 = SearchRequest.checked(k1=body.k1, b=body.b).bm25
     return await _told(
         server, trace, body, lambda index: shard.largest(index, body.texts, counts, bm25),
         len(body.texts),
