@@ -29,6 +29,7 @@ from moee_index.index.store.layout import (
     LEXICAL,
     MANIFEST,
     ROW_CHECKS,
+    WORKERS,
     code_checks_name,
     codes_name,
     deleted_name,
@@ -48,6 +49,13 @@ FORMAT = "moee-index"
 # 3 has postings; 2 is 3 without them.
 VERSION = 3
 _OLDEST = 2
+# Fields that earlier versions do not have, and what they are where they say nothing.
+_SAY_NOTHING: dict[str, Any] = {
+    "lexical_weight": 0.0,
+    "tuned": False,
+    "shards": 0,
+    "computed_on": {},
+}
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,10 @@ class Manifest:
     first version, changed: of this one. language: how words are stemmed, "none" where they are not;
     None in an index without postings. lexical_weight: how much words weigh in a search unless it
     says so itself; tuned: whether `tune` chose the weights, else they are the model's. files: path
-    relative to the index directory → size and checksum.
+    relative to the index directory → size and checksum. shards: into how many parts the documents
+    were divided by their ids, where several processes embedded them, so that they are not in the
+    order of the corpus; 0 where one did. computed_on: device and type of the processes that
+    embedded, where there were several → documents.
     """
 
     revision: int
@@ -185,6 +196,8 @@ class Manifest:
     language: str | None = None
     lexical_weight: float = 0.0
     tuned: bool = False
+    shards: int = 0
+    computed_on: dict[str, int] = field(default_factory=dict)
 
     @property
     def documents(self) -> int:
@@ -207,7 +220,7 @@ class Manifest:
         for entry in content["segments"]:
             entry["codes_error"] = entry["codes_error"] or {}
         # Left out where they say nothing, as earlier versions have it.
-        for name in ("lexical_weight", "tuned"):
+        for name in _SAY_NOTHING:
             if not content[name]:
                 del content[name]
         return json_bytes({**content, "sha256": _checksum(_plain(content))})
@@ -235,7 +248,7 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
-            content = {"language": None, "lexical_weight": 0.0, "tuned": False, **content}
+            content = {"language": None, **_SAY_NOTHING, **content}
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])
@@ -298,7 +311,8 @@ def file_entry(path: Path) -> FileEntry:
 def _missing(directory: Path) -> str:
     if not known(directory.exists):
         return f"{directory}: no such directory; make an index there with moee-index build"
-    if any(known((path / BUILDING).exists) for path in segment_folders(directory)):
+    folders = [*segment_folders(directory), directory / WORKERS]
+    if any(known((path / BUILDING).exists) for path in folders):
         return f"{directory} holds an unfinished build; start the same build again to resume it"
     return f"{directory} is not an index (it has no {MANIFEST}); make one with moee-index build"
 
