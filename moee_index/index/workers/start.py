@@ -6,15 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, cast
 
 from moee_index.errors import MisuseError
-from moee_index.fusion import shown_value
 from moee_index.index.workers.described import DescribedEncoder, describe
 from moee_index.index.workers.local import LocalCrew, local_threads
 from moee_index.index.workers.pool import Crew, Pool
 from moee_index.index.workers.tasks import LoadElsewhere
+from moee_index.index.write.segment import check_whole
 from moee_index.types import Notify, TextEncoder
 
 
@@ -34,14 +33,9 @@ class Workers:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        given: tuple[tuple[str, Any], ...]
-        given = (("workers", self.count), ("threads", self.threads))
-        for name, value in given:
-            whole = isinstance(value, Integral) and not isinstance(value, bool)
-            if value is not None and (not whole or value < 1):
-                raise MisuseError(
-                    f"{name} is {shown_value(value)}; it must be a whole number, 1 or more"
-                )
+        for name, value in (("workers", self.count), ("threads", self.threads)):
+            if value is not None:
+                check_whole(name, value)
         if self.count is None and self.ray is None:
             raise MisuseError("workers: neither their number nor a Ray cluster is given")
 
