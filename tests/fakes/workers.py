@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fakes.indexes import fake_documents
-from fakes.word_encoder import FakeRecipe
-from moee_index.index import add_documents, build_index
+import pytest
+
+from fakes.indexes import fake_documents, left_over
+from fakes.word_encoder import FakeEncoder, FakeRecipe, held
+from moee_index.index import Index, add_documents, build_index, verify_index
 from moee_index.index.workers import local
 from moee_index.types import Document
 
@@ -39,6 +41,30 @@ def add_by(directory: Path, count: int = 2, documents: int = 200, **options: Any
     recipe = options.pop("recipe", FakeRecipe())
     given = options.pop("given", None) or documents_to_add(fake_documents(documents))
     return add_documents(directory, given, recipe, workers=count, update=True, **options)
+
+
+def same(one: Path, several: Path) -> None:
+    """Both hold the same documents, vectors and answers; equal scores may be in another order."""
+    assert sorted(held(one)) == sorted(held(several))
+    assert verify_index(several, full=True).problems == []
+    assert left_over(several) == set()
+    queries = FakeEncoder().encode(["w3 w14", "w15 w9 w2", "w7"])
+    with Index.open(one) as first, Index.open(several) as second:
+        assert first.manifest.standardize == second.manifest.standardize
+        for options in ({}, {"method": "concat"}, {"method": "rw"}, {"filter": "x = 1"}):
+            for ours, theirs in zip(
+                first.search_embeddings(queries, 50, **options),  # type: ignore[arg-type]
+                second.search_embeddings(queries, 50, **options),  # type: ignore[arg-type]
+                strict=True,
+            ):
+                assert [hit.score for hit in theirs] == pytest.approx(
+                    [hit.score for hit in ours], abs=1e-5
+                )
+                scores = {hit.id: hit.score for hit in ours}
+                last = ours[-1].score
+                for hit in theirs:
+                    if hit.score > last + 1e-5:
+                        assert scores[hit.id] == pytest.approx(hit.score, abs=1e-5)
 
 
 def drive(command: str, directory: str, answers: Any, seconds_per_batch: float) -> None:

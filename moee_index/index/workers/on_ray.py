@@ -65,13 +65,10 @@ class Actor:
     def _move(self, documents: int) -> None:
         self._moved = documents
 
-    def news(self) -> list[Message]:
-        """What it has chosen so far, and how many documents of its task are done; and its number
-        as a process, for who looks at it."""
-        return [*map(Note, self._notes), Moved(self._moved)]
-
-    def pid(self) -> int:
-        return os.getpid()
+    def news(self) -> tuple[int, list[Message]]:
+        """Its number as a process, which changes where Ray has started it again; what it has
+        chosen so far, and how many documents of its task are done."""
+        return os.getpid(), [*map(Note, self._notes), Moved(self._moved)]
 
 
 class RayCrew:
@@ -92,6 +89,8 @@ class RayCrew:
         notify: Notify,
     ) -> None:
         self._ray = _import_ray()
+        if address:
+            _check_answers(address)
         self._connected = not self._ray.is_initialized()
         if self._connected:
             _connect(self._ray, address)
@@ -135,7 +134,7 @@ class RayHand:
 
     def __init__(self, ray: Any, number: int, actor: Any) -> None:
         self._ray, self._number, self.actor = ray, number, actor
-        self._told = 0
+        self.pid: int | None = None
         self._news: Any = None
         self.under_way: Any = None
 
@@ -171,10 +170,13 @@ class RayHand:
     def _waited(self) -> list[Message]:
         news, self._news = self._news, None
         # One that is being started again tells nothing; what has become of it is heard of its task.
+        heard: list[Message] = []
         with contextlib.suppress(self._ray.exceptions.RayError):
-            heard: list[Message] = self._ray.get(news, timeout=_REACHED_SECONDS)
-            return heard
-        return []
+            pid, heard = self._ray.get(news, timeout=_REACHED_SECONDS)
+            if self.pid not in (None, pid):
+                heard.append(Note(f"{self.name} died (process {self.pid}): Ray started it again"))
+            self.pid = pid
+        return heard
 
     def restart(self) -> None:
         raise WorkerError(f"{self.name} cannot be started again")
@@ -194,8 +196,6 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    if address:
-        _check_answers(address)
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=False)

@@ -41,7 +41,7 @@ from moee_index.types import PARTS, Chunking, EncoderSpec, Notify, Pair, Span, T
 Report = Callable[[int], None]
 # Seconds that another process of the same shard, which is ending, may hold its lock; and that a
 # file which the driver has written may take to be seen on a network's file system.
-_LOCK_SECONDS, _SEEN_SECONDS = 60.0, 10.0
+_LOCK_SECONDS, _SEEN_SECONDS = 60.0, 5.0
 _LOOK_AGAIN = 0.1
 
 

@@ -21,8 +21,8 @@ import pytest
 from paths import FAST
 
 from fakes.indexes import fake_documents, left_over
-from fakes.word_encoder import FakeEncoder, FakeRecipe, held
-from fakes.workers import WINDOW, add_by, build_by, documents_to_add, drive
+from fakes.word_encoder import FakeEncoder, FakeRecipe
+from fakes.workers import WINDOW, add_by, build_by, documents_to_add, drive, same
 from moee_index import atomic
 from moee_index.errors import (
     CorpusError,
@@ -34,7 +34,6 @@ from moee_index.errors import (
     WorkerError,
 )
 from moee_index.index import (
-    Index,
     add_documents,
     build_index,
     compact_index,
@@ -63,30 +62,6 @@ def single(directory: Path, documents: list[Document] | None = None, **options: 
     """The same build by this process."""
     given = fake_documents(200) if documents is None else documents
     return build_index(directory, given, FakeEncoder(), window=WINDOW, **options)
-
-
-def same(one: Path, several: Path) -> None:
-    """Both hold the same documents, vectors and answers; equal scores may be in another order."""
-    assert sorted(held(one)) == sorted(held(several))
-    assert verify_index(several, full=True).problems == []
-    assert left_over(several) == set()
-    queries = FakeEncoder().encode(["w3 w14", "w15 w9 w2", "w7"])
-    with Index.open(one) as first, Index.open(several) as second:
-        assert first.manifest.standardize == second.manifest.standardize
-        for options in ({}, {"method": "concat"}, {"method": "rw"}, {"filter": "x = 1"}):
-            for ours, theirs in zip(
-                first.search_embeddings(queries, 50, **options),  # type: ignore[arg-type]
-                second.search_embeddings(queries, 50, **options),  # type: ignore[arg-type]
-                strict=True,
-            ):
-                assert [hit.score for hit in theirs] == pytest.approx(
-                    [hit.score for hit in ours], abs=1e-5
-                )
-                scores = {hit.id: hit.score for hit in ours}
-                last = ours[-1].score
-                for hit in theirs:
-                    if hit.score > last + 1e-5:
-                        assert scores[hit.id] == pytest.approx(hit.score, abs=1e-5)
 
 
 def test_a_build_is_that_of_one_process(folder: Path) -> None:
