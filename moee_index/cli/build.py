@@ -16,6 +16,7 @@ from moee_index.cli.options import (
     language_option,
     load_encoder,
     model_options,
+    recall_option,
     split_corpus_options,
     split_model_options,
     tell_bundled,
@@ -45,8 +46,12 @@ if TYPE_CHECKING:
     "--index-type",
     default="auto",
     show_default=True,
-    metavar="auto|flat|FACTORY",
-    help="flat is exact; a FAISS factory string such as HNSW32 is approximate.",
+    metavar="auto|flat|approx|FACTORY",
+    help="flat is exact; approx is approximate and knows its recall; a FAISS factory string such "
+    "as HNSW32 is approximate.",
+)
+@recall_option(
+    "A search of an approximate index is to find this share of the ten best. [default: 0.95]"
 )
 @click.option(
     "--standardize",

@@ -212,6 +212,11 @@ def filter_option(about: str) -> Callable[[F], F]:
     return click.option("--filter", "condition", type=TEXT, metavar="EXPR", help=about)
 
 
+def recall_option(about: str) -> Callable[[F], F]:
+    """--recall."""
+    return click.option("--recall", type=float, metavar="R", help=about)
+
+
 def corpus_options(function: F) -> F:
     """--id-field and the other options of how a corpus is read; they come as CORPUS_KEYS."""
     for option in reversed(_CORPUS_OPTIONS):

@@ -25,9 +25,16 @@ from moee_index.errors import (
     StorageError,
 )
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
+from moee_index.index.approximate.cost import scan_cost, told_cost
+from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
-from moee_index.index.search.request import lexical_weight
-from moee_index.index.store.faiss_files import check_index_type
+from moee_index.index.search.request import lexical_weight, recall_share
+from moee_index.index.store.faiss_files import (
+    APPROXIMATE,
+    check_index_type,
+    check_recall,
+    segment_type,
+)
 from moee_index.index.store.layout import (
     MANIFEST,
     REJECTED,
@@ -50,6 +57,7 @@ from moee_index.index.write.count_tokens import with_token_weights
 from moee_index.index.write.resume import check_encoder, compare_finished, language_there
 from moee_index.index.write.segment import (
     ON_BAD,
+    Deriving,
     ManyWritten,
     NewSegments,
     SegmentWriting,
@@ -101,6 +109,7 @@ def build_index(
     *,
     standardize: str | None = None,
     index_type: str = "auto",
+    recall: float | None = None,
     store: str = "float32",
     chunk: Chunking | str | None = None,
     language: str | None = None,
@@ -119,16 +128,18 @@ def build_index(
     documents: an iterable, or a function that takes a reject callback and returns one (readers
     with on_bad="skip" call it). They are read once, in order, never held all at once.
     standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
-    flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
-    overlap). language: stem words in this language (lexical/language.py has which), or `none`;
-    None is the model's default, which is none where it has no other. idf: what pooling
-    `idf` weighs tokens by: the model's table, or one counted over the documents, which are then
-    read twice; a model without a table always takes the latter. overwrite: build anew beside a
-    finished index and replace it when the new one is whole. total: number of documents, for
-    progress. model_bytes: the model's bytes by kind, for `info`. notify: called with every
-    automatic choice once, with its reason. window: passages planned together; None for as many
-    short ones as fill a batch. workers: that many processes embed, each with an encoder of its own
-    (`Workers` says more); documents are then in another order, each shard of them a segment.
+    flat, approx or a FAISS factory string. recall: the share of the ten best that a search of an
+    approximate index is to find, 0.95 unless given; it is measured. chunk: split long documents
+    into passages ("200:40": tokens, overlap). language: stem words in this language
+    (lexical/language.py has which), or `none`; None is the model's default, which is none where it
+    has no other. idf: what pooling `idf` weighs tokens by: the model's table, or one counted over
+    the documents, which are then read twice; a model without a table always takes the latter.
+    overwrite: build anew beside a finished index and replace it when the new one is whole. total:
+    number of documents, for progress. model_bytes: the model's bytes by kind, for `info`. notify:
+    called with every automatic choice once, with its reason. window: passages planned together;
+    None for as many short ones as fill a batch. workers: that many processes embed, each with an
+    encoder of its own (`Workers` says more); documents are then in another order, each shard of
+    them a segment.
 
     Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
     options than the index or the interrupted build has), IndexLockedError, StorageError,
@@ -146,6 +157,7 @@ def build_index(
     if window is not None:
         check_whole("window", window)
     check_choice("idf", idf, ("model", "corpus"))
+    wanted_recall = None if recall is None else recall_share(recall)
     split = None if chunk is None else str(as_chunking(chunk))
     asked = _Asked(
         directory=directory,
@@ -163,6 +175,7 @@ def build_index(
         progress=check_progress(progress),
         notify=check_notify(notify),
         window=window,
+        recall=wanted_recall,
     )
     if crew is None:
         return asked.build(check_encoder(encoder))
@@ -190,10 +203,12 @@ class _Asked:
     progress: Progress
     notify: Notify
     window: int | None
+    recall: float | None
 
     def build(self, encoder: TextEncoder, pool: Pool | None = None) -> BuildReport:
         """pool: the processes that embed, if it is not this one."""
         kind, reason = check_index_type(self.index_type, encoder.spec.dims)
+        check_recall(kind, self.recall)
         encoder = with_token_weights(
             self.directory,
             self.documents,
@@ -219,7 +234,7 @@ class _Asked:
         writing: Writing = (
             SegmentWriting(**common) if pool is None else ShardedWriting(**common, pool=pool)
         )
-        return _Build(writing, reason, self.model_bytes).run()
+        return _Build(writing, reason, self.model_bytes, self.recall).run()
 
     def _wanted(self, encoder: TextEncoder, index_type: str) -> Building:
         window = window_of(encoder.batch_tokens) if self.window is None else self.window
@@ -268,6 +283,7 @@ class _Build:
     writing: Writing
     type_reason: str
     model_bytes: dict[str, int] | None
+    recall: float | None
 
     @property
     def directory(self) -> Path:
@@ -348,25 +364,46 @@ class _Build:
             why = standardizer.not_standardized(written.rows) or reason
             notify(f"standardize {standardizer.which}: {why}")
             notify(f"index type {building.index_type}: {self.type_reason}")
-            new = self._derive(written, standardizer)
             manifest = self._manifest(written, standardizer.which)
+            how = self._deriving(written, standardizer)
+            manifest = replace(manifest, approximation=how.approximation)
+            new = self._derive(written, how)
             with storage_errors(self.directory):
                 manifest = replace(manifest, files=dict(new.files)).with_segments(
                     self.directory, new.segments
                 )
+            manifest = with_recall(
+                self.directory, manifest, self.writing.progress, notify, anew=True
+            )
+            if (cost := scan_cost(manifest)) is not None:
+                notify(told_cost(cost, self.directory))
         written.keep_rejects(self.directory)
         publish(self.directory, manifest, new.folders(self.directory), notify)
         return self._report(written.documents, written.truncated)
 
-    def _derive(self, written: ManyWritten, standardizer: Standardizer) -> NewSegments:
+    def _deriving(self, written: ManyWritten, standardizer: Standardizer) -> Deriving:
+        """What the index is to be made with; fits a coarse quantizer where it has one."""
+        building = written.building
+        coarse = approximation = None
+        if building.index_type == APPROXIMATE:
+            coarse, approximation = fit_coarse(
+                self.directory, written.raw, standardizer, building.spec.dims,
+                written.revision, self.recall or DEFAULT_RECALL, self.writing.progress,
+            )  # fmt: skip
+        return Deriving(
+            standardizer,
+            segment_type(building.index_type),
+            building.language,
+            coarse,
+            approximation,
+        )
+
+    def _derive(self, written: ManyWritten, how: Deriving) -> NewSegments:
         path = self.directory / standardizer_name(written.revision)
-        write_standardizer(path, standardizer, written.rows)
+        write_standardizer(path, how.standardizer, written.rows)
         if (weights := needed_token_weights(self.writing.encoder)) is not None:
             keep_token_weights(self.directory, weights)
-        building = written.building
-        return written.derive(
-            standardizer, building.index_type, building.language, self.writing.progress
-        )
+        return written.derive(how, self.writing.progress)
 
     def _manifest(self, written: ManyWritten, which: Standardize) -> Manifest:
         """The manifest of a new index, without segments yet."""

@@ -20,7 +20,7 @@ import numpy as np
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.alike import check_alike, check_distinct, equal, shared_names
 from moee_index.index.filters import Filter
-from moee_index.index.hits import Hits, answer_alike, word_scores
+from moee_index.index.hits import Hits, answer_alike, least_recall, word_scores
 from moee_index.index.index import Index, LoadEncoder
 from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
 from moee_index.index.listing import Facet, count_values
@@ -413,7 +413,7 @@ class Indexes:
         # Sorting keeps equal ones in the order of the indexes, then of their documents.
         hits.sort(key=lambda hit: -(hit.score if hit.rrf is None else hit.rrf))
         ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: request.k], 1)]
-        return Hits(ranked, all(answer.exact for answer in answers))
+        return Hits(ranked, all(answer.exact for answer in answers), least_recall(answers))
 
     def _held(self) -> ExitStack:
         """Keeps the files of all open until a block ends."""

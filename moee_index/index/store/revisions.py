@@ -17,7 +17,7 @@ from moee_index.index.store.layout import (
     BUILDING,
     WEIGHT_TABLES,
     segment_folders,
-    standardizer_files,
+    shared_files,
 )
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.workers_folder import holds_work, remove_workers
@@ -61,7 +61,7 @@ def tidy(directory: Path, manifest: Manifest | None) -> None:
     listed = set(manifest.files) if manifest else set()
     folders = {name.partition("/")[0] for name in listed if "/" in name}
     with storage_errors(directory):
-        for path in (*standardizer_files(directory), *directory.glob(WEIGHT_TABLES)):
+        for path in (*shared_files(directory), *directory.glob(WEIGHT_TABLES)):
             if path.name not in listed:
                 path.unlink(missing_ok=True)
         for folder in segment_folders(directory):

@@ -20,9 +20,12 @@ from typing import Any, Protocol
 
 from moee_index.atomic import WriterLock, move_directory, storage_errors
 from moee_index.errors import IndexLockedError, StorageError
-from moee_index.fusion import Moments, Standardizer
+from moee_index.fusion import Moments
+from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.lexical.segment import write_lexical
+from moee_index.index.store.layout import coarse_name
 from moee_index.index.store.manifest import Building, FileEntry, Segment, file_entry
+from moee_index.index.store.reading import reading
 from moee_index.index.store.revisions import program
 from moee_index.index.store.rows import LiveRows, RowReader
 from moee_index.index.store.workers_folder import (
@@ -34,7 +37,7 @@ from moee_index.index.store.workers_folder import (
 from moee_index.index.workers.finished import Finished, finished_shard
 from moee_index.index.workers.spool import Shard, read_spool
 from moee_index.index.write.derive import derive
-from moee_index.index.write.segment import SegmentWriting, Written
+from moee_index.index.write.segment import Deriving, SegmentWriting, Written
 from moee_index.token_weights import TokenCounts, TokenWeights
 from moee_index.types import PARTS, Chunking, EncoderSpec, Notify, Pair, Span, TextEncoder, ignore
 
@@ -256,15 +259,14 @@ class Derived:
 
 @dataclass(frozen=True)
 class Derive:
-    """Make codes, norms and postings of a finished shard. language: None for no postings."""
+    """Make codes, norms and postings of a finished shard. how: without the coarse quantizer, which
+    is in the index's directory."""
 
     directory: Path
     run: str
     finished: Finished
     wanted: Building
-    standardizer: Standardizer
-    index_type: str
-    language: str | None
+    how: Deriving
     revision: int
 
     def do(self, worker: Worker, report: Report) -> Derived:
@@ -277,18 +279,28 @@ class Derive:
         segment = derive(
             folder,
             RowReader(folder, store, self.finished.rows, dims),
-            self.standardizer,
-            self.index_type,
+            self.how.standardizer,
+            self.how.index_type,
             self.revision,
             documents=self.finished.documents,
             report=ignore,
+            coarse=self._coarse(),
         )
-        if self.language is not None:
-            lexical = write_lexical(folder, self.language, self.revision, ignore)
+        if self.how.language is not None:
+            lexical = write_lexical(folder, self.how.language, self.revision, ignore)
             segment = replace(segment, lexical=lexical)
         with storage_errors(folder):
             files = {name: file_entry(folder / name) for name in segment.names(store)}
         return Derived(segment, files)
+
+    def _coarse(self) -> CoarseQuantizer | None:
+        approximation = self.how.approximation
+        if approximation is None:
+            return None
+        path = self.directory / coarse_name(approximation.coarse)
+        with reading(path):
+            content = path.read_bytes()
+        return CoarseQuantizer.read(path, content, self.wanted.spec.dims, approximation.lists)
 
 
 @contextmanager

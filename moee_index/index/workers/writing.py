@@ -29,6 +29,7 @@ from moee_index.index.store.layout import (
 )
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.revisions import remove_segment
+from moee_index.index.store.rows import RowReader
 from moee_index.index.store.token_weights import begin_token_weights, needed_token_weights
 from moee_index.index.store.workers_folder import (
     RUN,
@@ -45,7 +46,7 @@ from moee_index.index.workers.pool import Pool
 from moee_index.index.workers.spool import Shard, Spool, choose_buckets, choose_shards
 from moee_index.index.workers.tasks import Derive, Derived, Embed, LookForRun
 from moee_index.index.write.resume import check_resumable
-from moee_index.index.write.segment import NewSegments
+from moee_index.index.write.segment import Deriving, NewSegments
 from moee_index.index.write.windows import (
     Counts,
     Documents,
@@ -344,9 +345,21 @@ class Sharded:
         report("standardizing", self.rows, self.rows)
         return Standardizer.of(reduce(merged, moments), which)
 
-    def derive(
-        self, standardizer: Standardizer, index_type: str, language: str | None, report: Progress
-    ) -> NewSegments:
+    @property
+    def raw(self) -> list[tuple[RowReader, None]]:
+        """Their rows, all of which count."""
+        dims = self.building.spec.dims
+        return [
+            (
+                RowReader(
+                    done_folder(self.directory, each.shard), self.building.store, each.rows, dims
+                ),
+                None,
+            )
+            for each in self.finished
+        ]
+
+    def derive(self, how: Deriving, report: Progress) -> NewSegments:
         """Have written what follows from rows and documents, and put the segments in place."""
         tell = self.pool.notify
         if len(self.computed_on) > 1:
@@ -361,9 +374,7 @@ class Sharded:
                 self.run,
                 each,
                 self.building,
-                standardizer,
-                index_type,
-                language,
+                replace(how, coarse=None),
                 self.revision,
             )
             for each in self.finished

@@ -10,7 +10,7 @@ What becomes of a finished segment is left to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 from moee_index.atomic import storage_errors, sync_directory
 from moee_index.errors import IndexChangedError, IndexDamagedError, MisuseError
 from moee_index.fusion import Standardize, Standardizer, shown_value
+from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.lexical.segment import write_lexical
+from moee_index.index.store.approximation import Approximation
 from moee_index.index.store.documents import DocumentStore, Window
 from moee_index.index.store.field_names import OWN, asked_as
 from moee_index.index.store.fields import write_fields
@@ -59,6 +61,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
+class Deriving:
+    """What an index makes of rows and documents. language: of postings, None for none; coarse, and
+    what a manifest says of it: of an approximate index."""
+
+    standardizer: Standardizer
+    index_type: str
+    language: str | None
+    coarse: CoarseQuantizer | None
+    approximation: Approximation | None
+
+
+@dataclass(frozen=True)
 class Written:
     """A segment whose documents and raw rows are all on disk."""
 
@@ -73,28 +87,30 @@ class Written:
     computed_on: ClassVar[Mapping[str, int]] = {}
 
     @property
-    def _raw(self) -> RowReader:
-        return RowReader(self.folder, self.building.store, self.rows, self.building.spec.dims)
+    def raw(self) -> list[tuple[RowReader, None]]:
+        """Its rows, all of which count."""
+        dims = self.building.spec.dims
+        return [(RowReader(self.folder, self.building.store, self.rows, dims), None)]
 
     def fit(self, which: Standardize, report: Progress) -> Standardizer:
         """A standardizer of its rows."""
-        return fit_standardizer([(self._raw, None)], self.building.spec.dims, which, report)
+        return fit_standardizer([*self.raw], self.building.spec.dims, which, report)
 
-    def derive(
-        self, standardizer: Standardizer, index_type: str, language: str | None, report: Progress
-    ) -> NewSegments:
-        """Write what follows from its rows and documents. language: None for no postings."""
+    def derive(self, how: Deriving, report: Progress) -> NewSegments:
+        """Write what follows from its rows and documents."""
+        ((raw, _),) = self.raw
         segment = derive(
             self.folder,
-            self._raw,
-            standardizer,
-            index_type,
+            raw,
+            how.standardizer,
+            how.index_type,
             self.revision,
             documents=self.documents,
             report=report,
+            coarse=how.coarse,
         )
-        if language is not None:
-            lexical = write_lexical(self.folder, language, self.revision, report)
+        if how.language is not None:
+            lexical = write_lexical(self.folder, how.language, self.revision, report)
             segment = replace(segment, lexical=lexical)
         return NewSegments([segment])
 
@@ -145,9 +161,10 @@ class ManyWritten(Protocol):
 
     def fit(self, which: Standardize, report: Progress) -> Standardizer: ...
 
-    def derive(
-        self, standardizer: Standardizer, index_type: str, language: str | None, report: Progress
-    ) -> NewSegments: ...
+    @property
+    def raw(self) -> Sequence[tuple[RowReader, None]]: ...
+
+    def derive(self, how: Deriving, report: Progress) -> NewSegments: ...
 
     def keep_rejects(self, directory: Path) -> None: ...
 

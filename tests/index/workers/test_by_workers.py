@@ -133,6 +133,18 @@ def test_an_add_is_that_of_one_process(folder: Path) -> None:
     assert verify_index(folder / "two", full=True).documents == theirs.documents - 1
 
 
+def test_an_approximate_index(folder: Path) -> None:
+    documents = fake_documents(900)
+    build_by(folder / "two", given=documents, index_type="approx", recall=0.9)
+    manifest = Manifest.read(folder / "two")
+    assert manifest.approximation is not None and manifest.approximation.wanted == 0.9
+    assert all(segment.candidates is not None for segment in manifest.segments)
+    assert verify_index(folder / "two", full=True).problems == []
+    add_by(folder / "two", given=documents_to_add(documents))
+    assert all(entry.candidates is not None for entry in Manifest.read(folder / "two").segments)
+    assert verify_index(folder / "two", full=True).problems == []
+
+
 def test_few_documents_and_none(folder: Path) -> None:
     build_by(folder / "few", 4, given=fake_documents(3), standardize="none")
     assert verify_index(folder / "few", full=True).documents == 3
