@@ -59,6 +59,9 @@ from moee_index.index.write.segment import check_notify, check_progress
 from moee_index.text import check_texts
 from moee_index.types import Notify, Pair, Progress, ignore
 
+# Rows of a shard that several processes wrote, which one process does not copy into a larger one.
+_LARGE = 50_000
+
 
 @dataclass(frozen=True)
 class ChangeReport:
@@ -267,6 +270,9 @@ def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: 
     flat = [entry.index_type == Pair(FLAT, FLAT) for entry in manifest.segments]
     # One of another type is slow to make: only `compact` and `reindex` do so.
     first = len(flat) - flat[::-1].index(False) if False in flat else 0
+    if manifest.shards:
+        large = [entry.live_rows >= _LARGE for entry in manifest.segments]
+        first = max(first, len(large) - large[::-1].index(True) if True in large else 0)
     tail = tail_to_merge([entry.live_rows for entry in manifest.segments[first:]])
     if tail is None:
         return manifest

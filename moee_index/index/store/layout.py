@@ -16,6 +16,8 @@
                                         which words the rows hold, and checksums of its pieces
         deleted-0003.bits               which rows do not count any more
         building.json                   only while a segment is unfinished: its settings
+    INDEX/workers/                      of a build or an add by several processes that has not ended
+                                        (workers_folder.py)
 
 A file that a manifest names is never written to again. Each version of an index has a number of
 its own, the manifest's `revision`, and what is new in it carries that number in its name; so a
@@ -35,6 +37,7 @@ from moee_index.text import shown
 MANIFEST = "manifest.json"
 BUILDING = "building.json"
 REJECTED = "rejected.jsonl"
+WORKERS = "workers"
 DOCUMENTS = "documents.sqlite"
 FIELDS = "fields.sqlite"
 ROW_CHECKS = "rows.crc"

@@ -31,6 +31,7 @@ from moee_index.index.store.layout import (
     LEXICAL,
     MANIFEST,
     ROW_CHECKS,
+    WORKERS,
     coarse_name,
     code_checks_name,
     codes_name,
@@ -52,8 +53,14 @@ FORMAT = "moee-index"
 VERSION = 4
 _EXACT = 3
 _OLDEST = 2
-# Of fields that a manifest may lack.
-_DEFAULTS = {"language": None, "lexical_weight": 0.0, "tuned": False, "approximation": None}
+# Of fields that a manifest may lack, and does where they say nothing.
+_SAY_NOTHING: dict[str, Any] = {
+    "lexical_weight": 0.0,
+    "tuned": False,
+    "approximation": None,
+    "shards": 0,
+    "computed_on": {},
+}
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,10 @@ class Manifest:
     None in an index without postings. lexical_weight: how much words weigh in a search unless it
     says so itself; tuned: whether `tune` chose the weights, else they are the model's.
     approximation: of an index of type `approx`. files: path relative to the index directory → size
-    and checksum.
+    and checksum. shards: into how many parts the documents were divided by their ids, where several
+    processes embedded them, so that they are not in the order of the corpus; 0 where one did.
+    computed_on: device and type of the processes that embedded, where there were several →
+    documents.
     """
 
     revision: int
@@ -199,6 +209,8 @@ class Manifest:
     lexical_weight: float = 0.0
     tuned: bool = False
     approximation: Approximation | None = None
+    shards: int = 0
+    computed_on: dict[str, int] = field(default_factory=dict)
 
     @property
     def documents(self) -> int:
@@ -225,7 +237,7 @@ class Manifest:
             if entry["candidates"] is None:
                 del entry["candidates"]
         # Left out where they say nothing, as earlier versions have it.
-        for name in ("lexical_weight", "tuned", "approximation"):
+        for name in _SAY_NOTHING:
             if not content[name]:
                 del content[name]
         return json_bytes({**content, "sha256": _checksum(_plain(content))})
@@ -262,7 +274,7 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
-            content = {**_DEFAULTS, **content}
+            content = {"language": None, **_SAY_NOTHING, **content}
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])
@@ -329,7 +341,8 @@ def file_entry(path: Path) -> FileEntry:
 def _missing(directory: Path) -> str:
     if not known(directory.exists):
         return f"{directory}: no such directory; make an index there with moee-index build"
-    if any(known((path / BUILDING).exists) for path in segment_folders(directory)):
+    folders = [*segment_folders(directory), directory / WORKERS]
+    if any(known((path / BUILDING).exists) for path in folders):
         return f"{directory} holds an unfinished build; start the same build again to resume it"
     return f"{directory} is not an index (it has no {MANIFEST}); make one with moee-index build"
 

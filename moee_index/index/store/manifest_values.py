@@ -36,8 +36,8 @@ def check_manifest(manifest: Manifest) -> None:
         raise ValueError(f"lexical_weight is {manifest.lexical_weight!r}")
     if manifest.chunk is not None:
         Chunking.parse(manifest.chunk)
-    if min(manifest.revision, manifest.standardizer) < 0:
-        raise ValueError("a revision is below 0")
+    if min(manifest.revision, manifest.standardizer, manifest.shards) < 0:
+        raise ValueError("a revision or the number of shards is below 0")
     if manifest.language is not None:
         check_language(manifest.language)
     for name, listed in manifest.files.items():
