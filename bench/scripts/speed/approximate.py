@@ -136,7 +136,7 @@ def measure(index: Index, texts: list[str], encode: Any, runs: int) -> dict[str,
 def told(name: str, row: dict[str, Any]) -> str:
     lines = [
         f"{name}: {row['documents']} documents, {row['segments']} segments, promise "
-        f"{row['promise']:.3f}, reach {row['reach']}, alone {row['alone']}, of {row['lists']} lists",
+        f"{row['promise']:.3f}, reach {row['reach']}, alone {row['alone']} of {row['lists']} lists",
         "  recall@10 "
         + ", ".join(f"{way} {mean:.3f} ± {half:.3f}" for way, (mean, half) in row["recall"].items())
         + f"; recall@100 {row['recall_100'][0]:.3f}",
