@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import PARITY
 from shards import sharded
 
 from fakes.word_encoder import FakeEncoder
+from moee_index import Encoder
 from moee_index.errors import MisuseError
 from moee_index.index import add_documents, build_index, delete_documents
 from moee_index.index.filters import FilterError
@@ -57,14 +59,17 @@ def build(directory: Path, **options: Any) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=["both", "both 8:2", "none"])
+@pytest.fixture(scope="module", params=["both", "both 8:2", "none", "approximate"])
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[SpreadIndex, LocalIndex]]:
     """The same index on three servers, and in one place."""
     folder = tmp_path_factory.mktemp("shards")
     standardize, _, chunk = request.param.partition(" ")
-    whole = build(folder / "whole", standardize=standardize, chunk=chunk or None)
+    options: dict[str, Any] = {"standardize": standardize, "chunk": chunk or None}
+    if standardize == "approximate":
+        options = {"standardize": "both", "index_type": "IVF4,Flat"}
+    whole = build(folder / "whole", **options)
     with sharded(whole, folder, ["0", "1-2", "3-"]) as running:
         source = Shards(Spread(tuple(each.url for each in reversed(running))))
         found = source.open().index
@@ -217,3 +222,20 @@ def test_what_describes_the_index_is_that_of_all(both: tuple[SpreadIndex, LocalI
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert not spread.missing and replace(spread.manifest) == spread.manifest
+
+
+def test_token_weights_are_those_of_the_index(tmp_path: Path) -> None:
+    """What texts are pooled by is on every shard, and the head's encoder has it from one."""
+    encoder = Encoder.load(PARITY / "olmoe", bits=32, pooling="idf", prompt="none")
+    build_index(tmp_path / "weighed", sample(8), encoder, idf="corpus")
+    with (
+        LocalIndex.open(tmp_path / "weighed") as one,
+        sharded(tmp_path / "weighed", tmp_path / "parts", ["0-"]) as running,
+    ):
+        spread = Shards(Spread((running[0].url,))).open().index
+        assert spread.token_weights is not None and one.token_weights is not None
+        assert (
+            spread.token_weights.checksum
+            == one.token_weights.checksum
+            == (spread.spec.token_weights)
+        )
