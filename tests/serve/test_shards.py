@@ -47,10 +47,12 @@ def sample(count: int) -> list[Document]:
     ]
 
 
-def build(directory: Path, **options: Any) -> Path:
-    """Five segments, each of fewer documents than would be joined, some of which are gone."""
+def build(directory: Path, before: int = 0, **options: Any) -> Path:
+    """Five segments, each of fewer documents than would be joined, some of which are gone. before:
+    documents that the first begins with besides."""
     every = sample(180)
-    build_index(directory, every[:106], FakeEncoder(), **options)
+    more = [replace(document, id=f"e{document.id}") for document in sample(before)]
+    build_index(directory, [*more, *every[:106]], FakeEncoder(), **options)
     for first, stop in ((106, 148), (148, 169), (169, 176), (176, 180)):
         add_documents(directory, every[first:stop], FakeEncoder())
     delete_documents(directory, ["d3", "d99", "d120", "d150"])
@@ -68,7 +70,7 @@ def both(
     standardize, _, chunk = request.param.partition(" ")
     options: dict[str, Any] = {"standardize": standardize, "chunk": chunk or None}
     if standardize == "approximate":
-        options = {"standardize": "both", "index_type": "IVF4,Flat"}
+        options = {"standardize": "both", "index_type": "HNSW4,SQfp16", "before": 1500}
     whole = build(folder / "whole", **options)
     with sharded(whole, folder, ["0", "1-2", "3-"]) as running:
         source = Shards(Spread(tuple(each.url for each in reversed(running))))
