@@ -2,7 +2,7 @@
 
 cli.md comes from the commands' --help, models.md from moee_index/model/arch/tested.json (which
 `python tests/tested_architectures.py` measures), the file tree in design.md from the first
-sentences of the modules. A test compares them.
+sentences of the modules, the figures in scale.md from bench/scripts/scale. A test compares them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import copy
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,10 @@ The same on every command that runs a model, below shown as `[model options]`.
 
 _TREE = re.compile(
     r"(<!-- tree: written by docs/make\.py -->\n).*?(<!-- end of the tree -->)", re.S
+)
+
+_FIGURES = re.compile(
+    r"(<!-- figures: written by docs/make\.py -->\n).*?(<!-- end of the figures -->)", re.S
 )
 
 _MODELS = """# Models
@@ -234,6 +239,18 @@ def _first_sentence(module: Path) -> str:
     return first if len(first) <= _LONGEST else re.split(r"[:;] ", first)[0]
 
 
+def scale_page() -> str:
+    """docs/scale.md with its figures reckoned anew."""
+    scripts = str(ROOT / "bench" / "scripts" / "scale")
+    if scripts not in sys.path:
+        sys.path.append(scripts)
+    from scale_tables import Setting, figures
+
+    text = (DOCS / "scale.md").read_text(encoding="utf-8")
+    made = figures(Setting())
+    return _FIGURES.sub(lambda found: f"{found[1]}\n{made}\n\n{found[2]}", text)
+
+
 def pages() -> dict[Path, str]:
     """Every page that is made, and its text."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
@@ -241,6 +258,7 @@ def pages() -> dict[Path, str]:
         DOCS / "cli.md": cli_page(),
         DOCS / "design.md": design_page(),
         DOCS / "models.md": models_page(table),
+        DOCS / "scale.md": scale_page(),
     }
 
 

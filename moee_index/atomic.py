@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -275,6 +276,40 @@ def finish_directory(temporary: Path, directory: Path) -> None:
             sync_file(opened.fileno())
     temporary.rename(directory)
     sync_directory(directory.parent)
+
+
+def move_directory(source: Path, target: Path) -> None:
+    """Give a directory of synced files another name, on another file system too: there it is
+    copied under a temporary name, synced and renamed. What was at the new name is replaced.
+
+    Raises StorageError; the source is then still there.
+    """
+    with storage_errors(target):
+        if target.exists():
+            shutil.rmtree(target)
+        try:
+            source.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy_directory(source, target)
+            shutil.rmtree(source)
+        sync_directory(target.parent)
+
+
+def _copy_directory(source: Path, target: Path) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        for path in source.iterdir():
+            shutil.copyfile(path, temporary / path.name)
+            with (temporary / path.name).open("rb+") as copy:
+                sync_file(copy.fileno())
+        sync_directory(temporary)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def now() -> str:

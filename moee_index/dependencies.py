@@ -32,6 +32,7 @@ TESTED = {
     "prometheus-client": "0.26.0",
     "pyarrow": "26.0.1",
     "pytrec-eval-terrier": "0.5.11",
+    "ray": "2.60.0",
     "safetensors": "0.8.0",
     "scikit-learn": "1.9.1",
     "scipy": "1.17.1",

@@ -63,6 +63,10 @@ class StorageError(MoeeIndexError):
     http_status = 503
 
 
+class WorkerError(MoeeIndexError):
+    """A process that embeds a part of an index died again and again, or cannot be started."""
+
+
 class LibraryError(MoeeIndexError):
     """An installed library is not as this program needs it: too old, or newer than is known."""
 

@@ -132,6 +132,44 @@ class SlicedRows(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Moments:
+    """How many rows there were, and of each dimension their mean and the sum of the squares of
+    their differences from it: float64 [d].
+
+    Those of several groups of rows merge into those of all of them, so that a standardizer can be
+    fitted where no one process reads all rows.
+    """
+
+    count: int
+    mean: Float64Array
+    squares: Float64Array
+
+    @classmethod
+    def of(cls, rows: SlicedRows, part: str) -> Moments:
+        """Of rows [n, d], read block by block. Raises ModelError naming the first row that is not
+        finite."""
+        moments = cls(0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
+        for start in range(0, len(rows), FIT_BLOCK):
+            taken = np.asarray(rows[start : start + FIT_BLOCK])
+            check_finite(taken, part, start)
+            block = taken.astype(np.float64)
+            mean = block.mean(axis=0)
+            squares = np.square(block - mean).sum(axis=0)
+            moments = moments.merged(cls(len(block), mean, squares))
+        return moments
+
+    def merged(self, other: Moments) -> Moments:
+        """Of both groups together (Chan, Golub & LeVeque 1983). The order decides the rounding."""
+        total = self.count + other.count
+        if not total:
+            return self
+        delta = other.mean - self.mean
+        squares = self.squares + other.squares
+        squares += np.square(delta) * (self.count * other.count / total)
+        return Moments(total, self.mean + delta * (other.count / total), squares)
+
+
+@dataclass(frozen=True, eq=False)
 class PartStandardizer:
     """Mean and unbiased deviation of one part's dimensions, float64 [d].
 
@@ -150,24 +188,15 @@ class PartStandardizer:
 
         Raises ModelError naming the first row that is not finite.
         """
-        count = 0
-        mean = np.zeros(rows.shape[1])
-        squares = np.zeros(rows.shape[1])
-        for start in range(0, len(rows), FIT_BLOCK):
-            taken = np.asarray(rows[start : start + FIT_BLOCK])
-            check_finite(taken, part, start)
-            block = taken.astype(np.float64)
-            # Chan, Golub & LeVeque: means and squared deviations of two groups joined.
-            block_mean = block.mean(axis=0)
-            delta = block_mean - mean
-            total = count + len(block)
-            squares += np.square(block - block_mean).sum(axis=0)
-            squares += np.square(delta) * (count * len(block) / total)
-            mean += delta * (len(block) / total)
-            count = total
-        deviation = np.sqrt(squares / max(count - 1, 1))
+        return cls.of(Moments.of(rows, part))
+
+    @classmethod
+    def of(cls, moments: Moments) -> PartStandardizer:
+        """Fitted on the rows that these are the moments of."""
+        deviation = np.sqrt(moments.squares / max(moments.count - 1, 1))
         median = float(np.median(deviation)) if len(deviation) else 0.0
-        return cls(mean, deviation, (deviation > 0) & (deviation >= DROP_BELOW * median))
+        kept = (deviation > 0) & (deviation >= DROP_BELOW * median)
+        return cls(moments.mean, deviation, kept)
 
     @property
     def varies(self) -> bool:
@@ -204,6 +233,15 @@ class Standardizer(Pair["PartStandardizer | None"]):
         def fitted(part: Part) -> PartStandardizer | None:
             chosen = which in ("both", part)
             return PartStandardizer.fit(embeddings[part], part) if chosen else None
+
+        return cls(fitted("hs"), fitted("rw"))
+
+    @classmethod
+    def of(cls, moments: Pair[Moments], which: Standardize = "both") -> Standardizer:
+        """Fitted on the rows that these are the moments of, as `fit` is on the rows themselves."""
+
+        def fitted(part: Part) -> PartStandardizer | None:
+            return PartStandardizer.of(moments[part]) if which in ("both", part) else None
 
         return cls(fitted("hs"), fitted("rw"))
 

@@ -100,6 +100,12 @@ class TokenCounts:
         self._held[np.unique(np.asarray(tokens, dtype=np.int64))] += 1
         self.texts += 1
 
+    def merge(self, other: TokenCounts) -> None:
+        """Count the texts that the other has counted."""
+        self.reach(len(other._held))
+        self._held[: len(other._held)] += other._held
+        self.texts += other.texts
+
     def weights(self) -> TokenWeights:
         """Lucene's inverse document frequencies; a token that no text held weighs most."""
         held = self._held

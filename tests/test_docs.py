@@ -191,7 +191,10 @@ def anchors(page: Path) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/bench.md", "docs/design.md", "docs/usage.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/bench.md", "docs/design.md", "docs/scale.md", "docs/usage.md"],
+)
 def test_files_that_pages_name_are_in_the_repository(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     modules = {

@@ -16,6 +16,8 @@ from moee_index.cli.options import (
     model_options,
     split_corpus_options,
     split_model_options,
+    worker_options,
+    workers_of,
 )
 from moee_index.cli.output import print_json
 from moee_index.cli.streams import say
@@ -31,6 +33,7 @@ from moee_index.errors import counted
     help="Replace documents whose id is in the index with different content.",
 )
 @corpus_options
+@worker_options
 @json_option
 @model_options("add")
 @click.pass_obj
@@ -52,11 +55,17 @@ def command(
     reading, given = split_corpus_options(given)
     files = CorpusFiles(console, corpus, reading)
 
+    from moee_index.encode.recipe import Recipe
     from moee_index.index import Index, add_documents
 
-    options, _ = split_model_options(given)
+    options, rest = split_model_options(given)
+    workers = workers_of(rest, options)
     with Index.open(index) as opened:
-        encoder = load_encoder_of(console, opened, options, few_texts=False)
+        encoder = (
+            load_encoder_of(console, opened, options, few_texts=False)
+            if workers is None
+            else Recipe(options, opened.located_spec())
+        )
     with files.progress(console) as progress:
         report = add_documents(
             index,
@@ -66,6 +75,7 @@ def command(
             on_bad=reading["on_bad"],
             progress=progress,
             notify=console.tell,
+            workers=workers,
         )
     if as_json:
         print_json(report.as_json())

@@ -16,16 +16,22 @@ from moee_index.cli.options import (
     language_option,
     load_encoder,
     model_options,
+    recall_option,
     split_corpus_options,
     split_model_options,
+    tell_bundled,
+    worker_options,
+    workers_of,
 )
 from moee_index.cli.output import print_json
 from moee_index.cli.streams import say
 from moee_index.errors import counted
+from moee_index.types import IDF
 
 if TYPE_CHECKING:
     from moee_index.index import BuildReport
     from moee_index.index.estimate import Estimate
+    from moee_index.index.workers.start import Workers
 
 
 @click.command("build")
@@ -40,8 +46,12 @@ if TYPE_CHECKING:
     "--index-type",
     default="auto",
     show_default=True,
-    metavar="auto|flat|FACTORY",
-    help="flat is exact; a FAISS factory string such as HNSW32 is approximate.",
+    metavar="auto|flat|approx|FACTORY",
+    help="flat is exact; approx is approximate and knows its recall; a FAISS factory string such "
+    "as HNSW32 is approximate.",
+)
+@recall_option(
+    "A search of an approximate index is to find this share of the ten best. [default: 0.95]"
 )
 @click.option(
     "--standardize",
@@ -77,6 +87,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Estimate documents, tokens, minutes and bytes; write nothing."
 )
+@worker_options
 @json_option
 @model_options("build")
 @click.pass_obj
@@ -101,9 +112,13 @@ def command(
         index = Path("indexes") / default_index_name(corpus)
     reading, given = split_corpus_options(given)
     options, building = split_model_options(given)
+    workers = workers_of(building, options)
     chunk = building["chunk"]
     building["chunk"] = Chunking.parse(chunk) if chunk is not None else None
     files = CorpusFiles(console, corpus, reading)
+    if workers is not None and not dry_run:
+        _print(_build_by(workers, console, index, files, options, building, reading), as_json)
+        return
     encoder = load_encoder(console, options)
     if encoder.spec.lacks_token_weights or building["idf"] == "corpus":
         files.check_read_twice("built with --pooling idf")
@@ -129,6 +144,39 @@ def command(
             on_bad=reading["on_bad"],
             **building,
         )
+    _print(report, as_json)
+
+
+def _build_by(
+    workers: Workers,
+    console: Console,
+    index: Path,
+    files: CorpusFiles,
+    options: dict[str, Any],
+    building: dict[str, Any],
+    reading: dict[str, Any],
+) -> BuildReport:
+    """Build by several processes; this one loads no model."""
+    from moee_index.encode.recipe import Recipe
+    from moee_index.index import build_index
+
+    tell_bundled(console, options)
+    if options["pooling"] == IDF or building["idf"] == "corpus":
+        files.check_read_twice("built with --pooling idf")
+    with files.progress(console) as progress:
+        return build_index(
+            index,
+            files.read,
+            Recipe(options),
+            workers=workers,
+            progress=progress,
+            notify=console.tell,
+            on_bad=reading["on_bad"],
+            **building,
+        )
+
+
+def _print(report: BuildReport, as_json: bool) -> None:
     if as_json:
         print_json(report.as_json())
     else:

@@ -49,11 +49,11 @@ def command(console: Console, /, index: Path | None, prune_cache: bool, as_json:
     elif index is None:
         _print(description, "")
     else:
-        for name, told in _lines(description):
+        for name, told in _lines(description, index):
             say(f"{name:<14} {' '.join(told.split())}")
 
 
-def _lines(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(index: Mapping[str, Any], directory: Path) -> Iterator[tuple[str, str]]:
     """The fields of an index, name and value."""
     model, deleted, disk = index["model"], index["deleted"], index["disk"]
     gone = deleted["documents"]
@@ -86,6 +86,12 @@ def _lines(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     types = index["index_type"]
     same = types["hs"] == types["rw"]
     yield "index type", types["hs"] if same else f"hs {types['hs']}, rw {types['rw']}"
+    if "approximate" in index:
+        yield "recall", _recall(index["approximate"])
+    if "scan" in index:
+        from moee_index.index.approximate.cost import told_cost
+
+        yield "scan", told_cost(index["scan"], directory)
     yield "raw rows", index["store"]
     words = index["lexical"]
     yield (
@@ -120,6 +126,19 @@ def _lines(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{purpose} has embedded {count} ({_bytes(left['bytes'])}) and runs, or was "
             "interrupted; the same command resumes it",
         )
+
+
+def _recall(approximate: Mapping[str, Any]) -> str:
+    if not approximate["measured"]:
+        return "1: every row is looked at"
+    each = ", ".join(f"{one['search']} {one['recall']:.3f}" for one in approximate["measured"])
+    judged = approximate["judged"]
+    over = "" if judged is None else f"; over judged queries {judged['recall']:.3f}"
+    return (
+        f"{approximate['recall']:.3f} of the ten best (asked for {approximate['wanted']:g}); reads "
+        f"{approximate['reach']['lists']} of {approximate['lists']} lists and "
+        f"{counted(approximate['reach']['depth'], 'candidate')}; {each}{over}"
+    )
 
 
 def _drift(drift: Mapping[str, Any]) -> str:

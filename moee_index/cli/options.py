@@ -23,6 +23,7 @@ from moee_index.types import EncoderOptions, Progress
 if TYPE_CHECKING:
     from moee_index.encode.encoder import Encoder
     from moee_index.index import Index, Indexes
+    from moee_index.index.workers.start import Workers
     from moee_index.readers.corpus import CorpusReader, Reject
     from moee_index.readers.folder import Passed
     from moee_index.serve.client import Remote
@@ -212,6 +213,11 @@ def filter_option(about: str) -> Callable[[F], F]:
     return click.option("--filter", "condition", type=TEXT, metavar="EXPR", help=about)
 
 
+def recall_option(about: str) -> Callable[[F], F]:
+    """--recall."""
+    return click.option("--recall", type=float, metavar="R", help=about)
+
+
 def corpus_options(function: F) -> F:
     """--id-field and the other options of how a corpus is read; they come as CORPUS_KEYS."""
     for option in reversed(_CORPUS_OPTIONS):
@@ -352,6 +358,40 @@ def language_option(default: str | None, told: str) -> Callable[[F], F]:
         help="Stem words in this language (en, de, fr, …), so that `run` finds `running`. "
         f"[default: {told}]",
     )
+
+
+def worker_options(function: F) -> F:
+    """--workers and --ray: several processes that embed, as `workers_of` takes them."""
+    for option in (
+        click.option(
+            "--ray",
+            is_flag=False,
+            flag_value="",
+            metavar="[ADDRESS]",
+            help="Embed by actors of a Ray cluster, HOST:PORT or the one of this machine, as many "
+            "as --workers says. [default: one a GPU, else one a node]",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Embed by N processes, each with the model and its share of the processors. "
+            "[default: this process alone]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def workers_of(given: dict[str, Any], options: Mapping[str, Any]) -> Workers | None:
+    """Takes --workers and --ray out of a command's arguments; None for this process alone.
+    options: the model's."""
+    count, ray = given.pop("workers"), given.pop("ray")
+    if count is None and ray is None:
+        return None
+    from moee_index.index.workers.start import Workers
+
+    return Workers(count, ray, options["threads"])
 
 
 def server_option(function: F) -> F:

@@ -22,6 +22,7 @@ from moee_index.cli.options import (
     lexical_options,
     load_encoder_of,
     model_options,
+    recall_option,
     search_options,
     server_option,
     split_model_options,
@@ -110,6 +111,11 @@ class IndexPath(click.Path):
 )
 @click.option("--full", is_flag=True, help="Show the whole text of each hit.")
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
+@click.option("--exact", is_flag=True, help="Look at every row of an approximate index too.")
+@recall_option(
+    "Of an approximate index, look far enough to find this share of the ten best. [default: the "
+    "index's]"
+)
 @search_options
 @lexical_options
 @server_option
@@ -126,6 +132,8 @@ def command(
     queries: str | None,
     like: str | None,
     min_score: float | None,
+    exact: bool,
+    recall: float | None,
     condition: str | None,
     passages: bool,
     offset: int,
@@ -176,7 +184,7 @@ def command(
         body = {
             "k": k, "offset": offset, "method": method, "alpha": alpha, "lexical": lexical,
             "k1": k1, "b": b, "filter": condition, "min_score": min_score, "passages": passages,
-            "facets": facets, "syntax": not plain and bool(text),
+            "facets": facets, "syntax": not plain and bool(text), "exact": exact, "recall": recall,
         }  # fmt: skip
         asked = what_is_asked(text, queries, like, trec)
         print_remote(console, remote, asked, like, body, page)
@@ -189,7 +197,7 @@ def command(
     # Anything wrong with the request is reported before anything is loaded.
     request = SearchRequest.checked(
         k + offset, method=method, alpha=alpha, filter=condition, min_score=min_score,
-        passages=passages, lexical=lexical, k1=k1, b=b,
+        passages=passages, lexical=lexical, k1=k1, b=b, exact=exact, recall=recall,
     )  # fmt: skip
     # At a prompt the weight of words can be changed.
     if like is not None or (lexical == 1 and not at_prompt):
@@ -225,7 +233,7 @@ def command(
                 answer.query.text,
                 answer.query.id if asked.with_ids else None,
                 answer.hits,
-                {**details, "exact": answer.hits.exact, "took_ms": answer.seconds * 1000, **more},
+                {**details, **answer.hits.how(), "took_ms": answer.seconds * 1000, **more},
                 None if trec else opened.snippets(answer.text),
             )
     page.print_counts(counts)

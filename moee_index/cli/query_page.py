@@ -91,7 +91,7 @@ def print_like(
     details = {
         **opened.details(request),
         "like": like,
-        "exact": hits.exact,
+        **hits.how(),
         "took_ms": (time.perf_counter() - started) * 1000,
         **page.fields(counts),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moee_index.cli.console import Console
-from moee_index.cli.options import STANDARDIZE, json_option, language_option
+from moee_index.cli.options import STANDARDIZE, json_option, language_option, recall_option
 from moee_index.cli.output import print_change
 
 
@@ -20,8 +20,13 @@ from moee_index.cli.output import print_change
 )
 @click.option(
     "--index-type",
-    metavar="flat|FACTORY",
-    help="flat is exact; a FAISS factory string is approximate. [default: the index's]",
+    metavar="flat|approx|FACTORY",
+    help="flat is exact; approx is approximate and knows its recall; a FAISS factory string is "
+    "approximate. [default: the index's]",
+)
+@recall_option(
+    "A search of an approximate index is to find this share of the ten best. [default: "
+    "the index's, else 0.95]"
 )
 @click.option(
     "--lexical",
@@ -37,13 +42,14 @@ def command(
     index: Path,
     standardize: str | None,
     index_type: str | None,
+    recall: float | None,
     lexical: bool,
     language: str | None,
     as_json: bool,
 ) -> None:
     """Refit INDEX's standardizer on the documents that it holds now, and rewrite its FAISS files,
     from the raw vectors on disk: no model is needed."""
-    if lexical and (standardize or index_type):
+    if lexical and (standardize or index_type or recall):
         raise click.UsageError(
             "--lexical changes neither standardizer nor index type; leave these out"
         )
@@ -60,6 +66,7 @@ def command(
                 index,
                 standardize=standardize,
                 index_type=index_type,
+                recall=recall,
                 progress=move,
                 notify=console.tell,
             )

@@ -21,6 +21,7 @@ from moee_index.encode.chunking import SECTION, divide, divide_long
 from moee_index.encode.options import IndexDefaults, check_count, resolve_options
 from moee_index.encode.plan import Plan
 from moee_index.encode.prompts import parse_prompt
+from moee_index.encode.recipe import Recipe
 from moee_index.encode.token_table import token_weights_of, without_token_weights
 from moee_index.encode.tokenizer import Tokenized, Tokenizer
 from moee_index.errors import FingerprintMismatchError, MisuseError, ModelError, counted
@@ -270,6 +271,28 @@ class Encoder:
         """The language whose words its indexes stem by default; None where the checkpoint says
         nothing."""
         return self._index_defaults.language
+
+    @property
+    def hardware(self) -> str:
+        """What computes, and in which type: decides no embedding beyond rounding."""
+        compute = str(self.running.compute.value).removeprefix("torch.")
+        return f"{self.running.device.value.type} {compute}"
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of the model's weights by kind."""
+        return self.running.bytes()
+
+    def elsewhere(self) -> Recipe:
+        """How another process loads this encoder, its token weights aside."""
+        return Recipe(
+            built_with=self._spec,
+            options={
+                "model": self._spec.path,
+                "batch_tokens": self._batch_tokens,
+                "device": self.running.device.value.type,
+            },
+        )
 
     def with_batch_tokens(self, batch_tokens: int) -> Encoder:
         """The same encoder with another budget (a resumed build keeps its first one)."""

@@ -17,25 +17,35 @@ from typing import Any, Literal
 import numpy as np
 
 from moee_index.errors import CorpusError, StorageError
-from moee_index.index.build import keep_rejects
 from moee_index.index.change import changing, merge_tail, publish_segments, without
 from moee_index.index.lexical.language import NO_LANGUAGE
-from moee_index.index.lexical.segment import write_lexical
-from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
+from moee_index.index.segment import (
+    Mask,
+    Match,
+    OpenSegment,
+    find_live,
+    open_coarse,
+    open_standardizer,
+)
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.faiss_files import FLAT
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.passage_names import SameName, named_passage, same_name
-from moee_index.index.store.rows import RowReader
 from moee_index.index.store.token_weights import with_weights_of
-from moee_index.index.write.derive import derive
+from moee_index.index.workers.pool import Pool
+from moee_index.index.workers.start import Workers, started
+from moee_index.index.workers.tasks import LoadElsewhere
+from moee_index.index.workers.writing import ShardedWriting
 from moee_index.index.write.resume import check_encoder, check_spec, document_difference
 from moee_index.index.write.segment import (
     ON_BAD,
+    Deriving,
+    ManyWritten,
+    NewSegments,
     SegmentWriting,
-    Written,
+    Writing,
     check_choice,
     check_notify,
     check_progress,
@@ -194,13 +204,14 @@ class Known:
 def add_documents(
     directory: str | Path,
     documents: Documents,
-    encoder: TextEncoder,
+    encoder: TextEncoder | LoadElsewhere,
     *,
     update: bool = False,
     on_bad: Literal["error", "skip"] = "error",
     total: int | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
+    workers: Workers | int | None = None,
 ) -> AddReport:
     """Embed documents into a finished index; resume an interrupted add.
 
@@ -214,24 +225,43 @@ def add_documents(
     """
     check_choice("on_bad", on_bad, ON_BAD)
     check_documents(documents)
-    directory, encoder = index_directory(directory), check_encoder(encoder)
+    directory, tell = index_directory(directory), check_notify(notify)
+    common: dict[str, Any] = {
+        "directory": directory,
+        "documents": documents,
+        "skip_bad": on_bad == "skip",
+        "changing": True,
+        "total": total,
+        "progress": check_progress(progress),
+        "notify": tell,
+    }
+    crew = Workers.of(workers)
+    if crew is None:
+        return _add(common, check_encoder(encoder), update)
+    Manifest.read(directory)  # before a model is loaded
+    with started(crew, encoder, tell) as (pool, described, _):
+        return _add(common, described, update, pool)
+
+
+def _add(
+    common: dict[str, Any], encoder: TextEncoder, update: bool, pool: Pool | None = None
+) -> AddReport:
+    """common: what a `Writing` is made with, the index's version aside."""
+    directory = common["directory"]
     with changing(directory) as (manifest, segments):
         encoder = with_weights_of(directory, manifest, encoder)
         check_spec(manifest.spec, encoder.spec, directory)
         known = Known(segments, update, manifest.chunk is not None, Counts())
-        writing = SegmentWriting(
-            directory=directory,
-            documents=documents,
-            encoder=encoder,
-            wanted=building_of_add(manifest, encoder),
-            skip_bad=on_bad == "skip",
-            changing=True,
-            total=total,
-            progress=check_progress(progress),
-            notify=check_notify(notify),
-            take=known.take,
-            takes_out=known.takes_out,
-            counts=known.counts,
+        common = {
+            **common,
+            "encoder": encoder,
+            "wanted": building_of_add(manifest, encoder),
+            "take": known.take,
+            "takes_out": known.takes_out,
+            "counts": known.counts,
+        }
+        writing: Writing = (
+            SegmentWriting(**common) if pool is None else ShardedWriting(**common, pool=pool)
         )
         return Adding(manifest, known, writing).run()
 
@@ -257,7 +287,7 @@ class Adding:
 
     manifest: Manifest
     known: Known
-    writing: SegmentWriting
+    writing: Writing
     # Documents that leave the index besides, asked once the corpus has been read.
     leaving: Callable[[], Sequence[Match]] = tuple
 
@@ -272,46 +302,42 @@ class Adding:
             self.writing.notify(_removed(self.known.removed))
         return self._report(written, after)
 
-    def _write(self) -> Written:
+    def _write(self) -> ManyWritten:
         """Embed what is new; a segment that holds nothing is removed again."""
         try:
             written = self.writing.run(self.manifest)
             if not written.rows:
-                keep_rejects(written.folder, self.directory)
+                written.keep_rejects(self.directory)
             return written
         finally:
             with contextlib.suppress(StorageError, OSError):
                 self.writing.give_up()
 
-    def _publish(self, written: Written) -> Manifest:
+    def _publish(self, written: ManyWritten) -> Manifest:
         """A version of the index with the new segment, and without what it replaces."""
         manifest, report = self.manifest, self.writing.progress
         with self.known.counts.timed("derive"):
-            segment = derive(
-                written.folder,
-                RowReader(written.folder, manifest.store, written.rows, manifest.spec.dims),
-                open_standardizer(self.directory, manifest),
-                FLAT,
-                written.revision,
-                documents=written.documents,
-                report=report,
+            how = Deriving(
+                standardizer=open_standardizer(self.directory, manifest),
+                index_type=FLAT,
+                language=manifest.language,
+                coarse=open_coarse(self.directory, manifest),
+                approximation=manifest.approximation,
             )
-            if manifest.language is not None:
-                language, revision = manifest.language, written.revision
-                lexical = write_lexical(written.folder, language, revision, report)
-                segment = replace(segment, lexical=lexical)
-        keep_rejects(written.folder, self.directory)
+            new = written.derive(how, report)
+        written.keep_rejects(self.directory)
         replaced = [*self.known.replaced.values(), *self.known.removed.values(), *self.leaving()]
         after = publish_segments(
             self.directory,
-            replace(manifest, counts=_added(manifest, self.known.counts, written.truncated)),
-            [*without(self.known.segments, replaced, written.revision), segment],
+            _with(manifest, self.known.counts, written, new),
+            [*without(self.known.segments, replaced, written.revision), *new.segments],
             written.revision,
+            report=report,
             notify=self.writing.notify,
         )
         return merge_tail(self.directory, after, report, self.writing.notify)
 
-    def _take_out(self, written: Written) -> Manifest:
+    def _take_out(self, written: ManyWritten) -> Manifest:
         """A version without the documents that leave the index, if there are any."""
         removed = [*self.known.removed.values(), *self.leaving()]
         if not removed:
@@ -324,7 +350,7 @@ class Adding:
             notify=self.writing.notify,
         )
 
-    def _report(self, written: Written, after: Manifest) -> AddReport:
+    def _report(self, written: ManyWritten, after: Manifest) -> AddReport:
         counts, updated = self.known.counts, len(self.known.replaced)
         seconds = max(counts.seconds, 1e-9)
         return AddReport(
@@ -342,6 +368,20 @@ class Adding:
             tokens_per_second=counts.tokens / seconds,
             removed=len(self.known.removed),
         )
+
+
+def _with(manifest: Manifest, counts: Counts, written: ManyWritten, new: NewSegments) -> Manifest:
+    """The manifest with what it says of what was added, its segments aside."""
+    computed_on = dict(manifest.computed_on)
+    for hardware, documents in written.computed_on.items():
+        computed_on[hardware] = computed_on.get(hardware, 0) + documents
+    return replace(
+        manifest,
+        counts=_added(manifest, counts, written.truncated),
+        files={**manifest.files, **new.files},
+        shards=max(manifest.shards, written.shards),
+        computed_on=computed_on,
+    )
 
 
 def _removed(ids: Collection[str]) -> str:

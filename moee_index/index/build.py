@@ -25,30 +25,43 @@ from moee_index.errors import (
     StorageError,
 )
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
+from moee_index.index.approximate.cost import scan_cost, told_cost
+from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
-from moee_index.index.lexical.segment import write_lexical
-from moee_index.index.search.request import lexical_weight
-from moee_index.index.store.faiss_files import check_index_type
+from moee_index.index.search.request import lexical_weight, recall_share
+from moee_index.index.store.faiss_files import (
+    APPROXIMATE,
+    check_index_type,
+    check_recall,
+    segment_type,
+)
 from moee_index.index.store.layout import (
     MANIFEST,
     REJECTED,
     STORES,
+    WORKERS,
     index_directory,
     segment_folders,
     standardizer_name,
 )
-from moee_index.index.store.manifest import Building, Manifest, Segment
+from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.revisions import given_up, program, publish, tidy
-from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.store.token_weights import keep_token_weights, needed_token_weights
+from moee_index.index.store.workers_folder import workers_folder
+from moee_index.index.workers.pool import Pool
+from moee_index.index.workers.start import Workers, started
+from moee_index.index.workers.tasks import LoadElsewhere
+from moee_index.index.workers.writing import ShardedWriting
 from moee_index.index.write.count_tokens import with_token_weights
-from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.resume import check_encoder, compare_finished, language_there
 from moee_index.index.write.segment import (
     ON_BAD,
+    Deriving,
+    ManyWritten,
+    NewSegments,
     SegmentWriting,
-    Written,
+    Writing,
     check_choice,
     check_notify,
     check_progress,
@@ -92,10 +105,11 @@ class BuildReport:
 def build_index(
     directory: str | Path,
     documents: Documents,
-    encoder: TextEncoder,
+    encoder: TextEncoder | LoadElsewhere,
     *,
     standardize: str | None = None,
     index_type: str = "auto",
+    recall: float | None = None,
     store: str = "float32",
     chunk: Chunking | str | None = None,
     language: str | None = None,
@@ -107,72 +121,133 @@ def build_index(
     progress: Progress | None = None,
     notify: Notify | None = None,
     window: int | None = None,
+    workers: Workers | int | None = None,
 ) -> BuildReport:
     """Embed documents and index them; resume an interrupted build; recognize a finished one.
 
     documents: an iterable, or a function that takes a reject callback and returns one (readers
     with on_bad="skip" call it). They are read once, in order, never held all at once.
     standardize: both, rw, hs, none; None chooses by the number of documents. index_type: auto,
-    flat or a FAISS factory string. chunk: split long documents into passages ("200:40": tokens,
-    overlap). language: stem words in this language (lexical/language.py has which), or `none`;
-    None is the model's default, which is none where it has no other. idf: what pooling
-    `idf` weighs tokens by: the model's table, or one counted over the documents, which are then
-    read twice; a model without a table always takes the latter. overwrite: build anew beside a
-    finished index and replace it when the new one is whole. total: number of documents, for
-    progress. model_bytes: the model's bytes by kind, for `info`. notify: called with every
-    automatic choice once, with its reason. window: passages planned together; None for as many
-    short ones as fill a batch.
+    flat, approx or a FAISS factory string. recall: the share of the ten best that a search of an
+    approximate index is to find, 0.95 unless given; it is measured. chunk: split long documents
+    into passages ("200:40": tokens, overlap). language: stem words in this language
+    (lexical/language.py has which), or `none`; None is the model's default, which is none where it
+    has no other. idf: what pooling `idf` weighs tokens by: the model's table, or one counted over
+    the documents, which are then read twice; a model without a table always takes the latter.
+    overwrite: build anew beside a finished index and replace it when the new one is whole. total:
+    number of documents, for progress. model_bytes: the model's bytes by kind, for `info`. notify:
+    called with every automatic choice once, with its reason. window: passages planned together;
+    None for as many short ones as fill a batch. workers: that many processes embed, each with an
+    encoder of its own (`Workers` says more); documents are then in another order, each shard of
+    them a segment.
 
     Raises CorpusError (duplicate id, nothing to index), IndexChangedError (another corpus or other
     options than the index or the interrupted build has), IndexLockedError, StorageError,
     ModelError (vectors that are not finite), MisuseError. What was embedded stays.
     """
-    directory, encoder = index_directory(directory), check_encoder(encoder)
+    crew = Workers.of(workers)
+    directory = index_directory(directory)
+    if crew is None:
+        encoder = check_encoder(encoder)
     check_documents(documents)
     choose_standardize(0, standardize)
     check_language(language or NO_LANGUAGE)
     check_choice("store", store, STORES)
     check_choice("on_bad", on_bad, ON_BAD)
-    window = window_of(encoder.batch_tokens) if window is None else window
-    check_whole("window", window)
+    if window is not None:
+        check_whole("window", window)
     check_choice("idf", idf, ("model", "corpus"))
-    kind, reason = check_index_type(index_type, encoder.spec.dims)
+    wanted_recall = None if recall is None else recall_share(recall)
     split = None if chunk is None else str(as_chunking(chunk))
-    progress, notify = check_progress(progress), check_notify(notify)
-    encoder = with_token_weights(
-        directory,
-        documents,
-        encoder,
-        split,
-        count=idf == "corpus",
-        anew=overwrite,
-        skip_bad=on_bad == "skip",
-        progress=progress,
-        notify=notify,
-    )
-    wanted = Building(
-        spec=encoder.spec,
-        standardize=standardize or "auto",
-        index_type=kind,
-        store=store,
-        chunk=split,
-        batch_tokens=encoder.batch_tokens,
-        window=window,
-        language=_language(directory, language, encoder, overwrite, notify),
-    )
-    writing = SegmentWriting(
+    asked = _Asked(
         directory=directory,
         documents=documents,
-        encoder=encoder,
-        wanted=wanted,
+        standardize=standardize,
+        index_type=index_type,
+        store=store,
+        chunk=split,
+        language=language,
+        idf=idf,
         skip_bad=on_bad == "skip",
-        changing=overwrite,
+        overwrite=overwrite,
         total=total,
-        progress=progress,
-        notify=notify,
+        model_bytes=dict(model_bytes) if model_bytes is not None else None,
+        progress=check_progress(progress),
+        notify=check_notify(notify),
+        window=window,
+        recall=wanted_recall,
     )
-    build = _Build(writing, reason, dict(model_bytes) if model_bytes is not None else None)
-    return build.run()
+    if crew is None:
+        return asked.build(check_encoder(encoder))
+    with started(crew, encoder, asked.notify) as (pool, described, weight_bytes):
+        asked = replace(asked, model_bytes=asked.model_bytes or weight_bytes)
+        return asked.build(described, pool)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a build was asked for, as `build_index` takes it."""
+
+    directory: Path
+    documents: Documents
+    standardize: str | None
+    index_type: str
+    store: str
+    chunk: str | None
+    language: str | None
+    idf: str
+    skip_bad: bool
+    overwrite: bool
+    total: int | None
+    model_bytes: dict[str, int] | None
+    progress: Progress
+    notify: Notify
+    window: int | None
+    recall: float | None
+
+    def build(self, encoder: TextEncoder, pool: Pool | None = None) -> BuildReport:
+        """pool: the processes that embed, if it is not this one."""
+        kind, reason = check_index_type(self.index_type, encoder.spec.dims)
+        check_recall(kind, self.recall)
+        encoder = with_token_weights(
+            self.directory,
+            self.documents,
+            encoder,
+            self.chunk,
+            count=self.idf == "corpus",
+            anew=self.overwrite,
+            skip_bad=self.skip_bad,
+            progress=self.progress,
+            notify=self.notify,
+        )
+        common: dict[str, Any] = {
+            "directory": self.directory,
+            "documents": self.documents,
+            "encoder": encoder,
+            "wanted": self._wanted(encoder, kind),
+            "skip_bad": self.skip_bad,
+            "changing": self.overwrite,
+            "total": self.total,
+            "progress": self.progress,
+            "notify": self.notify,
+        }
+        writing: Writing = (
+            SegmentWriting(**common) if pool is None else ShardedWriting(**common, pool=pool)
+        )
+        return _Build(writing, reason, self.model_bytes, self.recall).run()
+
+    def _wanted(self, encoder: TextEncoder, index_type: str) -> Building:
+        window = window_of(encoder.batch_tokens) if self.window is None else self.window
+        return Building(
+            spec=encoder.spec,
+            standardize=self.standardize or "auto",
+            index_type=index_type,
+            store=self.store,
+            chunk=self.chunk,
+            batch_tokens=encoder.batch_tokens,
+            window=window,
+            language=_language(self.directory, self.language, encoder, self.overwrite, self.notify),
+        )
 
 
 def _language(
@@ -205,9 +280,10 @@ def as_chunking(chunk: Chunking | str) -> Chunking:
 
 @dataclass
 class _Build:
-    writing: SegmentWriting
+    writing: Writing
     type_reason: str
     model_bytes: dict[str, int] | None
+    recall: float | None
 
     @property
     def directory(self) -> Path:
@@ -237,7 +313,9 @@ class _Build:
             except BaseException:
                 with contextlib.suppress(StorageError, OSError):
                     self.writing.give_up()
-                    if made and not segment_folders(self.directory):
+                    if made and not (
+                        segment_folders(self.directory) or workers_folder(self.directory).exists()
+                    ):
                         lock.remove()
                         self.directory.rmdir()
                 raise
@@ -267,7 +345,7 @@ class _Build:
                     ) from None
             # Looked at once: another build may be making it at this moment.
             there = {path.name for path in self.directory.iterdir()}
-            mine = there & {LOCK, MANIFEST, REJECTED} or segment_folders(self.directory)
+            mine = there & {LOCK, MANIFEST, REJECTED, WORKERS} or segment_folders(self.directory)
             if there and not mine:
                 raise MisuseError(
                     f"{self.directory} holds other files but no index; give --index a new or empty "
@@ -275,51 +353,59 @@ class _Build:
                 )
         return False
 
-    def _finish(self, written: Written) -> BuildReport:
+    def _finish(self, written: ManyWritten) -> BuildReport:
         """From raw rows to an index that opens."""
         building, notify = written.building, self.writing.notify
         which, reason = choose_standardize(
             written.rows, None if building.standardize == "auto" else building.standardize
         )
         with self.writing.counts.timed("derive"):
-            raw = RowReader(written.folder, building.store, written.rows, building.spec.dims)
-            standardizer = fit_standardizer(
-                [(raw, None)], building.spec.dims, which, self.writing.progress
-            )
+            standardizer = written.fit(which, self.writing.progress)
             why = standardizer.not_standardized(written.rows) or reason
             notify(f"standardize {standardizer.which}: {why}")
             notify(f"index type {building.index_type}: {self.type_reason}")
-            segment = self._derive(written, raw, standardizer)
             manifest = self._manifest(written, standardizer.which)
-            with storage_errors(written.folder):
-                manifest = manifest.with_segments(self.directory, [segment])
-        keep_rejects(written.folder, self.directory)
-        publish(self.directory, manifest, [written.folder], notify)
+            how = self._deriving(written, standardizer)
+            manifest = replace(manifest, approximation=how.approximation)
+            new = self._derive(written, how)
+            with storage_errors(self.directory):
+                manifest = replace(manifest, files=dict(new.files)).with_segments(
+                    self.directory, new.segments
+                )
+            manifest = with_recall(
+                self.directory, manifest, self.writing.progress, notify, anew=True
+            )
+            if (cost := scan_cost(manifest)) is not None:
+                notify(told_cost(cost, self.directory))
+        written.keep_rejects(self.directory)
+        publish(self.directory, manifest, new.folders(self.directory), notify)
         return self._report(written.documents, written.truncated)
 
-    def _derive(self, written: Written, raw: RowReader, standardizer: Standardizer) -> Segment:
+    def _deriving(self, written: ManyWritten, standardizer: Standardizer) -> Deriving:
+        """What the index is to be made with; fits a coarse quantizer where it has one."""
+        building = written.building
+        coarse = approximation = None
+        if building.index_type == APPROXIMATE:
+            coarse, approximation = fit_coarse(
+                self.directory, written.raw, standardizer, building.spec.dims,
+                written.revision, self.recall or DEFAULT_RECALL, self.writing.progress,
+            )  # fmt: skip
+        return Deriving(
+            standardizer,
+            segment_type(building.index_type),
+            building.language,
+            coarse,
+            approximation,
+        )
+
+    def _derive(self, written: ManyWritten, how: Deriving) -> NewSegments:
         path = self.directory / standardizer_name(written.revision)
-        write_standardizer(path, standardizer, written.rows)
+        write_standardizer(path, how.standardizer, written.rows)
         if (weights := needed_token_weights(self.writing.encoder)) is not None:
             keep_token_weights(self.directory, weights)
-        segment = derive(
-            written.folder,
-            raw,
-            standardizer,
-            written.building.index_type,
-            written.revision,
-            documents=written.documents,
-            report=self.writing.progress,
-        )
-        lexical = write_lexical(
-            written.folder,
-            written.building.language,
-            written.revision,
-            self.writing.progress,
-        )
-        return replace(segment, lexical=lexical)
+        return written.derive(how, self.writing.progress)
 
-    def _manifest(self, written: Written, which: Standardize) -> Manifest:
+    def _manifest(self, written: ManyWritten, which: Standardize) -> Manifest:
         """The manifest of a new index, without segments yet."""
         building, counts, created = written.building, self.writing.counts, now()
         return Manifest(
@@ -345,6 +431,8 @@ class _Build:
             created=created,
             changed=created,
             program=program(),
+            shards=written.shards,
+            computed_on=dict(written.computed_on),
         )
 
     def _lexical_weight(self) -> float:
@@ -399,12 +487,3 @@ class _Build:
             unchanged=unchanged,
             stages=counts.stages,
         )
-
-
-def keep_rejects(folder: Path, directory: Path) -> None:
-    """Put the lines that a run could not use beside its index."""
-    with storage_errors(directory):
-        if (folder / REJECTED).exists():
-            (folder / REJECTED).replace(directory / REJECTED)
-        else:
-            (directory / REJECTED).unlink(missing_ok=True)

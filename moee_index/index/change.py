@@ -19,13 +19,29 @@ import numpy as np
 from moee_index.atomic import WriterLock, now, storage_errors, write_file
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer, check_alpha, choose_standardize
+from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import add_lexical, join_lexical
-from moee_index.index.search.request import as_filter, lexical_weight
-from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
+from moee_index.index.search.request import as_filter, lexical_weight, recall_share
+from moee_index.index.segment import (
+    Mask,
+    Match,
+    OpenSegment,
+    find_live,
+    open_coarse,
+    open_standardizer,
+)
 from moee_index.index.snapshot import Selector, without_postings
-from moee_index.index.store.faiss_files import FLAT, check_index_type
+from moee_index.index.store.approximation import Measured
+from moee_index.index.store.faiss_files import (
+    APPROXIMATE,
+    FLAT,
+    check_index_type,
+    check_recall,
+    segment_type,
+)
 from moee_index.index.store.layout import (
     deleted_name,
     index_directory,
@@ -35,12 +51,16 @@ from moee_index.index.store.layout import (
 )
 from moee_index.index.store.manifest import Manifest, Segment
 from moee_index.index.store.revisions import given_up, program, publish, tidy
+from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
 from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
 from moee_index.text import check_texts
-from moee_index.types import Notify, Pair, Progress
+from moee_index.types import Notify, Pair, Progress, ignore
+
+# Rows of a shard that several processes wrote, which one process does not copy into a larger one.
+_LARGE = 50_000
 
 
 @dataclass(frozen=True)
@@ -145,15 +165,13 @@ def compact_index(directory: str | Path, *, progress: Progress | None = None) ->
         if (
             clean
             and len(segments) <= 1
-            and all(entry.index_type.hs == kind for entry in manifest.segments)
+            and all(entry.index_type.hs == segment_type(kind) for entry in manifest.segments)
         ):
             return _report(directory, manifest, manifest, 0)
-        revision = next_revision(directory, manifest.revision)
-        standardizer = open_standardizer(directory, manifest)
-        entries = _joined(
-            directory, manifest, segments, standardizer, kind, revision, check_progress(progress)
-        )
-        after = publish_segments(directory, manifest, entries, revision)
+        revision, report = next_revision(directory, manifest.revision), check_progress(progress)
+        made = making(directory, manifest, segment_type(kind), revision, report)
+        entries = _joined(directory, manifest, segments, made)
+        after = publish_segments(directory, manifest, entries, revision, report=report, anew=True)
         return _report(directory, after, manifest, after.documents)
 
 
@@ -162,23 +180,27 @@ def reindex(
     *,
     standardize: str | None = None,
     index_type: str | None = None,
+    recall: float | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
 ) -> ChangeReport:
     """Refit the standardizer on the documents that count, and rewrite the FAISS files.
 
-    standardize: both, rw, hs, none; None chooses by the number of documents. index_type: flat or a
-    FAISS factory string; None keeps the index's. The model is not needed. Raises MisuseError, and
-    what `changing` raises.
+    standardize: both, rw, hs, none; None chooses by the number of documents. index_type: flat,
+    approx or a FAISS factory string; None keeps the index's. recall: the share of the ten best that
+    a search of an approximate index is to find; None keeps the index's, 0.95 where it is new. The
+    model is not needed. Raises MisuseError, and what `changing` raises.
     """
     directory = index_directory(directory)
     choose_standardize(0, standardize)
+    wanted = None if recall is None else recall_share(recall)
     tell, report = check_notify(notify), check_progress(progress)
     with changing(directory) as (manifest, segments):
         dims = manifest.spec.dims
         kind, reason = manifest.index_type.hs, "the index's"
         if index_type is not None:
             kind, reason = check_index_type(index_type, dims)
+        check_recall(kind, wanted)
         which, why = choose_standardize(manifest.rows, standardize)
         revision = next_revision(directory, manifest.revision)
         rows = [(segment.raw, segment.live_rows) for segment in segments]
@@ -188,13 +210,29 @@ def reindex(
         tell(f"index type {kind}: {reason}")
         path = directory / standardizer_name(revision)
         write_standardizer(path, standardizer, manifest.rows)
+        coarse = approximation = None
+        if kind == APPROXIMATE and manifest.rows:
+            before = manifest.approximation
+            asked = wanted or (before.wanted if before else DEFAULT_RECALL)
+            coarse, approximation = fit_coarse(
+                directory, rows, standardizer, dims, revision, asked, report
+            )
+        made = Making(standardizer, segment_type(kind), coarse, revision, report)
         if len(segments) == 1 and segments[0].live is None:
             # The rows stay where they are; only what follows from them is new.
-            entries = [_derived(segments[0], standardizer, kind, revision, report)]
+            entries = [_derived(segments[0], made)]
         else:
-            entries = _joined(directory, manifest, segments, standardizer, kind, revision, report)
-        changed = replace(manifest, standardize=standardizer.which, index_type=Pair(kind, kind))
-        after = publish_segments(directory, changed, entries, revision, standardizer=revision)
+            entries = _joined(directory, manifest, segments, made)
+        changed = replace(
+            manifest,
+            standardize=standardizer.which,
+            index_type=Pair(kind, kind),
+            approximation=approximation,
+        )
+        after = publish_segments(
+            directory, changed, entries, revision, standardizer=revision, report=report,
+            notify=tell, anew=True,
+        )  # fmt: skip
         return _report(directory, after, manifest, after.documents)
 
 
@@ -232,6 +270,9 @@ def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: 
     flat = [entry.index_type == Pair(FLAT, FLAT) for entry in manifest.segments]
     # One of another type is slow to make: only `compact` and `reindex` do so.
     first = len(flat) - flat[::-1].index(False) if False in flat else 0
+    if manifest.shards:
+        large = [entry.live_rows >= _LARGE for entry in manifest.segments]
+        first = max(first, len(large) - large[::-1].index(True) if True in large else 0)
     tail = tail_to_merge([entry.live_rows for entry in manifest.segments[first:]])
     if tail is None:
         return manifest
@@ -242,10 +283,12 @@ def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: 
             for entry in manifest.segments[start:]
         ]
         revision = next_revision(directory, manifest.revision)
-        standardizer = open_standardizer(directory, manifest)
-        entries = _joined(directory, manifest, segments, standardizer, FLAT, revision, progress)
+        made = making(directory, manifest, FLAT, revision, progress)
+        entries = _joined(directory, manifest, segments, made)
         kept = [*manifest.segments[:start], *entries]
-        after = publish_segments(directory, manifest, kept, revision)
+        after = publish_segments(
+            directory, manifest, kept, revision, report=progress, notify=notify, anew=True
+        )
         notify(f"{len(segments)} small segments joined: fewer files to open and search")
         return after
 
@@ -291,56 +334,64 @@ def publish_segments(
     revision: int,
     *,
     standardizer: int | None = None,
+    report: Progress = ignore,
     notify: Notify | None = None,
+    anew: bool = False,
 ) -> Manifest:
-    """Publish a version with these segments; the caller holds the lock."""
+    """Publish a version with these segments; the caller holds the lock. anew: whether the recall of
+    an approximate index has to be measured whatever it has grown by."""
     with storage_errors(directory):
         after = replace(
             manifest, revision=revision, changed=now(), program=program()
         ).with_segments(directory, entries, standardizer)
+    after = with_recall(directory, after, report, notify or ignore, anew=anew)
     publish(directory, after, [directory / entry.name for entry in entries], notify)
     return after
 
 
-def _derived(
-    segment: OpenSegment,
-    standardizer: Standardizer,
-    index_type: str,
-    revision: int,
-    report: Progress,
-) -> Segment:
+@dataclass(frozen=True)
+class Making:
+    """How files are made of rows. coarse: of an approximate index; revision: in their names."""
+
+    standardizer: Standardizer
+    index_type: str
+    coarse: CoarseQuantizer | None
+    revision: int
+    report: Progress
+
+    def derive(self, folder: Path, raw: RowReader, documents: int) -> Segment:
+        """The files of a segment that follow from its rows."""
+        return derive(
+            folder, raw, self.standardizer, self.index_type, self.revision, documents=documents,
+            report=self.report, coarse=self.coarse,
+        )  # fmt: skip
+
+
+def making(
+    directory: Path, manifest: Manifest, index_type: str, revision: int, report: Progress
+) -> Making:
+    """As an index has it. Raises IndexDamagedError."""
+    coarse = open_coarse(directory, manifest)
+    return Making(open_standardizer(directory, manifest), index_type, coarse, revision, report)
+
+
+def _derived(segment: OpenSegment, made: Making) -> Segment:
     """A segment with norms and FAISS files of another standardizer or index type."""
-    derived = derive(
-        segment.folder,
-        segment.raw,
-        standardizer,
-        index_type,
-        revision,
-        documents=segment.entry.documents,
-        report=report,
-    )
+    derived = made.derive(segment.folder, segment.raw, segment.entry.documents)
     return replace(derived, lexical=segment.entry.lexical)
 
 
 def _joined(
-    directory: Path,
-    manifest: Manifest,
-    segments: Sequence[OpenSegment],
-    standardizer: Standardizer,
-    index_type: str,
-    revision: int,
-    report: Progress,
+    directory: Path, manifest: Manifest, segments: Sequence[OpenSegment], made: Making
 ) -> list[Segment]:
     """Some segments merged, without what was deleted; empty if nothing is left."""
     if not any(segment.entry.live_rows for segment in segments):
         return []
-    folder = directory / segment_name(revision)
-    raw, documents = merged(folder, manifest, segments, report)
-    segment = derive(
-        folder, raw, standardizer, index_type, revision, documents=documents, report=report
-    )
+    folder = directory / segment_name(made.revision)
+    raw, documents = merged(folder, manifest, segments, made.report)
+    segment = made.derive(folder, raw, documents)
     if manifest.language is not None:
-        lexical = join_lexical(folder, segments, manifest.language, revision, report)
+        lexical = join_lexical(folder, segments, manifest.language, made.revision, made.report)
         segment = replace(segment, lexical=lexical)
     return [segment]
 
@@ -375,9 +426,15 @@ def save_alpha(directory: str | Path, alpha: float) -> None:
     save_weights(directory, alpha)
 
 
-def save_weights(directory: str | Path, alpha: float, lexical: float | None = None) -> None:
+def save_weights(
+    directory: str | Path,
+    alpha: float,
+    lexical: float | None = None,
+    judged: Measured | None = None,
+) -> None:
     """Make alpha the index's default weight of RW, and lexical that of words; None leaves it as it
-    is. Atomic: a reader sees the old ones or the new.
+    is. judged: of an approximate index, its recall over judged queries, which is kept with it.
+    Atomic: a reader sees the old ones or the new.
 
     Readers that are open keep the values that they opened with.
 
@@ -393,9 +450,13 @@ def save_weights(directory: str | Path, alpha: float, lexical: float | None = No
         manifest = Manifest.read(directory)
         if words and manifest.language is None:
             raise MisuseError(without_postings(directory))
+        approximation = manifest.approximation
+        if approximation is not None and judged is not None:
+            approximation = replace(approximation, judged=judged)
         replace(
             manifest,
             alpha=weight,
+            approximation=approximation,
             lexical_weight=manifest.lexical_weight if words is None else words,
             tuned=manifest.tuned or words is not None,
             revision=manifest.revision + 1,

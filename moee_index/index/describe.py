@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from moee_index.errors import IndexDamagedError, StorageError
+from moee_index.index.approximate.cost import scan_cost
 from moee_index.index.drift import measure_drift
 from moee_index.index.store.layout import (
     BUILDING,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from moee_index.index.snapshot import Snapshot
 
 _RAW = {ROW_CHECKS, *(raw_name(part, store) for _, part in PARTS for store in STORES)}
-_DERIVED = ("hs-", "rw-", "norms-")
+_DERIVED = ("hs-", "rw-", "norms-", "candidates-", "coarse-")
 # Seconds to wait for a writer that holds its database at this moment.
 _PATIENCE = 1.0
 
@@ -43,8 +44,8 @@ def describe(index: Snapshot) -> dict[str, Any]:
     are none). fields: metadata field → kinds of its values, sorted; None where there are thousands.
     counts: what builds and adds have read. lexical: language, words of the rows that count, bytes
     of the postings, rules that made them; None in an index without. lexical_weight: of words in a
-    search that does not say. drift: see drift.py;
-    unfinished: see `unfinished`.
+    search that does not say. drift: see drift.py; unfinished: see `unfinished`; approximate, scan:
+    see `_ways`.
     """
     manifest, spec = index.manifest, index.spec
     model = {name: getattr(spec, name) for name in ("path", "revision", "fingerprint", "bits")}
@@ -79,7 +80,17 @@ def describe(index: Snapshot) -> dict[str, Any]:
         "lexical_weight": manifest.lexical_weight,
         "drift": measure_drift(index).as_json(),
         "unfinished": unfinished(index.home, manifest),
+        **_ways(manifest),
     }
+
+
+def _ways(manifest: Manifest) -> dict[str, Any]:
+    """approximate: how an approximate index is searched, and its recall; scan: what a search of a
+    large exact one costs. Only what there is to say."""
+    approximation, cost = manifest.approximation, scan_cost(manifest)
+    return ({} if approximation is None else {"approximate": approximation.as_json()}) | (
+        {} if cost is None else {"scan": cost}
+    )
 
 
 def disk(manifest: Manifest) -> dict[str, float | None]:

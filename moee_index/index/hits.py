@@ -15,10 +15,12 @@ import numpy as np
 
 from moee_index.errors import MisuseError
 from moee_index.fusion import UnitVectors, known, unit_vectors
+from moee_index.index.approximate.asked import Asked
 from moee_index.index.search.pair import PairSearcher, Ranking, cut_below, joined
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import Mask, Match, find_live
 from moee_index.index.snapshot import Snapshot
+from moee_index.index.store.approximation import Rung
 from moee_index.index.store.rows import RowNumbers
 from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings, Hit, WordMatch, blocks
@@ -34,11 +36,17 @@ _AT_A_TIME = 256
 
 
 class Hits(list[Hit]):
-    """The hits of one query, best first. exact: no document can have been missed."""
+    """The hits of one query, best first. exact: no document can have been missed; recall: else the
+    share of the ten best that such a search was measured to find, where that was measured."""
 
-    def __init__(self, hits: Sequence[Hit], exact: bool) -> None:
+    def __init__(self, hits: Sequence[Hit], exact: bool, recall: float | None = None) -> None:
         super().__init__(hits)
         self.exact = exact
+        self.recall = None if exact else recall
+
+    def how(self) -> dict[str, Any]:
+        """What an answer in JSON says of them: exact, and recall where it was measured."""
+        return {"exact": self.exact} | ({} if self.recall is None else {"recall": self.recall})
 
 
 def merged_hits(answers: Iterable[Hits], k: int) -> Hits:
@@ -50,7 +58,7 @@ def merged_hits(answers: Iterable[Hits], k: int) -> Hits:
     order = chain.from_iterable(every)
     hits = sorted(order, key=lambda hit: -(hit.score if hit.rrf is None else hit.rrf))
     ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], 1)]
-    return Hits(ranked, all(answer.exact for answer in every))
+    return Hits(ranked, all(answer.exact for answer in every), least_recall(every))
 
 
 class Search:
@@ -87,9 +95,28 @@ class Search:
         self._words = words or word_scores(snapshot, request, embeddings, texts)
         self._queries: UnitVectors | None = None
         self._count = len(texts or ())
+        self._rung: Rung | None = None
+        self._asked: Asked | None = None
         if embeddings is not None and self._weight < 1:
             self._queries = unit_vectors(embeddings, snapshot.standardizer)
             self._count = len(embeddings)
+            self._ask_candidates(self._queries)
+
+    def _ask_candidates(self, queries: UnitVectors) -> None:
+        """How an approximate index is asked for candidates, unless every row is looked at."""
+        approximation, coarse = self._snapshot.manifest.approximation, self._snapshot.coarse
+        request = self._request
+        if approximation is None or coarse is None or request.every_row:
+            return
+        self._rung = approximation.rung(request.recall)
+        if self._rung is not None:
+            alpha = request.weight(self._snapshot.manifest.alpha)
+            reach = self._rung.reach_of(request.method)
+            self._asked = Asked(coarse, queries, request.method, alpha, reach)
+
+    def rows(self, k: int) -> list[Ranking]:
+        """The best k rows of each query, whatever documents they are of."""
+        return self._rank(slice(0, self._count), k)
 
     def hits(self) -> list[Hits]:
         """The hits of each query."""
@@ -122,9 +149,10 @@ class Search:
         words = None if self._words is None else self._words.segment(number)[some]
         if self._queries is not None:
             weight = request.weight(self._snapshot.manifest.alpha)
+            asked = None if self._asked is None else self._asked[some]
             return self._searchers[number].search(
                 self._queries[some], k, request.method, weight, request.min_score, mask, words,
-                every_row=request.every_row,
+                every_row=request.every_row, asked=asked,
             )  # fmt: skip
         assert words is not None
         ranked = (Ranking(*words.ranked(query, k, mask), True) for query in range(len(words)))
@@ -207,7 +235,8 @@ class Search:
                     **({} if match is None else match.fields()),
                 )
             )
-        return Hits(hits, ranking.exact)
+        recall = None if self._rung is None else self._rung.recall
+        return Hits(hits, ranking.exact, recall)
 
 
 class Answers(Protocol):
@@ -296,7 +325,14 @@ def more_like(
     places = _places(snapshot, best.keys())
     order = sorted(best.values(), key=lambda hit: (-hit.score, places[hit.id]))[: request.k]
     ranked = [replace(hit, rank=rank) for rank, hit in enumerate(order, 1)]
-    return Hits(ranked, all(answer.exact for answer in answers))
+    return Hits(ranked, all(answer.exact for answer in answers), least_recall(answers))
+
+
+def least_recall(answers: Sequence[Hits]) -> float | None:
+    """What can be said of the recall of several answers together: None where some are not exact and
+    were not measured."""
+    known = [answer.recall for answer in answers if not answer.exact]
+    return None if None in known else min((each for each in known if each), default=None)
 
 
 def _places(snapshot: Snapshot, names: Collection[str]) -> dict[str, tuple[int, int, int]]:

@@ -326,6 +326,8 @@ class Index:
         lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
+        exact: bool = False,
+        recall: float | None = None,
         syntax: bool = False,
         encoder: TextEncoder | None = None,
     ) -> Hits | list[Hits]:
@@ -338,20 +340,22 @@ class Index:
         a hit of its own; otherwise a document is one hit, by its best passage. lexical: weight of
         words in the score, from 0 (vectors alone) to 1 (words alone: no vector is looked at, and
         documents without a word of the query are no hits); None is the index's default. k1, b:
-        BM25's parameters. syntax: a query may hold `"a phrase"`, `+required` and `-without`
-        (lexical/syntax), which decide what documents are hits and change no score; otherwise it is
-        plain text. encoder: embeds this search's queries instead of the index's encoder.
+        BM25's parameters. Of an approximate index (type `approx`) exact looks at every row, and
+        recall is the share of the ten best that is to be found; None is the index's. syntax: a
+        query may hold `"a phrase"`, `+required` and `-without` (lexical/syntax), which decide what
+        documents are hits and change no score; otherwise it is plain text. encoder: embeds this
+        search's queries instead of the index's encoder.
 
-        Raises MisuseError for an empty query, for k, alpha, method, lexical, k1 or b out of range,
-        for a phrase without end, and for words or conditions in an index without postings;
-        FilterError;
-        FingerprintMismatchError for an encoder other than the one the index was built with.
+        Raises MisuseError for an empty query, for k, alpha, method, lexical, k1, b or recall out of
+        range, for a phrase without end, and for words or conditions in an index without postings;
+        FilterError; FingerprintMismatchError for an encoder other than the one the index was built
+        with.
         """
         with self.held():
             pass  # told before a text is embedded
         request = SearchRequest.checked(
             k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
-            lexical=lexical, k1=k1, b=b,
+            lexical=lexical, k1=k1, b=b, exact=exact, recall=recall,
         )  # fmt: skip
         check_flag("syntax", syntax)
         texts, several = query_texts(query)
@@ -383,6 +387,8 @@ class Index:
         lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
+        exact: bool = False,
+        recall: float | None = None,
         texts: Sequence[str] | None = None,
     ) -> list[Hits]:
         """As `search`, for raw query embeddings: hs [q, d], rw [q, layers * experts]. texts: the
@@ -393,7 +399,7 @@ class Index:
         """
         request = SearchRequest.checked(
             k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
-            lexical=lexical, k1=k1, b=b,
+            lexical=lexical, k1=k1, b=b, exact=exact, recall=recall,
         )  # fmt: skip
         return self.answer(request, embeddings, texts)
 
@@ -407,6 +413,8 @@ class Index:
         filter: str | Filter | None = None,
         min_score: float | None = None,
         passages: bool = False,
+        exact: bool = False,
+        recall: float | None = None,
     ) -> Hits:
         """The k documents most like one of the index, itself left out, from its stored vectors: no
         text is embedded. Of a document that was split each passage is a query, and the best counts.
@@ -414,8 +422,9 @@ class Index:
         Raises MisuseError for an id that is not there; what `search` raises for the rest.
         """
         request = SearchRequest.checked(
-            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages
-        )
+            k, method=method, alpha=alpha, filter=filter, min_score=min_score, passages=passages,
+            exact=exact, recall=recall,
+        )  # fmt: skip
         return self.answer_like(request, identifier)
 
     def answer_like(self, request: SearchRequest, identifier: str) -> Hits:

@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError, counted
 from moee_index.fusion import Standardizer
+from moee_index.index.approximate.candidates import Candidates
+from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.postings import Postings
 from moee_index.index.search.pair import PairSearcher
@@ -26,9 +28,11 @@ from moee_index.index.store.document_reader import DocumentReader, StoredDocumen
 from moee_index.index.store.faiss_files import FLAT, open_part
 from moee_index.index.store.fields import FieldReader
 from moee_index.index.store.layout import (
+    CANDIDATES,
     DOCUMENTS,
     FIELDS,
     LEXICAL,
+    coarse_name,
     code_checks_name,
     codes_name,
     deleted_name,
@@ -51,7 +55,8 @@ _MOST_READERS = 4
 class OpenSegment:
     """A segment as one manifest lists it.
 
-    live: bool [rows], which rows count; None where all do. postings: None in an index without.
+    live: bool [rows], which rows count; None where all do. postings: None in an index without;
+    candidates: None in an exact one.
     Raises IndexDamagedError naming a file that is missing, of another size, or altered where that
     shows without reading everything.
     """
@@ -63,6 +68,7 @@ class OpenSegment:
         self.live = _live(directory, manifest, entry)
         self.raw = open_rows(directory, manifest, entry)
         self.postings = _open_postings(directory, manifest, entry)
+        self.candidates = _open_candidates(directory, manifest, entry)
         path = manifest.path(directory, DOCUMENTS, entry)
         listed = manifest.files[f"{entry.name}/{DOCUMENTS}"]
         self.documents = DocumentReader(path, lambda file: check_content(file, path, listed))
@@ -132,6 +138,7 @@ class OpenSegment:
             standardizer,
             entry.codes_error,
             block_rows,
+            self.candidates,
         )
 
 
@@ -198,6 +205,15 @@ def _open_postings(directory: Path, manifest: Manifest, entry: Segment) -> Posti
     return Postings(path, np.frombuffer(crcs, dtype="<u4"), entry.rows)
 
 
+def _open_candidates(directory: Path, manifest: Manifest, entry: Segment) -> Candidates | None:
+    if entry.candidates is None:
+        return None
+    path = manifest.path(directory, codes_name(CANDIDATES, entry.candidates), entry)
+    name = code_checks_name(CANDIDATES, entry.candidates)
+    crcs = read_checked(directory, manifest, name, entry)
+    return Candidates(path, np.frombuffer(crcs, dtype="<u4"), entry.rows)
+
+
 def _live(directory: Path, manifest: Manifest, entry: Segment) -> Mask | None:
     if entry.deleted is None:
         return None
@@ -229,6 +245,18 @@ def open_standardizer(directory: Path, manifest: Manifest) -> Standardizer:
     name = standardizer_name(manifest.standardizer)
     content = read_checked(directory, manifest, name)
     return read_standardizer(directory / name, manifest.standardize, content, manifest.spec.dims)
+
+
+def open_coarse(directory: Path, manifest: Manifest) -> CoarseQuantizer | None:
+    """The coarse quantizer of an approximate index; None of another. Raises IndexDamagedError,
+    LibraryError."""
+    approximation = manifest.approximation
+    if approximation is None:
+        return None
+    name = coarse_name(approximation.coarse)
+    content = read_checked(directory, manifest, name)
+    path, dims = directory / name, manifest.spec.dims
+    return CoarseQuantizer.read(path, content, dims, approximation.lists)
 
 
 def read_checked(

@@ -412,7 +412,7 @@ class Indexes:
                 replace(hit, index=str(index.directory), rrf=rrf)
                 for hit, rrf in zip(answer, weights, strict=True)
             ]
-            named.append(Hits(hits, answer.exact))
+            named.append(Hits(hits, answer.exact, answer.recall))
         return merged_hits(named, request.k)
 
     def _held(self) -> ExitStack:

@@ -18,10 +18,18 @@ import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
+from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.search.request import as_filter
-from moee_index.index.segment import Mask, Match, OpenSegment, find_live, open_standardizer
+from moee_index.index.segment import (
+    Mask,
+    Match,
+    OpenSegment,
+    find_live,
+    open_coarse,
+    open_standardizer,
+)
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.passage_names import named_passage
@@ -76,6 +84,7 @@ class Snapshot:
         self._segments: list[OpenSegment] = []
         self._names_checked = False
         self.standardizer: Standardizer = open_standardizer(directory, manifest)
+        self.coarse: CoarseQuantizer | None = open_coarse(directory, manifest)
         try:
             for number in self.held:
                 self._segments.append(OpenSegment(directory, manifest, manifest.segments[number]))

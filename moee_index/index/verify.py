@@ -18,6 +18,7 @@ from moee_index.index.lexical.segment import check_lexical
 from moee_index.index.segment import (
     OpenSegment,
     check_file,
+    open_coarse,
     open_codes,
     open_rows,
     open_standardizer,
@@ -194,12 +195,17 @@ class _Check:
             )
 
     def _vectors(self) -> None:
+        coarse = None
         with self._reported():
             open_standardizer(self.directory, self.manifest)
+            coarse = open_coarse(self.directory, self.manifest)
         for entry in self.manifest.segments:
             for _, part in PARTS:
                 with self._reported():
                     open_codes(self.directory, self.manifest, entry, part)
+            with self._reported(), self._open(entry) as segment:
+                if segment.candidates is not None and coarse is not None:
+                    segment.candidates.check(coarse)
             with self._reported():
                 open_rows(self.directory, self.manifest, entry)
                 read_norms(self.directory, self.manifest, entry)

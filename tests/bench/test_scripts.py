@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from measuring import SCRIPTS, run
 
 from moee_index.model.checkpoint.find import bundled_path
 
-SCRIPTS = Path(__file__).parents[2] / "bench" / "scripts"
 MEASURING = sorted(
     path.relative_to(SCRIPTS).as_posix()
     for path in SCRIPTS.rglob("*.py")
     if "make_parser(__doc__)" in path.read_text(encoding="utf-8") or path.parent == SCRIPTS
 )
-
-
-def run(script: str, *arguments: object, cache: Path | None = None) -> str:
-    more = {"HF_HUB_OFFLINE": "1"} | ({"MOEE_INDEX_CACHE": str(cache)} if cache else {})
-    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | more)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("script", MEASURING)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -127,6 +130,37 @@ class FakeEncoder:
                 hs[row] += word_vector(word, self.spec.hs_dim)
                 rw[row] += word_vector("rw" + word, self.spec.rw_dim)
         return Embeddings(hs, rw)
+
+
+@dataclass(frozen=True)
+class FakeRecipe:
+    """How another process loads a FakeEncoder. dies_at: the batch before which the process is gone,
+    if the file `alive` is there, which is then removed."""
+
+    batch_tokens: int = 20
+    seconds_per_batch: float = 0.0
+    spec_changes: tuple[tuple[str, object], ...] = ()
+    dies_at: int | None = None
+    alive: Path | None = None
+    last_words: str = ""
+
+    def load(
+        self, *, place: int, threads: int | None, notify: Callable[[str], None]
+    ) -> FakeEncoder:
+        notify(f"a fake encoder with {threads} threads")
+        return FakeEncoder(
+            fake_spec(**dict(self.spec_changes)),
+            self.batch_tokens,
+            self.seconds_per_batch,
+            self._on_batch if self.dies_at is not None else None,
+        )
+
+    def _on_batch(self, number: int) -> None:
+        if number == self.dies_at and (self.alive is None or self.alive.exists()):
+            if self.alive is not None:
+                self.alive.unlink()
+            print(self.last_words, file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class GivenEncoder(FakeEncoder):

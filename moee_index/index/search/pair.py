@@ -3,8 +3,8 @@
 Unit vectors in, row numbers and scores out; texts and ids are looked up elsewhere.
 
 Flat pairs are scanned completely (shortlist.py), and every document that the scan cannot rule out
-is scored again from its raw row. Approximate pairs give lists that are joined and scored again
-likewise.
+is scored again from its raw row; those of an approximate index only where its candidates lead.
+Approximate pairs give lists that are joined and scored again likewise.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from moee_index.fusion import (
     unit_vectors,
     unseen_bound,
 )
+from moee_index.index.approximate.asked import Asked
+from moee_index.index.approximate.candidates import Candidates
 from moee_index.index.search.shortlist import NOT_FINITE, FlatScan, SearchRequest, parts_that_count
 from moee_index.index.store.checksums import CheckedCodes, CheckedFile
 from moee_index.index.store.faiss_files import FLAT, codes_of, neighbors
@@ -43,6 +45,10 @@ _QUERIES = 256
 _RESCORE_ROWS = 1024
 _MIN_DEPTH = 200
 _MAX_DEPTH = 16
+# Up to so many rows a scan costs about as much as looking for candidates does.
+SCANNED_ROWS = 1 << 14
+# Nor does looking for this share of all.
+SCANNED_SHARE = 16
 # So few rows, over all queries, are scored from their raw vectors at once: some 10 ms.
 _FEW_ROWS = 256
 
@@ -77,6 +83,7 @@ class PairSearcher:
         standardizer: Standardizer,
         codes_error: Pair[float] | None,
         block_rows: int | None = None,
+        candidates: Candidates | None = None,
     ) -> None:
         self._pair: Pair[Any] | None = pair
         self._scan: FlatScan | None = None
@@ -85,6 +92,7 @@ class PairSearcher:
             self._scan = FlatScan(codes, norms, codes_error or Pair(0.0, 0.0), block_rows)
         self._raw = raw
         self._standardizer = standardizer
+        self._candidates = candidates
 
     def close(self) -> None:
         if self._scan is not None:
@@ -102,11 +110,13 @@ class PairSearcher:
         words: PartScores | None = None,
         *,
         every_row: bool = False,
+        asked: Asked | None = None,
     ) -> list[Ranking]:
         """The best k rows for each query, fewer where there are fewer, scores below `min_score`
         left out. allowed: bool [n], the rows to search among; None is all. words: the queries'
         scores by words, where these count. every_row: whether an approximate index is passed over,
-        and all rows are scored."""
+        and all rows are scored. asked: the queries as candidates are looked for; None looks at
+        every row."""
         rows = None if allowed is None or allowed.all() else np.flatnonzero(allowed)
         k = min(k, len(self._raw) if rows is None else len(rows))
         rankings: list[Ranking] = []
@@ -124,7 +134,13 @@ class PairSearcher:
                 )
             elif self._scan is not None:
                 request = SearchRequest(some, k, method, alpha, min_score, rows, matched)
-                rankings.extend(self._exact(self._scan, request))
+                if asked is None or self._candidates is None or self._few(rows, k):
+                    rankings.extend(self._exact(self._scan, request))
+                else:
+                    asked_here = asked[start : start + _QUERIES]
+                    rankings.extend(
+                        self._by_candidates(self._scan, self._candidates, request, asked_here)
+                    )
             else:
                 rankings.extend(
                     self._approximate(some[i : i + 1], k, method, alpha, rows, _only(matched, i))
@@ -137,6 +153,39 @@ class PairSearcher:
             query = request.queries[number : number + 1]
             words = _only(request.words, number)
             yield self._rescored(query, rows, request.k, request.method, request.alpha, True, words)
+
+    def _few(self, rows: RowNumbers | None, k: int) -> bool:
+        """Whether looking at all rows that count costs no more than looking for candidates."""
+        count = len(self._raw) if rows is None else len(rows)
+        return count <= SCANNED_ROWS or k * SCANNED_SHARE > count
+
+    def _by_candidates(
+        self, scan: FlatScan, candidates: Candidates, request: SearchRequest, asked: Asked
+    ) -> Iterator[Ranking]:
+        """The best of the rows that candidates bring, and words, by their exact scores."""
+        mask, count = None, len(self._raw)
+        if request.allowed is not None:
+            mask = np.zeros(count, dtype=bool)
+            mask[request.allowed] = True
+            count = len(request.allowed)
+        reach = asked.reach_for(request.k, count / len(self._raw))
+        for number, found in enumerate(candidates.ranked(asked, reach, mask)):
+            rows = np.sort(found)
+            if request.words is not None:
+                rows = np.union1d(rows, request.words.best(number, reach.depth, mask)[0])
+            if len(rows) < request.k:  # lists that were not read hold the others
+                rows = np.arange(len(self._raw)) if request.allowed is None else request.allowed
+            # All rows that count may have been brought.
+            exact = len(rows) == count
+            yield self._rescored(
+                request.queries[number : number + 1],
+                scan.among(request, number, rows),
+                min(request.k, len(rows)),
+                request.method,
+                request.alpha,
+                exact,
+                _only(request.words, number),
+            )
 
     def _rescored(
         self,

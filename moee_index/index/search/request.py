@@ -28,6 +28,8 @@ class RequestOptions(TypedDict, total=False):
     lexical: float | None
     k1: float
     b: float
+    exact: bool
+    recall: float | None
 
 
 class SearchOptions(RequestOptions, total=False):
@@ -41,7 +43,8 @@ class SearchRequest:
     """How to rank and what to leave out; the arguments are those of `Index.search`.
 
     alpha, lexical: None is the index's. filter: parsed, if it was given as text. every_row: whether
-    an approximate index too looks at every row, to say what its answer lacks.
+    an approximate index too looks at every row; recall: the share of the best that it finds
+    otherwise, None the index's.
     """
 
     k: int = 10
@@ -53,6 +56,7 @@ class SearchRequest:
     lexical: float | None = None
     bm25: Bm25 = LUCENE
     every_row: bool = False
+    recall: float | None = None
 
     @classmethod
     def checked(
@@ -67,19 +71,27 @@ class SearchRequest:
         lexical: float | None = None,
         k1: float = LUCENE.k1,
         b: float = LUCENE.b,
+        exact: bool = False,
+        recall: float | None = None,
     ) -> SearchRequest:
-        """Raises MisuseError for k, method, alpha, min_score, lexical, k1 or b out of range;
-        FilterError."""
+        """Raises MisuseError for k, method, alpha, min_score, lexical, k1, b or recall out of
+        range; FilterError."""
         check_search(method, alpha, k)
         least = None if min_score is None else finite_number(min_score)
         if min_score is not None and least is None:
             raise MisuseError(f"min_score is {shown_value(min_score)}; it must be a finite number")
         check_flag("passages", passages)
+        check_flag("exact", exact)
+        wanted = None if recall is None else recall_share(recall)
+        if exact and wanted is not None:
+            raise MisuseError("exact looks at every row, whatever recall is; give one of them")
         parsed = as_filter(filter)
         weight = None if alpha is None else float(alpha)
         words = None if lexical is None else lexical_weight(lexical)
         bm25 = Bm25(_within("k1", k1), _within("b", b, 1.0))
-        return cls(int(k), method, weight, parsed, least, bool(passages), words, bm25)
+        return cls(
+            int(k), method, weight, parsed, least, bool(passages), words, bm25, bool(exact), wanted
+        )
 
     def weight(self, default_alpha: float) -> float | None:
         """The weight of RW to search with; None for methods other than `sum`."""
@@ -154,6 +166,15 @@ def check_queries(embeddings: Embeddings | None, dims: Pair[int]) -> Embeddings:
 def lexical_weight(value: object) -> float:
     """A weight of words as a float. Raises MisuseError unless it is a number from 0 to 1."""
     return _within("lexical", value, 1.0)
+
+
+def recall_share(value: object) -> float:
+    """A share of the best rows as a float. Raises MisuseError unless it is above 0, and at most
+    1."""
+    number = finite_number(value)
+    if number is None or not 0 < number <= 1:
+        raise MisuseError(f"recall is {shown_value(value)}; it must be above 0, and at most 1")
+    return number
 
 
 def _within(name: str, value: object, most: float = math.inf) -> float:

@@ -201,6 +201,12 @@ class FlatScan:
         for query in range(len(request.queries)):
             yield candidates.get(query, first_rows)
 
+    def among(self, request: SearchRequest, query: int, rows: RowNumbers) -> RowNumbers:
+        """Of some rows, ascending, those that can be among a query's best k of them."""
+        bounds = self._fp32_bounds(request, 1)
+        margin = request.margins(bounds, [query], exact=True)
+        return self._rescanned(request, query, self._vectors(request, [query]), rows, margin)
+
     def _scan_in_bfloat16(
         self, request: SearchRequest, queries: Sequence[int], max_candidates: int
     ) -> dict[int, RowNumbers]:

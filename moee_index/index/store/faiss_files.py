@@ -2,8 +2,8 @@
 
 Unit vectors in, codes or neighbor lists out. `flat` means float16 codes that are scanned
 completely, so its answers are exact after rescoring; it is what `auto` chooses at every size,
-because an index that may miss documents is built only on request. Any other type is a FAISS factory
-string, and approximate.
+because an index that may miss documents is built only on request. `approx` is flat too, with
+candidates beside it (approximate/). Any other type is a FAISS factory string, and approximate.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from moee_index.atomic import replacing, storage_errors
 from moee_index.backends import load_faiss
 from moee_index.dependencies import lacking
 from moee_index.errors import IndexDamagedError, MisuseError, StorageError, counted
-from moee_index.index.store.checksums import Codes
+from moee_index.index.store.checksums import Bytes, Codes
 from moee_index.index.store.reading import HINT, obstacle, reading
 from moee_index.text import check_text, text_fault
 from moee_index.types import FloatArray, Pair
 
 FLAT = "flat"
+APPROXIMATE = "approx"
 Blocks = Callable[[], Iterable[FloatArray]]
 
 
@@ -55,9 +56,25 @@ def check_index_type(requested: str, dims: Pair[int]) -> tuple[str, str]:
         return FLAT, "every document is compared, so answers are exact; other types only on request"
     if requested == FLAT:
         return FLAT, "as requested"
+    if requested == APPROXIMATE:
+        return APPROXIMATE, "as requested; documents may be missed, and how many is measured"
     for part, dim in dims:
         _made(requested, part, dim)
     return requested, "as requested; approximate: documents may be missed"
+
+
+def segment_type(index_type: str) -> str:
+    """The type of the two files of a segment in an index of this type."""
+    return FLAT if index_type == APPROXIMATE else index_type
+
+
+def check_recall(index_type: str, recall: float | None) -> None:
+    """Raises MisuseError where a recall is asked for that no index of this type can promise."""
+    if recall is not None and index_type != APPROXIMATE:
+        raise MisuseError(
+            f"a recall is measured of index type {APPROXIMATE}, not of {index_type}; leave it out, "
+            f"or give --index-type {APPROXIMATE}"
+        )
 
 
 def _made(factory: str, part: str, dim: int) -> Any:
@@ -67,7 +84,7 @@ def _made(factory: str, part: str, dim: int) -> Any:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise MisuseError(
-            f"{where} ({_short(error)}); give flat or another factory string"
+            f"{where} ({short(error)}); give flat or another factory string"
         ) from None
     inverted = _inverted_lists(index)
     if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2) or (inverted and not inverted.nlist):
@@ -140,7 +157,7 @@ def write_factory(path: Path, factory: str, part: str, blocks: Blocks, rows: int
     except RuntimeError as error:
         raise MisuseError(
             f"index type {factory!r} cannot be built for {part.upper()} from "
-            f"{counted(rows, 'document')} ({_short(error)}); what is embedded is kept: build "
+            f"{counted(rows, 'document')} ({short(error)}); what is embedded is kept: build "
             "again with --overwrite and --index-type flat, or moee-index reindex --index-type "
             "flat an index that is there"
         ) from None
@@ -152,7 +169,7 @@ def write_factory(path: Path, factory: str, part: str, blocks: Blocks, rows: int
             # prints, and leaves the file cut off.
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:
-            raise StorageError(f"FAISS cannot write {path} ({_short(error)})") from None
+            raise StorageError(f"FAISS cannot write {path} ({short(error)})") from None
 
 
 def _sample(blocks: Blocks, rows: int, dim: int) -> FloatArray:
@@ -188,8 +205,8 @@ def open_part(path: Path, index_type: str, rows: int, dim: int, *, checked: bool
             if isinstance(error, MemoryError):
                 raise
             if checked:
-                raise lacking("faiss-cpu", f"does not read {path} ({_short(error)})") from None
-            raise IndexDamagedError(f"{path} is damaged ({_short(error)}); {HINT}") from None
+                raise lacking("faiss-cpu", f"does not read {path} ({short(error)})") from None
+            raise IndexDamagedError(f"{path} is damaged ({short(error)}); {HINT}") from None
     if index is None:  # FAISS has a form for no index at all
         raise IndexDamagedError(f"{path} holds no index; {HINT}")
     if (index.ntotal, index.d) != (rows, dim):
@@ -231,6 +248,26 @@ def _read(path: Path, room: int) -> Any:
         return faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC)
 
 
+def read_mapped(content: Bytes, path: Path) -> Any:
+    """What FAISS reads of a file's bytes, which are known to be what was written; the name of the
+    file may be gone already. Raises LibraryError."""
+    faiss = load_faiss()
+    place = 0
+
+    def read(count: int) -> bytes:
+        nonlocal place
+        place += count
+        return bytes(content[place - count : place])
+
+    with _reading_faiss:
+        faiss.set_deserialization_vector_byte_limit(len(content) + 1)
+        faiss.set_deserialization_loop_limit(len(content) + 1)
+        try:
+            return faiss.read_index(faiss.PyCallbackIOReader(read))
+        except RuntimeError as error:
+            raise lacking("faiss-cpu", f"does not read {path} ({short(error)})") from None
+
+
 def _is_utf8(name: str) -> bool:
     return text_fault(name) is None
 
@@ -266,7 +303,7 @@ def _inverted_lists(index: Any) -> Any:
         return None
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
     """FAISS's message without its C++ signature, in one line."""
     text = " ".join(str(error).split())
     for mark in ("Error: ", ".cpp:"):

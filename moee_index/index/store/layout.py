@@ -4,15 +4,20 @@
     INDEX/lock                          held by the one writer
     INDEX/rejected.jsonl                lines that a build with on_bad="skip" could not use
     INDEX/standardizer-0001.safetensors
+    INDEX/coarse-0001.safetensors       of an approximate index: how rows are put into lists
     INDEX/token-weights-<checksum>.npy  where texts are pooled by token weights
     INDEX/segment-0001/                 documents and raw rows, embedded together
         documents.sqlite  fields.sqlite  hs.f32  rw.f32  rows.crc
         hs-0001.faiss  rw-0001.faiss  norms-0001.f32  hs-0001.crc  rw-0001.crc
                                         what follows from the rows under one standardizer
+        candidates-0001.faiss  candidates-0001.crc
+                                        of an approximate index: codes to find candidates by
         lexical-0001.postings  lexical-0001.crc
                                         which words the rows hold, and checksums of its pieces
         deleted-0003.bits               which rows do not count any more
         building.json                   only while a segment is unfinished: its settings
+    INDEX/workers/                      of a build or an add by several processes that has not ended
+                                        (workers_folder.py)
 
 A file that a manifest names is never written to again. Each version of an index has a number of
 its own, the manifest's `revision`, and what is new in it carries that number in its name; so a
@@ -32,13 +37,16 @@ from moee_index.text import shown
 MANIFEST = "manifest.json"
 BUILDING = "building.json"
 REJECTED = "rejected.jsonl"
+WORKERS = "workers"
 DOCUMENTS = "documents.sqlite"
 FIELDS = "fields.sqlite"
 ROW_CHECKS = "rows.crc"
 LEXICAL = "lexical"
+CANDIDATES = "candidates"
 STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
 SEGMENT = re.compile(r"segment-(\d{4,})")
-_STANDARDIZER = re.compile(r"standardizer-(\d{4,})\.safetensors")
+# What all segments share and a version may bring anew.
+_SHARED = re.compile(r"(?:standardizer|coarse)-(\d{4,})\.safetensors")
 WEIGHT_TABLES = "token-weights-*.npy"
 
 
@@ -67,12 +75,13 @@ def raw_name(part: str, store: str) -> str:
 
 
 def codes_name(part: str, revision: int) -> str:
-    """File name of a part's FAISS index."""
+    """File name of a part's FAISS index, or of the candidates' (part CANDIDATES)."""
     return f"{part}-{revision:04d}.faiss"
 
 
 def code_checks_name(part: str, revision: int) -> str:
-    """File name of the checksums of a FAISS file's pieces, or of the postings' (part LEXICAL)."""
+    """File name of the checksums of a FAISS file's pieces (part CANDIDATES: the candidates'), or of
+    the postings' (part LEXICAL)."""
     return f"{part}-{revision:04d}.crc"
 
 
@@ -92,6 +101,10 @@ def standardizer_name(revision: int) -> str:
     return f"standardizer-{revision:04d}.safetensors"
 
 
+def coarse_name(revision: int) -> str:
+    return f"coarse-{revision:04d}.safetensors"
+
+
 def token_weights_name(checksum: str) -> str:
     return WEIGHT_TABLES.replace("*", checksum[:16])
 
@@ -106,8 +119,9 @@ def segment_folders(directory: Path) -> list[Path]:
     return _numbered(directory, SEGMENT)
 
 
-def standardizer_files(directory: Path) -> list[Path]:
-    return _numbered(directory, _STANDARDIZER)
+def shared_files(directory: Path) -> list[Path]:
+    """Standardizers and coarse quantizers of an index directory, oldest first."""
+    return _numbered(directory, _SHARED)
 
 
 def _numbered(directory: Path, pattern: re.Pattern[str]) -> list[Path]:
@@ -123,6 +137,6 @@ def _numbered(directory: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 def next_revision(directory: Path, published: int) -> int:
     """A number above the published revision that no file of the directory carries yet."""
-    taken = [path.name for path in (*segment_folders(directory), *standardizer_files(directory))]
+    taken = [path.name for path in (*segment_folders(directory), *shared_files(directory))]
     numbers = [int(re.sub(r"\D", "", name)) for name in taken]
     return max([published, *numbers]) + 1

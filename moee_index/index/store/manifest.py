@@ -22,13 +22,17 @@ from moee_index.errors import (
     counted,
     first_line,
 )
+from moee_index.index.store.approximation import Approximation
 from moee_index.index.store.layout import (
     BUILDING,
+    CANDIDATES,
     DOCUMENTS,
     FIELDS,
     LEXICAL,
     MANIFEST,
     ROW_CHECKS,
+    WORKERS,
+    coarse_name,
     code_checks_name,
     codes_name,
     deleted_name,
@@ -45,9 +49,18 @@ from moee_index.text import shown
 from moee_index.types import PARTS, WINDOW_CHARACTERS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
-# 3 has postings; 2 is 3 without them.
-VERSION = 3
+# 4 is approximate; 3 has postings; 2 is 3 without them.
+VERSION = 4
+_EXACT = 3
 _OLDEST = 2
+# Of fields that a manifest may lack, and does where they say nothing.
+_SAY_NOTHING: dict[str, Any] = {
+    "lexical_weight": 0.0,
+    "tuned": False,
+    "approximation": None,
+    "shards": 0,
+    "computed_on": {},
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class Building:
 
     def write(self, folder: Path) -> None:
         settings = {**asdict(self), "spec": self.spec.stored()}
-        content = {"format": FORMAT, "version": VERSION, **settings}
+        content = {"format": FORMAT, "version": _EXACT, **settings}
         write_file(folder / BUILDING, json_bytes(content))
 
     @classmethod
@@ -120,7 +133,8 @@ class Segment:
     codes_error: the longest difference between a unit vector and its stored codes, which bounds
     what a scan can be wrong by (None for approximate types). derived: the revision in the
     names of norms and codes; deleted: the revision in the name of the bitmap of deleted rows,
-    None where none are. lexical: its postings; None in an index without them.
+    None where none are. lexical: its postings; None in an index without them. candidates: the
+    revision in the names of its candidates' files; None in an exact index.
     """
 
     name: str
@@ -133,6 +147,7 @@ class Segment:
     deleted_documents: int = 0
     deleted_rows: int = 0
     lexical: Lexical | None = None
+    candidates: int | None = None
 
     @property
     def live_rows(self) -> int:
@@ -147,6 +162,9 @@ class Segment:
         if self.lexical is not None:
             revision = self.lexical.revision
             names += [postings_name(revision), code_checks_name(LEXICAL, revision)]
+        if self.candidates is not None:
+            revision = self.candidates
+            names += [codes_name(CANDIDATES, revision), code_checks_name(CANDIDATES, revision)]
         if self.deleted is not None:
             names.append(deleted_name(self.deleted))
         return names
@@ -157,12 +175,17 @@ class Manifest:
     """Everything that a reader needs before it opens a file of a finished index.
 
     revision: counts the versions of this index. standardizer: the revision in its file's name.
-    index_type: what was asked for; a segment added later is flat until `compact`. counts:
+    index_type: what was asked for; a segment added later is flat until `compact`, and the segments
+    of an approximate index are flat with candidates beside them. counts:
     what the build read, truncated, skipped and rejected. chunk: see `Building`. created: of the
     first version, changed: of this one. language: how words are stemmed, "none" where they are not;
     None in an index without postings. lexical_weight: how much words weigh in a search unless it
-    says so itself; tuned: whether `tune` chose the weights, else they are the model's. files: path
-    relative to the index directory → size and checksum.
+    says so itself; tuned: whether `tune` chose the weights, else they are the model's.
+    approximation: of an index of type `approx`. files: path relative to the index directory → size
+    and checksum. shards: into how many parts the documents were divided by their ids, where several
+    processes embedded them, so that they are not in the order of the corpus; 0 where one did.
+    computed_on: device and type of the processes that embedded, where there were several →
+    documents.
     """
 
     revision: int
@@ -185,6 +208,9 @@ class Manifest:
     language: str | None = None
     lexical_weight: float = 0.0
     tuned: bool = False
+    approximation: Approximation | None = None
+    shards: int = 0
+    computed_on: dict[str, int] = field(default_factory=dict)
 
     @property
     def documents(self) -> int:
@@ -203,11 +229,15 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         settings = {**asdict(self), "spec": self.spec.stored()}
-        content = {"format": FORMAT, "version": VERSION, **settings}
+        # What an earlier program can read says so.
+        version = _EXACT if self.approximation is None else VERSION
+        content = {"format": FORMAT, "version": version, **settings}
         for entry in content["segments"]:
             entry["codes_error"] = entry["codes_error"] or {}
+            if entry["candidates"] is None:
+                del entry["candidates"]
         # Left out where they say nothing, as earlier versions have it.
-        for name in ("lexical_weight", "tuned"):
+        for name in _SAY_NOTHING:
             if not content[name]:
                 del content[name]
         return json_bytes({**content, "sha256": _checksum(_plain(content))})
@@ -244,12 +274,14 @@ class Manifest:
                 "--overwrite"
             )
         with _damaged(path):
-            content = {"language": None, "lexical_weight": 0.0, "tuned": False, **content}
+            content = {"language": None, **_SAY_NOTHING, **content}
             named = {field.name: content[field.name] for field in fields(cls)}
             named["files"] = {name: FileEntry(**entry) for name, entry in named["files"].items()}
             named["segments"] = tuple(_segment(entry) for entry in named["segments"])
             named["index_type"] = Pair(**named["index_type"])
             named["spec"] = EncoderSpec.from_stored(named["spec"])
+            if named["approximation"] is not None:
+                named["approximation"] = Approximation.from_stored(named["approximation"])
             manifest = cls(**named)
             check_manifest(manifest)
             return manifest
@@ -279,6 +311,8 @@ class Manifest:
         and made where they are new. Reads new files for their checksums."""
         standardizer = self.standardizer if standardizer is None else standardizer
         names = [standardizer_name(standardizer)]
+        if self.approximation is not None:
+            names.append(coarse_name(self.approximation.coarse))
         if self.spec.token_weights is not None:
             names.append(token_weights_name(self.spec.token_weights))
         names += [
@@ -307,7 +341,8 @@ def file_entry(path: Path) -> FileEntry:
 def _missing(directory: Path) -> str:
     if not known(directory.exists):
         return f"{directory}: no such directory; make an index there with moee-index build"
-    if any(known((path / BUILDING).exists) for path in segment_folders(directory)):
+    folders = [*segment_folders(directory), directory / WORKERS]
+    if any(known((path / BUILDING).exists) for path in folders):
         return f"{directory} holds an unfinished build; start the same build again to resume it"
     return f"{directory} is not an index (it has no {MANIFEST}); make one with moee-index build"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from moee_index.fusion import MAX_ALPHA, STANDARDIZE
 from moee_index.index.lexical.language import check_language
+from moee_index.index.store.approximation import check_approximation
 from moee_index.index.store.layout import SEGMENT, STORES
 from moee_index.index.store.stored_types import check_types
 from moee_index.types import Chunking, Pair
@@ -35,8 +36,8 @@ def check_manifest(manifest: Manifest) -> None:
         raise ValueError(f"lexical_weight is {manifest.lexical_weight!r}")
     if manifest.chunk is not None:
         Chunking.parse(manifest.chunk)
-    if min(manifest.revision, manifest.standardizer) < 0:
-        raise ValueError("a revision is below 0")
+    if min(manifest.revision, manifest.standardizer, manifest.shards) < 0:
+        raise ValueError("a revision or the number of shards is below 0")
     if manifest.language is not None:
         check_language(manifest.language)
     for name, listed in manifest.files.items():
@@ -47,6 +48,10 @@ def check_manifest(manifest: Manifest) -> None:
         _check_segment(segment)
         if (segment.lexical is None) != (manifest.language is None):
             raise ValueError(f"postings of {segment.name}, language {manifest.language!r}")
+        if (segment.candidates is None) != (manifest.approximation is None):
+            raise ValueError(f"{segment.name} has candidates in an exact index, or the reverse")
+    if manifest.approximation is not None:
+        check_approximation(manifest.approximation)
     if len({segment.name for segment in manifest.segments}) < len(manifest.segments):
         raise ValueError("a segment is named twice")
 
@@ -76,7 +81,8 @@ def _check_segment(segment: Segment) -> None:
         raise ValueError(f"segment {segment.name!r}")
     counts = [segment.documents, segment.rows, segment.deleted_documents, segment.deleted_rows]
     postings = 0 if segment.lexical is None else segment.lexical.revision
-    if min(*counts, segment.derived, segment.deleted or 0, postings) < 0:
+    revisions = [segment.derived, segment.deleted or 0, segment.candidates or 0, postings]
+    if min(*counts, *revisions) < 0:
         raise ValueError(f"a number of {segment.name} is below 0")
     if (segment.deleted is None) != (segment.deleted_rows == 0):
         raise ValueError(f"{segment.name} has deleted rows but does not name them, or the reverse")

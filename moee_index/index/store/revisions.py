@@ -17,9 +17,10 @@ from moee_index.index.store.layout import (
     BUILDING,
     WEIGHT_TABLES,
     segment_folders,
-    standardizer_files,
+    shared_files,
 )
 from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.workers_folder import holds_work, remove_workers
 from moee_index.types import Notify
 
 
@@ -54,13 +55,13 @@ def publish(
 def tidy(directory: Path, manifest: Manifest | None) -> None:
     """Remove what no version needs: files of older ones, and what a crash left.
 
-    An unfinished segment (one with building.json) stays, because it can be gone on with.
-    Raises StorageError.
+    An unfinished segment (one with building.json) stays, because it can be gone on with, and so
+    does what several processes have finished. Raises StorageError.
     """
     listed = set(manifest.files) if manifest else set()
     folders = {name.partition("/")[0] for name in listed if "/" in name}
     with storage_errors(directory):
-        for path in (*standardizer_files(directory), *directory.glob(WEIGHT_TABLES)):
+        for path in (*shared_files(directory), *directory.glob(WEIGHT_TABLES)):
             if path.name not in listed:
                 path.unlink(missing_ok=True)
         for folder in segment_folders(directory):
@@ -72,6 +73,8 @@ def tidy(directory: Path, manifest: Manifest | None) -> None:
                 remove_segment(folder)
         for path in directory.glob("*.tmp"):
             path.unlink(missing_ok=True)
+    if not holds_work(directory, folders):
+        remove_workers(directory)
 
 
 def remove_segment(folder: Path) -> None:

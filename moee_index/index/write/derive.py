@@ -1,4 +1,4 @@
-"""Derive from raw rows: standardizer, norms, FAISS files and their checksums.
+"""Derive from raw rows: standardizer, norms, FAISS files, candidates and their checksums.
 
 A build, an added segment and a reindex all use this, wherever the rows come from.
 """
@@ -14,8 +14,16 @@ import numpy.typing as npt
 
 from moee_index.atomic import write_file
 from moee_index.fusion import PartStandardizer, Standardize, Standardizer, unit_rows
+from moee_index.index.approximate.candidates import write_candidates
+from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.store.checksums import piece_crcs
-from moee_index.index.store.faiss_files import FLAT, write_factory, write_flat
+from moee_index.index.store.faiss_files import (
+    FLAT,
+    codes_of,
+    open_part,
+    write_factory,
+    write_flat,
+)
 from moee_index.index.store.layout import code_checks_name, codes_name, norms_name
 from moee_index.index.store.manifest import Segment
 from moee_index.index.store.rows import LiveRows, RowNumbers, RowReader
@@ -47,8 +55,10 @@ def derive(
     *,
     documents: int,
     report: Progress,
+    coarse: CoarseQuantizer | None = None,
 ) -> Segment:
-    """Write norms, both FAISS files and their checksums of a segment from its raw rows.
+    """Write norms, both FAISS files and their checksums of a segment from its raw rows; with a
+    coarse quantizer, which needs flat files, its candidates too.
 
     The same rows give the same bytes. Returns the segment as the manifest lists it, nothing
     deleted. Raises StorageError; MisuseError for an index type that cannot be built from so few
@@ -74,6 +84,8 @@ def derive(
 
     errors = PARTS.map(write)
     write_file(folder / norms_name(revision), norms.tobytes())
+    if coarse is not None:
+        _list_rows(folder, coarse, revision, raw, report)
     return Segment(
         name=folder.name,
         documents=documents,
@@ -81,7 +93,22 @@ def derive(
         index_type=Pair(index_type, index_type),
         codes_error=errors if index_type == FLAT else None,
         derived=revision,
+        candidates=None if coarse is None else revision,
     )
+
+
+def _list_rows(
+    folder: Path, coarse: CoarseQuantizer, revision: int, raw: RowReader, report: Progress
+) -> None:
+    """Write a segment's candidates from its flat files, which were written just now."""
+
+    def opened(part: Part) -> Any:
+        path, dim = folder / codes_name(part, revision), raw.parts[part].shape[1]
+        return open_part(path, FLAT, len(raw), dim)
+
+    # The codes are views of what FAISS maps, which has to outlive them.
+    indexes = PARTS.map(opened)
+    write_candidates(folder, coarse, indexes.map(codes_of), revision, report)
 
 
 def _units(

@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from moee_index.errors import (
     FingerprintMismatchError,
     IndexChangedError,
@@ -20,11 +22,12 @@ from moee_index.errors import (
 )
 from moee_index.fusion import choose_standardize
 from moee_index.index.lexical.language import NO_LANGUAGE
-from moee_index.index.segment import OpenSegment, open_standardizer
+from moee_index.index.segment import OpenSegment, find_live, open_standardizer
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument, Stored
 from moee_index.index.store.layout import segment_folders
 from moee_index.index.store.manifest import Building, Manifest
+from moee_index.index.store.workers_folder import begun_by_workers, workers_folder
 from moee_index.index.write.windows import Counts, Documents, read_through
 from moee_index.types import EncoderSpec, TextEncoder
 
@@ -45,7 +48,10 @@ def language_there(directory: Path) -> str | None:
 
 def begun_build(directory: Path) -> tuple[Path, Building] | None:
     """The folder and settings of the newest build that is not finished, if there is one."""
-    for folder in reversed(segment_folders(directory)):
+    folders = list(reversed(segment_folders(directory)))
+    if begun_by_workers(directory):
+        folders.insert(0, workers_folder(directory))
+    for folder in folders:
         building = Building.read(folder)
         if building is not None and building.purpose == "build":
             return folder, building
@@ -61,6 +67,22 @@ def option_differences(recorded: Building, requested: Building) -> list[tuple[st
         if before != now:
             differences.append((name, before, now))
     return differences
+
+
+def check_resumable(
+    directory: Path, recorded: Building, requested: Building, *, changing: bool
+) -> None:
+    """Raises IndexChangedError where an interrupted run was begun with other options. changing:
+    those that follow from raw rows may differ."""
+    different = option_differences(recorded, requested)
+    if changing:
+        different = [difference for difference in different if difference[0] not in DERIVED]
+    if different:
+        raise IndexChangedError(
+            f"the interrupted build in {directory} was begun with "
+            f"{told(different, recorded.spec)}; give the same options to resume it, or "
+            "--overwrite to start over"
+        )
 
 
 def told(differences: Sequence[tuple[str, object, object]], spec: EncoderSpec) -> str:
@@ -202,6 +224,8 @@ def _first_difference(
             opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
             for entry in manifest.segments
         ]
+        if manifest.shards:
+            return _difference_by_id(segments, documents, counts, skip_bad)
         stored = chain.from_iterable(segment.live_documents() for segment in segments)
         # Without --on-bad skip a second document of an id shows as another than is stored.
         for window in read_through(documents, counts, skip_bad=skip_bad, find_duplicates=skip_bad):
@@ -211,3 +235,25 @@ def _first_difference(
                     return difference
         left = next(stored, None)
         return None if left is None else f"document {left.id!r} is missing"
+
+
+def _difference_by_id(
+    segments: Sequence[OpenSegment], documents: Documents, counts: Counts, skip_bad: bool
+) -> str | None:
+    """As `_first_difference`, where documents are not in the order of their corpus."""
+    seen = [np.zeros(segment.entry.documents, dtype=bool) for segment in segments]
+    for window in read_through(documents, counts, skip_bad=skip_bad, find_duplicates=skip_bad):
+        there = find_live(segments, [prepared.document.id for prepared in window.documents])
+        for prepared in window.documents:
+            number, stored = there.get(prepared.document.id, (0, None))
+            difference = document_difference(stored, prepared)
+            if difference is not None or stored is None:
+                return difference
+            if seen[number][stored.number]:
+                return f"{prepared.document.source}: document {stored.id!r} comes twice"
+            seen[number][stored.number] = True
+    for segment, found in zip(segments, seen, strict=True):
+        for document in segment.live_documents():
+            if not found[document.number]:
+                return f"document {document.id!r} is missing"
+    return None

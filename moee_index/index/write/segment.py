@@ -10,15 +10,18 @@ What becomes of a finished segment is left to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from moee_index.atomic import storage_errors, sync_directory
-from moee_index.errors import CorpusError, IndexChangedError, IndexDamagedError, MisuseError
-from moee_index.fusion import shown_value
+from moee_index.errors import IndexChangedError, IndexDamagedError, MisuseError
+from moee_index.fusion import Standardize, Standardizer, shown_value
+from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.lexical.segment import write_lexical
+from moee_index.index.store.approximation import Approximation
 from moee_index.index.store.documents import DocumentStore, Window
 from moee_index.index.store.field_names import OWN, asked_as
 from moee_index.index.store.fields import write_fields
@@ -30,12 +33,14 @@ from moee_index.index.store.layout import (
     segment_folders,
     segment_name,
 )
-from moee_index.index.store.manifest import Building, Manifest
+from moee_index.index.store.manifest import Building, FileEntry, Manifest, Segment
 from moee_index.index.store.revisions import remove_segment
-from moee_index.index.store.rows import RowWriter
+from moee_index.index.store.rows import RowReader, RowWriter
 from moee_index.index.store.token_weights import begin_token_weights, needed_token_weights
+from moee_index.index.store.workers_folder import holds_work, remove_workers
+from moee_index.index.write.derive import derive, fit_standardizer
 from moee_index.index.write.pipeline import SegmentEmbedder
-from moee_index.index.write.resume import DERIVED, option_differences, told, window_difference
+from moee_index.index.write.resume import check_resumable, window_difference
 from moee_index.index.write.windows import (
     Batch,
     Counts,
@@ -43,6 +48,7 @@ from moee_index.index.write.windows import (
     Rejects,
     TakesOut,
     Wanted,
+    nothing_to_index,
     passages_of,
     windows,
 )
@@ -55,6 +61,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
+class Deriving:
+    """What an index makes of rows and documents. language: of postings, None for none; coarse, and
+    what a manifest says of it: of an approximate index."""
+
+    standardizer: Standardizer
+    index_type: str
+    language: str | None
+    coarse: CoarseQuantizer | None
+    approximation: Approximation | None
+
+
+@dataclass(frozen=True)
 class Written:
     """A segment whose documents and raw rows are all on disk."""
 
@@ -64,6 +82,126 @@ class Written:
     documents: int
     rows: int
     truncated: int
+    # Nothing that a manifest says of several processes.
+    shards: ClassVar[int] = 0
+    computed_on: ClassVar[Mapping[str, int]] = {}
+
+    @property
+    def raw(self) -> list[tuple[RowReader, None]]:
+        """Its rows, all of which count."""
+        dims = self.building.spec.dims
+        return [(RowReader(self.folder, self.building.store, self.rows, dims), None)]
+
+    def fit(self, which: Standardize, report: Progress) -> Standardizer:
+        """A standardizer of its rows."""
+        return fit_standardizer([*self.raw], self.building.spec.dims, which, report)
+
+    def derive(self, how: Deriving, report: Progress) -> NewSegments:
+        """Write what follows from its rows and documents."""
+        ((raw, _),) = self.raw
+        segment = derive(
+            self.folder,
+            raw,
+            how.standardizer,
+            how.index_type,
+            self.revision,
+            documents=self.documents,
+            report=report,
+            coarse=how.coarse,
+        )
+        if how.language is not None:
+            lexical = write_lexical(self.folder, how.language, self.revision, report)
+            segment = replace(segment, lexical=lexical)
+        return NewSegments([segment])
+
+    def keep_rejects(self, directory: Path) -> None:
+        """Put the lines that the run could not use beside the index."""
+        with storage_errors(directory):
+            if (self.folder / REJECTED).exists():
+                (self.folder / REJECTED).replace(directory / REJECTED)
+            else:
+                (directory / REJECTED).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class NewSegments:
+    """Segments that are to be published, and the entries of their files that are known already:
+    path relative to the index directory → size and checksum."""
+
+    segments: list[Segment]
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+
+    def folders(self, directory: Path) -> list[Path]:
+        return [directory / segment.name for segment in self.segments]
+
+
+class ManyWritten(Protocol):
+    """What a run has written, be it one segment (`Written`) or several (`workers.writing`)."""
+
+    @property
+    def building(self) -> Building: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def documents(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def truncated(self) -> int: ...
+
+    @property
+    def shards(self) -> int: ...
+
+    @property
+    def computed_on(self) -> Mapping[str, int]: ...
+
+    def fit(self, which: Standardize, report: Progress) -> Standardizer: ...
+
+    @property
+    def raw(self) -> Sequence[tuple[RowReader, None]]: ...
+
+    def derive(self, how: Deriving, report: Progress) -> NewSegments: ...
+
+    def keep_rejects(self, directory: Path) -> None: ...
+
+
+class Writing(Protocol):
+    """One run that writes documents into segments: `SegmentWriting`, or by several processes."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def documents(self) -> Documents: ...
+
+    @property
+    def encoder(self) -> TextEncoder: ...
+
+    @property
+    def wanted(self) -> Building: ...
+
+    @property
+    def skip_bad(self) -> bool: ...
+
+    @property
+    def changing(self) -> bool: ...
+
+    @property
+    def counts(self) -> Counts: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def notify(self) -> Notify: ...
+
+    def run(self, manifest: Manifest | None) -> ManyWritten: ...
+
+    def give_up(self) -> None: ...
 
 
 @dataclass
@@ -135,6 +273,7 @@ class SegmentWriting:
     def _begin(self, manifest: Manifest | None) -> tuple[Path, Building]:
         """The segment to write to: an interrupted run's or a new one."""
         listed = {entry.name for entry in manifest.segments} if manifest else set()
+        self._drop_workers(listed)
         resumable: tuple[Path, Building] | None = None
         for folder in reversed(segment_folders(self.directory)):
             if folder.name in listed or not (folder / BUILDING).exists():
@@ -161,6 +300,19 @@ class SegmentWriting:
             sync_directory(self.directory)
         return folder, self.wanted
 
+    def _drop_workers(self, listed: Collection[str]) -> None:
+        """Remove what several processes have left, which one does not go on with. Raises
+        IndexChangedError where that is an interrupted build that is to be gone on with."""
+        if not holds_work(self.directory, listed):
+            return
+        if not self.changing:
+            raise IndexChangedError(
+                f"the interrupted build in {self.directory} was begun with --workers; give "
+                "--workers to resume it, or --overwrite to start over"
+            )
+        self.notify("starting over: the interrupted run was begun with --workers")
+        remove_workers(self.directory, listed)
+
     def _resumable(self, folder: Path) -> Building | None:
         """The settings of an interrupted run, if this one can resume it.
 
@@ -170,15 +322,7 @@ class SegmentWriting:
             building = Building.read(folder)
             if building is None or building.purpose != self.wanted.purpose:
                 return None
-            different = option_differences(building, self.wanted)
-            if self.changing:
-                different = [difference for difference in different if difference[0] not in DERIVED]
-            if different:
-                raise IndexChangedError(
-                    f"the interrupted build in {self.directory} was begun with "
-                    f"{told(different, building.spec)}; give the same options to resume it, or "
-                    "--overwrite to start over"
-                )
+            check_resumable(self.directory, building, self.wanted, changing=self.changing)
             with (
                 DocumentStore(folder / DOCUMENTS) as store,
                 RowWriter(folder, building.store, building.spec.dims) as rows,
@@ -224,10 +368,7 @@ class SegmentWriting:
         if not reached.rows:
             self.worth_keeping = False
             if self.wanted.purpose == "build":
-                raise CorpusError(
-                    f"the corpus holds no document to index (read {self.counts.read}, empty "
-                    f"{self.counts.skipped}, rejected {self.counts.rejected}); give another one"
-                )
+                raise nothing_to_index(self.counts)
         return reached.documents, reached.rows
 
     def _windows(

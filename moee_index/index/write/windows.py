@@ -291,6 +291,14 @@ class _Gathered:
         self._ungrouped = 0
 
 
+def nothing_to_index(counts: Counts) -> CorpusError:
+    """The error for a corpus that leaves a new index empty."""
+    return CorpusError(
+        f"the corpus holds no document to index (read {counts.read}, empty "
+        f"{counts.skipped}, rejected {counts.rejected}); give another one"
+    )
+
+
 def located(document: Document) -> str:
     """Where a document came from, as a message begins."""
     return f"{document.source}: " if document.source else ""

@@ -48,7 +48,6 @@ class Search:
     revision: int | None = None
     syntax: bool = False
     snippet_width: int | None = WIDTH
-    every_row: bool = False
 
     @cached_property
     def parsed(self) -> list[ParsedQuery]:
@@ -83,7 +82,7 @@ class Search:
         request = SearchRequest.checked(self.k + self.offset, method=self.method, **self.options)
         if request.words(0.0) and self.texts is None:
             raise MisuseError("words count in a search by query alone: leave out lexical")
-        return replace(request, every_row=self.every_row)
+        return request
 
     def words(self, request: SearchRequest, index: Searchable) -> float:
         """The weight of words: as requested, else the index's; none where there is no text."""
@@ -92,9 +91,9 @@ class Search:
 
 @dataclass(frozen=True)
 class Answered:
-    """The hits of a query, as JSON has them."""
+    """The hits of a query, as JSON has them. how: `Hits.how`."""
 
-    exact: bool
+    how: dict[str, Any]
     hits: list[dict[str, Any]]
 
 
@@ -183,10 +182,10 @@ def _hits(index: Searchable, asked: Search, hits: Hits, text: str) -> Answered:
     """The hits of a query, each with the best part of its text."""
     shown, width = hits[asked.offset :], asked.snippet_width
     if width is None:
-        return Answered(hits.exact, [hit.as_json() for hit in shown])
+        return Answered(hits.how(), [hit.as_json() for hit in shown])
     snippets = index.snippets(text)
     fields = [hit.as_json() | snippets.snippet(hit.text, width).as_json() for hit in shown]
-    return Answered(hits.exact, fields)
+    return Answered(hits.how(), fields)
 
 
 def _fields(
@@ -214,7 +213,7 @@ def _fields(
         "query": None if asked.texts is None else asked.texts[position],
         "query_id": None,
         **details,
-        "exact": answered.exact,
+        **answered.how,
         **({"partial": True, "missing_segments": list(index.missing)} if index.missing else {}),
         "took_ms": seconds * 1000,
         **({"facets": facets} if asked.facets else {}),

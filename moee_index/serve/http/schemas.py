@@ -137,6 +137,9 @@ class SearchBody(StrictBody):
     snippets: bool = Field(True, description="false: no snippets, which take most of the time.")
     snippet_width: int = Field(200, ge=40, le=2000, description="Characters of a hit's snippet.")
     exact: bool = Field(False, description="Score every row, in an approximate index too.")
+    recall: Number | None = Field(
+        None, description="Of an approximate index: the share of the ten best to find, up to 1."
+    )
     partial: bool = Field(
         False,
         description="Where segments are on several servers: answer without those that do not.",
@@ -244,6 +247,7 @@ class SearchAnswer(Open):
     method: Method
     alpha: float | None
     exact: bool
+    recall: float | None = None
     took_ms: float
     hits: list[HitAnswer]
     lexical: float | None = None

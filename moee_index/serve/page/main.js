@@ -21,6 +21,12 @@ const LEAST_WORDS = 1e-6;
 const MOST_HITS = 5000;
 const ONE_MOVEMENT = 1500;
 
+// Whether an answer can lack documents, and how many of the ten best such a search finds.
+function exactness(answer) {
+  if (answer.exact) return "exact";
+  return answer.recall === undefined ? "approximate" : `approximate, recall ${number(answer.recall, 3)}`;
+}
+
 class Page {
   constructor() {
     this.state = read(location.hash);
@@ -385,7 +391,7 @@ class Page {
     const parts = [];
     if (hits.length) parts.push(hits.length === 1 ? `Hit ${first}` : `Hits ${first} to ${first + hits.length - 1}`);
     else parts.push("No hits");
-    parts.push(this.answer.exact ? "exact" : "approximate");
+    parts.push(exactness(this.answer));
     parts.push(`${Math.max(1, Math.round(this.answer.took_ms))} ms`);
     parts.push(`${counted(this.index.documents, "document")}, revision ${this.answer.revision}`);
     replace(byId("status"), parts.join(" · "));

@@ -192,7 +192,7 @@ class SpreadIndex:
 
     def _merged(self, answers: Sequence[Hits], k: int) -> Hits:
         hits = merged_hits(answers, k)
-        return Hits(hits, hits.exact and not self.missing)
+        return Hits(hits, hits.exact and not self.missing, hits.recall)
 
     def answer_parsed(
         self,

@@ -27,7 +27,7 @@ FORMAT = 1
 # Where a head finds it.
 ROOT = "/v1/shard"
 
-_PLAIN = ("k", "method", "alpha", "min_score", "passages", "lexical", "every_row")
+_PLAIN = ("k", "method", "alpha", "min_score", "passages", "lexical", "every_row", "recall")
 
 
 def request_json(request: SearchRequest) -> dict[str, Any]:
@@ -106,11 +106,13 @@ def bm25_json(parameters: Bm25) -> dict[str, float]:
 
 def hits_json(hits: Hits) -> dict[str, Any]:
     """The answer to one query."""
-    return {"exact": hits.exact, "hits": [hit.as_json() for hit in hits]}
+    return {**hits.how(), "hits": [hit.as_json() for hit in hits]}
 
 
 def hits_from(stored: Mapping[str, Any]) -> Hits:
-    return Hits([Hit.from_json(each) for each in stored["hits"]], stored["exact"])
+    return Hits(
+        [Hit.from_json(each) for each in stored["hits"]], stored["exact"], stored.get("recall")
+    )
 
 
 def facet_json(facet: Facet) -> dict[str, Any]:

@@ -26,7 +26,17 @@ async def searched(body: SearchBody, server: ServerOf, trace: TraceOf) -> Respon
     """What `moee-index query --json` prints, and the index's revision; for a list of queries
     {"answers": […]}."""
     options = body.model_dump(
-        include={"alpha", "lexical", "k1", "b", "filter", "min_score", "passages"},
+        include={
+            "alpha",
+            "lexical",
+            "k1",
+            "b",
+            "filter",
+            "min_score",
+            "passages",
+            "exact",
+            "recall",
+        },
         exclude_none=True,
     )
     asked = Search(
@@ -42,7 +52,6 @@ async def searched(body: SearchBody, server: ServerOf, trace: TraceOf) -> Respon
         revision=body.revision,
         syntax=body.syntax,
         snippet_width=body.snippet_width if body.snippets else None,
-        every_row=body.exact,
         partial=body.partial,
     )
     answers = await search(server, asked, trace)

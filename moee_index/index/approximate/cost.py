@@ -1,0 +1,39 @@
+"""What looking at every row costs, told where that is much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moee_index.index.store.faiss_files import FLAT
+from moee_index.index.store.manifest import Manifest
+
+# Bytes of codes from which on it is told.
+_MUCH = 2_000_000_000
+# Bytes a second that a scan takes in where codes are in memory, and from a disk: what two cores of
+# a server, and an NVMe disk, do at least.
+FROM_MEMORY = 20e9
+FROM_DISK = 2e9
+
+
+def scan_cost(manifest: Manifest) -> dict[str, Any] | None:
+    """Bytes that a query of a flat index reads, and the seconds that takes; None where it is
+    little, or the index is of another type."""
+    dims = manifest.spec.dims
+    size = sum(segment.rows for segment in manifest.segments) * 2 * (dims.hs + dims.rw)
+    if manifest.index_type.hs != FLAT or size < _MUCH:
+        return None
+    return {
+        "bytes": size,
+        "seconds_from_memory": size / FROM_MEMORY,
+        "seconds_from_disk": size / FROM_DISK,
+    }
+
+
+def told_cost(cost: dict[str, Any], directory: Path) -> str:
+    """As text, and what costs less."""
+    return (
+        f"a query reads {cost['bytes'] / 1e9:.1f} GB of codes: about "
+        f"{cost['seconds_from_memory']:.1f} s from memory, {cost['seconds_from_disk']:.0f} s from "
+        f"a disk; moee-index reindex {directory} --index-type approx makes it a fraction"
+    )

@@ -1,0 +1,327 @@
+"""How many of the best rows an approximate index finds, measured on its own rows.
+
+Rows of the index, and the same rows with noise, are asked both ways, the rows of their own
+documents left out of both answers. How far to look is chosen by one half of the rows; what is
+reported comes from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from moee_index.fusion import Method, unit_vectors
+from moee_index.index.approximate.asked import MEASURED_AT, Asked
+from moee_index.index.hits import Search
+from moee_index.index.search import pair
+from moee_index.index.search.pair import PairSearcher
+from moee_index.index.search.request import SearchRequest
+from moee_index.index.snapshot import Snapshot
+from moee_index.index.store.approximation import (
+    PARTS_ALONE,
+    Approximation,
+    Measured,
+    Reach,
+    Rung,
+)
+from moee_index.index.store.rows import RowNumbers
+from moee_index.types import Embeddings, Progress
+
+# Rows that are asked for, each once as it is and once with noise.
+_ROWS = 400
+_SEED = 20250415
+# Deviation of the noise, in deviations of the rows: a query is about 0.9 like its row, which makes
+# it a little harder than queries of other texts are (LAB.md).
+_NOISE = 0.5
+_STEPS = (0.8, 0.9, 0.95, 0.98, 0.99)
+_DEPTHS = (32, 64, 128, 256, 512, 1024)
+# Standard errors on either side of a mean that hold 95 %.
+_INTERVAL = 1.96
+# What scoring a candidate again costs, in codes that are gone through for as much: its two rows of
+# float16 are sixteen times its code, and lie apart.
+_ROW_COST = 64
+# No reach is chosen beyond the first that finds so much.
+_ENOUGH = 0.995
+_AT_A_TIME = 200
+
+Found = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of asking. lexical: weight of words."""
+
+    method: Method
+    alpha: float | None = None
+    lexical: float = 0.0
+
+    @property
+    def name(self) -> str:
+        words = f", lexical {self.lexical:g}" if self.lexical else ""
+        return self.method + (f", alpha {self.alpha:g}" if self.method == "sum" else "") + words
+
+    def request(self, k: int) -> SearchRequest:
+        """For all rows."""
+        return replace(
+            SearchRequest(k, self.method, self.alpha, lexical=self.lexical), every_row=True
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """What is asked. texts: of the rows, for words; owns: rows of each one's own document, which
+    are left out; half: bool [q], by which the reach is chosen."""
+
+    embeddings: Embeddings
+    texts: Sequence[str]
+    owns: Sequence[range]
+    half: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def measured(
+    snapshot: Snapshot,
+    searchers: Sequence[PairSearcher],
+    approximation: Approximation,
+    report: Progress,
+) -> Approximation:
+    """The approximation with rungs and recall as they are measured now. Where every segment is
+    small enough to be scanned there is nothing to measure. Raises IndexDamagedError."""
+    rows = snapshot.manifest.rows
+    approximation = replace(approximation, rungs=(), measured=(), queries=0, rows=rows)
+    if all(segment.entry.rows <= pair.SCANNED_ROWS for segment in snapshot.segments):
+        return approximation
+    queries = own_queries(snapshot)
+    ways = ways_of(snapshot)
+    tables = []
+    for number, way in enumerate(ways):
+        report("measuring recall", number, len(ways))
+        tables.append(_table(snapshot, searchers, way, queries, approximation.lists))
+    report("measuring recall", len(ways), len(ways))
+    measured_ways = dict(zip(ways, tables, strict=True))
+    rungs = _rungs(measured_ways, queries.half, approximation)
+    own = next((rung for rung in rungs if rung.wanted >= approximation.wanted), None)
+    if own is None:
+        return approximation
+    reported = [
+        _reported(way, table.found(own.reach_of(way.method))[~queries.half])
+        for way, table in measured_ways.items()
+    ]
+    return replace(
+        approximation,
+        rungs=tuple(rungs),
+        measured=tuple(reported),
+        queries=int((~queries.half).sum()),
+    )
+
+
+def ways_of(snapshot: Snapshot) -> list[Way]:
+    """The ways of asking that recall is measured by."""
+    ways = [Way("sum", alpha) for alpha in (0.25, 1.0, 4.0)]
+    ways += [Way("hs"), Way("rw"), Way("concat")]
+    manifest = snapshot.manifest
+    if manifest.language is not None and manifest.lexical_weight:
+        ways.append(Way("sum", manifest.alpha, manifest.lexical_weight))
+    return ways
+
+
+def own_queries(snapshot: Snapshot) -> Queries:
+    """Rows of the index that count, and the same rows with noise."""
+    generator = np.random.default_rng(_SEED)
+    live = np.concatenate(
+        [
+            begin + (np.arange(segment.entry.rows) if segment.live is None else segment.live_rows)
+            for begin, segment in zip(snapshot.begins[:-1], snapshot.segments, strict=True)
+        ]
+    )
+    chosen = np.sort(generator.choice(live, min(_ROWS, len(live)), replace=False))
+    rows = snapshot.vectors_at(chosen.tolist())
+
+    def both(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        noise = generator.standard_normal(values.shape) * values.std(axis=0) * _NOISE
+        return np.concatenate([values, (values + noise).astype(np.float32)])
+
+    found = [_document(snapshot, int(row)) for row in chosen]
+    return Queries(
+        Embeddings(both(rows.hs), both(rows.rw)),
+        [text for text, _ in found] * 2,
+        [own for _, own in found] * 2,
+        np.tile(np.arange(len(chosen)) % 2 == 0, 2),
+    )
+
+
+def _document(snapshot: Snapshot, row: int) -> tuple[str, range]:
+    """The text of a row's passage, and the rows of its document."""
+    number = int(np.searchsorted(snapshot.begins, row, side="right")) - 1
+    begin = int(snapshot.begins[number])
+    document = snapshot.segments[number].documents.at_rows([row - begin])[row - begin]
+    rows = document.rows
+    return document.passage(row - begin), range(begin + rows.start, begin + rows.stop)
+
+
+def true_rows(
+    snapshot: Snapshot, searchers: Sequence[PairSearcher], way: Way, queries: Queries
+) -> list[RowNumbers]:
+    """For each query the best ten rows of all that are not its own document's, by a scan."""
+    most = max(len(own) for own in queries.owns)
+    request = way.request(MEASURED_AT + most)
+    best: list[RowNumbers] = []
+    for start in range(0, len(queries), _AT_A_TIME):
+        some = slice(start, start + _AT_A_TIME)
+        embeddings = Embeddings(queries.embeddings.hs[some], queries.embeddings.rw[some])
+        texts = queries.texts[some] if way.lexical else None
+        rankings = Search(snapshot, searchers, request, embeddings, texts).rows(request.k)
+        for ranking, own in zip(rankings, queries.owns[some], strict=True):
+            others = ranking.rows[(ranking.rows < own.start) | (ranking.rows >= own.stop)]
+            best.append(others[:MEASURED_AT])
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """At which depth the best rows of each query are found, by how many lists are read. depths: by
+    lists, int64 [q, 10]: the least depth that brings a row, a large number where none does, -1
+    where there is no such row; by_words: bool [q, 10] by depth, which rows words bring."""
+
+    depths: dict[int, npt.NDArray[np.int64]]
+    by_words: dict[int, npt.NDArray[np.bool_]]
+
+    def found(self, reach: Reach) -> Found:
+        """The share of the best rows that each query finds, [q]."""
+        depths = self.depths[reach.lists]
+        there = depths >= 0
+        hit = there & (depths <= reach.depth)
+        if self.by_words:
+            hit |= there & self.by_words[reach.depth]
+        found: Found = hit.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        return found
+
+
+_NEVER = np.iinfo(np.int64).max
+
+
+def _table(
+    snapshot: Snapshot,
+    searchers: Sequence[PairSearcher],
+    way: Way,
+    queries: Queries,
+    lists: int,
+) -> Table:
+    best = true_rows(snapshot, searchers, way, queries)
+    wanted = np.full((len(queries), MEASURED_AT), -1, dtype=np.int64)
+    for number, rows in enumerate(best):
+        wanted[number, : len(rows)] = rows
+    by_words = _by_words(snapshot, way, queries, wanted) if way.lexical else {}
+    table = Table({}, by_words)
+    for step in _steps(lists):
+        table.depths[step] = _depths(snapshot, way, queries, wanted, step)
+        if table.found(Reach(step, _DEPTHS[-1])).mean() >= _ENOUGH:
+            break
+    for step in _steps(lists):  # what is not worth looking at finds as much
+        table.depths.setdefault(step, table.depths[max(table.depths)])
+    return table
+
+
+def _steps(lists: int) -> list[int]:
+    """Numbers of lists that are tried, ascending: a share of all, doubled until it is half of them;
+    beyond, a scan of every row is as cheap."""
+    steps = {max(1, lists >> shift) for shift in range(1, 9)}
+    return sorted(steps)
+
+
+def _depths(
+    snapshot: Snapshot, way: Way, queries: Queries, wanted: npt.NDArray[np.int64], lists: int
+) -> npt.NDArray[np.int64]:
+    """As `Table.depths` of so many lists."""
+    coarse = snapshot.coarse
+    assert coarse is not None
+    units = unit_vectors(queries.embeddings, snapshot.standardizer)
+    reach = Reach(lists, _DEPTHS[-1] + max(len(own) for own in queries.owns))
+    asked = Asked(coarse, units, way.method, way.alpha, reach)
+    depths = np.where(wanted < 0, -1, _NEVER)
+    for segment, begin in zip(snapshot.segments, snapshot.begins[:-1], strict=True):
+        if segment.candidates is None or segment.entry.rows <= pair.SCANNED_ROWS:
+            inside = (wanted >= begin) & (wanted < begin + segment.entry.rows)
+            depths[inside] = 0
+            continue
+        ranked = segment.candidates.ranked(asked, reach, segment.live)
+        for query, (own, brought) in enumerate(zip(queries.owns, ranked, strict=True)):
+            rows = begin + brought
+            rows = rows[(rows < own.start) | (rows >= own.stop)]
+            places = np.flatnonzero(np.isin(rows, wanted[query]))
+            for place in places:
+                depths[query, wanted[query] == rows[place]] = place + 1
+    return depths
+
+
+def _by_words(
+    snapshot: Snapshot, way: Way, queries: Queries, wanted: npt.NDArray[np.int64]
+) -> dict[int, npt.NDArray[np.bool_]]:
+    """By depth, which of the wanted rows words bring."""
+    from moee_index.index.hits import word_scores
+
+    words = word_scores(snapshot, way.request(MEASURED_AT), queries.embeddings, queries.texts)
+    assert words is not None
+    brought = {depth: np.zeros(wanted.shape, dtype=bool) for depth in _DEPTHS}
+    for number, (segment, begin) in enumerate(
+        zip(snapshot.segments, snapshot.begins[:-1], strict=True)
+    ):
+        scores = words.segment(number)
+        for query in range(len(queries)):
+            for depth in _DEPTHS:
+                rows = begin + scores.best(query, depth, segment.live)[0]
+                brought[depth][query] |= np.isin(wanted[query], rows)
+    return brought
+
+
+def _rungs(
+    tables: Mapping[Way, Table], half: npt.NDArray[np.bool_], approximation: Approximation
+) -> list[Rung]:
+    """For each share of the best rows the cheapest reaches that find it, surely."""
+    together = [table for way, table in tables.items() if way.method not in PARTS_ALONE]
+    alone = [table for way, table in tables.items() if way.method in PARTS_ALONE]
+    rungs: list[Rung] = []
+    for wanted in sorted({*_STEPS, approximation.wanted}):
+        reach = _cheapest(together, half, approximation, wanted)
+        reach_alone = _cheapest(alone, half, approximation, wanted)
+        if reach is None or reach_alone is None:
+            break
+        found = [table.found(reach) for table in together]
+        found += [table.found(reach_alone) for table in alone]
+        least = min(float(each[~half].mean()) for each in found)
+        rungs.append(Rung(wanted, reach, reach_alone, least))
+    return rungs
+
+
+def _cheapest(
+    tables: Sequence[Table],
+    half: npt.NDArray[np.bool_],
+    approximation: Approximation,
+    wanted: float,
+) -> Reach | None:
+    """The cheapest reach with which all of some ways find so much, surely; None if none is."""
+    rows_a_list = approximation.rows / approximation.lists
+    reaches = [Reach(lists, depth) for lists in _steps(approximation.lists) for depth in _DEPTHS]
+    reaches.sort(key=lambda reach: reach.lists * rows_a_list + reach.depth * _ROW_COST)
+    for reach in reaches:
+        if all(_surely(table.found(reach)[half]) >= wanted for table in tables):
+            return reach
+    return None
+
+
+def _interval(found: Found) -> float:
+    return float(_INTERVAL * found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else 1.0
+
+
+def _surely(found: Found) -> float:
+    """The lower end of the interval of a mean."""
+    return float(found.mean()) - _interval(found)
+
+
+def _reported(way: Way, found: Found) -> Measured:
+    return Measured(way.name, float(found.mean()), min(1.0, _interval(found)))
