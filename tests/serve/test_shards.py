@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from paths import PARITY
 from shards import sharded
 
+from fakes.indexes import without_postings
 from fakes.word_encoder import FakeEncoder
 from moee_index import Encoder
 from moee_index.errors import MisuseError
@@ -61,7 +62,7 @@ def build(directory: Path, before: int = 0, **options: Any) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=["both", "both 8:2", "none", "approximate"])
+@pytest.fixture(scope="module", params=["both", "both 8:2", "none", "approximate", "approx"])
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[SpreadIndex, LocalIndex]]:
@@ -71,6 +72,8 @@ def both(
     options: dict[str, Any] = {"standardize": standardize, "chunk": chunk or None}
     if standardize == "approximate":
         options = {"standardize": "both", "index_type": "HNSW4,SQfp16", "before": 1500}
+    elif standardize == "approx":
+        options = {"standardize": "both", "index_type": "approx", "before": 1500}
     whole = build(folder / "whole", **options)
     with sharded(whole, folder, ["0", "1-2", "3-"]) as running:
         source = Shards(Spread(tuple(each.url for each in reversed(running))))
@@ -82,7 +85,7 @@ def both(
 
 def check_same(found: Hits, expected: Hits) -> None:
     assert list(found) == list(expected)
-    assert found.exact == expected.exact
+    assert found.how() == expected.how()
 
 
 HOWS = [("sum", None), ("sum", 0.3), ("hs", None), ("rw", None), ("concat", None)]
@@ -103,6 +106,7 @@ requests = st.fixed_dictionaries(
     options=requests,
     how=st.sampled_from(HOWS),
     lexical=st.sampled_from([None, 0.0, 0.4, 0.999, 1.0]),
+    recall=st.sampled_from([None, None, 0.8, 0.99]),
     signs=st.sampled_from([None, "", " +w2", " -w5", ' "w0 w1"', ' -"w1 w0" +w3']),
     bm25=st.sampled_from([{}, {"k1": 0.5, "b": 1.0}]),
 )
@@ -114,11 +118,14 @@ def test_answers_are_those_of_one_index(
     lexical: float | None,
     signs: str | None,
     bm25: dict[str, float],
+    recall: float | None,
 ) -> None:
     """To the bit, equal scores in the same order: vectors, words, both, filtered or not, with
     conditions or without."""
     spread, one = both
-    request = SearchRequest.checked(method=how[0], alpha=how[1], lexical=lexical, **options, **bm25)
+    request = SearchRequest.checked(
+        method=how[0], alpha=how[1], lexical=lexical, recall=recall, **options, **bm25
+    )
     read = plain_query if signs is None else parse_query
     parsed = [read(query + (signs or "")) for query in queries]
     embeddings = None
@@ -241,3 +248,28 @@ def test_token_weights_are_those_of_the_index(tmp_path: Path) -> None:
             == one.token_weights.checksum
             == (spread.spec.token_weights)
         )
+
+
+def test_an_index_without_postings_has_no_words(tmp_path: Path) -> None:
+    index = build(tmp_path / "plain", standardize="none")
+    without_postings(index)
+    with (
+        LocalIndex.open(index) as one,
+        sharded(index, tmp_path / "parts", ["0-1", "2-"]) as running,
+    ):
+        spread = Shards(Spread(tuple(each.url for each in running))).open().index
+        texts, condition = ["w1 w7"], parse_query("w1 +w2")
+        embeddings = FakeEncoder().encode(texts)
+        request = SearchRequest.checked()
+        (found,), (expected,) = (each.answer(request, embeddings, texts) for each in (spread, one))
+        check_same(found, expected)
+        text = found[0].text
+        assert spread.snippets("w1").snippet(text) == one.snippets("w1").snippet(text)
+        for index_of in (spread, one):
+            with pytest.raises(MisuseError, match="has no postings, which a search by words"):
+                index_of.answer(SearchRequest.checked(lexical=0.5), embeddings, texts)
+            with pytest.raises(MisuseError, match=r"has no postings, by which \+words"):
+                index_of.check_conditions([condition])
+            with pytest.raises(MisuseError, match="has no postings"):
+                index_of.count_documents(None, condition.conditions)
+            assert index_of.words() is None
