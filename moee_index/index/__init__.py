@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moee_index.index.index import Index
     from moee_index.index.several import Indexes
     from moee_index.index.verify import VerifyReport, verify_index
+    from moee_index.index.workers.start import Workers
 
 _HOMES = {
     "AddReport": "add",
@@ -36,6 +37,7 @@ _HOMES = {
     "Index": "index",
     "Indexes": "several",
     "VerifyReport": "verify",
+    "Workers": "workers.start",
     "add_documents": "add",
     "build_index": "build",
     "compact_index": "change",
@@ -56,6 +58,7 @@ __all__ = [
     "Index",
     "Indexes",
     "VerifyReport",
+    "Workers",
     "add_documents",
     "build_index",
     "compact_index",
