@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moee_index.readers.corpus import CorpusReader, Reject
     from moee_index.readers.folder import Passed
     from moee_index.serve.client import Remote
+    from moee_index.serve.searchable import Searchable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -448,7 +449,11 @@ def tell_bundled(console: Console, options: dict[str, Any]) -> None:
 
 
 def load_encoder_of(
-    console: Console, index: Index | Indexes, options: dict[str, Any], *, few_texts: bool = True
+    console: Console,
+    index: Index | Indexes | Searchable,
+    options: dict[str, Any],
+    *,
+    few_texts: bool = True,
 ) -> Encoder:
     """Load the model that an index was built with; refuses contradicting options. few_texts:
     whether it is for a few texts at a time, as queries are."""

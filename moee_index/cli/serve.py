@@ -9,13 +9,45 @@ import click
 
 from moee_index.cli.console import Console
 from moee_index.cli.options import model_options, split_model_options
-from moee_index.cli.serving import models_of, name_option, with_batch_tokens
+from moee_index.cli.serving import (
+    check_no_model_options,
+    models_of,
+    name_option,
+    with_batch_tokens,
+)
 from moee_index.cli.streams import print_json_line
 
 
 @click.command("serve")
-@click.argument("indexes", nargs=-1, metavar="[INDEX…]", type=click.Path(path_type=Path))
+@click.argument("indexes", nargs=-1, metavar="[INDEX…]")
 @name_option("Also serve the index in DIR, under the name N.")
+@click.option(
+    "--segments",
+    metavar="RANGE",
+    help="Of the one INDEX, serve only these segments, to a head: 0-3, or 4- for 4 and all later. "
+    "No model is loaded.",
+)
+@click.option(
+    "--shards",
+    "of_shards",
+    is_flag=True,
+    help="Be a head: in place of INDEX there are addresses of servers with --segments, whose index "
+    "is served as one.",
+)
+@click.option(
+    "--shard-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a head waits for each shard.",
+)
+@click.option(
+    "--shard-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The key that shards want, first line of FILE. [default: that of MOEE_INDEX_API_KEY]",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
@@ -87,8 +119,12 @@ from moee_index.cli.streams import print_json_line
 def command(
     console: Console,
     /,
-    indexes: tuple[Path, ...],
+    indexes: tuple[str, ...],
     named: tuple[str, ...],
+    segments: str | None,
+    of_shards: bool,
+    shard_timeout: float,
+    shard_key_file: Path | None,
     host: str,
     port: int,
     api_key_file: Path | None,
@@ -105,16 +141,17 @@ def command(
 ) -> None:
     """Answer searches of each INDEX, embeddings and reranking over HTTP.
 
-    Without an INDEX, embeddings and reranking alone. Ctrl-C or SIGTERM ends it, once what was
-    accepted is answered.
+    Without an INDEX, embeddings and reranking alone. An index that is too large for one machine is
+    served by several, each with some --segments, and a head with --shards. Ctrl-C or SIGTERM ends
+    it, once what was accepted is answered.
     """
     from moee_index.serve.libraries import check_installed
     from moee_index.serve.settings import (
         Limits,
         Settings,
         check_access,
-        named_indexes,
         read_keys,
+        what_is_served,
     )
 
     check_installed()
@@ -123,16 +160,22 @@ def command(
         host, keys=keys, no_auth=no_auth, allowed_hosts=allowed_hosts, cors_origins=cors_origins
     )
     options, _ = split_model_options(given)
+    if segments is not None:
+        check_no_model_options("--segments")
     limits = Limits(grace=grace, deadline=deadline, queue_tokens=queue_tokens, body=max_body)
     limits = with_batch_tokens(limits, options)
-    settings = Settings(named_indexes(indexes, named), access, limits, log_texts=log_texts)
+    served = what_is_served(
+        indexes, named, segments=segments, of_shards=of_shards, shard_key_file=shard_key_file,
+        shard_timeout=shard_timeout,
+    )  # fmt: skip
+    settings = Settings(**served, access=access, limits=limits, log_texts=log_texts)
 
     from moee_index.serve.http.run import listen, serve
     from moee_index.serve.server import Server
 
     listening = listen(host, port, limits.writing)
     serve(
-        Server(settings, models_of(console, options)),
+        Server(settings, None if segments is not None else models_of(console, options)),
         listening,
         write_log=None if no_log else print_json_line,
         notify=console.tell,

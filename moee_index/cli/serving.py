@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from moee_index.cli.console import Console
-from moee_index.cli.options import load_encoder, load_encoder_of
+from moee_index.cli.options import MODEL_KEYS, load_encoder, load_encoder_of
+from moee_index.errors import MisuseError
 
 if TYPE_CHECKING:
     from moee_index.serve.server import Models
@@ -36,6 +38,16 @@ def with_batch_tokens(limits: Limits, options: dict[str, Any]) -> Limits:
         limits = replace(limits, batch_tokens=options["batch_tokens"])
     options["batch_tokens"] = limits.batch_tokens
     return limits
+
+
+def check_no_model_options(option: str) -> None:
+    """Raises MisuseError where an option of the model is on a command line that loads none for
+    another option."""
+    context = click.get_current_context()
+    for key in MODEL_KEYS:
+        if context.get_parameter_source(key) is ParameterSource.COMMANDLINE:
+            flag = key.replace("_", "-")
+            raise MisuseError(f"--{flag} is for a model, and with {option} none is loaded")
 
 
 def models_of(console: Console, options: dict[str, Any]) -> Models:

@@ -89,7 +89,7 @@ def command(
     saved = False
     try:
         if save:
-            save_weights(index, tuning.alpha, tuning.lexical)
+            save_weights(index, tuning.alpha, tuning.lexical, judged=tuning.recall)
             saved = True
     finally:
         # The result is printed even where it cannot be saved.
@@ -128,6 +128,11 @@ def _print(index: Path, tuning: Tuning, saved: bool) -> None:
         say(f"{point.alpha:>8g}  {point.value:.4f}{mark}")
     if tuning.held_out is not None:
         _print_held_out(tuning, tuning.held_out)
+    if tuning.recall is not None:
+        say(
+            f"recall@10 of the approximate index over {tuning.recall.search}: "
+            f"{tuning.recall.recall:.3f} ± {tuning.recall.interval:.3f}"
+        )
     chosen, before = _chosen(tuning), _before(tuning)
     if saved:
         say(f"{chosen} is now the default of {index} (it was {before})")

@@ -14,7 +14,7 @@ from moee_index.index.index import Index
 from moee_index.index.search.request import SearchRequest
 from moee_index.index.segment import find_live
 from moee_index.index.snapshot import Snapshot
-from moee_index.types import blocks
+from moee_index.types import EncoderSpec, blocks
 
 _AT_A_TIME = 1024
 
@@ -28,21 +28,26 @@ def check_distinct(indexes: Sequence[Index]) -> None:
 
 def check_alike(first: Index, other: Index) -> None:
     """Raises FingerprintMismatchError naming what decides a vector and differs."""
-    ours, theirs = first.spec.identity(), other.spec.identity()
+    if differs := identity_differences(first.spec, other.spec):
+        raise FingerprintMismatchError(
+            f"{first.directory} and {other.directory} were built with {differs}; search them one "
+            "by one"
+        )
+
+
+def identity_differences(first: EncoderSpec, other: EncoderSpec) -> str:
+    """What decides a vector and differs between two encoders; empty where nothing does."""
+    ours, theirs = first.identity(), other.identity()
     different = [name for name in ours if ours[name] != theirs[name]]
     if not different:
-        return
+        return ""
     if "fingerprint" in different:
-        differs = (
-            f"different models ({first.spec.model}, fingerprint {first.spec.fingerprint[:12]}…; "
-            f"{other.spec.model}, fingerprint {other.spec.fingerprint[:12]}…)"
+        return (
+            f"different models ({first.model}, fingerprint {first.fingerprint[:12]}…; "
+            f"{other.model}, fingerprint {other.fingerprint[:12]}…)"
         )
-    else:
-        pairs = (f"{name} {ours[name]!r} and {theirs[name]!r}" for name in different)
-        differs = "different options: " + ", ".join(pairs).replace("_", "-")
-    raise FingerprintMismatchError(
-        f"{first.directory} and {other.directory} were built with {differs}; search them one by one"
-    )
+    pairs = (f"{name} {ours[name]!r} and {theirs[name]!r}" for name in different)
+    return "different options: " + ", ".join(pairs).replace("_", "-")
 
 
 def equal(one: Standardizer, other: Standardizer) -> bool:

@@ -34,6 +34,7 @@ from moee_index.index.segment import (
     open_standardizer,
 )
 from moee_index.index.snapshot import Selector, without_postings
+from moee_index.index.store.approximation import Measured
 from moee_index.index.store.faiss_files import (
     APPROXIMATE,
     FLAT,
@@ -425,9 +426,15 @@ def save_alpha(directory: str | Path, alpha: float) -> None:
     save_weights(directory, alpha)
 
 
-def save_weights(directory: str | Path, alpha: float, lexical: float | None = None) -> None:
+def save_weights(
+    directory: str | Path,
+    alpha: float,
+    lexical: float | None = None,
+    judged: Measured | None = None,
+) -> None:
     """Make alpha the index's default weight of RW, and lexical that of words; None leaves it as it
-    is. Atomic: a reader sees the old ones or the new.
+    is. judged: of an approximate index, its recall over judged queries, which is kept with it.
+    Atomic: a reader sees the old ones or the new.
 
     Readers that are open keep the values that they opened with.
 
@@ -443,9 +450,13 @@ def save_weights(directory: str | Path, alpha: float, lexical: float | None = No
         manifest = Manifest.read(directory)
         if words and manifest.language is None:
             raise MisuseError(without_postings(directory))
+        approximation = manifest.approximation
+        if approximation is not None and judged is not None:
+            approximation = replace(approximation, judged=judged)
         replace(
             manifest,
             alpha=weight,
+            approximation=approximation,
             lexical_weight=manifest.lexical_weight if words is None else words,
             tuned=manifest.tuned or words is not None,
             revision=manifest.revision + 1,

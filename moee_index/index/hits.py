@@ -6,7 +6,7 @@ Which rows of a segment are best is search/pair's, by words alone lexical/scores
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,6 +47,18 @@ class Hits(list[Hit]):
     def how(self) -> dict[str, Any]:
         """What an answer in JSON says of them: exact, and recall where it was measured."""
         return {"exact": self.exact} | ({} if self.recall is None else {"recall": self.recall})
+
+
+def merged_hits(answers: Iterable[Hits], k: int) -> Hits:
+    """The k best hits of several answers to one query, by score, or by `rrf` where they have it.
+    Equal ones stand in the order of the answers, then of their hits: where each answer is of some
+    segments, in their order, this is the answer of all."""
+    every = list(answers)
+    # Sorting keeps equal ones in their order.
+    order = chain.from_iterable(every)
+    hits = sorted(order, key=lambda hit: -(hit.score if hit.rrf is None else hit.rrf))
+    ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], 1)]
+    return Hits(ranked, all(answer.exact for answer in every), least_recall(every))
 
 
 class Search:

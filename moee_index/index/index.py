@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from moee_index.errors import IndexDamagedError, MisuseError
 from moee_index.fusion import Method, Standardizer
+from moee_index.index.held import Segments
 from moee_index.index.hits import Hits, Search, answer_alike, more_like, stored_rows
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
@@ -59,8 +60,15 @@ class Index:
     another process opens the directory itself. snapshot: what it holds, segment by segment.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, block_rows: int | None) -> None:
-        self.snapshot = Snapshot(directory, manifest)
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        block_rows: int | None,
+        held: Segments | None = None,
+    ) -> None:
+        numbers = None if held is None else held.of(directory, len(manifest.segments))
+        self.snapshot = Snapshot(directory, manifest, numbers)
         self.directory = directory
         self.manifest = manifest
         self._load: LoadEncoder | None = None
@@ -97,12 +105,15 @@ class Index:
         encoder: TextEncoder | LoadEncoder | None = None,
         *,
         block_rows: int | None = None,
-    ) -> Index:
+        segments: Segments | None = None,
+    ) -> Self:
         """Open a finished index.
 
         encoder: what embeds queries, or a function from the index's `EncoderSpec` to one, called
         at the first query; None for `search_embeddings` alone. block_rows: documents scanned at a
-        time; None chooses.
+        time; None chooses. segments: the ones to open, where other machines have the others: no
+        file of these is needed here. Documents, rows and hits are then those of the segments alone,
+        numbered as in the whole index; spec, default weights and manifest are the whole index's.
 
         Raises NotAnIndexError, IndexDamagedError, FingerprintMismatchError, StorageError where a
         file may not or cannot be read.
@@ -113,7 +124,7 @@ class Index:
         for attempt in range(_ATTEMPTS):
             manifest = Manifest.read(directory)
             try:
-                index = cls(directory, manifest, block_rows)
+                index = cls(directory, manifest, block_rows, segments)
                 break
             except IndexDamagedError:
                 # A writer may have put a newer version in place since the manifest was read.
@@ -164,7 +175,8 @@ class Index:
     # What it holds
 
     def __len__(self) -> int:
-        return self.manifest.documents
+        held = (segment.entry for segment in self.snapshot.segments)
+        return sum(entry.documents - entry.deleted_documents for entry in held)
 
     @property
     def spec(self) -> EncoderSpec:

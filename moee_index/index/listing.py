@@ -20,7 +20,7 @@ from moee_index.errors import MisuseError
 from moee_index.index.filters import Filter
 from moee_index.index.filters.grammar import FieldUse, read_field
 from moee_index.index.segment import OpenSegment
-from moee_index.index.snapshot import Snapshot, joined_fields
+from moee_index.index.snapshot import Fields, Snapshot, joined_fields
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.field_names import dotted
 from moee_index.index.store.fields import NOWHERE, value_of
@@ -95,9 +95,12 @@ def count_values(
     fields: Sequence[str],
     filter: str | Filter | None = None,
     conditions: Sequence[Condition] = (),
+    *,
+    checked: bool = False,
 ) -> list[Facet]:
     """Count the documents, of one index or of several, that match a filter, and meet a query's
-    conditions, by their values in some fields.
+    conditions, by their values in some fields. checked: whether the fields were looked for in more
+    than these indexes, so that what these lack is no slip.
 
     Raises MisuseError for a field that no document has, and for conditions in an index without
     postings; FilterError.
@@ -106,7 +109,7 @@ def count_values(
     matching = [_matching(snapshot, filter, conditions) for snapshot in each]
     facets = []
     for field in fields:
-        use = _field_of(each, field)
+        use = read_field(field) if checked else _field_of(each, field)
         values = map(_values, each, matching, repeat(use))
         facets.append(_facet(field, chain.from_iterable(values)))
     return facets
@@ -131,6 +134,20 @@ def _facet(field: str, values: Iterator[Any]) -> Facet:
         elements = value if isinstance(value, list) else [value]
         # As JSON: 1 and true are different values, and a list cannot be a key.
         counts.update({json.dumps(_plain(one), sort_keys=True) for one in elements})
+    return _of_counts(field, counts, missing)
+
+
+def summed_facets(facets: Sequence[Facet]) -> Facet:
+    """The counts of a field over the documents of several facets of it."""
+    counts: Counter[str] = Counter()
+    for facet in facets:
+        for value, count in facet.counts:
+            counts[json.dumps(value, sort_keys=True)] += count
+    return _of_counts(facets[0].field, counts, sum(facet.missing for facet in facets))
+
+
+def _of_counts(field: str, counts: Counter[str], missing: int) -> Facet:
+    """counts: by a value's JSON."""
     found = [(json.loads(value), count) for value, count in counts.items()]
     found.sort(key=lambda each: (-each[1], _order(each[0])))
     return Facet(field, tuple(found), missing)
@@ -180,11 +197,15 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def _field_of(snapshots: Sequence[Snapshot], field: str) -> FieldUse:
-    """A field by its name. Raises MisuseError for one that no document has."""
+    return known_field(joined_fields(snapshot.fields for snapshot in snapshots), field)
+
+
+def known_field(known: Fields | None, field: str) -> FieldUse:
+    """A field by its name. known: the fields of all documents, None where there are thousands.
+    Raises MisuseError for one that no document has."""
     use = read_field(field)
     if use.own and use.path == ("text",):
         raise MisuseError("text is the document's own and no value; .text is the metadata's")
-    known = joined_fields(snapshots)
     if known is not None and not use.own and dotted(use.path) not in known:
         there = ", ".join(sorted(known)[:10]) or "none"
         raise MisuseError(f"no document has the field {field!r}; there are {there}")

@@ -20,7 +20,7 @@ import numpy as np
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.alike import check_alike, check_distinct, equal, shared_names
 from moee_index.index.filters import Filter
-from moee_index.index.hits import Hits, answer_alike, least_recall, word_scores
+from moee_index.index.hits import Hits, answer_alike, merged_hits, word_scores
 from moee_index.index.index import Index, LoadEncoder
 from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
 from moee_index.index.listing import Facet, count_values
@@ -233,7 +233,7 @@ class Indexes:
         parsed = SearchRequest.checked(filter=condition).filter
         if parsed is None or len(self.indexes) == 1:
             return parsed
-        known = joined_fields(self._snapshots)
+        known = joined_fields(snapshot.fields for snapshot in self._snapshots)
         # Indexes that have become empty know no fields, and every filter finds nothing.
         if known is not None and any(snapshot.segments for snapshot in self._snapshots):
             parsed.check(known)
@@ -405,15 +405,15 @@ class Indexes:
         if len(answers) == 1:
             return answers[0]
         by_rank = self.merged_by(request)[0] == "ranks"
-        hits = []
+        named = []
         for index, answer in zip(self.indexes, answers, strict=True):
-            for hit in answer:
-                rrf = 1 / (RRF_K + hit.rank) if by_rank else None
-                hits.append(replace(hit, index=str(index.directory), rrf=rrf))
-        # Sorting keeps equal ones in the order of the indexes, then of their documents.
-        hits.sort(key=lambda hit: -(hit.score if hit.rrf is None else hit.rrf))
-        ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: request.k], 1)]
-        return Hits(ranked, all(answer.exact for answer in answers), least_recall(answers))
+            weights = (1 / (RRF_K + hit.rank) if by_rank else None for hit in answer)
+            hits = [
+                replace(hit, index=str(index.directory), rrf=rrf)
+                for hit, rrf in zip(answer, weights, strict=True)
+            ]
+            named.append(Hits(hits, answer.exact, answer.recall))
+        return merged_hits(named, request.k)
 
     def _held(self) -> ExitStack:
         """Keeps the files of all open until a block ends."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -50,6 +50,8 @@ WHITESPACE = (
 _WITH_WHITESPACE = f"*[{WHITESPACE}]*"
 LIKE_PASSAGES = "*#[1-9]*"
 _AT_A_TIME = 1024
+# Metadata field → kinds of the values that documents have in it.
+Fields = dict[str, set[str]]
 # Masks of the last filters are kept: a version of an index never changes, so they stay true.
 _KEPT = 16
 
@@ -66,13 +68,15 @@ class Passage:
 
 
 class Snapshot:
-    """The segments of one version, opened; read from any thread, but for `close`.
+    """The segments of one version, opened; read from any thread, but for `close`. held: which of
+    the manifest's; None is all. Rows are numbered as in the whole index, whichever are.
 
     Raises IndexDamagedError where a file is missing or altered, StorageError where one may not or
     cannot be read.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, held: range | None = None) -> None:
+        self.held = range(len(manifest.segments)) if held is None else held
         self.directory = directory
         # Where it is whatever becomes of the working directory.
         self.home = directory.absolute()
@@ -82,14 +86,15 @@ class Snapshot:
         self.standardizer: Standardizer = open_standardizer(directory, manifest)
         self.coarse: CoarseQuantizer | None = open_coarse(directory, manifest)
         try:
-            for entry in manifest.segments:
-                self._segments.append(OpenSegment(directory, manifest, entry))
+            for number in self.held:
+                self._segments.append(OpenSegment(directory, manifest, manifest.segments[number]))
         except BaseException:
             self.close()
             raise
         self._selector = Selector(self._segments)
         # The row of the index with which each segment begins, and the end of the last.
-        self.begins = np.cumsum([0, *(segment.entry.rows for segment in self._segments)])
+        every = np.cumsum([0, *(entry.rows for entry in manifest.segments)])
+        self.begins = every[self.held.start : self.held.stop + 1]
 
     def close(self) -> None:
         """Close files; nothing can be read any more."""
@@ -147,13 +152,11 @@ class Snapshot:
         if passages:
             return passages[0]
         if match is None:
-            raise MisuseError(f"{self.directory} has no document {name!r}")
+            raise MisuseError(without_document(name, self.directory))
         segment, document = match
         if len(document.spans) > 1:
-            raise MisuseError(
-                f"document {name!r} of {self.directory} has {len(document.spans)} passages; name "
-                f"one, as in {document.name_at(document.first)}"
-            )
+            first = document.name_at(document.first)
+            raise MisuseError(which_passage(name, self.directory, len(document.spans), first))
         return int(self.begins[segment]) + document.first
 
     def _coincide(self, name: str) -> str:
@@ -270,11 +273,7 @@ class Snapshot:
     def check_conditions(self) -> None:
         """Raises MisuseError for an index without postings, which no condition can be met by."""
         if self.manifest.language is None:
-            raise MisuseError(
-                f'{self.directory} has no postings, by which +words, -words and "phrases" are '
-                f"looked up; moee-index reindex {self.directory} --lexical writes them, --plain "
-                "searches for the text as it is"
-            )
+            raise MisuseError(without_conditions(self.directory))
 
     @cached_property
     def words(self) -> Words:
@@ -283,11 +282,14 @@ class Snapshot:
 
         return Words(self.manifest.language or NO_LANGUAGE)
 
-    def rows_with(self, term: str) -> int:
-        """How many rows hold a word, those that do not count included; 0 without postings."""
-        each = (segment.postings for segment in self._segments)
-        spans = (postings.find(term) for postings in each if postings is not None)
-        return sum(span[1] - span[0] for span in spans if span is not None)
+    def rows_with(self, terms: Collection[str]) -> dict[str, int]:
+        """How many rows hold each word, those that do not count included; 0 without postings."""
+        each = [segment.postings for segment in self._segments if segment.postings is not None]
+        rows = dict.fromkeys(terms, 0)
+        for term in rows:
+            spans = (postings.find(term) for postings in each)
+            rows[term] = sum(span[1] - span[0] for span in spans if span is not None)
+        return rows
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -312,16 +314,26 @@ class Snapshot:
         return self._segments
 
 
-def joined_fields(snapshots: Sequence[Snapshot]) -> dict[str, set[str]] | None:
+def joined_fields(every: Iterable[Fields | None]) -> Fields | None:
     """Metadata field → kinds of its values over several indexes; None where one of them has
     thousands."""
-    joined: dict[str, set[str]] = {}
-    for snapshot in snapshots:
-        if snapshot.fields is None:
+    joined: Fields = {}
+    for fields in every:
+        if fields is None:
             return None
-        for name, kinds in snapshot.fields.items():
+        for name, kinds in fields.items():
             joined[name] = joined.get(name, set()) | kinds
     return joined
+
+
+def which_passage(name: str, directory: Path, count: int, first: str) -> str:
+    """What is said where a document's only passage is meant and it has several."""
+    return f"document {name!r} of {directory} has {count} passages; name one, as in {first}"
+
+
+def without_document(name: str, directory: Path) -> str:
+    """What is said of an index where it has no document or passage of a name."""
+    return f"{directory} has no document {name!r}"
 
 
 def without_postings(directory: Path) -> str:
@@ -329,6 +341,15 @@ def without_postings(directory: Path) -> str:
     return (
         f"{directory} has no postings, which a search by words needs; moee-index reindex "
         f"{directory} --lexical writes them, and changes nothing else"
+    )
+
+
+def without_conditions(directory: Path) -> str:
+    """What is said of an index where a query has conditions and it has no postings."""
+    return (
+        f'{directory} has no postings, by which +words, -words and "phrases" are looked up; '
+        f"moee-index reindex {directory} --lexical writes them, --plain searches for the text as "
+        "it is"
     )
 
 

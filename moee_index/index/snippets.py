@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from moee_index.index.lexical.places import Place, continues, find_words
 from moee_index.index.lexical.words import Words, chunks, surfaces
-from moee_index.index.snapshot import Snapshot
+from moee_index.index.store.manifest import Manifest
 
 # Characters of a snippet unless somebody says otherwise.
 WIDTH = 200
@@ -48,6 +48,17 @@ class Snippet:
         return {"snippet": self.text, "marks": self.marks}
 
 
+class HoldsTexts(Protocol):
+    """An opened index, wherever its segments are; a `Snapshot` is one."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def words(self) -> Words: ...
+    def rows_with(self, terms: Collection[str]) -> Mapping[str, int]:
+        """How many rows hold each word, those that do not count included."""
+
+
 class Snippets:
     """Makes the snippets of one query's hits. weights: how much each word (as the index compares
     words) counts for the choice of a part."""
@@ -57,19 +68,18 @@ class Snippets:
         self._weights = {term: 1 + round(_SCALE * weight) for term, weight in weights.items()}
 
     @classmethod
-    def of(cls, snapshot: Snapshot, query: str) -> Snippets:
+    def of(cls, index: HoldsTexts, query: str) -> Snippets:
         """For a query without signs. Rare words weigh much more; without postings, long ones do.
 
         Raises IndexDamagedError.
         """
-        words = snapshot.words
+        words = index.words
         terms = {words.stemmed(surface) for chunk in chunks(query) for surface in surfaces(chunk)}
-        if snapshot.manifest.language is None:
+        if index.manifest.language is None:
             return cls(words, {term: float(min(len(term), _LONG_WORD)) ** 2 for term in terms})
-        rows = int(snapshot.begins[-1])
-        return cls(
-            words, {term: math.log1p(rows / (1 + snapshot.rows_with(term))) ** 2 for term in terms}
-        )
+        rows = sum(segment.rows for segment in index.manifest.segments)
+        holding = index.rows_with(terms)
+        return cls(words, {term: math.log1p(rows / (1 + holding[term])) ** 2 for term in terms})
 
     def snippet(self, text: str, width: int = WIDTH) -> Snippet:
         """The best part of a text, at most `width` characters, or LEAST where that is more."""

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from moee_index.errors import MisuseError, MoeeIndexError, NotAnIndexError, counted
 from moee_index.index.store.layout import MANIFEST
+from moee_index.serve.address import Address, headers_of, why_unreachable
 from moee_index.serve.errors import ServerMismatchError
+from moee_index.serve.settings import KEY_VARIABLE
 from moee_index.text import shown
 from moee_index.types import EncoderOptions, Hit, Notify, Progress, Query, blocks
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from moee_index.readers.candidates import CandidateList
 
 VARIABLE = "MOEE_INDEX_SERVER"
-KEY_VARIABLE = "MOEE_INDEX_API_KEY"
 # checkpoint.find.BUNDLED, whose module imports torch.
 _BUNDLED = "tiny"
 # What makes up the score of a text that is reranked.
@@ -47,17 +47,8 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        parts = urlsplit(url)
-        try:
-            good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-        except ValueError:
-            good = False
-        if not good or parts.path.strip("/") or parts.query:
-            raise MisuseError(
-                f"--server {shown(url)!r} is no address of a server; write http://HOST:PORT"
-            )
-        self.url = url.rstrip("/")
-        self._parts = parts
+        self._address = Address.parse(url, "--server")
+        self.url = self._address.url
         self._key = key
         self._connection: http.client.HTTPConnection | None = None
 
@@ -99,22 +90,18 @@ class Client:
 
     def _once(self, method: str, path: str, body: bytes | None) -> tuple[int, float | None, bytes]:
         """Status, seconds to wait if it is busy, content; on a connection that may be kept."""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         fresh = self._connection is None
         try:
             connection = self._connected()
-            connection.request(method, path, body, headers)
+            connection.request(method, path, body, headers_of(self._key, body))
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._connection = None
             if not fresh:
                 return self._once(method, path, body)  # it was kept too long
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ServerMismatchError(
-                f"{self.url} cannot be asked ({said}); is the server running?"
+                f"{self.url} cannot be asked ({why_unreachable(error)}); is the server running?"
             ) from error
         wait = response.getheader("Retry-After")
         seconds = float(wait) if wait is not None and wait.isdecimal() else None
@@ -122,10 +109,7 @@ class Client:
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
-            secure = self._parts.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            connection = kind(self._parts.hostname or "", self._parts.port, timeout=_CONNECT)
-            connection.connect()
+            connection = self._address.connect(_CONNECT)
             connection.sock.settimeout(_ANSWER)
             self._connection = connection
         return self._connection

@@ -89,3 +89,7 @@ class OverloadedError(BusyError):
 
 class NotReadyError(BusyError):
     """The model is still loading, a deadline has passed, or the server is about to end."""
+
+
+class ShardError(BusyError):
+    """Some segments of an index are on a server that does not answer."""

@@ -1,39 +1,34 @@
 """The indexes that are served: the open version of each, and the newer one that takes its place.
 
 A manifest that has changed on disk is seen by the next request, or within a second. Requests keep
-the version they began with; one that cannot be opened leaves the open one in service.
+the version they began with; one that cannot be opened leaves the open one in service. Where a
+version comes from is left to its source.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from moee_index.errors import FingerprintMismatchError, MisuseError, MoeeIndexError
-from moee_index.index.index import Index
-from moee_index.index.store.layout import MANIFEST
 from moee_index.serve.errors import NotReadyError, UnknownNameError
+from moee_index.serve.searchable import Opened, Searchable, Source
 from moee_index.text import shown
 
 # A version that could not be opened is tried again after so many seconds, or once it changes.
 _RETRY = 5.0
 
-# Modification time in ns, inode, size of a manifest; None: there is none.
-Mark = tuple[int, int, int] | None
-
 
 class Version:
-    """An opened version of an index. digest: SHA-256 of its manifest, which no other version of
-    any index has."""
+    """An opened version of an index. digest, spread: see `Opened`."""
 
-    def __init__(self, name: str, index: Index, digest: str) -> None:
+    def __init__(self, name: str, opened: Opened) -> None:
         self.name = name
-        self.index = index
-        self.digest = digest
+        self.index: Searchable = opened.index
+        self.digest = opened.digest
+        self.spread = opened.spread
         self._lock = threading.Lock()
         self._holders = 0
         self._closing = False
@@ -73,17 +68,17 @@ class ServedIndex:
     """One index under its name; used from any thread. model: the name of the model that embeds its
     queries; fault: why the version on disk is not the one that answers, None where it is."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, source: Source) -> None:
         self.name = name
-        self.directory = directory
+        self.source = source
         self.model = ""
         self.fault: str | None = None
         self.reloads = 0
         self._opening = threading.Lock()
         self._swapping = threading.Lock()
-        self._mark = _mark(directory)
+        self._mark = source.mark()
         self._tried = 0.0
-        self._version = self._opened()
+        self._version = Version(name, source.open())
 
     @property
     def version(self) -> Version:
@@ -108,25 +103,28 @@ class ServedIndex:
         with holding:
             yield version
 
-    def refresh(self) -> None:
-        """Open the version on disk if it is another one."""
-        mark = _mark(self.directory)
+    def refresh(self, *, watching: bool = False) -> None:
+        """Open the version that is there if it is another one. watching: not for a request, which
+        waits for no other machine."""
+        if not watching and not self.source.looks():
+            return
+        mark = self.source.mark()
         if mark == self._mark and (self.fault is None or time.monotonic() < self._tried + _RETRY):
             return
         with self._opening:
-            mark = _mark(self.directory)
+            mark = self.source.mark()
             due = self.fault is not None and time.monotonic() >= self._tried + _RETRY
             if mark != self._mark or due:
                 self._reload(mark)
 
-    def _reload(self, mark: Mark) -> None:
+    def _reload(self, mark: Hashable) -> None:
         self._mark, self._tried = mark, time.monotonic()
         try:
-            opened = self._opened()
+            opened = Version(self.name, self.source.open())
         except MoeeIndexError as error:
             self.fault = str(error)
             return
-        if opened.digest == self._version.digest:
+        if (opened.digest, opened.spread) == (self._version.digest, self._version.spread):
             opened.close()
             self.fault = None
             return
@@ -134,7 +132,7 @@ class ServedIndex:
             opened.close()
             self.fault = str(
                 FingerprintMismatchError(
-                    f"{self.directory} was built anew with another model or other options; restart "
+                    f"{self.source} was built anew with another model or other options; restart "
                     "the server to serve it"
                 )
             )
@@ -145,46 +143,19 @@ class ServedIndex:
         self.reloads += 1
         replaced.close()
 
-    def _opened(self) -> Version:
-        """The version on disk, with the digest of the very manifest that it was opened by."""
-        before = _manifest(self.directory)
-        while True:
-            index = Index.open(self.directory)
-            after = _manifest(self.directory)
-            if after == before:
-                return Version(self.name, index, hashlib.sha256(after).hexdigest())
-            index.close()
-            before = after
-
     def close(self) -> None:
         self._version.close()
-
-
-def _mark(directory: Path) -> Mark:
-    try:
-        status = (directory / MANIFEST).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def _manifest(directory: Path) -> bytes:
-    """A manifest's bytes; none where it cannot be read, of which `Index.open` says why."""
-    try:
-        return (directory / MANIFEST).read_bytes()
-    except OSError:
-        return b""
 
 
 class Indexes:
     """All that are served, by name. They come from the command line alone."""
 
-    def __init__(self, directories: Mapping[str, Path]) -> None:
-        """Open them. Raises what `Index.open` raises."""
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        """Open them. Raises what opening one raises."""
         self._served: dict[str, ServedIndex] = {}
         try:
-            for name, directory in directories.items():
-                self._served[name] = ServedIndex(name, directory)
+            for name, source in sources.items():
+                self._served[name] = ServedIndex(name, source)
         except BaseException:
             self.close()
             raise
@@ -217,7 +188,7 @@ class Indexes:
     def refresh(self) -> None:
         """Look for newer versions of all."""
         for served in self:
-            served.refresh()
+            served.refresh(watching=True)
 
     def faults(self) -> dict[str, str]:
         """Name → why the version on disk does not answer, of those that have such a fault."""
@@ -226,8 +197,7 @@ class Indexes:
     def without_paths(self, message: str) -> str:
         """A message in which indexes are called by their names: clients learn no paths."""
         for served in self:
-            for path in (served.directory.absolute(), served.directory):
-                message = message.replace(str(path), served.name)
+            message = served.source.without_paths(message, served.name)
         return message
 
     def close(self) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 
 from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError, first_line
-from moee_index.index.index import Index
 from moee_index.serve.engine.engine import Engine
 from moee_index.serve.engine.query_cache import QueryCache
 from moee_index.serve.indexes import Indexes, ServedIndex
+from moee_index.serve.local import Directory
 from moee_index.serve.memory import give_back
 from moee_index.serve.metrics import Metrics
+from moee_index.serve.searchable import Searchable, Source
 from moee_index.serve.settings import Settings
+from moee_index.serve.shards.source import Shards
 
 # Seconds between two returns of free memory, if anything was embedded meanwhile.
 _TRIM_SECONDS = 5.0
@@ -31,19 +33,20 @@ class Models:
     of an index."""
 
     default: Callable[[], Encoder]
-    of_index: Callable[[Index], Encoder]
+    of_index: Callable[[Searchable], Encoder]
 
 
 class Server:
     """Opened indexes and the models that embed for them; `start` and `stop` it on an event loop.
+    models: None for a server of segments, which a head asks by vectors.
 
     Raises what opening an index raises.
     """
 
-    def __init__(self, settings: Settings, models: Models) -> None:
+    def __init__(self, settings: Settings, models: Models | None) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.indexes = Indexes(settings.indexes)
+        self.indexes = Indexes(_sources(settings))
         self.started = int(time.time())
         self.draining = False
         self._models = models
@@ -92,6 +95,8 @@ class Server:
         """Name of a model → an index that it embeds for; indexes that were built alike share one,
         and of models that share a name all but the first are called `MODEL@INDEX`."""
         named: dict[str, ServedIndex] = {}
+        if self._models is None:
+            return named
         identities: dict[str, dict[str, Any]] = {}
         for served in self.indexes:
             spec = served.version.index.spec
@@ -112,6 +117,8 @@ class Server:
     def _load(self) -> Mapping[str, Encoder]:
         """Load the models; called by the thread that owns them."""
         encoders: dict[str, Encoder] = {}
+        if self._models is None:
+            return encoders
         for name, served in self._named.items():
             with served.held() as version:
                 encoders[name] = self._models.of_index(version.index)
@@ -119,3 +126,11 @@ class Server:
             encoder = self._models.default()
             encoders[encoder.spec.model] = encoder
         return encoders
+
+
+def _sources(settings: Settings) -> dict[str, Source]:
+    """Name → where the index comes from."""
+    if settings.spread is not None:
+        shards = Shards(settings.spread)
+        return {shards.name(): shards}
+    return {name: Directory(path, settings.segments) for name, path in settings.indexes.items()}

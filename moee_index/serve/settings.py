@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from moee_index.errors import MisuseError, StorageError
+from moee_index.index.held import Segments
 from moee_index.text import shown
 
+# Where clients have their key.
+KEY_VARIABLE = "MOEE_INDEX_API_KEY"
+# A head's threads wait for shards most of the time.
+_HEAD_THREADS = 32
 # Names of indexes stand in addresses and before `#`.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _LEAST_KEY = 16
@@ -56,15 +63,29 @@ class Access:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Servers that hold the segments of an index. urls: of them, in any order; key: that they want;
+    timeout: seconds that each has for an answer."""
+
+    urls: tuple[str, ...]
+    key: str | None = None
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True)
 class Settings:
-    """A server's settings. indexes: name → directory; threads: that tokenise and search; log_texts:
-    whether the log may hold what was asked."""
+    """A server's settings. indexes: name → directory; segments: of the one index, the ones that are
+    served, to a head alone; spread: the servers that hold the segments of an index, which is served
+    in place of `indexes`; threads: that tokenise and search; log_texts: whether the log may hold
+    what was asked."""
 
     indexes: Mapping[str, Path] = field(default_factory=dict)
     access: Access = Access()
     limits: Limits = Limits()
     threads: int = 4
     log_texts: bool = False
+    segments: Segments | None = None
+    spread: Spread | None = None
 
 
 def is_loopback(host: str) -> bool:
@@ -135,6 +156,44 @@ def read_keys(file: Path) -> tuple[bytes, ...]:
     if not keys:
         raise MisuseError(f"{file} holds no key; write one a line")
     return tuple(keys)
+
+
+class Served(TypedDict, total=False):
+    """What a server serves, of its settings."""
+
+    indexes: Mapping[str, Path]
+    threads: int
+    segments: Segments
+    spread: Spread
+
+
+def what_is_served(
+    given: Sequence[str],
+    named: Sequence[str],
+    *,
+    segments: str | None,
+    of_shards: bool,
+    shard_key_file: Path | None,
+    shard_timeout: float,
+) -> Served:
+    """From a command line: indexes, segments of one, or an index on other servers. given:
+    directories, addresses for a head. Raises MisuseError for what does not go together."""
+    if of_shards:
+        if segments is not None or named:
+            other = "--segments" if segments is not None else "--name"
+            raise MisuseError(f"{other} is for an index that is here, --shards for one elsewhere")
+        key = os.environ.get(KEY_VARIABLE)
+        if shard_key_file is not None:
+            key = read_keys(shard_key_file)[0].decode("ascii")
+        return {"spread": Spread(tuple(given), key, shard_timeout), "threads": _HEAD_THREADS}
+    if shard_key_file is not None:
+        raise MisuseError("--shard-key-file is for a head; give --shards and addresses too")
+    indexes = named_indexes(map(Path, given), named)
+    if segments is None:
+        return {"indexes": indexes}
+    if len(indexes) != 1:
+        raise MisuseError("--segments are of one index; name that one alone")
+    return {"indexes": indexes, "segments": Segments.parse(segments)}
 
 
 def named_indexes(directories: Iterable[Path], named: Iterable[str]) -> dict[str, Path]:

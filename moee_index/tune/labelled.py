@@ -18,6 +18,7 @@ import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Float64Array, Method
+from moee_index.index.store.approximation import Measured
 from moee_index.readers.queries import read_queries
 from moee_index.readers.trec import Qrels, read_qrels
 from moee_index.tune.metrics import query_ndcg
@@ -112,7 +113,8 @@ class Tuning:
     previous_lexical: the index's. lexical_curve: the objective over it, each with its best α;
     empty where only α was chosen. queries: those with a relevant judgement, both halves; 0 without
     labels. documents: of the index that were looked at: all of them with labels, else the sample.
-    pairs: of the sample; 0 with labels.
+    pairs: of the sample; 0 with labels. recall: with labels, of an approximate index, the share of
+    the ten best documents that it finds for the judged queries with what was chosen.
     """
 
     alpha: float
@@ -126,11 +128,15 @@ class Tuning:
     lexical: float | None = None
     previous_lexical: float = 0.0
     lexical_curve: tuple[WeightPoint, ...] = ()
+    recall: Measured | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The fields of `tune --json` but for `index` and `saved`."""
+        """The fields of `tune --json` but for `index` and `saved`; `recall` only where it was
+        measured."""
         fields = asdict(self)
         del fields["pairs"]
+        if self.recall is None:
+            del fields["recall"]
         return fields
 
 
@@ -251,7 +257,8 @@ def tune_with_labels(
     """The α of `ALPHAS` and the weight of words, of `WEIGHTS` and the index's own, that have the
     highest mean nDCG@10 together on one half of the queries; α alone in an index without postings.
 
-    Each pair is a search of its own, so every value is that of the index's own answers; a query is
+    Each pair is a search of its own, so every value is that of the index's own answers (of an
+    approximate index those of all rows: what it misses is no matter of weights); a query is
     embedded once. nDCG is trec_eval's, as of the run of `query --trec -k 10 --alpha α --lexical W`.
 
     Among equal values the smallest weight of words is taken, then the α nearest to 1.0: the
@@ -281,6 +288,9 @@ def tune_with_labels(
     dense_alpha = by_weight[0].alpha if has_words else None
     held_out = _check(meter, trial.held_out, *settings, dense_alpha)
     _tell_gain(held_out, *settings, tell)
+    recall = None
+    if index.manifest.approximation is not None:
+        recall = meter.recall([*trial.choosing, *trial.held_out], settings[0])
     return Tuning(
         alpha=chosen.alpha,
         previous=index.alpha,
@@ -292,6 +302,7 @@ def tune_with_labels(
         lexical=chosen.lexical if has_words else None,
         previous_lexical=index.lexical,
         lexical_curve=tuple(by_weight) if has_words else (),
+        recall=recall,
     )
 
 
@@ -379,7 +390,7 @@ class _Meter:
             embeddings = self._encoder.encode(texts, query=True)
             for column, setting in enumerate(settings):
                 answers = self._index.search_embeddings(
-                    embeddings, DEPTH, texts=texts, **asdict(setting)
+                    embeddings, DEPTH, texts=texts, exact=True, **asdict(setting)
                 )
                 for offset, (query, hits) in enumerate(zip(block, answers, strict=True)):
                     scores = {hit.id: hit.score for hit in hits}
@@ -390,6 +401,28 @@ class _Meter:
             if self._progress is not None:
                 self._progress("searching", self._done, self._total)
         return values
+
+    def recall(self, queries: Sequence[Query], setting: Setting) -> Measured:
+        """The share of the ten best documents that an approximate index finds."""
+        shares: list[float] = []
+        for block in blocks(queries, BLOCK):
+            texts = [query.text for query in block]
+            embeddings = self._encoder.encode(texts, query=True)
+            exact, found = (
+                self._index.search_embeddings(
+                    embeddings, DEPTH, texts=texts, exact=every, **asdict(setting)
+                )
+                for every in (True, False)
+            )
+            for best, some in zip(exact, found, strict=True):
+                there = {hit.id for hit in some}
+                shares.append(sum(hit.id in there for hit in best) / max(1, len(best)))
+        low, high = bootstrap_interval(np.array(shares))
+        return Measured(
+            f"{len(queries)} judged queries, {named(setting.alpha, setting.lexical)}",
+            float(np.mean(shares)),
+            (high - low) / 2,
+        )
 
 
 def bootstrap_interval(values: Float64Array) -> tuple[float, float]:

@@ -44,6 +44,7 @@ from moee_index.index import (
     verify_index,
 )
 from moee_index.index.hits import Hits
+from moee_index.index.search import pair
 from moee_index.types import Chunking, Document
 
 METHODS = ("sum", "concat", "hs", "rw")
@@ -444,11 +445,26 @@ class QuantisedIndex(SplitIndex):
     index_type = "SQ8"
 
 
+class ApproximateIndex(SplitIndex):
+    index_type = "approx"
+
+
 @pytest.mark.parametrize(
     ("machine", "examples"),
-    [(ChangingIndex, 30), (SplitIndex, 20), (LinkedIndex, 10), (QuantisedIndex, 8)],
+    [
+        (ChangingIndex, 30),
+        (SplitIndex, 20),
+        (LinkedIndex, 10),
+        (QuantisedIndex, 8),
+        (ApproximateIndex, 8),
+    ],
 )
-def test_random_changes(machine: type[ChangingIndex], examples: int) -> None:
+def test_random_changes(
+    machine: type[ChangingIndex], examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Indexes as small as these would be scanned.
+    monkeypatch.setattr(pair, "SCANNED_ROWS", 0)
+    monkeypatch.setattr(pair, "SCANNED_SHARE", 0)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(

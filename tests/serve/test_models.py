@@ -14,6 +14,7 @@ from moee_index import Encoder, Index
 from moee_index.errors import NotAnIndexError
 from moee_index.export.single_vectors import embed_texts
 from moee_index.serve.indexes import Indexes
+from moee_index.serve.local import Directory
 from moee_index.serve.server import Models, Server
 from moee_index.serve.settings import Settings
 
@@ -64,7 +65,7 @@ def test_an_index_may_not_have_a_models_name(news_index: Path) -> None:
 
 def test_an_index_that_cannot_be_opened_closes_the_others(news_index: Path, tmp_path: Path) -> None:
     with pytest.raises(NotAnIndexError):
-        Indexes({"news": news_index, "none": tmp_path})
+        Indexes({"news": Directory(news_index), "none": Directory(tmp_path)})
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from moee_index.errors import MisuseError
 from moee_index.index import add_documents, build_index, compact_index, delete_documents
 from moee_index.serve.errors import NotReadyError
 from moee_index.serve.indexes import ServedIndex
+from moee_index.serve.local import Directory
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_one_built_anew_with_the_same_options_is_served(
 
 
 def test_who_reads_the_old_version_finishes(index: Path, tiny: Encoder) -> None:
-    served = ServedIndex("news", index)
+    served = ServedIndex("news", Directory(index))
     with served.held() as old:
         add_documents(index, [Document("new", "a text that is new")], tiny)
         with served.held() as now:

@@ -21,8 +21,9 @@ from fakes.word_encoder import FakeEncoder, GivenEncoder
 from moee_index.atomic import WriterLock
 from moee_index.cli import cli
 from moee_index.errors import CorpusError, IndexLockedError, MisuseError, NotAnIndexError
-from moee_index.index import Index, build_index, verify_index
+from moee_index.index import Index, build_index, reindex, verify_index
 from moee_index.index.change import save_alpha, save_weights
+from moee_index.index.search import pair
 from moee_index.index.store.manifest import Manifest
 from moee_index.readers.trec import Qrels
 from moee_index.tune import metrics as measures
@@ -542,6 +543,30 @@ def test_the_command_saves_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert index.search(query) == index.search(
             query, alpha=found["alpha"], lexical=found["lexical"]
         )
+
+
+def test_an_approximate_index_is_told_what_it_finds_for_judged_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are chosen on exact answers; the recall is that of its own, and is kept with it."""
+    monkeypatch.setattr(pair, "SCANNED_ROWS", 0)
+    monkeypatch.setattr(pair, "SCANNED_SHARE", 0)
+    case = Case(tmp_path, hs=0.6, rw=0.6)
+    exact = case.tune()
+    assert exact.recall is None
+    reindex(case.directory, index_type="approx", recall=0.3)
+    found = case.tune()
+    assert replace(found, recall=None) == exact
+    assert found.recall is not None
+    monkeypatch.setattr("moee_index.cli.tune.load_encoder_of", lambda *_: case.encoder)
+    told = run(case.directory, *case.write(tmp_path), "--save").stdout
+    assert f"recall@10 of the approximate index over {QUERIES} judged queries" in told
+    approximation = Manifest.read(case.directory).approximation
+    assert approximation is not None
+    assert approximation.judged == found.recall
+    with Index.open(case.directory) as index:
+        assert index.alpha == found.alpha
+        assert index.info()["approximate"]["judged"]["recall"] == found.recall.recall
 
 
 # The command

@@ -29,7 +29,7 @@ import numpy as np
 from harness import CORPUS, ROOT, make_parser, say, show
 
 # Vectors alone: counting words and choosing snippets take most of a search, and are not batched.
-_VECTORS = {"lexical": 0, "snippets": False}
+VECTORS = {"lexical": 0, "snippets": False}
 _JSON = {"Content-Type": "application/json"}
 _WORDS = ("heat", "vote", "storm", "river", "train", "court", "music", "school", "flood", "law")
 
@@ -54,10 +54,12 @@ class Connection:
 
 
 @contextmanager
-def running(index: Path, *options: str) -> Iterator[str]:
-    """A server's address, once it is ready."""
-    command = [sys.executable, "-m", "moee_index", "serve", str(index), "--port", "0", "--no-log"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+def running(*options: str | Path) -> Iterator[str]:
+    """A server's address, once it is ready. options: on its command line."""
+    command = [sys.executable, "-m", "moee_index", "serve", "--port", "0", "--no-log"]
+    process = subprocess.Popen(
+        [*command, *map(str, options)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert process.stderr is not None
     url = next(line.split()[-1] for line in process.stderr if "listening on" in line)
     threading.Thread(target=process.stderr.read, daemon=True).start()
@@ -219,12 +221,12 @@ def measure(given: Any, index: Path) -> None:
         rows = [load(url, count, given.seconds) for count in counts]
         for row in rows:
             tell("load", row)
-        together = load(url, counts[-1], given.seconds, **_VECTORS)
+        together = load(url, counts[-1], given.seconds, **VECTORS)
         tell("probes", probes(url))
         tell("mixed", mixed(url, given.mixed, 8))
     with running(index, "--batch-tokens", "1") as url:
         load(url, 1, 2.0)
-        alone = load(url, counts[-1], given.seconds, **_VECTORS)
+        alone = load(url, counts[-1], given.seconds, **VECTORS)
     ratio = together["queries_s"] / max(alone["queries_s"], 0.1)
     tell("batching", {"together": together, "alone": alone, "ratio": round(ratio, 2)})
     tell("limit", limit(index))

@@ -151,14 +151,22 @@ def _at(counts: Any, span: Span, places: RowNumbers) -> Numbers:
 
 class QueryScores:
     """BM25 of one query in all segments. largest: of any row that counts, 0 where no row holds a
-    word of it. slack: how much the words that were put off can add to a row at most."""
+    word of it; given where rows elsewhere count too. slack: how much the words that were put off
+    can add to a row at most."""
 
-    def __init__(self, text: str, statistics: Statistics, parameters: Bm25) -> None:
+    def __init__(
+        self,
+        text: str,
+        statistics: Statistics,
+        parameters: Bm25,
+        largest: float | None = None,
+    ) -> None:
         self.terms = statistics.terms(text)
         self._statistics = statistics
         self._parameters = parameters
         self._score(_put_off(self.terms, statistics.rows))
-        largest = self._largest()
+        if largest is None:
+            largest = self._largest()
         if largest is None:
             self._score(0)
             largest = self._largest()
@@ -307,14 +315,23 @@ class PartScores:
 
 class WordScores:
     """BM25 of some queries over one or several opened indexes. weight: of BM25 in a score, above 0;
-    first: the number of the index's first segment among all."""
+    largest: of each query, where rows elsewhere count too; first: the number of the index's first
+    segment among all."""
 
     def __init__(
-        self, texts: Sequence[str], statistics: Statistics, weight: float, parameters: Bm25
+        self,
+        texts: Sequence[str],
+        statistics: Statistics,
+        weight: float,
+        parameters: Bm25,
+        largest: Sequence[float | None] | None = None,
     ) -> None:
         self.weight = weight
         self.statistics = statistics
-        self.queries = [QueryScores(text, statistics, parameters) for text in texts]
+        self.queries = [
+            QueryScores(text, statistics, parameters, most)
+            for text, most in zip(texts, largest or [None] * len(texts), strict=True)
+        ]
         self.first = 0
 
     def beginning(self, segment: int) -> WordScores:

@@ -8,7 +8,7 @@ index built anew from the same documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,27 @@ from moee_index.index.lexical.words import Words, chunks, surfaces
 Mask = npt.NDArray[np.bool_]
 # Terms whose postings are remembered; a version of an index never changes.
 _REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What BM25 needs to know of the rows that count, of some segments or of all: rows, how many
+    there are; words, of all of them; frequencies: how many of them hold each term."""
+
+    rows: int
+    words: int
+    frequencies: Mapping[str, int]
+
+    @classmethod
+    def summed(cls, each: Iterable[Counts]) -> Counts:
+        """Of the segments of all, which know the same terms."""
+        rows = words = 0
+        frequencies: dict[str, int] = {}
+        for counts in each:
+            rows, words = rows + counts.rows, words + counts.words
+            for term, frequency in counts.frequencies.items():
+                frequencies[term] = frequencies.get(term, 0) + frequency
+        return cls(rows, words, frequencies)
 
 
 @dataclass(frozen=True)
@@ -53,15 +74,32 @@ class OpenWords:
 
 
 class Statistics:
-    """Of the postings of one opened index, and its words. Used from any thread."""
+    """Of the postings of one opened index, and its words. Used from any thread. counts: of all
+    segments of the index, where more than these decide what a word weighs."""
 
-    def __init__(self, segments: Sequence[OpenWords], words: Words) -> None:
+    def __init__(
+        self, segments: Sequence[OpenWords], words: Words, counts: Counts | None = None
+    ) -> None:
         self.segments = segments
         self._words = words
+        self._counts = counts
         self._found: dict[str, tuple[Sequence[Span | None], int]] = {}
+
+    def counted(self, counts: Counts) -> Statistics:
+        """The same, where these rows are some of all that count."""
+        statistics = Statistics(self.segments, self._words, counts)
+        statistics._found = self._found
+        return statistics
+
+    def counts(self, terms: Iterable[str]) -> Counts:
+        """Of these rows alone."""
+        frequencies = {term: self._look_up(term)[1] for term in terms}
+        return Counts(self.rows, self.words, frequencies)
 
     @cached_property
     def _totals(self) -> tuple[int, int]:
+        if self._counts is not None:
+            return self._counts.rows, self._counts.words
         rows = words = 0
         for segment in self.segments:
             lengths = segment.postings.lengths
@@ -93,13 +131,11 @@ class Statistics:
     def terms(self, text: str) -> list[Term]:
         """The words of a query that some row holds, the rarest first: the order in which they are
         added up, whatever the segments."""
-        written: dict[str, list[tuple[int, str]]] = {}
-        forms = (surface for chunk in chunks(text) for surface in surfaces(chunk))
-        for place, surface in enumerate(forms):
-            written.setdefault(self._words.stemmed(surface), []).append((place, surface))
         terms = []
-        for term, places in written.items():
+        for term, places in query_terms(self._words, text).items():
             found, frequency = self._look_up(term)
+            if self._counts is not None:
+                frequency = self._counts.frequencies[term]
             if frequency:
                 idf = math.log1p((self.rows - frequency + 0.5) / (frequency + 0.5))
                 terms.append(Term(term, tuple(places), idf * len(places), found, frequency))
@@ -115,3 +151,12 @@ class Statistics:
                 self._found = {}
             self._found[term] = known
         return known
+
+
+def query_terms(words: Words, text: str) -> dict[str, list[tuple[int, str]]]:
+    """The words of a query as they are compared → how the query has each, with its places there."""
+    written: dict[str, list[tuple[int, str]]] = {}
+    forms = (surface for chunk in chunks(text) for surface in surfaces(chunk))
+    for place, surface in enumerate(forms):
+        written.setdefault(words.stemmed(surface), []).append((place, surface))
+    return written

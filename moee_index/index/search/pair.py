@@ -48,7 +48,7 @@ _MAX_DEPTH = 16
 # Up to so many rows a scan costs about as much as looking for candidates does.
 SCANNED_ROWS = 1 << 14
 # Nor does looking for this share of all.
-_SHARE_SCANNED = 16
+SCANNED_SHARE = 16
 # So few rows, over all queries, are scored from their raw vectors at once: some 10 ms.
 _FEW_ROWS = 256
 
@@ -157,7 +157,7 @@ class PairSearcher:
     def _few(self, rows: RowNumbers | None, k: int) -> bool:
         """Whether looking at all rows that count costs no more than looking for candidates."""
         count = len(self._raw) if rows is None else len(rows)
-        return count <= SCANNED_ROWS or k * _SHARE_SCANNED > count
+        return count <= SCANNED_ROWS or k * SCANNED_SHARE > count
 
     def _by_candidates(
         self, scan: FlatScan, candidates: Candidates, request: SearchRequest, asked: Asked

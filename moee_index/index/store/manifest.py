@@ -253,6 +253,15 @@ class Manifest:
             content = _object(path)
         except (FileNotFoundError, NotADirectoryError):
             raise NotAnIndexError(_missing(directory)) from None
+        return cls._of(content, path)
+
+    @classmethod
+    def from_bytes(cls, written: bytes, path: Path) -> Manifest:
+        """What was read elsewhere; path: where, for messages. Raises as `read`."""
+        return cls._of(_object_in(written, path), path)
+
+    @classmethod
+    def _of(cls, content: dict[str, Any], path: Path) -> Manifest:
         if content.get("format") != FORMAT:
             raise NotAnIndexError(
                 f"{path} does not belong to moee-index; name an index directory, or build one"
@@ -345,6 +354,10 @@ def _object(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise unreadable(path, error) from error
+    return _object_in(written, path)
+
+
+def _object_in(written: bytes, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(written)
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from moee_index.errors import MisuseError
 from moee_index.index.filters import FilterError
 from moee_index.index.lexical.syntax import parse_query
-from moee_index.index.listing import Facet, count_documents, count_values
+from moee_index.index.listing import Facet
 from moee_index.index.snapshot import Passage
 from moee_index.index.store.field_names import asked_as
 from moee_index.serve.errors import UnknownNameError
@@ -51,10 +51,10 @@ def facets(
     """
     required = () if query is None else parse_query(check_text(query, "the query")).conditions
     with served.held() as version:
-        snapshot, kinds = version.index.snapshot, _kinds(version)
-        matching = count_documents(snapshot, condition, required)
+        index, kinds = version.index, _kinds(version)
+        matching = index.count_documents(condition, required)
         chosen = _repeating_fields(version) if fields is None else list(fields)
-        counted = count_values(snapshot, chosen, condition, required)
+        counted = index.count_values(chosen, condition, required)
         return {
             "index": served.name,
             "revision": version.revision,
@@ -84,7 +84,7 @@ def _look(version: Version) -> list[str]:
     kinds = {name: each for name, each in _kinds(version).items() if each & _FACETED}
     found = []
     for name in sorted(kinds)[:_MOST_FIELDS]:
-        (facet,) = count_values(version.index.snapshot, [name])
+        (facet,) = version.index.count_values([name])
         values, holding = len(facet.counts), documents - facet.missing
         most = max(_FEW, holding // _A_VALUE)
         if kinds[name] == {"number"}:
@@ -128,7 +128,7 @@ def checked_filter(served: ServedIndex, condition: str) -> dict[str, Any]:
             "error": None,
         }
         try:
-            answer["matching"] = count_documents(version.index.snapshot, condition)
+            answer["matching"] = version.index.count_documents(condition)
         except FilterError as error:
             answer["error"] = {"message": str(error), "position": error.position}
         return answer

@@ -121,7 +121,7 @@ def _documents(
     with served.held() as version:
         with _counting:
             if version not in _uses:
-                _uses[version] = ExpertUse(version.index.snapshot, widths, kind)
+                _uses[version] = version.index.expert_use(widths, kind)
             use = _uses[version]
         return {
             "index": served.name,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,19 +9,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from moee_index.errors import MisuseError
 from moee_index.fusion import Method
 from moee_index.index.hits import Hits
 from moee_index.index.lexical.syntax import ParsedQuery, parse_query, plain_query
-from moee_index.index.listing import count_values
 from moee_index.index.search.request import SearchRequest
-from moee_index.index.snippets import WIDTH, Snippets
+from moee_index.index.snippets import WIDTH
 from moee_index.serve.engine.engine import QUERY_TOKENS
 from moee_index.serve.engine.trace import Trace
 from moee_index.serve.errors import RevisionError, UnknownNameError
+from moee_index.serve.floats import decoded
 from moee_index.serve.indexes import Version
+from moee_index.serve.searchable import Searchable
 from moee_index.serve.server import Server
 from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings
@@ -34,7 +31,8 @@ class Search:
     """What is asked of an index: by texts, by raw vectors of one query, or by a document's id.
 
     options: keyword arguments of `Index.search`. syntax: as of that; snippet_width: characters of a
-    hit's snippet, None for no snippets; revision: the only one that may answer.
+    hit's snippet, None for no snippets; revision: the only one that may answer; partial: whether
+    an answer of some segments will do where others are not there.
     """
 
     index: str | None = None
@@ -46,6 +44,7 @@ class Search:
     method: Method = "sum"
     options: dict[str, Any] = field(default_factory=dict)
     facets: Sequence[str] = ()
+    partial: bool = False
     revision: int | None = None
     syntax: bool = False
     snippet_width: int | None = WIDTH
@@ -85,9 +84,9 @@ class Search:
             raise MisuseError("words count in a search by query alone: leave out lexical")
         return request
 
-    def words(self, request: SearchRequest, version: Version) -> float:
+    def words(self, request: SearchRequest, index: Searchable) -> float:
         """The weight of words: as requested, else the index's; none where there is no text."""
-        return 0.0 if self.texts is None else request.words(version.index.lexical)
+        return 0.0 if self.texts is None else request.words(index.lexical)
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,11 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
         async with engine.in_time():
             await engine.in_thread(served.refresh)
             version = stack.enter_context(served.holding())
-            await engine.in_thread(_check, version, asked, request)
+            index = version.index.for_request(partial=asked.partial)
+            await engine.in_thread(_check, version, index, asked, request)
             trace.about |= {"index": served.name, "revision": version.revision}
             texts = asked.texts
-            weight = asked.words(request, version)
+            weight = asked.words(request, index)
             trace.note(texts or ())
             embeddings = asked.vector
             found, tokens, cost = None, None, QUERY_TOKENS * len(texts or (1,))
@@ -129,40 +129,43 @@ async def search(server: Server, asked: Search, trace: Trace) -> list[dict[str, 
                     embeddings = found.rows()
                 with trace.stage("scan"):
                     answers, facets = await engine.in_thread(
-                        _answers, version, asked, request, embeddings
+                        _answers, version, index, asked, request, embeddings
                     )
     seconds = (time.perf_counter() - started) / max(1, len(answers))
     return [
-        _fields(version, asked, request, position, answered, facets, seconds)
+        _fields(version, index, asked, request, position, answered, facets, seconds)
         for position, answered in enumerate(answers)
     ]
 
 
-def _check(version: Version, asked: Search, request: SearchRequest) -> None:
+def _check(version: Version, index: Searchable, asked: Search, request: SearchRequest) -> None:
     """Raises what is wrong with a request, before a text is embedded."""
     if asked.revision is not None and asked.revision != version.revision:
         raise RevisionError(
             f"{version.name} is at revision {version.revision}, not {asked.revision}; ask again "
             "without one, or for that"
         )
-    if asked.like is not None and not version.index.documents([asked.like]):
+    if asked.like is not None and not index.documents([asked.like]):
         raise UnknownNameError(f"{version.name} has no document {shown(asked.like)!r}")
-    version.index.check_filter(request.filter)
-    version.index.check_lexical(request.lexical)
-    version.index.check_conditions(asked.parsed)
+    index.check_filter(request.filter)
+    index.check_lexical(request.lexical)
+    index.check_conditions(asked.parsed)
 
 
 def _answers(
-    version: Version, asked: Search, request: SearchRequest, embeddings: Embeddings | None
+    version: Version,
+    index: Searchable,
+    asked: Search,
+    request: SearchRequest,
+    embeddings: Embeddings | None,
 ) -> tuple[list[Answered], list[dict[str, Any]]]:
     """The hits of each query as JSON has them, and the facets."""
     # Its client may leave meanwhile, and give up the version.
     with version.held():
-        index = version.index
         facets = []
         if asked.facets:
             conditions = asked.parsed[0].conditions if asked.parsed else ()
-            counts = count_values([index.snapshot], asked.facets, request.filter, conditions)
+            counts = index.count_values(asked.facets, request.filter, conditions)
             facets = [facet.as_json() for facet in counts]
         if asked.like is not None:
             hits = [index.answer_like(replace(request, lexical=0.0), asked.like)]
@@ -172,21 +175,22 @@ def _answers(
             hits = index.answer_parsed(request, embeddings, asked.parsed)
         texts = [query.text for query in asked.parsed] or [""]
         shown = zip(hits, texts, strict=True)
-        return [_hits(version, asked, each, text) for each, text in shown], facets
+        return [_hits(index, asked, each, text) for each, text in shown], facets
 
 
-def _hits(version: Version, asked: Search, hits: Hits, text: str) -> Answered:
+def _hits(index: Searchable, asked: Search, hits: Hits, text: str) -> Answered:
     """The hits of a query, each with the best part of its text."""
     shown, width = hits[asked.offset :], asked.snippet_width
     if width is None:
         return Answered(hits.how(), [hit.as_json() for hit in shown])
-    snippets = Snippets.of(version.index.snapshot, text)
+    snippets = index.snippets(text)
     fields = [hit.as_json() | snippets.snippet(hit.text, width).as_json() for hit in shown]
     return Answered(hits.how(), fields)
 
 
 def _fields(
     version: Version,
+    index: Searchable,
     asked: Search,
     request: SearchRequest,
     position: int,
@@ -199,9 +203,9 @@ def _fields(
         "index": version.name,
         "revision": version.revision,
         "method": request.method,
-        "alpha": request.weight(version.index.alpha),
+        "alpha": request.weight(index.alpha),
     }
-    if weight := asked.words(request, version):
+    if weight := asked.words(request, index):
         details["lexical"] = weight
     if asked.like is not None:
         details["like"] = asked.like
@@ -210,6 +214,7 @@ def _fields(
         "query_id": None,
         **details,
         **answered.how,
+        **({"partial": True, "missing_segments": list(index.missing)} if index.missing else {}),
         "took_ms": seconds * 1000,
         **({"facets": facets} if asked.facets else {}),
         "hits": answered.hits,
@@ -218,19 +223,4 @@ def _fields(
 
 def raw_vector(hs: str, rw: str) -> Embeddings:
     """Raw vectors of one query from base64 of little-endian float32. Raises MisuseError."""
-    return Embeddings(_decoded("hs", hs)[None, :], _decoded("rw", rw)[None, :])
-
-
-def _decoded(part: str, text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MisuseError(f"vector.{part} is not base64 ({error})") from error
-    if len(content) % 4:
-        raise MisuseError(
-            f"vector.{part} has {len(content)} bytes, which are no float32 numbers of 4 bytes each"
-        )
-    values = np.frombuffer(content, dtype="<f4").astype(np.float32)
-    if not np.isfinite(values).all():
-        raise MisuseError(f"vector.{part} holds values that are not finite")
-    return values
+    return Embeddings(decoded("vector.hs", hs)[None, :], decoded("vector.rw", rw)[None, :])

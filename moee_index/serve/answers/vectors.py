@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from moee_index.fusion import Method, Standardizer, check_search
 from moee_index.serve.engine.engine import Tokens
 from moee_index.serve.engine.trace import Trace
 from moee_index.serve.errors import UnknownNameError
+from moee_index.serve.floats import encoded
 from moee_index.serve.server import Server
 from moee_index.text import shown
 from moee_index.types import Embeddings, EncoderSpec, FloatArray
@@ -160,11 +160,7 @@ def openai_json(embedded: Embedded, model: str, encoding: str) -> Iterator[bytes
     yield b'{"object":"list","data":['
     for position, vector in enumerate(embedded.vectors):
         comma = "," if position else ""
-        value: Any = (
-            base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
-            if encoding == "base64"
-            else vector.tolist()
-        )
+        value: Any = encoded(vector) if encoding == "base64" else vector.tolist()
         item = {"object": "embedding", "index": position, "embedding": value}
         yield (comma + json.dumps(item)).encode("ascii")
     usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}

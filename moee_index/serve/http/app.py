@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,7 +15,7 @@ from moee_index.errors import MoeeIndexError
 from moee_index.serve.http import faults
 from moee_index.serve.http.guard import Guard
 from moee_index.serve.http.request_log import RequestLog, Write
-from moee_index.serve.http.routes import embeddings, health, look, page, rerank, search
+from moee_index.serve.http.routes import embeddings, health, look, page, rerank, search, shard
 from moee_index.serve.mcp.over_http import OverHttp
 from moee_index.serve.server import Server
 
@@ -25,13 +25,15 @@ _ABOUT = "Semantic search with Mixture-of-Experts language models: sim_HS + α·
 def create_app(server: Server, write_log: Write | None = None) -> Guard:
     """The application of a server, which it starts and stops; write_log: takes a line a request."""
     log = RequestLog(write_log, server.metrics.log_line_lost)
-    tools = OverHttp(server)
+    # A server of segments answers a head alone: by itself it would answer for a part of the index.
+    of_segments = server.settings.segments is not None
+    tools = None if of_segments else OverHttp(server)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What a mounted application needs to have entered is entered here: its own never runs.
         server.start()
-        async with tools.running():
+        async with nullcontext() if tools is None else tools.running():
             yield
         server.stop()
         log.close()
@@ -45,9 +47,12 @@ def create_app(server: Server, write_log: Write | None = None) -> Guard:
         redoc_url=None,
     )
     app.state.server = server
-    for part in (search, look, embeddings, rerank, health, page):
+    for part in (
+        (shard, health) if of_segments else (search, look, embeddings, rerank, health, page)
+    ):
         app.include_router(part.router)
-    app.router.routes.append(tools.route)
+    if tools is not None:
+        app.router.routes.append(tools.route)
     app.add_exception_handler(MoeeIndexError, faults.of_tree)
     app.add_exception_handler(RequestValidationError, faults.of_validation)
     app.add_exception_handler(HTTPException, faults.of_http)

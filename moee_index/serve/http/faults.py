@@ -74,10 +74,16 @@ def of_validation(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(400, message, where or None), 400)
 
 
-def of_http(_: Request, error: Exception) -> JSONResponse:
+def of_http(request: Request, error: Exception) -> JSONResponse:
     """A path that is not served, a method that it does not take, a body that is no JSON."""
     assert isinstance(error, HTTPException)
-    body = error_body(error.status_code, str(error.detail))
+    message = str(error.detail)
+    if error.status_code == 404 and request.app.state.server.settings.segments is not None:
+        message = (
+            "this server holds some segments of an index for a head, and answers that alone: ask "
+            "the head (moee-index serve --shards)"
+        )
+    body = error_body(error.status_code, message)
     return JSONResponse(body, error.status_code, error.headers)
 
 

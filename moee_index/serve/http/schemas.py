@@ -140,6 +140,10 @@ class SearchBody(StrictBody):
     recall: Number | None = Field(
         None, description="Of an approximate index: the share of the ten best to find, up to 1."
     )
+    partial: bool = Field(
+        False,
+        description="Where segments are on several servers: answer without those that do not.",
+    )
     revision: int | None = Field(None, description="Answer from this revision or not at all.")
 
 
@@ -233,7 +237,8 @@ class FacetAnswer(BaseModel):
 
 
 class SearchAnswer(Open):
-    """What `moee-index query --json` prints, and the revision that answered."""
+    """What `moee-index query --json` prints, and the revision that answered. partial,
+    missing_segments: where some segments gave no answer and the request can do without."""
 
     query: str | None
     query_id: None
@@ -248,6 +253,8 @@ class SearchAnswer(Open):
     lexical: float | None = None
     like: str | None = None
     facets: list[FacetAnswer] | None = None
+    partial: bool | None = None
+    missing_segments: list[int] | None = None
 
 
 class SearchAnswers(BaseModel):

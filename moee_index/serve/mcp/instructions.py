@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from moee_index.errors import counted
-from moee_index.index.index import Index
 from moee_index.index.store.field_names import asked_as, dotted
 from moee_index.serve.indexes import ServedIndex
+from moee_index.serve.searchable import Searchable
 from moee_index.serve.server import Server
 from moee_index.text import shown
 
@@ -67,9 +67,9 @@ def describe(served: ServedIndex) -> dict[str, Any]:
         }
 
 
-def _example(index: Index) -> str:
+def _example(index: Searchable) -> str:
     """A filter that the first document meets, "" where its metadata has nothing for one."""
-    first, _ = next(index.in_order(), (None, None))
+    first = index.first()
     fields = [] if first is None else sorted(first.metadata.items(), key=_short_first)
     for name, value in fields:
         if condition := _condition(name, value):

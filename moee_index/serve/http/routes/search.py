@@ -52,6 +52,7 @@ async def searched(body: SearchBody, server: ServerOf, trace: TraceOf) -> Respon
         revision=body.revision,
         syntax=body.syntax,
         snippet_width=body.snippet_width if body.snippets else None,
+        partial=body.partial,
     )
     answers = await search(server, asked, trace)
     several = isinstance(body.query, list)

@@ -1,0 +1,1 @@
+"""An index whose segments other servers hold, searched as one: the head's side."""
