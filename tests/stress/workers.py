@@ -93,9 +93,11 @@ def kill_an_actor(command: str, directory: Path, moment: float) -> int:
 
 
 def main() -> None:
-    """Print a line a kind; an assertion or an error where anything is wrong."""
+    """Print a line a kill; an assertion or an error where anything is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20, help="of each kind and command [20]")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="of each kind, builds and adds in turn [20]"
+    )
     parser.add_argument("--seed", type=int, default=0)
     kinds = ("worker", "driver", "actor")
     parser.add_argument("--what", nargs="+", choices=kinds, default=kinds)
@@ -112,22 +114,22 @@ def main() -> None:
         for command in COMMANDS:
             single(folder / f"one-{command}", command)
         for what in given.what:
-            for command in COMMANDS:
-                killed = 0
-                for number in range(given.kills):
-                    index = folder / "index"
-                    prepare(index, command)
-                    moment = (number + random.random()) / given.kills * _LONGEST
-                    if what == "actor":
-                        killed += kill_an_actor(command, index, moment)
-                    else:
-                        kill(what, command, index, moment, _SECONDS_PER_BATCH)
-                        killed += 1
-                        if what == "driver":
-                            (build_by if command == "build" else add_by)(index)
-                    same(folder / f"one-{command}", index)
-                    shutil.rmtree(index)
-                print(f"{what:<7} {command:<6} {killed} kills, nothing wrong", flush=True)
+            killed = 0
+            for number in range(given.kills):
+                command = COMMANDS[number % 2]
+                index = folder / "index"
+                prepare(index, command)
+                moment = (number + random.random()) / given.kills * _LONGEST
+                if what == "actor":
+                    killed += kill_an_actor(command, index, moment)
+                else:
+                    kill(what, command, index, moment, _SECONDS_PER_BATCH)
+                    killed += 1
+                    if what == "driver":
+                        (build_by if command == "build" else add_by)(index)
+                same(folder / f"one-{command}", index)
+                shutil.rmtree(index)
+                print(f"{what:<7} {number + 1}: {killed} kills, nothing wrong", flush=True)
 
 
 if __name__ == "__main__":
