@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moee_index.index.index import Index
     from moee_index.index.several import Indexes
     from moee_index.index.verify import VerifyReport, verify_index
+    from moee_index.index.workers.start import Workers
 
 _HOMES = {
     "AddReport": "add",
@@ -38,6 +39,7 @@ _HOMES = {
     "Indexes": "several",
     "Segments": "held",
     "VerifyReport": "verify",
+    "Workers": "workers.start",
     "add_documents": "add",
     "build_index": "build",
     "compact_index": "change",
@@ -59,6 +61,7 @@ __all__ = [
     "Indexes",
     "Segments",
     "VerifyReport",
+    "Workers",
     "add_documents",
     "build_index",
     "compact_index",

@@ -25,6 +25,8 @@ from moee_index.index.store.layout import (
 )
 from moee_index.index.store.manifest import Building, Manifest
 from moee_index.index.store.reading import known, sqlite_uri
+from moee_index.index.store.workers_folder import begun_by_workers, workers_folder
+from moee_index.index.workers.finished import Finished
 from moee_index.types import PARTS
 
 if TYPE_CHECKING:
@@ -137,6 +139,8 @@ def unfinished(directory: Path, manifest: Manifest) -> dict[str, Any] | None:
     whose vectors are all on disk; both None where the files do not say. bytes: of its files.
     """
     listed = {entry.name for entry in manifest.segments}
+    if begun_by_workers(directory):
+        return _unfinished_by_workers(directory)
     try:
         folders = segment_folders(directory)
     except StorageError:
@@ -154,6 +158,24 @@ def unfinished(directory: Path, manifest: Manifest) -> dict[str, Any] | None:
             "bytes": _size(folder),
         }
     return None
+
+
+def _unfinished_by_workers(directory: Path) -> dict[str, Any]:
+    """As `unfinished`, of several processes."""
+    folder, purpose, documents = workers_folder(directory), None, 0
+    with contextlib.suppress(IndexDamagedError, StorageError):
+        building = Building.read(folder)
+        purpose = building.purpose if building is not None else None
+    with contextlib.suppress(OSError):
+        for done in folder.glob("done-*"):
+            finished = Finished.read(done)
+            documents += 0 if finished is None else finished.documents
+        for path in folder.glob(f"shard-*/segment-*/{DOCUMENTS}"):
+            documents += _embedded(path) or 0
+    size = _size(folder)
+    with contextlib.suppress(OSError):
+        size += sum(_size(path) for path in folder.glob("**/*") if path.is_dir())
+    return {"purpose": purpose, "documents": documents, "bytes": size}
 
 
 def _embedded(path: Path) -> int | None:

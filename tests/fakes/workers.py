@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import random
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -86,3 +90,38 @@ def drive(command: str, directory: str, answers: Any, seconds_per_batch: float) 
         answers.put(("ended", time.perf_counter() - began))
     except Exception as error:
         answers.put(("failed", f"{type(error).__name__}: {error}"))
+
+
+def kill(what: str, command: str, folder: Path, moment: float, seconds: float) -> str:
+    """Start a build or an add and kill its driver or one of its processes after a while. Returns
+    how the driver ended."""
+    context = multiprocessing.get_context("forkserver")
+    answers = context.Queue()
+    process = context.Process(target=drive, args=(command, str(folder), answers, seconds))
+    process.start()
+    pids = [answers.get(timeout=60)[1] for _ in range(2)]
+    time.sleep(moment)
+    victim = process.pid if what == "driver" else random.choice(pids)
+    assert victim is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    if what == "driver":
+        process.join(30)
+        deadline = time.monotonic() + 20
+        while any(map(runs, pids)):  # they end by themselves
+            assert time.monotonic() < deadline, "a process outlives its driver"
+            time.sleep(0.02)
+        return "killed"
+    while (answer := answers.get(timeout=60))[0] == "started":
+        pass
+    process.join(30)
+    assert answer[0] == "ended", answer
+    return "ended"
+
+
+def runs(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,8 +31,9 @@ from moee_index.index.workers.tasks import LoadElsewhere, Task, Worker
 from moee_index.text import one_line, shown
 from moee_index.types import Notify
 
-# Seconds to wait for a cluster, and for its nodes to have started all actors.
+# Seconds to wait for a cluster; and for all actors to be placed, before it is told.
 _REACHED_SECONDS = 10.0
+_PLACED_SECONDS = 60.0
 _GROUP = "news"
 # Read as Ray is imported: it reports how it is used, unless told not to.
 _SETTINGS = {
@@ -88,6 +90,7 @@ class RayCrew:
         threads: int | None,
         notify: Notify,
     ) -> None:
+        self._notify = notify
         self._ray = _import_ray()
         if address:
             _check_answers(address)
@@ -111,6 +114,7 @@ class RayCrew:
             self.hands = [
                 RayHand(self._ray, number, actor.remote(load, own)) for number in range(count)
             ]
+            self._begun: float | None = time.monotonic()
         except BaseException:
             self.close()
             raise
@@ -121,6 +125,11 @@ class RayCrew:
         under_way = [hand.under_way for hand in self.hands if hand.under_way is not None]
         if under_way:
             self._ray.wait(under_way, num_returns=1, timeout=seconds)
+        late = self._begun is not None and time.monotonic() > self._begun + _PLACED_SECONDS
+        if late and any(hand.pid is None for hand in self.hands):
+            self._notify("Ray: not all workers run yet; the cluster may have no room for them")
+        if late:
+            self._begun = None
 
     def close(self) -> None:
         for hand in self.hands:

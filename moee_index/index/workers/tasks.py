@@ -198,12 +198,22 @@ class Embed:
             move_directory(segment, done_folder(directory, number))
             if self.scratch:
                 shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # others are at work there
+                    folder.parent.rmdir()
             return finished
 
     def _scratch(self) -> Path:
         """The same one for whoever goes on with the shard on this machine."""
         name = sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"moee-index-{name}" / f"shard-{self.shard.number:04d}"
+        base = Path(tempfile.gettempdir()) / f"moee-index-{name}"
+        with storage_errors(base):
+            base.mkdir(mode=0o700, exist_ok=True)
+            if hasattr(os, "getuid") and base.lstat().st_uid != os.getuid():
+                raise StorageError(
+                    f"{base} on {platform.node()} belongs to another user; set TMPDIR to a "
+                    "directory of your own where Ray is started"
+                )
+        return base / f"shard-{self.shard.number:04d}"
 
     def _embed(self, folder: Path, worker: Worker, report: Report) -> tuple[Finished, Path]:
         buckets = range(self.shard.first, self.shard.end)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
-import signal
+import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +19,7 @@ from paths import FAST
 
 from fakes.indexes import fake_documents, left_over
 from fakes.word_encoder import FakeEncoder, FakeRecipe
-from fakes.workers import WINDOW, add_by, build_by, documents_to_add, drive, same
+from fakes.workers import WINDOW, add_by, build_by, documents_to_add, kill, same
 from moee_index import atomic
 from moee_index.errors import (
     CorpusError,
@@ -30,12 +27,15 @@ from moee_index.errors import (
     IndexChangedError,
     LibraryError,
     MisuseError,
+    NotAnIndexError,
     StorageError,
     WorkerError,
 )
 from moee_index.index import (
+    Index,
     add_documents,
     build_index,
+    change,
     compact_index,
     delete_documents,
     verify_index,
@@ -196,6 +196,8 @@ def test_a_worker_that_always_dies_is_an_error(folder: Path) -> None:
         build_by(folder / "two", recipe=FakeRecipe(dies_at=2))
     with pytest.raises(IndexChangedError, match="was begun with --workers"):
         single(folder / "two")
+    with pytest.raises(NotAnIndexError, match="holds an unfinished build"):
+        Index.open(folder / "two")
     told: list[str] = []
     build_by(folder / "two", notify=told.append)
     assert "resuming an interrupted build" in told
@@ -220,6 +222,9 @@ def test_one_process_and_several_do_not_go_on_with_each_other(folder: Path) -> N
     assert any("without --workers" in one for one in told)
     with pytest.raises(WorkerError):
         add_by(folder / "i", recipe=FakeRecipe(dies_at=2))
+    with Index.open(folder / "i") as opened:
+        left = opened.info()["unfinished"]
+    assert left["purpose"] == "add" and left["bytes"] > 10_000 and left["documents"] >= 0
     told.clear()
     given = documents_to_add(fake_documents(200))
     add_documents(folder / "i", given, FakeEncoder(), update=True, notify=told.append)
@@ -240,41 +245,6 @@ def test_another_corpus_after_an_interruption(folder: Path) -> None:
     build_by(folder / "i", given=changed, overwrite=True)
     single(folder / "one", changed)
     same(folder / "one", folder / "i")
-
-
-def kill(what: str, command: str, folder: Path, moment: float, seconds: float) -> str:
-    """Start a build or an add and kill its driver or one of its processes after a while. Returns
-    how the driver ended."""
-    context = multiprocessing.get_context("forkserver")
-    answers = context.Queue()
-    process = context.Process(target=drive, args=(command, str(folder), answers, seconds))
-    process.start()
-    pids = [answers.get(timeout=60)[1] for _ in range(2)]
-    time.sleep(moment)
-    victim = process.pid if what == "driver" else random.choice(pids)
-    assert victim is not None
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(victim, signal.SIGKILL)
-    if what == "driver":
-        process.join(30)
-        deadline = time.monotonic() + 20
-        while any(map(runs, pids)):  # they end by themselves
-            assert time.monotonic() < deadline, "a process outlives its driver"
-            time.sleep(0.02)
-        return "killed"
-    while (answer := answers.get(timeout=60))[0] == "started":
-        pass
-    process.join(30)
-    assert answer[0] == "ended", answer
-    return "ended"
-
-
-def runs(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @pytest.mark.parametrize("command", ["build", "add"])
@@ -358,6 +328,52 @@ def test_a_shard_that_cannot_be_put_in_its_place(
     atomic.move_directory(source, target)
     assert not source.exists() and (target / "b").read_bytes() == b"2" * 1000
     assert [name.startswith("done-0001.") and name.endswith(".tmp") for name in copied] == [True]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB; skips where mounting is forbidden."""
+    point = tmp_path / "mounted"
+    point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(point)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    yield point
+    subprocess.run(["umount", "-l", str(point)], capture_output=True)
+
+
+def test_full_disk(mounted: Path, folder: Path) -> None:
+    """With ever more room, until it is enough: what was finished stays."""
+    single(folder / "one")
+    failed = 0
+    for pages in (4, 20, 45, 80, 400):
+        ballast = mounted / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(mounted).free - 4096 * pages))
+        try:
+            build_by(mounted / "i")
+        except StorageError as error:
+            failed += 1
+            assert "\n" not in str(error)
+            assert "full" in str(error) and "start the same command again" in str(error)
+        else:
+            break
+        finally:
+            ballast.unlink()
+    assert failed >= 2
+    same(folder / "one", mounted / "i")
+
+
+def test_large_shards_are_not_joined_by_one_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change, "_LARGE", 30)
+    build_by(folder / "i", 4)
+    add_documents(folder / "i", [Document("new", "w1 w2")], FakeEncoder())
+    rows = [entry.rows for entry in Manifest.read(folder / "i").segments]
+    assert len(rows) == 5 and rows[-1] == 1
+    monkeypatch.setattr(change, "_LARGE", 300)
+    add_documents(folder / "i", [Document("newer", "w1 w2")], FakeEncoder())
+    assert [entry.rows for entry in Manifest.read(folder / "i").segments] == [202]
 
 
 # Wrong calls
