@@ -138,9 +138,9 @@ def test_more_recall_is_asked_for_and_found(made: Path) -> None:
     queries = grouped(100, 4)
     with Index.open(made) as index:
         little = index.search_embeddings(queries, 10, recall=0.8)
-        much = index.search_embeddings(queries, 10, recall=0.99)
+        much = index.search_embeddings(queries, 10, recall=0.95)
         assert 0.8 <= little[0].recall < much[0].recall  # type: ignore[operator]
-        assert shared(index, queries, recall=0.8) <= shared(index, queries, recall=0.99)
+        assert shared(index, queries, recall=0.8) <= shared(index, queries, recall=0.95)
         assert index.search_embeddings(queries, 10, recall=1.0)[0].exact
 
 
@@ -269,16 +269,18 @@ def test_passages_of_a_document_are_left_out_of_what_is_measured(tmp_path: Path)
         queries = measure.own_queries(index.snapshot)
         rows = measure.true_rows(index.snapshot, index._searchers, measure.Way("sum", 1.0), queries)
         for own, best in zip(queries.owns, rows, strict=True):
-            assert len(own) > 1
+            assert all(len(each) > 1 for each in own)
             assert len(best) == 10
-            assert not set(best) & set(own)
+            assert not set(best) & {row for each in own for row in each}
         assert index.manifest.approximation is not None
         assert index.manifest.approximation.queries > 0
 
 
 def test_a_damaged_file_is_named(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "index"
-    build_index(path, numbered(500), GivenEncoder(grouped(3000, 1)), index_type="approx")
+    build_index(
+        path, numbered(500), GivenEncoder(grouped(3000, 1)), index_type="approx", recall=0.7
+    )
     for pattern in ("*/candidates-*.faiss", "coarse-*", "*/candidates-*.crc"):
         (file,) = path.glob(pattern)
         content = bytearray(file.read_bytes())
@@ -297,7 +299,9 @@ def test_a_damaged_file_is_named(made: Path, tmp_path: Path) -> None:
 def test_a_reader_keeps_its_version(tmp_path: Path) -> None:
     """Candidates are read at the first search, when another version may be in place."""
     path = tmp_path / "index"
-    build_index(path, numbered(500), GivenEncoder(grouped(3000, 1)), index_type="approx")
+    build_index(
+        path, numbered(500), GivenEncoder(grouped(3000, 1)), index_type="approx", recall=0.7
+    )
     with Index.open(path) as index:
         reindex(path, index_type="flat")
         assert not list(path.glob("*/candidates-*"))
@@ -389,14 +393,14 @@ def test_a_query_has_the_fused_score_as_its_inner_product(
 def test_rungs() -> None:
     rungs = (
         Rung(0.8, Reach(2, 32), Reach(4, 32), 0.86),
-        Rung(0.95, Reach(8, 64), Reach(8, 128), 0.96),
+        Rung(0.95, Reach(8, 64), Reach(8, 128), 0.95),
     )
     measured = (Measured("hs", 0.96, 0.01), Measured("rw", 0.97, 0.01))
     approximation = Approximation(1, 10, 0.95, rungs, measured, 10, 100)
-    assert approximation.recall == 0.96
+    assert approximation.recall == 0.95
     assert approximation.rung() == rungs[1]
     assert approximation.rung(0.5) == approximation.rung(0.85) == rungs[0]
-    assert approximation.rung(0.9) == approximation.rung(0.96) == rungs[1]
+    assert approximation.rung(0.9) == approximation.rung(0.95) == rungs[1]
     assert approximation.rung(0.97) is None
     assert rungs[1].reach_of("concat") == Reach(8, 64)
     assert rungs[1].reach_of("rw") == Reach(8, 128)

@@ -73,8 +73,8 @@ def _told(approximation: Approximation, directory: Path) -> str:
         return f"recall 1: every row is looked at, because {why}"
     assert rung is not None
     told = (
-        f"recall@10 {approximation.recall:.3f} (asked for {approximation.wanted:g}), measured on "
-        f"{approximation.queries} rows and rows with noise: a query reads {rung.reach.lists} of "
+        f"recall@10 at least {approximation.recall:.3f} (asked for {approximation.wanted:g}), by "
+        f"{approximation.queries} queries of the index's own: a query reads {rung.reach.lists} of "
         f"{approximation.lists} lists and scores {rung.reach.depth} candidates of each segment "
         f"({rung.alone.lists} and {rung.alone.depth} by one part alone)"
     )

@@ -279,6 +279,19 @@ class PartScores:
         cut = float(np.partition(scores, len(rows) - count)[len(rows) - count])
         return rows[scores >= cut].astype(np.int64), cut
 
+    def above(self, query: int, wanted: RowNumbers, allowed: Mask | None) -> npt.NDArray[np.int64]:
+        """For some rows, how many of all score more: `best` of any larger count has them. As many
+        as there are rows that hold a word, where one holds none."""
+        found = self._of(query).whole()
+        rows, scores = found.rows, found.scores
+        if allowed is not None:
+            kept = allowed[rows]
+            rows, scores = rows[kept], scores[kept]
+        own = np.zeros(len(wanted))
+        places, there = places_of(rows, wanted)
+        own[there] = scores[places]
+        return len(scores) - np.searchsorted(np.sort(scores), own, side="right")
+
     def ranked(self, query: int, k: int, allowed: Mask | None) -> tuple[RowNumbers, Scores]:
         """The best k rows by words alone, best first, fewer where fewer hold any. The similarities
         are not known: NaN."""

@@ -24,8 +24,9 @@ class Reach:
 @dataclass(frozen=True)
 class Rung:
     """Reaches that were chosen to find a share of the best rows, `wanted`: of both parts together,
-    and of one part alone, which takes more. recall: what they found of the queries that they were
-    not chosen by, by the way of asking that they find least of."""
+    and of one part alone, which takes more. recall: so much, or what they found of the index's own
+    queries that they were not chosen by, by the way of asking that they find least of, where that
+    is less."""
 
     wanted: float
     reach: Reach
@@ -52,8 +53,9 @@ class Approximation:
     how many that has; wanted: the recall that was asked for.
 
     rungs: reaches by ascending recall; measured: recall of the default reach by several ways of
-    asking, over `queries` queries of the index's own; rows: that counted when it was measured.
-    judged: recall over queries of somebody's own, where `tune` was given some.
+    asking, over `queries` queries of the index's own, which miss less than others (measure.py);
+    rows: that counted when it was measured. judged: recall over queries of somebody's own, where
+    `tune` was given some.
     """
 
     coarse: int
@@ -67,9 +69,10 @@ class Approximation:
 
     @property
     def recall(self) -> float:
-        """The share of the ten best that a search finds, by the way of asking that it finds least
-        of: what the index promises. 1 where nothing was measured, as of no rows."""
-        return min((one.recall for one in self.measured), default=1.0)
+        """The share of the ten best that a search finds at least, on the mean over queries: what
+        the index promises. 1 where every row is looked at."""
+        rung = self.rung()
+        return 1.0 if rung is None else rung.recall
 
     def rung(self, recall: float | None = None) -> Rung | None:
         """The cheapest rung that was measured to find so much, or that was chosen for it (None: the
