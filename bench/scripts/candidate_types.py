@@ -262,10 +262,10 @@ def main() -> None:
     lift = None
     with Index.open(given.index, Encoder.for_spec) as index:
         if given.lifted_from is not None:
-            from lifted import Lifting
+            from lifted import DECAY, NOISE, Lifting
 
             base = Index.open(given.lifted_from, Encoder.for_spec)
-            lift = Lifting(base, index.spec.dims, 0.8, 0.3).encode
+            lift = Lifting(base, index.spec.dims, DECAY, NOISE).encode
         data = data_of(index, given.rows, texts[: given.count], lift)
     load_faiss().omp_set_num_threads(given.threads)
     best = [best_rows(data, way) for way in _WAYS]

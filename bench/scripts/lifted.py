@@ -28,6 +28,7 @@ from moee_index.types import PARTS, Document, Embeddings, EncoderSpec, FloatArra
 
 _FITTED = 20_000
 _BLOCK = 4096
+DECAY, NOISE = 0.8, 0.3
 
 
 class Lift:
@@ -128,8 +129,8 @@ def main() -> None:
     parser.add_argument("index", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--dims", type=int, nargs=2, default=(2048, 1024))
-    parser.add_argument("--decay", type=float, default=0.8)
-    parser.add_argument("--noise", type=float, default=0.3)
+    parser.add_argument("--decay", type=float, default=DECAY)
+    parser.add_argument("--noise", type=float, default=NOISE)
     parser.add_argument("--documents", type=int)
     given = parser.parse_args()
     began = time.perf_counter()

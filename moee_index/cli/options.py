@@ -419,13 +419,13 @@ def hit_output_options(function: F) -> F:
 
 def load_encoder(console: Console, options: dict[str, Any]) -> Encoder:
     """Load the model that the options name, showing what was chosen."""
-    encoder_class = _encoder_class()
+    found = encoder_class()
     tell_bundled(console, options)
     with console.progress("loading", "B", scale=True) as progress:
-        return encoder_class.load(**options, notify=console.tell, progress=progress)
+        return found.load(**options, notify=console.tell, progress=progress)
 
 
-def _encoder_class() -> type[Encoder]:
+def encoder_class() -> type[Encoder]:
     """The Encoder, imported with all that it needs. That stays until the process ends, so Python
     need not look through it for garbage again and again."""
     from moee_index.backends import collector_paused
@@ -457,9 +457,9 @@ def load_encoder_of(
 ) -> Encoder:
     """Load the model that an index was built with; refuses contradicting options. few_texts:
     whether it is for a few texts at a time, as queries are."""
-    encoder_class = _encoder_class()
+    found = encoder_class()
     with console.progress("loading", "B", scale=True) as progress:
-        encoder = encoder_class.for_spec(
+        encoder = found.for_spec(
             index.located_spec(),
             **options,
             few_texts=few_texts,

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from moee_index.cli.console import Console
-from moee_index.cli.options import MODEL_KEYS, load_encoder, load_encoder_of
+from moee_index.cli.options import MODEL_KEYS, encoder_class, load_encoder, load_encoder_of
 from moee_index.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def models_of(console: Console, options: dict[str, Any]) -> Models:
     """How a server's models are loaded."""
     from moee_index.serve.server import Models
 
+    encoder_class()  # before the server is there, whose thread would else import it
     return Models(
         default=lambda: load_encoder(console, options),
         of_index=lambda index: load_encoder_of(console, index, options, few_texts=False),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         save_weights,
     )
     from moee_index.index.default import default_index
+    from moee_index.index.held import Segments
     from moee_index.index.hits import Hits
     from moee_index.index.index import Index
     from moee_index.index.several import Indexes
@@ -36,6 +37,7 @@ _HOMES = {
     "Hits": "hits",
     "Index": "index",
     "Indexes": "several",
+    "Segments": "held",
     "VerifyReport": "verify",
     "Workers": "workers.start",
     "add_documents": "add",
@@ -57,6 +59,7 @@ __all__ = [
     "Hits",
     "Index",
     "Indexes",
+    "Segments",
     "VerifyReport",
     "Workers",
     "add_documents",

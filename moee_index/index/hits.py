@@ -149,7 +149,7 @@ class Search:
         words = None if self._words is None else self._words.segment(number)[some]
         if self._queries is not None:
             weight = request.weight(self._snapshot.manifest.alpha)
-            asked = None if self._asked is None else self._asked[some]
+            asked = None if self._asked is None else self._asked.of(some)
             return self._searchers[number].search(
                 self._queries[some], k, request.method, weight, request.min_score, mask, words,
                 every_row=request.every_row, asked=asked,

@@ -20,6 +20,12 @@ from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.filters import Filter
+from moee_index.index.lacking import (
+    which_passage,
+    without_conditions,
+    without_document,
+    without_postings,
+)
 from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.search.request import as_filter
 from moee_index.index.segment import (
@@ -324,33 +330,6 @@ def joined_fields(every: Iterable[Fields | None]) -> Fields | None:
         for name, kinds in fields.items():
             joined[name] = joined.get(name, set()) | kinds
     return joined
-
-
-def which_passage(name: str, directory: Path, count: int, first: str) -> str:
-    """What is said where a document's only passage is meant and it has several."""
-    return f"document {name!r} of {directory} has {count} passages; name one, as in {first}"
-
-
-def without_document(name: str, directory: Path) -> str:
-    """What is said of an index where it has no document or passage of a name."""
-    return f"{directory} has no document {name!r}"
-
-
-def without_postings(directory: Path) -> str:
-    """What is said of an index where words are to count and it has none."""
-    return (
-        f"{directory} has no postings, which a search by words needs; moee-index reindex "
-        f"{directory} --lexical writes them, and changes nothing else"
-    )
-
-
-def without_conditions(directory: Path) -> str:
-    """What is said of an index where a query has conditions and it has no postings."""
-    return (
-        f'{directory} has no postings, by which +words, -words and "phrases" are looked up; '
-        f"moee-index reindex {directory} --lexical writes them, --plain searches for the text as "
-        "it is"
-    )
 
 
 class Selector:

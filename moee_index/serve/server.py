@@ -9,9 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError, first_line
 from moee_index.serve.engine.engine import Engine
 from moee_index.serve.engine.query_cache import QueryCache
@@ -22,6 +21,9 @@ from moee_index.serve.metrics import Metrics
 from moee_index.serve.searchable import Searchable, Source
 from moee_index.serve.settings import Settings
 from moee_index.serve.shards.source import Shards
+
+if TYPE_CHECKING:
+    from moee_index.encode.encoder import Encoder
 
 # Seconds between two returns of free memory, if anything was embedded meanwhile.
 _TRIM_SECONDS = 5.0

@@ -306,6 +306,26 @@ def test_a_reader_keeps_its_version(tmp_path: Path) -> None:
         assert not hits.exact
 
 
+def test_a_filter_that_leaves_what_is_far(made: Path) -> None:
+    """Where what is near is left out, as many candidates are found among the others."""
+    query = grouped(1, 8)
+    with Index.open(made) as index:
+        scores = {hit.id: hit.score for hit in index.search_embeddings(query, 3000, exact=True)[0]}
+        middle = sorted(scores.values())[1500]
+        far = np.array([scores[f"d{i}"] < middle for i in range(3000)])
+        (segment,) = index.snapshot.segments
+        coarse = index.snapshot.coarse
+        assert segment.candidates is not None
+        assert coarse is not None
+        units = unit_vectors(query, index.standardizer)
+        asked = Asked(coarse, units, "sum", 1.0, Reach(coarse.lists // 2, 20))
+        (found,) = segment.candidates.ranked(asked, asked.reach, far)
+        assert len(found) == 20
+        assert far[found].all()
+        (every,) = segment.candidates.ranked(asked, asked.reach, None)
+        assert not far[every].all()
+
+
 def test_little_is_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair, "SCANNED_ROWS", 1 << 14)
     notes: list[str] = []

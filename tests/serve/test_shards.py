@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import PARITY
 from shards import sharded
 
+from fakes.indexes import without_postings
 from fakes.word_encoder import FakeEncoder
+from moee_index import Encoder
 from moee_index.errors import MisuseError
 from moee_index.index import add_documents, build_index, delete_documents
 from moee_index.index.filters import FilterError
@@ -45,10 +48,12 @@ def sample(count: int) -> list[Document]:
     ]
 
 
-def build(directory: Path, **options: Any) -> Path:
-    """Five segments, each of fewer documents than would be joined, some of which are gone."""
+def build(directory: Path, before: int = 0, **options: Any) -> Path:
+    """Five segments, each of fewer documents than would be joined, some of which are gone. before:
+    documents that the first begins with besides."""
     every = sample(180)
-    build_index(directory, every[:106], FakeEncoder(), **options)
+    more = [replace(document, id=f"e{document.id}") for document in sample(before)]
+    build_index(directory, [*more, *every[:106]], FakeEncoder(), **options)
     for first, stop in ((106, 148), (148, 169), (169, 176), (176, 180)):
         add_documents(directory, every[first:stop], FakeEncoder())
     delete_documents(directory, ["d3", "d99", "d120", "d150"])
@@ -57,14 +62,19 @@ def build(directory: Path, **options: Any) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=["both", "both 8:2", "none"])
+@pytest.fixture(scope="module", params=["both", "both 8:2", "none", "approximate", "approx"])
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[SpreadIndex, LocalIndex]]:
     """The same index on three servers, and in one place."""
     folder = tmp_path_factory.mktemp("shards")
     standardize, _, chunk = request.param.partition(" ")
-    whole = build(folder / "whole", standardize=standardize, chunk=chunk or None)
+    options: dict[str, Any] = {"standardize": standardize, "chunk": chunk or None}
+    if standardize == "approximate":
+        options = {"standardize": "both", "index_type": "HNSW4,SQfp16", "before": 1500}
+    elif standardize == "approx":
+        options = {"standardize": "both", "index_type": "approx", "before": 1500}
+    whole = build(folder / "whole", **options)
     with sharded(whole, folder, ["0", "1-2", "3-"]) as running:
         source = Shards(Spread(tuple(each.url for each in reversed(running))))
         found = source.open().index
@@ -75,7 +85,7 @@ def both(
 
 def check_same(found: Hits, expected: Hits) -> None:
     assert list(found) == list(expected)
-    assert found.exact == expected.exact
+    assert found.how() == expected.how()
 
 
 HOWS = [("sum", None), ("sum", 0.3), ("hs", None), ("rw", None), ("concat", None)]
@@ -96,6 +106,7 @@ requests = st.fixed_dictionaries(
     options=requests,
     how=st.sampled_from(HOWS),
     lexical=st.sampled_from([None, 0.0, 0.4, 0.999, 1.0]),
+    recall=st.sampled_from([None, None, 0.8, 0.99]),
     signs=st.sampled_from([None, "", " +w2", " -w5", ' "w0 w1"', ' -"w1 w0" +w3']),
     bm25=st.sampled_from([{}, {"k1": 0.5, "b": 1.0}]),
 )
@@ -107,11 +118,14 @@ def test_answers_are_those_of_one_index(
     lexical: float | None,
     signs: str | None,
     bm25: dict[str, float],
+    recall: float | None,
 ) -> None:
     """To the bit, equal scores in the same order: vectors, words, both, filtered or not, with
     conditions or without."""
     spread, one = both
-    request = SearchRequest.checked(method=how[0], alpha=how[1], lexical=lexical, **options, **bm25)
+    request = SearchRequest.checked(
+        method=how[0], alpha=how[1], lexical=lexical, recall=recall, **options, **bm25
+    )
     read = plain_query if signs is None else parse_query
     parsed = [read(query + (signs or "")) for query in queries]
     embeddings = None
@@ -217,3 +231,45 @@ def test_what_describes_the_index_is_that_of_all(both: tuple[SpreadIndex, LocalI
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert not spread.missing and replace(spread.manifest) == spread.manifest
+
+
+def test_token_weights_are_those_of_the_index(tmp_path: Path) -> None:
+    """What texts are pooled by is on every shard, and the head's encoder has it from one."""
+    encoder = Encoder.load(PARITY / "olmoe", bits=32, pooling="idf", prompt="none")
+    build_index(tmp_path / "weighed", sample(8), encoder, idf="corpus")
+    with (
+        LocalIndex.open(tmp_path / "weighed") as one,
+        sharded(tmp_path / "weighed", tmp_path / "parts", ["0-"]) as running,
+    ):
+        spread = Shards(Spread((running[0].url,))).open().index
+        assert spread.token_weights is not None and one.token_weights is not None
+        assert (
+            spread.token_weights.checksum
+            == one.token_weights.checksum
+            == (spread.spec.token_weights)
+        )
+
+
+def test_an_index_without_postings_has_no_words(tmp_path: Path) -> None:
+    index = build(tmp_path / "plain", standardize="none")
+    without_postings(index)
+    with (
+        LocalIndex.open(index) as one,
+        sharded(index, tmp_path / "parts", ["0-1", "2-"]) as running,
+    ):
+        spread = Shards(Spread(tuple(each.url for each in running))).open().index
+        texts, condition = ["w1 w7"], parse_query("w1 +w2")
+        embeddings = FakeEncoder().encode(texts)
+        request = SearchRequest.checked()
+        (found,), (expected,) = (each.answer(request, embeddings, texts) for each in (spread, one))
+        check_same(found, expected)
+        text = found[0].text
+        assert spread.snippets("w1").snippet(text) == one.snippets("w1").snippet(text)
+        for index_of in (spread, one):
+            with pytest.raises(MisuseError, match="has no postings, which a search by words"):
+                index_of.answer(SearchRequest.checked(lexical=0.5), embeddings, texts)
+            with pytest.raises(MisuseError, match=r"has no postings, by which \+words"):
+                index_of.check_conditions([condition])
+            with pytest.raises(MisuseError, match="has no postings"):
+                index_of.count_documents(None, condition.conditions)
+            assert index_of.words() is None

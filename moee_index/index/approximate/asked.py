@@ -22,8 +22,7 @@ _DEPTH_GROWS = 0.8
 
 class Asked:
     """Some queries, rotated, each part by its weight. vectors: float32 [q, width]; reach: how far
-    each looks for ten hits among all rows.
-    """
+    each looks for ten hits among all rows. From one thread."""
 
     def __init__(
         self,
@@ -35,20 +34,37 @@ class Asked:
     ) -> None:
         self.coarse = coarse
         self.reach = reach
-        self.vectors = coarse.rotated(queries.parts, weights_of(queries, method, alpha))
-        # Of each query with each list's centroid.
-        self._similarities: FloatArray = self.vectors @ coarse.centroids.T
+        self._asking = queries, method, alpha
+        self._found: tuple[FloatArray, FloatArray] | None = None
+        self._whole: tuple[Asked, slice | list[int]] | None = None
 
-    def __getitem__(self, queries: slice) -> Asked:
+    def _once(self) -> tuple[FloatArray, FloatArray]:
+        """The rotated queries, and their similarities with each list's centroid. Not before they
+        are needed: a filter may leave so little that it is scanned."""
+        if self._found is None and self._whole is not None:
+            whole, some = self._whole
+            vectors, similarities = whole._once()
+            self._found = np.ascontiguousarray(vectors[some]), similarities[some]
+        if self._found is None:
+            queries, method, alpha = self._asking
+            vectors = self.coarse.rotated(queries.parts, weights_of(queries, method, alpha))
+            self._found = vectors, vectors @ self.coarse.centroids.T
+        return self._found
+
+    @property
+    def vectors(self) -> FloatArray:
+        return self._once()[0]
+
+    def of(self, queries: slice | list[int]) -> Asked:
+        """Of some queries."""
         some = copy.copy(self)
-        some.vectors = np.ascontiguousarray(self.vectors[queries])
-        some._similarities = self._similarities[queries]
+        some._found, some._whole = None, (self, queries)
         return some
 
     def nearest(self, lists: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Similarities and numbers, [q, m], of the lists that are nearest to each query, nearest
         first."""
-        similarities = self._similarities
+        similarities = self._once()[1]
         count = min(lists, similarities.shape[1])
         chosen = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
         near = np.take_along_axis(similarities, chosen, axis=1)
@@ -63,7 +79,7 @@ class Asked:
         deeper = max(1.0, k / MEASURED_AT)
         lists = math.ceil(self.reach.lists * farther**_LISTS_GROW)
         depth = math.ceil(self.reach.depth * deeper**_DEPTH_GROWS)
-        return Reach(min(lists, self._similarities.shape[1]), max(depth, 2 * k))
+        return Reach(min(lists, self.coarse.lists), max(depth, 2 * k))
 
 
 def weights_of(queries: UnitVectors, method: Method, alpha: float | None) -> FloatArray:

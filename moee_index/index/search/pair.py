@@ -49,6 +49,8 @@ _MAX_DEPTH = 16
 SCANNED_ROWS = 1 << 14
 # Nor does looking for this share of all.
 SCANNED_SHARE = 16
+# Of fewer rows than this share candidates take too long to find (LAB.md).
+_FILTERED_SHARE = 4
 # So few rows, over all queries, are scored from their raw vectors at once: some 10 ms.
 _FEW_ROWS = 256
 
@@ -137,7 +139,7 @@ class PairSearcher:
                 if asked is None or self._candidates is None or self._few(rows, k):
                     rankings.extend(self._exact(self._scan, request))
                 else:
-                    asked_here = asked[start : start + _QUERIES]
+                    asked_here = asked.of(slice(start, start + _QUERIES))
                     rankings.extend(
                         self._by_candidates(self._scan, self._candidates, request, asked_here)
                     )
@@ -157,7 +159,8 @@ class PairSearcher:
     def _few(self, rows: RowNumbers | None, k: int) -> bool:
         """Whether looking at all rows that count costs no more than looking for candidates."""
         count = len(self._raw) if rows is None else len(rows)
-        return count <= SCANNED_ROWS or k * SCANNED_SHARE > count
+        filtered = count * _FILTERED_SHARE < len(self._raw)
+        return filtered or count <= SCANNED_ROWS or k * SCANNED_SHARE > count
 
     def _by_candidates(
         self, scan: FlatScan, candidates: Candidates, request: SearchRequest, asked: Asked

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moee_index.encode.encoder import Encoder
 from moee_index.errors import MisuseError
 from moee_index.fusion import Method, Standardize, Standardizer, check_search
 from moee_index.readers.candidates import CandidateList
@@ -19,6 +18,9 @@ from moee_index.serve.engine.trace import Trace
 from moee_index.serve.server import Server
 from moee_index.text import check_text, check_texts
 from moee_index.types import Document, Embeddings, EncoderSpec, Hit
+
+if TYPE_CHECKING:
+    from moee_index.encode.encoder import Encoder
 
 # Of a hit, beside its place and relevance.
 _PARTS = ("score", "hs", "rw", "lexical", "bm25", "words")

@@ -9,19 +9,21 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
 from moee_index.encode.batches import group_equal
-from moee_index.encode.encoder import Encoder
-from moee_index.encode.tokenizer import Tokenized
 from moee_index.serve.engine.admission import Admission
 from moee_index.serve.engine.model_thread import ModelThread, Observe, Work
 from moee_index.serve.engine.trace import Trace
 from moee_index.serve.errors import NotReadyError, UnknownNameError
 from moee_index.text import check_texts, shown
 from moee_index.types import Embeddings
+
+if TYPE_CHECKING:
+    from moee_index.encode.encoder import Encoder
+    from moee_index.encode.tokenizer import Tokenized
 
 P = ParamSpec("P")
 T = TypeVar("T")

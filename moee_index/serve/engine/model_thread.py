@@ -12,15 +12,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moee_index.encode.batches import plan_batches
-from moee_index.encode.encoder import Encoder
-from moee_index.model.run.model import TokenizedText
 from moee_index.serve.engine.batching import take_batch
 from moee_index.serve.errors import NotReadyError
 from moee_index.types import Embeddings
+
+if TYPE_CHECKING:
+    from moee_index.encode.encoder import Encoder
+    from moee_index.model.run.model import TokenizedText
 
 # Seconds between two beats of a thread that has nothing to do.
 _IDLE = 1.0

@@ -36,6 +36,7 @@ class RequestBody(StrictBody):
     passages: bool
     lexical: Number
     every_row: bool
+    recall: Number | None
     k1: Number
     b: Number
 

@@ -7,8 +7,7 @@ nothing here grows with the number of documents.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,32 +17,26 @@ import numpy as np
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
 from moee_index.index.hits import Hits, answer_alike, merged_hits
-from moee_index.index.lexical.bm25 import LUCENE
-from moee_index.index.lexical.matches import QueryWords
-from moee_index.index.lexical.scores import QueryScores
-from moee_index.index.lexical.statistics import Statistics
-from moee_index.index.listing import known_field, summed_facets
-from moee_index.index.search.request import SearchRequest, check_queries
-from moee_index.index.snapshot import (
-    Fields,
-    Passage,
+from moee_index.index.lacking import (
     which_passage,
     without_conditions,
     without_document,
     without_postings,
 )
+from moee_index.index.lexical.bm25 import LUCENE
+from moee_index.index.listing import known_field, summed_facets
+from moee_index.index.search.request import SearchRequest, check_queries
+from moee_index.index.snapshot import Fields, Passage
 from moee_index.index.snippets import Snippets
 from moee_index.serve.shards import wire
 from moee_index.serve.shards.asking import Asked, Asking
-from moee_index.serve.shards.words import SpreadWords
+from moee_index.serve.shards.words import SpreadTexts, SpreadWeights, SpreadWords
 from moee_index.text import check_text, check_texts, shown
 from moee_index.types import Document, Embeddings, blocks
 
 if TYPE_CHECKING:
     from moee_index.index.filters import Filter
-    from moee_index.index.lexical.bm25 import Bm25
     from moee_index.index.lexical.syntax import Condition, ParsedQuery
-    from moee_index.index.lexical.words import Words
     from moee_index.index.listing import Facet
     from moee_index.index.routing import ExpertUse
     from moee_index.index.store.manifest import Manifest
@@ -192,7 +185,8 @@ class SpreadIndex:
 
     def _merged(self, answers: Sequence[Hits], k: int) -> Hits:
         hits = merged_hits(answers, k)
-        return Hits(hits, hits.exact and not self.missing, hits.recall)
+        # What was measured is true of all segments alone.
+        return Hits(hits, False) if self.missing else hits
 
     def answer_parsed(
         self,
@@ -235,7 +229,7 @@ class SpreadIndex:
 
     def snippets(self, query: str) -> Snippets:
         """As `Searchable.snippets`."""
-        return Snippets.of(_Texts(self.manifest, self._described.words, self._asking), query)
+        return Snippets.of(SpreadTexts(self.manifest, self._described.words, self._asking), query)
 
     # Documents
 
@@ -343,36 +337,3 @@ class SpreadIndex:
             "a server of --shards does not know which documents use an expert most; ask a server "
             f"that has all of {self._named}: moee-index serve INDEX"
         )
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """What snippets go by: see `snippets.HoldsTexts`."""
-
-    manifest: Manifest
-    spread: SpreadWords
-    asking: Asking
-
-    @property
-    def words(self) -> Words:
-        return self.spread.words
-
-    def rows_with(self, terms: Collection[str]) -> dict[str, int]:
-        return self.spread.rows_with(self.asking, terms)
-
-
-@dataclass(frozen=True)
-class SpreadWeights:
-    """Weighs words by the statistics of all shards. weight: of words in a score, above 0."""
-
-    weight: float
-    spread: SpreadWords
-    asking: Asking
-    bm25: Bm25
-
-    def query(self, text: str) -> QueryWords:
-        counts = self.spread.counts(self.asking, [text])
-        (largest,) = self.spread.largest(self.asking, [text], counts, self.bm25)
-        statistics = Statistics([], self.spread.words, counts)
-        scores = QueryScores(text, statistics, self.bm25, largest)
-        return QueryWords(scores, statistics, np.zeros(0, dtype=np.int64), nullcontext)

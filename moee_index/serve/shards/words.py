@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from moee_index.index.lexical.bm25 import Bm25
-from moee_index.index.lexical.statistics import Counts, query_terms
+from moee_index.index.lexical.matches import QueryWords
+from moee_index.index.lexical.scores import QueryScores
+from moee_index.index.lexical.statistics import Counts, Statistics, query_terms
 from moee_index.index.lexical.words import Words
+from moee_index.index.store.manifest import Manifest
 from moee_index.serve.shards import wire
 from moee_index.serve.shards.asking import Asking
 
@@ -111,3 +117,36 @@ class SpreadWords:
                 self._largest.keep(found)
             known |= found
         return [known[text, parameters] for text in texts]
+
+
+@dataclass(frozen=True)
+class SpreadTexts:
+    """What snippets go by: see `snippets.HoldsTexts`."""
+
+    manifest: Manifest
+    spread: SpreadWords
+    asking: Asking
+
+    @property
+    def words(self) -> Words:
+        return self.spread.words
+
+    def rows_with(self, terms: Collection[str]) -> dict[str, int]:
+        return self.spread.rows_with(self.asking, terms)
+
+
+@dataclass(frozen=True)
+class SpreadWeights:
+    """Weighs words by the statistics of all shards. weight: of words in a score, above 0."""
+
+    weight: float
+    spread: SpreadWords
+    asking: Asking
+    bm25: Bm25
+
+    def query(self, text: str) -> QueryWords:
+        counts = self.spread.counts(self.asking, [text])
+        (largest,) = self.spread.largest(self.asking, [text], counts, self.bm25)
+        statistics = Statistics([], self.spread.words, counts)
+        scores = QueryScores(text, statistics, self.bm25, largest)
+        return QueryWords(scores, statistics, np.zeros(0, dtype=np.int64), nullcontext)
