@@ -65,7 +65,8 @@ def holds_work(directory: Path, listed: Collection[str]) -> bool:
     if not known(folder.is_dir):
         return False
     with storage_errors(folder):
-        found = any(folder.glob("done-*")) or any(folder.glob("shard-*/segment-*"))
+        rows = folder.glob("shard-*/segment-*/hs.*")
+        found = any(folder.glob("done-*")) or any(path.stat().st_size for path in rows)
     return found or bool(placed_segments(directory, listed))
 
 

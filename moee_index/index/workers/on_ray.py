@@ -132,9 +132,11 @@ class RayCrew:
             self._begun = None
 
     def close(self) -> None:
-        for hand in self.hands:
+        hands, self.hands = self.hands, []
+        for hand in hands:
             hand.end()
         if self._connected:
+            self._connected = False
             self._ray.shutdown()
 
 

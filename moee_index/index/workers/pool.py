@@ -111,7 +111,7 @@ class Crew(Protocol):
         """Until one of them may have news, or so long."""
 
     def close(self) -> None:
-        """End all of them."""
+        """End all of them. May be called again."""
 
 
 @dataclass
@@ -169,8 +169,23 @@ class Pool:
 
         what: what each is called in messages. moved: called with the documents that the tasks
         under way have done. done: called with what comes of each. Returns that, in the order of
-        the tasks. Raises what a task raises; WorkerError where a process dies again and again.
+        the tasks. Raises what a task raises; WorkerError where a process dies again and again:
+        all processes have ended then.
         """
+        try:
+            return self._run(tasks, what, moved, done, everywhere)
+        except BaseException:
+            self.crew.close()  # before anybody looks at what they have left
+            raise
+
+    def _run(
+        self,
+        tasks: Sequence[Task],
+        what: Sequence[str],
+        moved: Callable[[int], object],
+        done: Callable[[Any], object],
+        everywhere: bool,
+    ) -> list[Any]:
         waiting = deque(enumerate(tasks))
         results: list[Any] = [None] * len(tasks)
         busy: dict[int, _At] = {}

@@ -18,16 +18,19 @@ from typing import Any
 
 from moee_index.atomic import storage_errors
 from moee_index.errors import IndexDamagedError
+from moee_index.index.store.documents import PreparedDocument
 from moee_index.index.store.passage_names import named_passage
 from moee_index.index.store.reading import reading
 from moee_index.index.store.workers_folder import spool_name
 from moee_index.types import Document
 
-# Documents of a shard: a machine that is lost costs at most one, and each is a segment to search.
-SHARD_DOCUMENTS = 250_000
-_LEAST_BUCKETS, _MOST_BUCKETS = 64, 1024
+# Documents of a shard: a machine that is lost costs at most one, a process's memory grows with it,
+# and each is a segment to search; so there are larger ones where there would be very many.
+SHARD_DOCUMENTS, LARGE_SHARD = 100_000, 500_000
+MANY_SHARDS = 256
+_BUCKETS = 1024
 # Characters that wait to be written: a bucket's file is opened for many documents at a time.
-_BUFFERED = 1 << 22
+_BUFFERED = 1 << 24
 _FIELDS = ("id", "text", "metadata", "source", "made_id", "untyped")
 
 
@@ -41,21 +44,22 @@ def bucket_of(identifier: str, buckets: int) -> int:
 
 
 def choose_buckets(workers: int) -> int:
-    """Enough for the shards of some hundred million documents."""
-    wanted = 1 << math.ceil(math.log2(8 * workers))
-    return min(max(_LEAST_BUCKETS, wanted), max(_MOST_BUCKETS, wanted))
+    """Several for each shard of some hundred million documents, so that shards are alike."""
+    return max(_BUCKETS, 1 << math.ceil(math.log2(8 * workers)))
 
 
 def choose_shards(documents: int, workers: int, buckets: int) -> int:
     """One for each worker, or where documents are many, the fewest that are small enough and
     share out evenly."""
     needed = math.ceil(documents / SHARD_DOCUMENTS)
+    if needed > MANY_SHARDS:
+        needed = max(MANY_SHARDS, math.ceil(documents / LARGE_SHARD))
     return min(max(1, math.ceil(needed / workers)) * workers, buckets)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some buckets that follow one another. digest: of its documents, as they are spooled."""
+    """Some buckets that follow one another. digest: of its documents, in their order."""
 
     number: int
     first: int
@@ -82,8 +86,10 @@ class Spool:
     def documents(self) -> int:
         return sum(self._counts)
 
-    def add(self, document: Document) -> None:
+    def add(self, prepared: PreparedDocument) -> None:
+        document = prepared.document
         bucket = bucket_of(document.id, len(self._waiting))
+        self._digests[bucket].update(_identity(prepared))
         fields = {name: getattr(document, name) for name in _FIELDS}
         line = json.dumps(fields, ensure_ascii=False) + "\n"
         self._waiting[bucket].append(line)
@@ -95,11 +101,9 @@ class Spool:
     def _flush(self) -> None:
         for bucket, lines in enumerate(self._waiting):
             if lines:
-                content = "".join(lines).encode()
-                self._digests[bucket].update(content)
                 path = self._folder / spool_name(bucket)
                 with storage_errors(path), path.open("ab") as file:
-                    file.write(content)
+                    file.write("".join(lines).encode())
                 lines.clear()
         self._buffered = 0
 
@@ -117,6 +121,14 @@ class Spool:
             if count:
                 found.append(Shard(number, first, end, count, digest.hexdigest()))
         return found
+
+
+def _identity(prepared: PreparedDocument) -> bytes:
+    """What makes a document another one: not where it came from, nor the order of its metadata."""
+    read = prepared.document
+    metadata = json.loads(prepared.metadata)
+    identity = [read.id, read.title, read.text, metadata, prepared.numbers is not None]
+    return json.dumps(identity, sort_keys=True).encode()
 
 
 def read_spool(folder: Path, buckets: Sequence[int]) -> Iterator[Document]:

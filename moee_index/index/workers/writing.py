@@ -219,7 +219,7 @@ class ShardedWriting:
             takes_out=self.takes_out,
         ):
             for prepared in batch.documents:
-                spool.add(prepared.document)
+                spool.add(prepared)
             self.progress("reading", self.counts.read, self.total)
         count = before.shards if before else choose_shards(spool.documents, len(self.pool), buckets)
         shards = spool.finish(count)

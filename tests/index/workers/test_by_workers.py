@@ -199,7 +199,8 @@ def test_a_worker_that_always_dies_is_an_error(folder: Path) -> None:
     with pytest.raises(NotAnIndexError, match="holds an unfinished build"):
         Index.open(folder / "two")
     told: list[str] = []
-    build_by(folder / "two", notify=told.append)
+    moved = [replace(each, source=f"other/{each.source}") for each in fake_documents(200)]
+    build_by(folder / "two", given=moved, notify=told.append)
     assert "resuming an interrupted build" in told
     single(folder / "one")
     same(folder / "one", folder / "two")
