@@ -1,7 +1,7 @@
 """An approximate index against a scan of the same index: recall, time, memory, filters.
 
     python bench/scripts/speed/approximate.py INDEX --queries FILE… [--lifted-from BASE] [--runs 9]
-        [--forced] [--json]
+        [--recall 0.9] [--forced] [--json]
 
 INDEX is of type `approx`. Queries are JSON lines with `text`, embedded as the index's own (by
 lifted.py's road where it was made by that); their documents need not be in the index. Told:
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ _SHARES = (None, 0.5, 0.1, 0.01, 0.0)
 Mask = npt.NDArray[np.bool_]
 
 
+@dataclass
+class _AskedFor:
+    """What --recall says."""
+
+    recall: float | None = None
+
+
+_asked_for = _AskedFor()
+
+
 def ask(
     index: Index,
     queries: Embeddings,
@@ -55,8 +66,9 @@ def ask(
 ) -> list[set[int]]:
     """The best k rows of each query, with words where there are texts."""
     request = SearchRequest.checked(
-        k, method=method, alpha=alpha, exact=exact, lexical=index.lexical if texts else 0.0
-    )
+        k, method=method, alpha=alpha, exact=exact, lexical=index.lexical if texts else 0.0,
+        recall=None if exact else _asked_for.recall,
+    )  # fmt: skip
     search = Search(index.snapshot, index._searchers, request, queries, texts)
     if masks is not None:
         search._masks = [*masks]
@@ -116,11 +128,11 @@ def measure(index: Index, texts: list[str], encode: Any, runs: int) -> dict[str,
     documents = len(index)
     candidates = [s.candidates for s in index.snapshot.segments if s.candidates is not None]
     deep = shared(*(ask(index, queries, k=100, exact=every) for every in (True, False)))
-    rung = approximation.rung()
+    rung = approximation.rung(_asked_for.recall)
     return {
         "documents": documents,
         "segments": len(index.snapshot.segments),
-        "promise": approximation.recall,
+        "promise": 1.0 if rung is None else rung.recall,
         "reach": None if rung is None else [rung.reach.lists, rung.reach.depth],
         "alone": None if rung is None else [rung.alone.lists, rung.alone.depth],
         "lists": approximation.lists,
@@ -163,8 +175,10 @@ def main() -> None:
     parser.add_argument("--lifted-from", type=Path)
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--recall", type=float, help="as of a query")
     parser.add_argument("--forced", action="store_true")
     given: argparse.Namespace = parser.parse_args()
+    _asked_for.recall = given.recall
     if given.forced:
         pair.SCANNED_ROWS = 0
     with Index.open(given.index, Encoder.for_spec) as index:
