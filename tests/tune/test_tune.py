@@ -657,7 +657,7 @@ def test_a_locked_index_is_told_before_anything_is_embedded(
 def test_a_result_that_cannot_be_saved_is_printed(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise IndexLockedError("somebody came in between")
 
     monkeypatch.setattr("moee_index.index.change.save_weights", refuse)
