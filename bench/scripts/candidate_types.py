@@ -38,7 +38,7 @@ _WAYS: tuple[tuple[Any, float | None], ...] = (
     ("sum", 0.25), ("sum", 1.0), ("sum", 4.0), ("hs", None), ("rw", None), ("concat", None),
 )  # fmt: skip
 _DEPTHS = (32, 64, 128, 256, 512, 1024)
-_SHARES = (256, 128, 64, 32, 16, 8, 4)
+_SHARES = (128, 64, 32, 16, 8, 6, 4, 3)
 _EF = (32, 64, 128, 256, 512, 1024)
 _BLOCK = 4096
 _WANTED = 0.95

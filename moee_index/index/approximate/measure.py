@@ -42,7 +42,7 @@ _STEPS = (0.8, 0.9, 0.95, 0.98)
 _SHARES = (256, 128, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 # The share of the misses that are allowed which the index's own queries may have.
 _OWN_MISSES = 0.5
-_DEPTHS = (32, 64, 128, 256, 512, 1024)
+_DEPTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 # Standard errors on either side of a mean that hold 95 %.
 _INTERVAL = 1.96
 # What scoring a candidate again costs, in codes that are gone through for as much: its two rows of
@@ -113,8 +113,8 @@ def measured(
     measured_ways = dict(zip(ways, tables, strict=True))
     rungs = _rungs(measured_ways, queries, approximation)
     own = next((rung for rung in rungs if rung.wanted >= approximation.wanted), None)
-    if own is None:
-        return approximation
+    if own is None:  # what finds less can be asked for
+        return replace(approximation, rungs=tuple(rungs), queries=len(queries))
     reported = [
         _reported(way, table.found(own.reach_of(way.method)), queries)
         for way, table in measured_ways.items()

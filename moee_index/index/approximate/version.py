@@ -67,11 +67,13 @@ def with_recall(
 
 def _told(approximation: Approximation, directory: Path) -> str:
     rung = approximation.rung()
-    if not approximation.measured:
-        why = "it is small enough" if rung is None and not approximation.queries else ""
-        why = why or f"no reach finds {approximation.wanted:.0%} of the best"
-        return f"recall 1: every row is looked at, because {why}"
-    assert rung is not None
+    if rung is None:
+        if not approximation.queries:
+            return "recall 1: every row is looked at, for there are few"
+        return (
+            f"recall 1: every row is looked at, for half of the lists do not hold "
+            f"{approximation.wanted:.0%} of the best; --recall asks for less"
+        )
     told = (
         f"recall@10 at least {approximation.recall:.3f} (asked for {approximation.wanted:g}), by "
         f"{approximation.queries} queries of the index's own: a query reads {rung.reach.lists} of "
