@@ -17,15 +17,13 @@ from typing import Any, Literal
 import numpy as np
 
 from moee_index.errors import CorpusError, StorageError
-from moee_index.index.change import changing, merge_tail, publish_segments, without
+from moee_index.index.change import changing, deriving, merge_tail, publish_segments, without
 from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.segment import (
     Mask,
     Match,
     OpenSegment,
     find_live,
-    open_coarse,
-    open_standardizer,
 )
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.documents import PreparedDocument
@@ -41,7 +39,6 @@ from moee_index.index.workers.writing import ShardedWriting
 from moee_index.index.write.resume import check_encoder, check_spec, document_difference
 from moee_index.index.write.segment import (
     ON_BAD,
-    Deriving,
     ManyWritten,
     NewSegments,
     SegmentWriting,
@@ -317,14 +314,7 @@ class Adding:
         """A version of the index with the new segment, and without what it replaces."""
         manifest, report = self.manifest, self.writing.progress
         with self.known.counts.timed("derive"):
-            how = Deriving(
-                standardizer=open_standardizer(self.directory, manifest),
-                index_type=FLAT,
-                language=manifest.language,
-                coarse=open_coarse(self.directory, manifest),
-                approximation=manifest.approximation,
-            )
-            new = written.derive(how, report)
+            new = written.derive(deriving(self.directory, manifest, FLAT), report)
         written.keep_rejects(self.directory)
         replaced = [*self.known.replaced.values(), *self.known.removed.values(), *self.leaving()]
         after = publish_segments(

@@ -54,10 +54,10 @@ from moee_index.index.workers.start import Workers, started
 from moee_index.index.workers.tasks import LoadElsewhere
 from moee_index.index.workers.writing import ShardedWriting
 from moee_index.index.write.count_tokens import with_token_weights
+from moee_index.index.write.derive import Deriving
 from moee_index.index.write.resume import check_encoder, compare_finished, language_there
 from moee_index.index.write.segment import (
     ON_BAD,
-    Deriving,
     ManyWritten,
     NewSegments,
     SegmentWriting,

@@ -18,8 +18,7 @@ import numpy as np
 
 from moee_index.atomic import WriterLock, now, storage_errors, write_file
 from moee_index.errors import MisuseError
-from moee_index.fusion import Standardizer, check_alpha, choose_standardize
-from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.fusion import check_alpha, choose_standardize
 from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.filters import Filter
 from moee_index.index.lacking import without_postings
@@ -52,9 +51,8 @@ from moee_index.index.store.layout import (
 )
 from moee_index.index.store.manifest import Manifest, Segment
 from moee_index.index.store.revisions import given_up, program, publish, tidy
-from moee_index.index.store.rows import RowReader
 from moee_index.index.store.standardizer import write_standardizer
-from moee_index.index.write.derive import derive, fit_standardizer
+from moee_index.index.write.derive import Deriving, fit_standardizer
 from moee_index.index.write.merge import merged, tail_to_merge
 from moee_index.index.write.segment import check_notify, check_progress
 from moee_index.text import check_texts
@@ -170,8 +168,8 @@ def compact_index(directory: str | Path, *, progress: Progress | None = None) ->
         ):
             return _report(directory, manifest, manifest, 0)
         revision, report = next_revision(directory, manifest.revision), check_progress(progress)
-        made = making(directory, manifest, segment_type(kind), revision, report)
-        entries = _joined(directory, manifest, segments, made)
+        how = deriving(directory, manifest, segment_type(kind))
+        entries = _joined(directory, manifest, segments, how, revision, report)
         after = publish_segments(directory, manifest, entries, revision, report=report, anew=True)
         return _report(directory, after, manifest, after.documents)
 
@@ -218,12 +216,12 @@ def reindex(
             coarse, approximation = fit_coarse(
                 directory, rows, standardizer, dims, revision, asked, report
             )
-        made = Making(standardizer, segment_type(kind), coarse, revision, report)
+        how = Deriving(standardizer, segment_type(kind), manifest.language, coarse, approximation)
         if len(segments) == 1 and segments[0].live is None:
             # The rows stay where they are; only what follows from them is new.
-            entries = [_derived(segments[0], made)]
+            entries = [_derived(segments[0], how, revision, report)]
         else:
-            entries = _joined(directory, manifest, segments, made)
+            entries = _joined(directory, manifest, segments, how, revision, report)
         changed = replace(
             manifest,
             standardize=standardizer.which,
@@ -284,8 +282,8 @@ def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: 
             for entry in manifest.segments[start:]
         ]
         revision = next_revision(directory, manifest.revision)
-        made = making(directory, manifest, FLAT, revision, progress)
-        entries = _joined(directory, manifest, segments, made)
+        how = deriving(directory, manifest, FLAT)
+        entries = _joined(directory, manifest, segments, how, revision, progress)
         kept = [*manifest.segments[:start], *entries]
         after = publish_segments(
             directory, manifest, kept, revision, report=progress, notify=notify, anew=True
@@ -350,49 +348,40 @@ def publish_segments(
     return after
 
 
-@dataclass(frozen=True)
-class Making:
-    """How files are made of rows. coarse: of an approximate index; revision: in their names."""
-
-    standardizer: Standardizer
-    index_type: str
-    coarse: CoarseQuantizer | None
-    revision: int
-    report: Progress
-
-    def derive(self, folder: Path, raw: RowReader, documents: int) -> Segment:
-        """The files of a segment that follow from its rows."""
-        return derive(
-            folder, raw, self.standardizer, self.index_type, self.revision, documents=documents,
-            report=self.report, coarse=self.coarse,
-        )  # fmt: skip
+def deriving(directory: Path, manifest: Manifest, index_type: str) -> Deriving:
+    """As an index has it, with FAISS files of a type. Raises IndexDamagedError."""
+    return Deriving(
+        open_standardizer(directory, manifest),
+        index_type,
+        manifest.language,
+        open_coarse(directory, manifest),
+        manifest.approximation,
+    )
 
 
-def making(
-    directory: Path, manifest: Manifest, index_type: str, revision: int, report: Progress
-) -> Making:
-    """As an index has it. Raises IndexDamagedError."""
-    coarse = open_coarse(directory, manifest)
-    return Making(open_standardizer(directory, manifest), index_type, coarse, revision, report)
-
-
-def _derived(segment: OpenSegment, made: Making) -> Segment:
+def _derived(segment: OpenSegment, how: Deriving, revision: int, report: Progress) -> Segment:
     """A segment with norms and FAISS files of another standardizer or index type."""
-    derived = made.derive(segment.folder, segment.raw, segment.entry.documents)
-    return replace(derived, lexical=segment.entry.lexical)
+    entry = segment.entry
+    derived = how.segment(segment.folder, segment.raw, entry.documents, revision, report)
+    return replace(derived, lexical=entry.lexical)
 
 
 def _joined(
-    directory: Path, manifest: Manifest, segments: Sequence[OpenSegment], made: Making
+    directory: Path,
+    manifest: Manifest,
+    segments: Sequence[OpenSegment],
+    how: Deriving,
+    revision: int,
+    report: Progress,
 ) -> list[Segment]:
     """Some segments merged, without what was deleted; empty if nothing is left."""
     if not any(segment.entry.live_rows for segment in segments):
         return []
-    folder = directory / segment_name(made.revision)
-    raw, documents = merged(folder, manifest, segments, made.report)
-    segment = made.derive(folder, raw, documents)
-    if manifest.language is not None:
-        lexical = join_lexical(folder, segments, manifest.language, made.revision, made.report)
+    folder = directory / segment_name(revision)
+    raw, documents = merged(folder, manifest, segments, report)
+    segment = how.segment(folder, raw, documents, revision, report)
+    if how.language is not None:
+        lexical = join_lexical(folder, segments, how.language, revision, report)
         segment = replace(segment, lexical=lexical)
     return [segment]
 

@@ -36,8 +36,8 @@ from moee_index.index.store.workers_folder import (
 )
 from moee_index.index.workers.finished import Finished, finished_shard
 from moee_index.index.workers.spool import Shard, read_spool
-from moee_index.index.write.derive import derive
-from moee_index.index.write.segment import Deriving, SegmentWriting, Written
+from moee_index.index.write.derive import Deriving
+from moee_index.index.write.segment import SegmentWriting, Written
 from moee_index.token_weights import TokenCounts, TokenWeights
 from moee_index.types import PARTS, Chunking, EncoderSpec, Notify, Pair, Span, TextEncoder, ignore
 
@@ -286,16 +286,9 @@ class Derive:
 
     def _derive(self, folder: Path) -> Derived:
         store, dims = self.wanted.store, self.wanted.spec.dims
-        segment = derive(
-            folder,
-            RowReader(folder, store, self.finished.rows, dims),
-            self.how.standardizer,
-            self.how.index_type,
-            self.revision,
-            documents=self.finished.documents,
-            report=ignore,
-            coarse=self._coarse(),
-        )
+        how, documents = replace(self.how, coarse=self._coarse()), self.finished.documents
+        raw = RowReader(folder, store, self.finished.rows, dims)
+        segment = how.segment(folder, raw, documents, self.revision, ignore)
         if self.how.language is not None:
             lexical = write_lexical(folder, self.how.language, self.revision, ignore)
             segment = replace(segment, lexical=lexical)

@@ -45,8 +45,9 @@ from moee_index.index.workers.finished import Finished, finished_shard, read_mom
 from moee_index.index.workers.pool import Pool
 from moee_index.index.workers.spool import Shard, Spool, choose_buckets, choose_shards
 from moee_index.index.workers.tasks import Derive, Derived, Embed, LookForRun
+from moee_index.index.write.derive import Deriving
 from moee_index.index.write.resume import check_resumable
-from moee_index.index.write.segment import Deriving, NewSegments
+from moee_index.index.write.segment import NewSegments
 from moee_index.index.write.windows import (
     Counts,
     Documents,

@@ -5,7 +5,9 @@ A build, an added segment and a reindex all use this, wherever the rows come fro
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from moee_index.atomic import write_file
 from moee_index.fusion import PartStandardizer, Standardize, Standardizer, unit_rows
 from moee_index.index.approximate.candidates import write_candidates
 from moee_index.index.approximate.coarse import CoarseQuantizer
-from moee_index.index.store.checksums import piece_crcs
+from moee_index.index.store.approximation import Approximation
+from moee_index.index.store.checksums import Codes, piece_crcs
 from moee_index.index.store.faiss_files import (
     FLAT,
     codes_of,
@@ -46,61 +49,73 @@ def fit_standardizer(
     return standardizer
 
 
-def derive(
-    folder: Path,
-    raw: RowReader,
-    standardizer: Standardizer,
-    index_type: str,
-    revision: int,
-    *,
-    documents: int,
-    report: Progress,
-    coarse: CoarseQuantizer | None = None,
-) -> Segment:
-    """Write norms, both FAISS files and their checksums of a segment from its raw rows; with a
-    coarse quantizer, which needs flat files, its candidates too.
+@dataclass(frozen=True)
+class Deriving:
+    """What an index makes of rows and documents. index_type: of both FAISS files; language: of
+    postings, None for none; coarse, and what a manifest says of it: of an approximate index."""
 
-    The same rows give the same bytes. Returns the segment as the manifest lists it, nothing
-    deleted. Raises StorageError; MisuseError for an index type that cannot be built from so few
-    rows.
-    """
-    rows = len(raw)
-    norms = np.empty((rows, 2), dtype="<f4")
+    standardizer: Standardizer
+    index_type: str
+    language: str | None
+    coarse: CoarseQuantizer | None
+    approximation: Approximation | None
 
-    def write(part: Part) -> float:
-        """Returns the codes' error; of an approximate index 0.0, which nothing asks for."""
+    def segment(
+        self, folder: Path, raw: RowReader, documents: int, revision: int, report: Progress
+    ) -> Segment:
+        """Write norms, both FAISS files and their checksums of a segment from its raw rows; with a
+        coarse quantizer, which needs flat files, its candidates too.
+
+        The same rows give the same bytes. Returns the segment as the manifest lists it, nothing
+        deleted, without postings. Raises StorageError; MisuseError for an index type that cannot be
+        built from so few rows.
+        """
+        norms = np.empty((len(raw), 2), dtype="<f4")
+        errors = PARTS.map(lambda part: self._write(folder, raw, part, norms, revision, report))
+        write_file(folder / norms_name(revision), norms.tobytes())
+        if self.coarse is not None:
+            with _written_codes(folder, raw, revision) as codes:
+                write_candidates(folder, self.coarse, codes, revision, report)
+        return Segment(
+            name=folder.name,
+            documents=documents,
+            rows=len(raw),
+            index_type=Pair(self.index_type, self.index_type),
+            codes_error=errors if self.index_type == FLAT else None,
+            derived=revision,
+            candidates=None if self.coarse is None else revision,
+        )
+
+    def _write(
+        self,
+        folder: Path,
+        raw: RowReader,
+        part: Part,
+        norms: npt.NDArray[np.float32],
+        revision: int,
+        report: Progress,
+    ) -> float:
+        """Write a part's FAISS file. Returns the codes' error; of an approximate type 0.0, which
+        nothing asks for."""
 
         def units() -> Iterator[FloatArray]:
-            return _units(raw.parts[part], part, standardizer[part], columns(norms)[part], report)
+            lengths = columns(norms)[part]
+            return _units(raw.parts[part], part, self.standardizer[part], lengths, report)
 
         path = folder / codes_name(part, revision)
-        dim, error = raw.parts[part].shape[1], 0.0
-        if index_type == FLAT:
+        rows, dim = raw.parts[part].shape
+        error = 0.0
+        if self.index_type == FLAT:
             error = write_flat(path, units(), rows, dim)
         else:
-            write_factory(path, index_type, part, units, rows, dim)
+            write_factory(path, self.index_type, part, units, rows, dim)
         write_file(folder / code_checks_name(part, revision), piece_crcs(path).tobytes())
         return error
 
-    errors = PARTS.map(write)
-    write_file(folder / norms_name(revision), norms.tobytes())
-    if coarse is not None:
-        _list_rows(folder, coarse, revision, raw, report)
-    return Segment(
-        name=folder.name,
-        documents=documents,
-        rows=rows,
-        index_type=Pair(index_type, index_type),
-        codes_error=errors if index_type == FLAT else None,
-        derived=revision,
-        candidates=None if coarse is None else revision,
-    )
 
-
-def _list_rows(
-    folder: Path, coarse: CoarseQuantizer, revision: int, raw: RowReader, report: Progress
-) -> None:
-    """Write a segment's candidates from its flat files, which were written just now."""
+@contextlib.contextmanager
+def _written_codes(folder: Path, raw: RowReader, revision: int) -> Iterator[Pair[Codes]]:
+    """The codes of a segment's flat files, which were written just now."""
 
     def opened(part: Part) -> Any:
         path, dim = folder / codes_name(part, revision), raw.parts[part].shape[1]
@@ -108,7 +123,7 @@ def _list_rows(
 
     # The codes are views of what FAISS maps, which has to outlive them.
     indexes = PARTS.map(opened)
-    write_candidates(folder, coarse, indexes.map(codes_of), revision, report)
+    yield indexes.map(codes_of)
 
 
 def _units(

@@ -19,9 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 from moee_index.atomic import storage_errors, sync_directory
 from moee_index.errors import IndexChangedError, IndexDamagedError, MisuseError
 from moee_index.fusion import Standardize, Standardizer, shown_value
-from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.lexical.segment import write_lexical
-from moee_index.index.store.approximation import Approximation
 from moee_index.index.store.documents import DocumentStore, Window
 from moee_index.index.store.field_names import OWN, asked_as
 from moee_index.index.store.fields import write_fields
@@ -38,7 +36,7 @@ from moee_index.index.store.revisions import remove_segment
 from moee_index.index.store.rows import RowReader, RowWriter
 from moee_index.index.store.token_weights import begin_token_weights, needed_token_weights
 from moee_index.index.store.workers_folder import holds_work, remove_workers
-from moee_index.index.write.derive import derive, fit_standardizer
+from moee_index.index.write.derive import Deriving, fit_standardizer
 from moee_index.index.write.pipeline import SegmentEmbedder
 from moee_index.index.write.resume import check_resumable, window_difference
 from moee_index.index.write.windows import (
@@ -58,18 +56,6 @@ from moee_index.types import Notify, Progress, TextEncoder, ignore
 WINDOW = 1024
 ON_BAD = ("error", "skip")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Deriving:
-    """What an index makes of rows and documents. language: of postings, None for none; coarse, and
-    what a manifest says of it: of an approximate index."""
-
-    standardizer: Standardizer
-    index_type: str
-    language: str | None
-    coarse: CoarseQuantizer | None
-    approximation: Approximation | None
 
 
 @dataclass(frozen=True)
@@ -99,16 +85,7 @@ class Written:
     def derive(self, how: Deriving, report: Progress) -> NewSegments:
         """Write what follows from its rows and documents."""
         ((raw, _),) = self.raw
-        segment = derive(
-            self.folder,
-            raw,
-            how.standardizer,
-            how.index_type,
-            self.revision,
-            documents=self.documents,
-            report=report,
-            coarse=how.coarse,
-        )
+        segment = how.segment(self.folder, raw, self.documents, self.revision, report)
         if how.language is not None:
             lexical = write_lexical(self.folder, how.language, self.revision, report)
             segment = replace(segment, lexical=lexical)
