@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from moee_index.index.snapshot import Snapshot
 
 _RAW = {ROW_CHECKS, *(raw_name(part, store) for _, part in PARTS for store in STORES)}
-_DERIVED = ("hs-", "rw-", "norms-", "candidates-", "coarse-")
+_DERIVED = ("hs-", "rw-", "norms-", "candidates-", "coarse-", "leading-")
 # Seconds to wait for a writer that holds its database at this moment.
 _PATIENCE = 1.0
 

@@ -31,20 +31,23 @@ from moee_index.index.store.layout import (
     CANDIDATES,
     DOCUMENTS,
     FIELDS,
+    LEADING,
     LEXICAL,
     coarse_name,
     code_checks_name,
     codes_name,
     deleted_name,
+    leading_name,
     norms_name,
     postings_name,
     standardizer_name,
 )
+from moee_index.index.store.leading import LeadingPart, open_leading
 from moee_index.index.store.manifest import FileEntry, Manifest, Segment
 from moee_index.index.store.reading import HINT, reading
 from moee_index.index.store.rows import RowNumbers, RowReader
 from moee_index.index.store.standardizer import read_standardizer
-from moee_index.types import PARTS, Part
+from moee_index.types import PARTS, Pair, Part
 
 Mask = npt.NDArray[np.bool_]
 # From so many documents on threads share the evaluation of a filter.
@@ -139,6 +142,7 @@ class OpenSegment:
             entry.codes_error,
             block_rows,
             self.candidates,
+            open_components(self._directory, manifest, entry),
         )
 
 
@@ -212,6 +216,18 @@ def _open_candidates(directory: Path, manifest: Manifest, entry: Segment) -> Can
     name = code_checks_name(CANDIDATES, entry.candidates)
     crcs = read_checked(directory, manifest, name, entry)
     return Candidates(path, np.frombuffer(crcs, dtype="<u4"), entry.rows)
+
+
+def open_components(
+    directory: Path, manifest: Manifest, entry: Segment
+) -> Pair[LeadingPart] | None:
+    """A segment's leading components; None where it has none. Raises IndexDamagedError."""
+    if entry.leading is None:
+        return None
+    path = manifest.path(directory, leading_name(entry.leading.revision), entry)
+    name = code_checks_name(LEADING, entry.leading.revision)
+    crcs = read_checked(directory, manifest, name, entry)
+    return open_leading(path, np.frombuffer(crcs, dtype="<u4"), entry.rows, manifest.spec.dims)
 
 
 def _live(directory: Path, manifest: Manifest, entry: Segment) -> Mask | None:

@@ -20,6 +20,7 @@ from moee_index.index.segment import (
     check_file,
     open_coarse,
     open_codes,
+    open_components,
     open_rows,
     open_standardizer,
     read_norms,
@@ -30,9 +31,11 @@ from moee_index.index.store.layout import (
     FIELDS,
     codes_name,
     index_directory,
+    leading_name,
     norms_name,
 )
 from moee_index.index.store.manifest import Manifest, Segment
+from moee_index.index.store.reading import HINT
 from moee_index.types import PARTS, Progress, columns
 
 _BLOCK = 2048
@@ -209,6 +212,7 @@ class _Check:
             with self._reported():
                 open_rows(self.directory, self.manifest, entry)
                 read_norms(self.directory, self.manifest, entry)
+                open_components(self.directory, self.manifest, entry)
 
     def _recompute(self) -> None:
         standardizer = open_standardizer(self.directory, self.manifest)
@@ -219,11 +223,15 @@ class _Check:
     def _recompute_one(self, entry: Segment, standardizer: Standardizer) -> None:
         raw = open_rows(self.directory, self.manifest, entry)
         norms = read_norms(self.directory, self.manifest, entry)
+        leading = open_components(self.directory, self.manifest, entry)
         for part, column in columns(norms):
             path = self.manifest.path(self.directory, codes_name(part, entry.derived), entry)
             index, file = open_codes(self.directory, self.manifest, entry, part)
             file.check(0, file.size)
             codes = codes_of(index) if entry.index_type[part] == FLAT else None
+            components = None if leading is None else leading[part]
+            if components is not None and not components.is_orthonormal():
+                raise self._false_components(entry)
             for start in range(0, entry.rows, _BLOCK):
                 block = slice(start, min(start + _BLOCK, entry.rows))
                 self.progress(f"checking {part}", start, entry.rows)
@@ -236,8 +244,18 @@ class _Check:
                     )
                 if codes is None:
                     continue
-                apart = np.abs(codes[block].astype(np.float32) - units.astype("<f2")).max()
+                held = codes[block].astype(np.float32)
+                if components is not None and not components.holds(
+                    range(block.start, block.stop), held
+                ):
+                    raise self._false_components(entry)
+                apart = np.abs(held - units.astype("<f2")).max()
                 if not apart <= 1e-3:
                     raise IndexDamagedError(
                         f"{path} does not follow from the raw rows near {start}"
                     )
+
+    def _false_components(self, entry: Segment) -> IndexDamagedError:
+        assert entry.leading is not None
+        path = self.directory / entry.name / leading_name(entry.leading.revision)
+        return IndexDamagedError(f"{path} does not follow from the codes beside it; {HINT}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moee_index.index.store.faiss_files import FLAT
-from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.manifest import Manifest, Segment
 
 # Bytes of codes from which on it is told.
 _MUCH = 2_000_000_000
@@ -19,15 +19,21 @@ FROM_DISK = 2e9
 def scan_cost(manifest: Manifest) -> dict[str, Any] | None:
     """Bytes that a query of a flat index reads, and the seconds that takes; None where it is
     little, or the index is of another type."""
-    dims = manifest.spec.dims
-    size = sum(segment.rows for segment in manifest.segments) * 2 * (dims.hs + dims.rw)
-    if manifest.index_type.hs != FLAT or size < _MUCH:
+    row_bytes = 2 * (manifest.spec.hs_dim + manifest.spec.rw_dim)
+    codes = sum(segment.rows for segment in manifest.segments) * row_bytes
+    if manifest.index_type.hs != FLAT or codes < _MUCH:
         return None
+    size = round(sum(_rows_read(segment) for segment in manifest.segments) * row_bytes)
     return {
         "bytes": size,
         "seconds_from_memory": size / FROM_MEMORY,
         "seconds_from_disk": size / FROM_DISK,
     }
+
+
+def _rows_read(segment: Segment) -> float:
+    """How many rows' codes a scan of a segment reads as much as."""
+    return segment.rows * (1.0 if segment.leading is None else segment.leading.read)
 
 
 def told_cost(cost: dict[str, Any], directory: Path) -> str:

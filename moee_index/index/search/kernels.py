@@ -23,13 +23,16 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from moee_index.backends import load_faiss, torch_in_use
 from moee_index.index.search import bfloat16_scan as rough
-from moee_index.index.store.checksums import CheckedCodes, Codes
+from moee_index.index.search.leading import QueryBounds
+from moee_index.index.store.checksums import Bytes, CheckedCodes, Codes
+from moee_index.index.store.leading import LeadingPart
 from moee_index.index.store.rows import RowNumbers
 from moee_index.limits import processor_limit
 from moee_index.types import FloatArray
@@ -43,11 +46,15 @@ _GEMM_ROWS = 512
 _GEMM_COLUMNS = 16
 # Rows of a job: below this a thread costs more than it scans.
 _JOB_ROWS = 4096
+_GATHERED_ROWS = 512
+_BOUND_ROWS = 1 << 15
 _PAD = 48
 _LOWEST = -3.0e38
 
+_of_thread = threading.local()
+
 Scan = Callable[[Codes, FloatArray, FloatArray], None]
-Job = tuple[Scan, CheckedCodes, "range | RowNumbers", FloatArray, FloatArray]
+Job = Callable[[], None]
 
 
 class Scanner:
@@ -101,17 +108,41 @@ class Scanner:
         else:
             scan = _scan_each
         jobs: list[Job] = []
+        step = _JOB_ROWS if isinstance(rows, range) else _GATHERED_ROWS
         for (codes, vectors), out in zip(parts, results, strict=True):
-            for start in range(0, len(rows), _JOB_ROWS):
-                some = slice(start, start + _JOB_ROWS)
-                jobs.append((scan, codes, rows[some], vectors, out[:, some]))
-        if len(jobs) <= len(parts) or self._threads == 1:
-            for job in jobs:
-                _run(job)
-        else:
-            for future in [self._workers().submit(_run, job) for job in jobs]:
-                future.result()
+            for start in range(0, len(rows), step):
+                some = slice(start, start + step)
+                jobs.append(partial(_run, scan, codes, rows[some], vectors, out[:, some]))
+        self._work(jobs, alone=len(jobs) <= len(parts))
         return results
+
+    def upper_bounds(
+        self,
+        parts: Sequence[tuple[LeadingPart, QueryBounds]],
+        rows: range,
+        room: Sequence[FloatArray],
+    ) -> list[FloatArray]:
+        """For each part's leading components, and what one query asks of them, float32 [m]: what
+        the similarities of consecutive rows are at most. room: as for `similarities`. Raises
+        IndexDamagedError where the file is altered.
+        """
+        results = [held[: len(rows)] for held in room]
+        jobs: list[Job] = []
+        for (leading, bounds), out in zip(parts, results, strict=True):
+            for start in range(0, len(rows), _BOUND_ROWS):
+                some = slice(start, start + _BOUND_ROWS)
+                jobs.append(partial(_bound, leading, bounds, rows[some], out[some]))
+        self._work(jobs, alone=len(jobs) <= len(parts))
+        return results
+
+    def _work(self, jobs: Sequence[Job], *, alone: bool) -> None:
+        """Do all of some jobs, in this thread if it is to work alone."""
+        if alone or self._threads == 1:
+            for job in jobs:
+                job()
+        else:
+            for future in [self._workers().submit(job) for job in jobs]:
+                future.result()
 
     @staticmethod
     def room(parts: int, queries: int, rows: int) -> list[FloatArray]:
@@ -138,13 +169,30 @@ def _alone() -> None:
     load_faiss().omp_set_num_threads(1)
 
 
-def _run(job: Job) -> None:
-    scan, codes, rows, queries, out = job
+def _run(
+    scan: Scan,
+    codes: CheckedCodes,
+    rows: range | RowNumbers,
+    queries: FloatArray,
+    out: FloatArray,
+) -> None:
     scan(_taken(codes, rows), queries, out)
 
 
+def _bound(leading: LeadingPart, bounds: QueryBounds, rows: range, out: FloatArray) -> None:
+    """Into out [m] what the similarities of rows to one query are at most."""
+    bounds.upper_of_one(leading.codes(rows), leading.rest(rows), out)
+
+
 def _taken(codes: CheckedCodes, rows: range | RowNumbers) -> Codes:
-    return codes.block(rows.start, rows.stop) if isinstance(rows, range) else codes.rows(rows)
+    """Some rows; gathered ones until this thread gathers again."""
+    if isinstance(rows, range):
+        return codes.block(rows.start, rows.stop)
+    known: dict[int, Bytes] = _of_thread.__dict__.setdefault("rooms", {})
+    width = codes.row_bytes
+    if width not in known:
+        known[width] = np.empty((_GATHERED_ROWS, width), dtype=np.uint8)
+    return codes.rows(rows, known[width])
 
 
 def _scan_each(codes: Codes, queries: FloatArray, out: FloatArray) -> None:
@@ -169,9 +217,6 @@ def _scan(codes: Codes, query: FloatArray, out: FloatArray) -> None:
     )
     partial.finalize()
     out[:] = faiss.rev_swig_ptr(result.distances, len(codes))
-
-
-_of_thread = threading.local()
 
 
 def _scanner(dim: int) -> Any:

@@ -31,9 +31,11 @@ from moee_index.fusion import (
 )
 from moee_index.index.approximate.asked import Asked
 from moee_index.index.approximate.candidates import Candidates
-from moee_index.index.search.shortlist import NOT_FINITE, FlatScan, SearchRequest, parts_that_count
+from moee_index.index.search.cut import NOT_FINITE
+from moee_index.index.search.shortlist import FlatScan, SearchRequest, parts_that_count
 from moee_index.index.store.checksums import CheckedCodes, CheckedFile
 from moee_index.index.store.faiss_files import FLAT, codes_of, neighbors
+from moee_index.index.store.leading import LeadingPart
 from moee_index.index.store.rows import RowReader
 from moee_index.types import Pair
 
@@ -72,7 +74,8 @@ class PairSearcher:
 
     pair: FAISS indexes; files: the files that they map, to be checked; codes_error: longest
     difference of a vector to its codes; block_rows: documents scanned at a time (for tests; None
-    chooses).
+    chooses); candidates: of an approximate index; leading: leading components, where there are
+    some.
     """
 
     def __init__(
@@ -86,12 +89,14 @@ class PairSearcher:
         codes_error: Pair[float] | None,
         block_rows: int | None = None,
         candidates: Candidates | None = None,
+        leading: Pair[LeadingPart] | None = None,
     ) -> None:
         self._pair: Pair[Any] | None = pair
         self._scan: FlatScan | None = None
         if index_type == Pair(FLAT, FLAT):
             codes = pair.zip(files).map(lambda each: CheckedCodes(codes_of(each[0]), each[1]))
-            self._scan = FlatScan(codes, norms, codes_error or Pair(0.0, 0.0), block_rows)
+            errors = codes_error or Pair(0.0, 0.0)
+            self._scan = FlatScan(codes, norms, errors, leading, block_rows)
         self._raw = raw
         self._standardizer = standardizer
         self._candidates = candidates

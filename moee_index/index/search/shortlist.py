@@ -26,8 +26,12 @@ import numpy.typing as npt
 from moee_index.errors import IndexDamagedError
 from moee_index.fusion import Method, UnitVectors, blend, dense_share, fuse
 from moee_index.index.search import bfloat16_scan
+from moee_index.index.search.cut import NOT_FINITE, Block, TopKCut
+from moee_index.index.search.early_exit import GATHER, EarlyExit
 from moee_index.index.search.kernels import Scanner
+from moee_index.index.search.native.library import library
 from moee_index.index.store.checksums import CheckedCodes
+from moee_index.index.store.leading import LeadingPart
 from moee_index.index.store.rows import RowNumbers
 from moee_index.types import FloatArray, Pair, Part, columns
 
@@ -44,17 +48,15 @@ _DESIGN_MARGIN = 1e-4
 _ARITHMETIC = 1e-5
 # Two blended scores that are nearer may be one in float32.
 _ROUNDING = 1e-6
-# Gathering a row costs as much as scanning about four in sequence.
-_GATHER = 4
+# Up to so many queries each is scanned by itself, early exit and all (LAB.md).
+_EARLY_QUERIES = 16
+# Rows of one block then: the more, the better its best ones tell what counts.
+_EARLY_ROWS = 1 << 17
 # Rows that a rough look may leave for a query: this share of all, which cost about as much to
 # look at again as all of them exactly, and no more than so many; and at least so many times k.
 _PREFILTER_SHARE = 20
 _PREFILTER_MOST = 1 << 14
 _PREFILTER_PER_K = 8
-NOT_FINITE = (
-    "the index holds values that are not finite, so one of its files is damaged; moee-index "
-    "verify --full names it"
-)
 Bounds = npt.NDArray[np.float64]
 
 
@@ -129,21 +131,12 @@ def parts_that_count(method: Method, alpha: float | None) -> Sequence[Part]:
     return ("hs",) if method == "sum" and alpha == 0 else ("hs", "rw")
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Some rows that were scanned. selected: the places in the block that count; None where all
-    do. similarities: float32 [q, m] of each part that counts; the next block overwrites them."""
-
-    rows: range | RowNumbers
-    selected: RowNumbers | None
-    similarities: Sequence[FloatArray]
-
-
 class FlatScan:
     """Scans one opened flat pair.
 
     codes: float16 [n, d]; norms: float32 [n, 2]; codes_error: longest difference of a vector to
-    its codes; block_rows: documents scanned at a time (for tests; None chooses).
+    its codes; leading: leading components of the codes, where there are some; block_rows: documents
+    scanned at a time (for tests; None chooses).
     """
 
     def __init__(
@@ -151,17 +144,19 @@ class FlatScan:
         codes: Pair[CheckedCodes],
         norms: npt.NDArray[np.float32],
         codes_error: Pair[float],
+        leading: Pair[LeadingPart] | None,
         block_rows: int | None,
     ) -> None:
         self._codes: Pair[CheckedCodes] | None = codes
         self._norms = norms
         self._codes_error = codes_error
+        self._leading = leading
         self._block_rows = block_rows
         self._scanner = Scanner()
 
     def close(self) -> None:
         self._scanner.close()
-        self._codes = None
+        self._codes = self._leading = None
 
     def candidates(self, request: SearchRequest) -> Iterator[RowNumbers]:
         """For each query the rows that can be among its best k, ascending.
@@ -177,24 +172,13 @@ class FlatScan:
         candidates: dict[int, RowNumbers] = {}
         rows = len(self._norms) if request.allowed is None else len(request.allowed)
         most = min(rows // _PREFILTER_SHARE, _PREFILTER_MOST)
-        if request.k * _PREFILTER_PER_K <= most and self._scanner.rough_pays(len(nonzero_queries)):
+        leading = self._leading_for(len(nonzero_queries))
+        few_hits = request.k * _PREFILTER_PER_K <= most
+        if leading is None and few_hits and self._scanner.rough_pays(len(nonzero_queries)):
             candidates = self._scan_in_bfloat16(request, nonzero_queries, most)
         remaining_queries = [query for query in nonzero_queries if query not in candidates]
         if remaining_queries:
-            vectors = self._vectors(request, remaining_queries)
-            bounds = self._fp32_bounds(request, len(remaining_queries))
-            margins = request.margins(bounds, remaining_queries)
-            cuts = [TopKCut(request.k, request.min_score) for _ in remaining_queries]
-            for block in self._blocks_of_similarities(request, vectors, roughly=False):
-                self._cut(request, remaining_queries, cuts, margins, block)
-            exact = request.margins(bounds, remaining_queries, exact=True)
-            for i, (query, cut) in enumerate(zip(remaining_queries, cuts, strict=True)):
-                candidates[query] = cut.rows()
-                if request.words is not None and request.words.slack(query):
-                    vector = [values[i : i + 1] for values in vectors]
-                    candidates[query] = self._rescanned(
-                        request, query, vector, cut.rows(), exact[i : i + 1]
-                    )
+            candidates |= self._scan_in_float32(request, remaining_queries, leading)
         first_rows = (
             np.arange(request.k) if request.allowed is None else request.allowed[: request.k]
         )
@@ -206,6 +190,55 @@ class FlatScan:
         bounds = self._fp32_bounds(request, 1)
         margin = request.margins(bounds, [query], exact=True)
         return self._rescanned(request, query, self._vectors(request, [query]), rows, margin)
+
+    def _leading_for(self, queries: int) -> Pair[LeadingPart] | None:
+        """By what components so many queries leave rows out; None where they read them all."""
+        return self._leading if queries <= _EARLY_QUERIES and library() is not None else None
+
+    def _scan_in_float32(
+        self,
+        request: SearchRequest,
+        queries: Sequence[int],
+        leading: Pair[LeadingPart] | None,
+    ) -> dict[int, RowNumbers]:
+        """As `candidates`."""
+        vectors = self._vectors(request, queries)
+        bounds = self._fp32_bounds(request, len(queries))
+        margins = request.margins(bounds, queries)
+        cuts = [TopKCut(request.k, request.min_score) for _ in queries]
+        if leading is None:
+            for block in self._blocks_of_similarities(request, vectors, roughly=False):
+                self._cut(request, queries, cuts, margins, block)
+        exact = request.margins(bounds, queries, exact=True)
+        candidates = {}
+        for i, (query, cut) in enumerate(zip(queries, cuts, strict=True)):
+            own = slice(i, i + 1)
+            vector = [values[own] for values in vectors]
+            if leading is not None:
+                self._scan_early(request, query, leading, vector, cut, margins[own])
+            candidates[query] = cut.rows()
+            if request.words is not None and request.words.slack(query):
+                candidates[query] = self._rescanned(request, query, vector, cut.rows(), exact[own])
+        return candidates
+
+    def _scan_early(
+        self,
+        request: SearchRequest,
+        query: int,
+        leading: Pair[LeadingPart],
+        vector: Sequence[FloatArray],
+        cut: TopKCut,
+        margin: Bounds,
+    ) -> None:
+        """Add to a query's cut what its scan cannot leave out."""
+        step = self._block_rows or _EARLY_ROWS
+        early = EarlyExit(
+            self._scanner, leading, request, query, vector,
+            lambda rows: self._similarities(request, vector, rows), min(step, len(self._norms)),
+        )  # fmt: skip
+        blocks = self._blocks(request.allowed, step, step)
+        for block in early.blocks(blocks, self._norms, cut, float(margin[0])):
+            self._cut(request, [query], [cut], margin, block)
 
     def _scan_in_bfloat16(
         self, request: SearchRequest, queries: Sequence[int], max_candidates: int
@@ -293,7 +326,7 @@ class FlatScan:
         return self._scanner.similarities(parts, rows, roughly=roughly, room=room)
 
     def _blocks(
-        self, allowed: RowNumbers | None, step: int
+        self, allowed: RowNumbers | None, step: int, first: int = _FIRST_ROWS
     ) -> Iterator[tuple[range | RowNumbers, RowNumbers | None]]:
         """Blocks to scan, and which places of a block count (None: all).
 
@@ -302,14 +335,14 @@ class FlatScan:
         """
         count, stop = len(self._norms), 0
         while stop < count:
-            start, stop = stop, min(stop + (step if stop else min(step, _FIRST_ROWS)), count)
+            start, stop = stop, min(stop + (step if stop else min(step, first)), count)
             if allowed is None:
                 yield range(start, stop), None
                 continue
             low, high = np.searchsorted(allowed, (start, stop))
             if low == high:
                 continue
-            if (high - low) * _GATHER < stop - start:
+            if (high - low) * GATHER < stop - start:
                 yield allowed[low:high], None
             else:
                 yield range(start, stop), allowed[low:high] - start
@@ -335,63 +368,3 @@ class FlatScan:
                 scores = request.fused(query, similarities, norms)
                 scores = request.blended(query, scores, rows, exact=exact)
                 cut.add(scores, rows, block.selected, float(margins[position]))
-
-
-class TopKCut:
-    """The rows that can still be among the best k for one query, as blocks of scores go by.
-
-    max_candidates: how many rows may be left before it gives up and has `overflowed`; None is any
-    number.
-    """
-
-    def __init__(self, k: int, min_score: float | None, max_candidates: int | None = None) -> None:
-        self._k = k
-        self._max_candidates = max_candidates
-        self.threshold = -np.inf if min_score is None else min_score
-        self._scores: list[npt.NDArray[Any]] = []
-        self._rows: list[RowNumbers] = []
-        self._held = 0
-        self.overflowed = False
-
-    def add(
-        self,
-        scores: npt.NDArray[Any],
-        rows: range | RowNumbers,
-        selected: RowNumbers | None,
-        margin: float,
-    ) -> None:
-        """Scores of a block's rows; selected: the places that count, None where all do; margin: how
-        far below the k-th of these scores and those before a row of the true top k can be.
-
-        A margin may be larger than those before it, as errors are that grow with the scores.
-        """
-        if selected is not None:
-            scores = scores[selected]
-        highest = float(scores.max())
-        # What is not a number is the maximum wherever it is.
-        if not np.isfinite(highest):
-            raise IndexDamagedError(NOT_FINITE)
-        if highest < self.threshold - margin:
-            return
-        above = np.flatnonzero(scores >= self.threshold - margin)
-        self._scores.append(scores[above])
-        positions = above if selected is None else selected[above]
-        self._rows.append(positions + rows.start if isinstance(rows, range) else rows[positions])
-        self._held += len(above)
-        if self._held > self._k:
-            self._prune(margin)
-
-    def _prune(self, margin: float) -> None:
-        scores, rows = np.concatenate(self._scores), np.concatenate(self._rows)
-        position = len(scores) - self._k
-        self.threshold = max(self.threshold, float(np.partition(scores, position)[position]))
-        kept = scores >= self.threshold - margin
-        self._scores, self._rows = [scores[kept]], [rows[kept]]
-        self._held = len(self._scores[0])
-        if self._max_candidates is not None and self._held > self._max_candidates:
-            self.overflowed = True
-            self._scores, self._rows = [], []
-
-    def rows(self) -> RowNumbers:
-        """The rows left, ascending."""
-        return np.concatenate(self._rows) if self._rows else np.empty(0, dtype=np.int64)

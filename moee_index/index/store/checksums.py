@@ -66,6 +66,8 @@ class CheckedFile:
 
     def check_at(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
         """As `check`, for several runs of bytes, each shorter than a piece."""
+        if self._done.all():
+            return
         pieces = np.unique(np.concatenate([starts // PIECE, (stops - 1) // PIECE]))
         for piece in pieces[~self._done[pieces]]:
             self._check(int(piece))
@@ -97,11 +99,16 @@ class CheckedCodes:
         self._codes = codes
         self._file = file
         self._begin = file.size - codes.nbytes
-        self._row_bytes = codes.shape[1] * codes.itemsize
+        self._row_bytes: int = codes.shape[1] * codes.itemsize
         file.check(0, self._begin)
 
     def __len__(self) -> int:
         return len(self._codes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row's codes."""
+        return self._row_bytes
 
     def block(self, start: int, stop: int) -> Codes:
         """Rows start…stop, not copied. Raises IndexDamagedError."""
@@ -110,11 +117,16 @@ class CheckedCodes:
         )
         return self._codes[start:stop]
 
-    def rows(self, rows: npt.NDArray[np.int64]) -> Codes:
-        """Some rows, copied. Raises IndexDamagedError."""
+    def rows(self, rows: npt.NDArray[np.int64], room: Bytes) -> Codes:
+        """Some rows, copied to the beginning of room, uint8 [m or more, 2 d]. Raises
+        IndexDamagedError."""
         first = self._begin + rows * self._row_bytes
         self._file.check_at(first, first + self._row_bytes)
-        return self._codes[rows]
+        # As bytes: they begin wherever FAISS's header ends, and numpy copies numbers at such places
+        # one by one. New memory each time would cost as much again.
+        taken = room[: len(rows)]
+        np.take(self._codes.view(np.uint8), rows, axis=0, out=taken, mode="clip")
+        return taken.view(np.float16)
 
 
 def check_rows(path: Path, rows: npt.NDArray[Any], crcs: Crcs) -> None:

@@ -12,6 +12,9 @@
                                         what follows from the rows under one standardizer
         candidates-0001.faiss  candidates-0001.crc
                                         of an approximate index: codes to find candidates by
+        leading-0001.safetensors  leading-0001.crc
+                                        of a large segment: leading components of its vectors, by
+                                        which a scan leaves most rows out
         lexical-0001.postings  lexical-0001.crc
                                         which words the rows hold, and checksums of its pieces
         deleted-0003.bits               which rows do not count any more
@@ -43,6 +46,7 @@ FIELDS = "fields.sqlite"
 ROW_CHECKS = "rows.crc"
 LEXICAL = "lexical"
 CANDIDATES = "candidates"
+LEADING = "leading"
 STORES = {"float32": ("<f4", ".f32"), "float16": ("<f2", ".f16")}
 SEGMENT = re.compile(r"segment-(\d{4,})")
 # What all segments share and a version may bring anew.
@@ -80,9 +84,13 @@ def codes_name(part: str, revision: int) -> str:
 
 
 def code_checks_name(part: str, revision: int) -> str:
-    """File name of the checksums of a FAISS file's pieces (part CANDIDATES: the candidates'), or of
-    the postings' (part LEXICAL)."""
+    """File name of the checksums of a FAISS file's pieces (part CANDIDATES: the candidates'), of
+    the leading components' (part LEADING), or of the postings' (part LEXICAL)."""
     return f"{part}-{revision:04d}.crc"
+
+
+def leading_name(revision: int) -> str:
+    return f"{LEADING}-{revision:04d}.safetensors"
 
 
 def postings_name(revision: int) -> str:

@@ -28,6 +28,7 @@ from moee_index.index.store.layout import (
     CANDIDATES,
     DOCUMENTS,
     FIELDS,
+    LEADING,
     LEXICAL,
     MANIFEST,
     ROW_CHECKS,
@@ -36,6 +37,7 @@ from moee_index.index.store.layout import (
     code_checks_name,
     codes_name,
     deleted_name,
+    leading_name,
     norms_name,
     postings_name,
     raw_name,
@@ -49,8 +51,9 @@ from moee_index.text import shown
 from moee_index.types import PARTS, WINDOW_CHARACTERS, EncoderSpec, Pair
 
 FORMAT = "moee-index"
-# 4 is approximate; 3 has postings; 2 is 3 without them.
-VERSION = 4
+# 5 has leading components; 4 is approximate; 3 has postings; 2 is 3 without them.
+VERSION = 5
+_APPROXIMATE = 4
 _EXACT = 3
 _OLDEST = 2
 # Of fields that a manifest may lack, and does where they say nothing.
@@ -125,6 +128,15 @@ class Lexical:
 
 
 @dataclass(frozen=True)
+class Leading:
+    """The leading components of a segment. revision: in the names of their files; read: the share
+    of the codes' bytes that a scan by them was found to cost."""
+
+    revision: int
+    read: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """Documents that were embedded together, and what was made of their rows.
 
@@ -134,7 +146,8 @@ class Segment:
     what a scan can be wrong by (None for approximate types). derived: the revision in the
     names of norms and codes; deleted: the revision in the name of the bitmap of deleted rows,
     None where none are. lexical: its postings; None in an index without them. candidates: the
-    revision in the names of its candidates' files; None in an exact index.
+    revision in the names of its candidates' files; None in an exact index. leading: None where a
+    scan would not gain by them.
     """
 
     name: str
@@ -148,6 +161,7 @@ class Segment:
     deleted_rows: int = 0
     lexical: Lexical | None = None
     candidates: int | None = None
+    leading: Leading | None = None
 
     @property
     def live_rows(self) -> int:
@@ -165,6 +179,9 @@ class Segment:
         if self.candidates is not None:
             revision = self.candidates
             names += [codes_name(CANDIDATES, revision), code_checks_name(CANDIDATES, revision)]
+        if self.leading is not None:
+            revision = self.leading.revision
+            names += [leading_name(revision), code_checks_name(LEADING, revision)]
         if self.deleted is not None:
             names.append(deleted_name(self.deleted))
         return names
@@ -230,12 +247,15 @@ class Manifest:
     def to_bytes(self) -> bytes:
         settings = {**asdict(self), "spec": self.spec.stored()}
         # What an earlier program can read says so.
-        version = _EXACT if self.approximation is None else VERSION
+        version = _EXACT if self.approximation is None else _APPROXIMATE
+        if any(segment.leading is not None for segment in self.segments):
+            version = VERSION
         content = {"format": FORMAT, "version": version, **settings}
         for entry in content["segments"]:
             entry["codes_error"] = entry["codes_error"] or {}
-            if entry["candidates"] is None:
-                del entry["candidates"]
+            for name in ("candidates", "leading"):
+                if entry[name] is None:
+                    del entry[name]
         # Left out where they say nothing, as earlier versions have it.
         for name in _SAY_NOTHING:
             if not content[name]:
@@ -323,13 +343,14 @@ class Manifest:
 
 
 def _segment(entry: Mapping[str, Any]) -> Segment:
-    errors, lexical = entry["codes_error"], entry.get("lexical")
+    errors, lexical, leading = entry["codes_error"], entry.get("lexical"), entry.get("leading")
     return Segment(
         **{
             **entry,
             "index_type": Pair(**entry["index_type"]),
             "codes_error": Pair(**errors) if errors else None,
             "lexical": Lexical(**lexical) if lexical else None,
+            "leading": Leading(**leading) if leading else None,
         }
     )
 

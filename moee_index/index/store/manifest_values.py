@@ -81,7 +81,8 @@ def _check_segment(segment: Segment) -> None:
         raise ValueError(f"segment {segment.name!r}")
     counts = [segment.documents, segment.rows, segment.deleted_documents, segment.deleted_rows]
     postings = 0 if segment.lexical is None else segment.lexical.revision
-    revisions = [segment.derived, segment.deleted or 0, segment.candidates or 0, postings]
+    leading = 0 if segment.leading is None else min(segment.leading.revision, segment.leading.read)
+    revisions = [segment.derived, segment.deleted or 0, segment.candidates or 0, postings, leading]
     if min(*counts, *revisions) < 0:
         raise ValueError(f"a number of {segment.name} is below 0")
     if (segment.deleted is None) != (segment.deleted_rows == 0):
@@ -98,6 +99,8 @@ def _check_segment(segment: Segment) -> None:
     flat = segment.index_type == Pair("flat", "flat")
     if flat != (segment.codes_error is not None):
         raise ValueError(f"{segment.name} is {segment.index_type!r} with {segment.codes_error!r}")
+    if segment.leading is not None and not flat:
+        raise ValueError(f"{segment.name} has leading components but no flat codes")
 
 
 def _check_relative(name: str) -> None:

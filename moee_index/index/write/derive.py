@@ -30,6 +30,7 @@ from moee_index.index.store.faiss_files import (
 from moee_index.index.store.layout import code_checks_name, codes_name, norms_name
 from moee_index.index.store.manifest import Segment
 from moee_index.index.store.rows import LiveRows, RowNumbers, RowReader
+from moee_index.index.write.leading import write_leading
 from moee_index.types import PARTS, FloatArray, Pair, Part, Progress, columns
 
 _BLOCK = 2048
@@ -64,7 +65,8 @@ class Deriving:
         self, folder: Path, raw: RowReader, documents: int, revision: int, report: Progress
     ) -> Segment:
         """Write norms, both FAISS files and their checksums of a segment from its raw rows; with a
-        coarse quantizer, which needs flat files, its candidates too.
+        coarse quantizer, which needs flat files, its candidates too; without, the leading
+        components of a large one.
 
         The same rows give the same bytes. Returns the segment as the manifest lists it, nothing
         deleted, without postings. Raises StorageError; MisuseError for an index type that cannot be
@@ -73,9 +75,13 @@ class Deriving:
         norms = np.empty((len(raw), 2), dtype="<f4")
         errors = PARTS.map(lambda part: self._write(folder, raw, part, norms, revision, report))
         write_file(folder / norms_name(revision), norms.tobytes())
-        if self.coarse is not None:
+        leading = None
+        if self.index_type == FLAT:
             with _written_codes(folder, raw, revision) as codes:
-                write_candidates(folder, self.coarse, codes, revision, report)
+                if self.coarse is not None:
+                    write_candidates(folder, self.coarse, codes, revision, report)
+                else:
+                    leading = write_leading(folder, codes, revision, report)
         return Segment(
             name=folder.name,
             documents=documents,
@@ -84,6 +90,7 @@ class Deriving:
             codes_error=errors if self.index_type == FLAT else None,
             derived=revision,
             candidates=None if self.coarse is None else revision,
+            leading=leading,
         )
 
     def _write(

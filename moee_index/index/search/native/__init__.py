@@ -1,0 +1,1 @@
+"""What a search needs compiled: bounds by leading components, at the speed of memory."""
