@@ -392,16 +392,16 @@ def test_a_query_has_the_fused_score_as_its_inner_product(
 
 def test_rungs() -> None:
     rungs = (
-        Rung(0.8, Reach(2, 32), Reach(4, 32), 0.86),
-        Rung(0.95, Reach(8, 64), Reach(8, 128), 0.95),
+        Rung(0.8, Reach(2, 32), Reach(4, 32), 0.8),
+        Rung(0.95, Reach(8, 64), Reach(8, 128), 0.94),
     )
     measured = (Measured("hs", 0.96, 0.01), Measured("rw", 0.97, 0.01))
     approximation = Approximation(1, 10, 0.95, rungs, measured, 10, 100)
-    assert approximation.recall == 0.95
+    assert approximation.recall == 0.94
     assert approximation.rung() == rungs[1]
-    assert approximation.rung(0.5) == approximation.rung(0.85) == rungs[0]
-    assert approximation.rung(0.9) == approximation.rung(0.95) == rungs[1]
-    assert approximation.rung(0.97) is None
+    assert approximation.rung(0.5) == approximation.rung(0.8) == rungs[0]
+    assert approximation.rung(0.81) == approximation.rung(0.95) == rungs[1]
+    assert approximation.rung(0.96) is None
     assert rungs[1].reach_of("concat") == Reach(8, 64)
     assert rungs[1].reach_of("rw") == Reach(8, 128)
 
