@@ -12,21 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.word_encoder import FakeEncoder, GivenEncoder
-from moee_index.errors import IndexDamagedError, MisuseError
+from moee_index.errors import IndexDamagedError, MisuseError, StorageError
 from moee_index.fusion import unit_vectors
 from moee_index.index import (
     Index,
     add_documents,
     build_index,
+    change,
     compact_index,
     delete_documents,
     reindex,
     verify_index,
 )
-from moee_index.index.approximate import measure
+from moee_index.index.approximate import measure, version
 from moee_index.index.approximate.asked import Asked, weights_of
 from moee_index.index.approximate.coarse import CoarseQuantizer, lists_for
 from moee_index.index.search import pair
+from moee_index.index.snapshot import Snapshot
 from moee_index.index.store.approximation import Approximation, Measured, Reach, Rung
 from moee_index.index.store.manifest import Manifest
 from moee_index.types import Document, Embeddings, Pair
@@ -208,6 +210,70 @@ def test_what_is_added_needs_no_training_and_a_tenth_is_measured_again(
     assert compacted.approximation is not None
     assert compacted.approximation.rows == 2499
     assert verify_index(path, full=True).ok
+
+
+@pytest.fixture
+def measurings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each version whose recall is measured."""
+    rows: list[int] = []
+
+    def counted(snapshot: Snapshot, *others: object) -> Approximation:
+        rows.append(snapshot.manifest.rows)
+        return measure.measured(snapshot, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(version, "measured", counted)
+    return rows
+
+
+def test_an_add_that_joins_segments_measures_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measurings: list[int]
+) -> None:
+    """Of the version that stays; a reader, or a crash, between the two finds a promise that was
+    measured."""
+    path, encoder = tmp_path / "index", GivenEncoder(grouped(500, 1))
+    build_index(path, numbered(400), encoder, index_type="approx", recall=0.8)
+    for first in (400, 410, 420):
+        add_documents(path, numbered(10, first), encoder)
+    before = Manifest.read(path)
+    assert len(before.segments) == 4
+    assert measurings == [400]
+    published: list[Manifest] = []
+
+    def seen(directory: Path, manifest: Manifest, *others: object) -> None:
+        published.append(manifest)
+        publish(directory, manifest, *others)  # type: ignore[arg-type]
+
+    def fails(*_: object) -> None:
+        raise StorageError("no room")
+
+    publish = change.publish
+    monkeypatch.setattr(change, "publish", seen)
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="no room"):
+        patch.setattr(change, "merged", fails)
+        add_documents(path, numbered(30, 430), encoder)
+    left = Manifest.read(path)
+    assert measurings == [400]
+    assert (left.rows, len(left.segments)) == (460, 5)
+    assert left.approximation == before.approximation
+    assert verify_index(path, full=True).ok
+    with Index.open(path) as index:
+        assert index.search_embeddings(grouped(1, 2))[0].recall == left.approximation.recall  # type: ignore[union-attr]
+    add_documents(path, numbered(10, 460), encoder)
+    after = Manifest.read(path)
+    assert measurings == [400, 470]
+    assert [len(manifest.segments) for manifest in published] == [5, 6, 2]
+    assert published[1].approximation == before.approximation
+    assert published[2] == after
+    assert after.approximation is not None
+    assert after.approximation.rows == 470
+    assert verify_index(path, full=True).ok
+
+
+def test_an_add_that_joins_nothing_measures_once(tmp_path: Path, measurings: list[int]) -> None:
+    path, encoder = tmp_path / "index", GivenEncoder(grouped(500, 1))
+    build_index(path, numbered(400), encoder, index_type="approx", recall=0.8)
+    add_documents(path, numbered(50, 400), encoder)
+    assert measurings == [400, 450]
 
 
 def test_to_flat_and_back(made: Path, tmp_path: Path) -> None:
