@@ -112,7 +112,7 @@ class Search:
         if self._rung is not None:
             alpha = request.weight(self._snapshot.manifest.alpha)
             reach = self._rung.reach_of(request.method)
-            self._asked = Asked(coarse, queries, request.method, alpha, reach)
+            self._asked = Asked(coarse.opened, queries, request.method, alpha, reach)
 
     def rows(self, k: int) -> list[Ranking]:
         """The best k rows of each query, whatever documents they are of."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
-from moee_index.errors import IndexDamagedError, MisuseError
+from moee_index.errors import MisuseError
 from moee_index.fusion import Method, Standardizer
 from moee_index.index.held import Segments
 from moee_index.index.hits import Hits, Search, answer_alike, more_like, stored_rows
@@ -33,6 +33,7 @@ from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.revisions import newest
 from moee_index.index.store.token_weights import token_weights_of, with_weights_of
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.text import check_text, check_texts
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from moee_index.index.write.windows import Documents
 
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
-# A writer may put newer versions in place while one is being opened.
-_ATTEMPTS = 50
 
 
 class Index:
@@ -121,16 +120,7 @@ class Index:
         directory = index_directory(directory)
         if block_rows is not None and block_rows < 1:
             raise MisuseError(f"block_rows is {block_rows!r}; it is 1 or more, or None")
-        for attempt in range(_ATTEMPTS):
-            manifest = Manifest.read(directory)
-            try:
-                index = cls(directory, manifest, block_rows, segments)
-                break
-            except IndexDamagedError:
-                # A writer may have put a newer version in place since the manifest was read.
-                now = Manifest.read(directory).revision
-                if attempt + 1 == _ATTEMPTS or now == manifest.revision:
-                    raise
+        index = newest(directory, lambda manifest: cls(directory, manifest, block_rows, segments))
         if encoder is not None:
             try:
                 index.use_encoder(encoder)

@@ -18,7 +18,7 @@ import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
-from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.approximate.coarse import CoarseFile
 from moee_index.index.filters import Filter
 from moee_index.index.lacking import (
     which_passage,
@@ -33,12 +33,14 @@ from moee_index.index.segment import (
     Match,
     OpenSegment,
     find_live,
-    open_coarse,
+    hold_coarse,
     open_standardizer,
 )
 from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.passage_names import named_passage
+from moee_index.index.store.revisions import newest
 from moee_index.text import shown
 from moee_index.types import Embeddings, EncoderSpec, blocks
 
@@ -90,7 +92,7 @@ class Snapshot:
         self._segments: list[OpenSegment] = []
         self._names_checked = False
         self.standardizer: Standardizer = open_standardizer(directory, manifest)
-        self.coarse: CoarseQuantizer | None = open_coarse(directory, manifest)
+        self.coarse: CoarseFile | None = hold_coarse(directory, manifest)
         try:
             for number in self.held:
                 self._segments.append(OpenSegment(directory, manifest, manifest.segments[number]))
@@ -102,8 +104,23 @@ class Snapshot:
         every = np.cumsum([0, *(entry.rows for entry in manifest.segments)])
         self.begins = every[self.held.start : self.held.stop + 1]
 
+    @classmethod
+    def open(cls, directory: str | Path) -> Snapshot:
+        """What an index holds, for readers that do not search it: FAISS is not loaded, and of files
+        that only a search reads the size alone is checked. Raises what `Index.open` raises."""
+        directory = index_directory(directory)
+
+        def opened(manifest: Manifest) -> Snapshot:
+            for name in manifest.files:
+                manifest.path(directory, name)
+            return cls(directory, manifest)
+
+        return newest(directory, opened)
+
     def close(self) -> None:
         """Close files; nothing can be read any more."""
+        if self.coarse is not None:
+            self.coarse.close()
         for segment in self._segments:
             segment.close()
 

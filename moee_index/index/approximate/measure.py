@@ -260,7 +260,7 @@ def _depths(
     assert coarse is not None
     units = unit_vectors(queries.embeddings, snapshot.standardizer)
     reach = Reach(lists, _DEPTHS[-1] + _most_left_out(queries))
-    asked = Asked(coarse, units, way.method, way.alpha, reach)
+    asked = Asked(coarse.opened, units, way.method, way.alpha, reach)
     depths = np.where(wanted < 0, -1, _NEVER)
     for segment, begin in zip(snapshot.segments, snapshot.begins[:-1], strict=True):
         if segment.candidates is None or segment.entry.rows <= pair.SCANNED_ROWS:
