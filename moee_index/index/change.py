@@ -22,6 +22,7 @@ from moee_index.fusion import Standardizer, check_alpha, choose_standardize
 from moee_index.index.approximate.coarse import CoarseQuantizer
 from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.filters import Filter
+from moee_index.index.filters.masks import Selector
 from moee_index.index.lacking import without_postings
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import add_lexical, join_lexical
@@ -34,7 +35,6 @@ from moee_index.index.segment import (
     open_coarse,
     open_standardizer,
 )
-from moee_index.index.snapshot import Selector
 from moee_index.index.store.approximation import Measured
 from moee_index.index.store.faiss_files import (
     APPROXIMATE,

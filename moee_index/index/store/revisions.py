@@ -1,5 +1,5 @@
-"""Versions of an index: one writer, everything written before the manifest, leftovers gone; readers
-find the newest.
+"""Versions of an index, the newest opened and new ones put in place by one writer: everything is
+written before the manifest, and leftovers go.
 
 What a version holds is left to others.
 """
