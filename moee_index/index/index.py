@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from moee_index.errors import MisuseError
 from moee_index.fusion import Method, Standardizer
+from moee_index.index.answering import OneIndex
 from moee_index.index.held import Segments
-from moee_index.index.hits import Hits, Search, answer_alike, more_like, stored_rows
+from moee_index.index.hits import Hits, Search, more_like, stored_rows
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
 from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
 
 
-class Index:
+class Index(OneIndex):
     """A finished index, opened for reading. A context manager, used from any number of threads:
     calls in flight do not mix, and each answers as it would alone.
 
@@ -168,24 +169,9 @@ class Index:
         held = (segment.entry for segment in self.snapshot.segments)
         return sum(entry.documents - entry.deleted_documents for entry in held)
 
-    @property
-    def spec(self) -> EncoderSpec:
-        """The encoder that the index was built with."""
-        return self.manifest.spec
-
     def located_spec(self) -> EncoderSpec:
         """As `spec`, with its model looked for beside the index where it is not at its place."""
         return located(self.spec, self.directory)
-
-    @property
-    def alpha(self) -> float:
-        """The index's default weight of RW in method `sum`."""
-        return self.manifest.alpha
-
-    @property
-    def lexical(self) -> float:
-        """The index's default weight of words in a search, 0 to 1; 0 where it has no postings."""
-        return 0.0 if self.manifest.language is None else self.manifest.lexical_weight
 
     @property
     def standardizer(self) -> Standardizer:
@@ -479,16 +465,6 @@ class Index:
         if any(query.conditions for query in queries):
             with self.held():
                 self.snapshot.check_conditions()
-
-    def answer_parsed(
-        self,
-        request: SearchRequest,
-        embeddings: Embeddings | None,
-        queries: Sequence[ParsedQuery],
-    ) -> list[Hits]:
-        """As `answer`, for queries with conditions; those that have the same are answered
-        together."""
-        return answer_alike(self.answer, request, embeddings, queries)
 
     # What it is, and whether it is sound
 
