@@ -169,7 +169,7 @@ class CoarseFile:
             if self._opened is None:
                 content = self._content(self._file)
                 opened = CoarseQuantizer.read(self.path, content, self._dims, self._lists)
-                # Made here, that all segments have the same: FAISS does not keep it alive.
+                # Made here, once: the codes of all segments point to it and do not keep it alive.
                 _ = opened.flat
                 self._opened = opened
                 self._file.close()
