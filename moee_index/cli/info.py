@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ def command(console: Console, /, index: Path | None, prune_cache: bool, as_json:
 
         description = describe_program()
     else:
-        from moee_index.index import Index
+        from moee_index.index.describe import describe
+        from moee_index.index.snapshot import Snapshot
 
-        with Index.open(index) as opened:
-            description = opened.info()
+        with closing(Snapshot.open(index)) as snapshot:
+            description = describe(snapshot)
     if as_json:
         print_json(description)
     elif index is None:

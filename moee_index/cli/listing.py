@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,15 +55,15 @@ def command(
     """List the documents of INDEX by their metadata, or count them by the values of a field."""
     if facets and (sort is not None or offset):
         raise click.UsageError("--facet counts documents, so --sort and --offset have no meaning")
-    from moee_index.index import Index
     from moee_index.index.listing import count_values, list_documents
+    from moee_index.index.snapshot import Snapshot
 
-    with Index.open(index) as opened:
+    with closing(Snapshot.open(index)) as snapshot:
         if facets:
-            counts = count_values(opened.snapshot, facets, condition)
+            counts = count_values(snapshot, facets, condition)
             print_facets([facet.as_json() for facet in counts], as_json)
             return
-        found = list_documents(opened.snapshot, filter=condition, sort=sort, k=k, offset=offset)
+        found = list_documents(snapshot, filter=condition, sort=sort, k=k, offset=offset)
     for document in found.documents:
         _print(document, as_json)
     if not as_json:

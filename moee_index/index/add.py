@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from moee_index.errors import CorpusError, StorageError
-from moee_index.index.change import changing, deriving, merge_tail, publish_segments, without
+from moee_index.index.change import changing, deriving, publish_grown, publish_segments, without
 from moee_index.index.lexical.language import NO_LANGUAGE
 from moee_index.index.segment import (
     Mask,
@@ -311,21 +311,20 @@ class Adding:
                 self.writing.give_up()
 
     def _publish(self, written: ManyWritten) -> Manifest:
-        """A version of the index with the new segment, and without what it replaces."""
+        """A version of the index with the new segments, and without what they replace."""
         manifest, report = self.manifest, self.writing.progress
         with self.known.counts.timed("derive"):
             new = written.derive(deriving(self.directory, manifest, FLAT), report)
         written.keep_rejects(self.directory)
         replaced = [*self.known.replaced.values(), *self.known.removed.values(), *self.leaving()]
-        after = publish_segments(
+        return publish_grown(
             self.directory,
             _with(manifest, self.known.counts, written, new),
             [*without(self.known.segments, replaced, written.revision), *new.segments],
             written.revision,
-            report=report,
-            notify=self.writing.notify,
+            report,
+            self.writing.notify,
         )
-        return merge_tail(self.directory, after, report, self.writing.notify)
 
     def _take_out(self, written: ManyWritten) -> Manifest:
         """A version without the documents that leave the index, if there are any."""

@@ -21,6 +21,7 @@ from moee_index.errors import MisuseError
 from moee_index.fusion import check_alpha, choose_standardize
 from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.filters import Filter
+from moee_index.index.filters.masks import Selector
 from moee_index.index.lacking import without_postings
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.lexical.segment import add_lexical, join_lexical
@@ -33,7 +34,6 @@ from moee_index.index.segment import (
     open_coarse,
     open_standardizer,
 )
-from moee_index.index.snapshot import Selector
 from moee_index.index.store.approximation import Measured
 from moee_index.index.store.faiss_files import (
     APPROXIMATE,
@@ -264,18 +264,42 @@ def reindex_lexical(
         return _report(directory, after, manifest, after.documents)
 
 
-def merge_tail(directory: Path, manifest: Manifest, progress: Progress, notify: Notify) -> Manifest:
-    """Join small segments at the end, if there are many; the caller holds the lock."""
-    flat = [entry.index_type == Pair(FLAT, FLAT) for entry in manifest.segments]
+def publish_grown(
+    directory: Path,
+    manifest: Manifest,
+    entries: Sequence[Segment],
+    revision: int,
+    report: Progress,
+    notify: Notify,
+) -> Manifest:
+    """As `publish_segments`, of a version that has new segments at its end; where these are many
+    small ones, another follows that joins them. Recall is measured in the last alone: until it is
+    there the manifest promises what was measured before, and says of how many rows."""
+    start = _small_tail(manifest, entries)
+    after = publish_segments(
+        directory, manifest, entries, revision, report=report, notify=notify,
+        followed=start is not None,
+    )  # fmt: skip
+    return after if start is None else _tail_joined(directory, after, start, report, notify)
+
+
+def _small_tail(manifest: Manifest, entries: Sequence[Segment]) -> int | None:
+    """The first of the small segments at the end, where these are so many that they are to be
+    joined. manifest: of their index, whichever segments it has."""
+    flat = [entry.index_type == Pair(FLAT, FLAT) for entry in entries]
     # One of another type is slow to make: only `compact` and `reindex` do so.
     first = len(flat) - flat[::-1].index(False) if False in flat else 0
     if manifest.shards:
-        large = [entry.live_rows >= _LARGE for entry in manifest.segments]
+        large = [entry.live_rows >= _LARGE for entry in entries]
         first = max(first, len(large) - large[::-1].index(True) if True in large else 0)
-    tail = tail_to_merge([entry.live_rows for entry in manifest.segments[first:]])
-    if tail is None:
-        return manifest
-    start = first + tail
+    tail = tail_to_merge([entry.live_rows for entry in entries[first:]])
+    return None if tail is None else first + tail
+
+
+def _tail_joined(
+    directory: Path, manifest: Manifest, start: int, progress: Progress, notify: Notify
+) -> Manifest:
+    """Join the segments from one on; the caller holds the lock."""
     with contextlib.ExitStack() as opened, given_up(directory):
         segments = [
             opened.enter_context(contextlib.closing(OpenSegment(directory, manifest, entry)))
@@ -336,14 +360,17 @@ def publish_segments(
     report: Progress = ignore,
     notify: Notify | None = None,
     anew: bool = False,
+    followed: bool = False,
 ) -> Manifest:
-    """Publish a version with these segments; the caller holds the lock. anew: whether the recall of
-    an approximate index has to be measured whatever it has grown by."""
+    """Publish a version with these segments; the caller holds the lock. The recall of an
+    approximate index is measured where it has grown by a tenth; anew: whatever it has grown by;
+    followed: not yet, for another version follows at once."""
     with storage_errors(directory):
         after = replace(
             manifest, revision=revision, changed=now(), program=program()
         ).with_segments(directory, entries, standardizer)
-    after = with_recall(directory, after, report, notify or ignore, anew=anew)
+    if not followed:
+        after = with_recall(directory, after, report, notify or ignore, anew=anew)
     publish(directory, after, [directory / entry.name for entry in entries], notify)
     return after
 

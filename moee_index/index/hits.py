@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # without words a search imports nothing of them
     from moee_index.index.lexical.conditions import DocumentConditions
     from moee_index.index.lexical.scores import WordScores
     from moee_index.index.lexical.statistics import Statistics
-    from moee_index.index.lexical.syntax import Condition, ParsedQuery
 
 # Rows whose documents are looked at together.
 _AT_A_TIME = 256
@@ -112,7 +111,7 @@ class Search:
         if self._rung is not None:
             alpha = request.weight(self._snapshot.manifest.alpha)
             reach = self._rung.reach_of(request.method)
-            self._asked = Asked(coarse, queries, request.method, alpha, reach)
+            self._asked = Asked(coarse.opened, queries, request.method, alpha, reach)
 
     def rows(self, k: int) -> list[Ranking]:
         """The best k rows of each query, whatever documents they are of."""
@@ -237,39 +236,6 @@ class Search:
             )
         recall = None if self._rung is None else self._rung.recall
         return Hits(hits, ranking.exact, recall)
-
-
-class Answers(Protocol):
-    """Answers queries that have the same conditions."""
-
-    def __call__(
-        self,
-        request: SearchRequest,
-        embeddings: Embeddings | None,
-        texts: Sequence[str] | None,
-        conditions: Sequence[Condition],
-    ) -> list[Hits]: ...
-
-
-def answer_alike(
-    answer: Answers,
-    request: SearchRequest,
-    embeddings: Embeddings | None,
-    queries: Sequence[ParsedQuery],
-) -> list[Hits]:
-    """The hits of each query; those that have the same conditions are answered together."""
-    alike: dict[tuple[Condition, ...], list[int]] = {}
-    for number, query in enumerate(queries):
-        alike.setdefault(query.conditions, []).append(number)
-    answers: dict[int, Hits] = {}
-    for conditions, numbers in alike.items():
-        texts = [queries[number].text for number in numbers]
-        some = embeddings
-        if embeddings is not None and len(alike) > 1:
-            some = Embeddings(embeddings.hs[numbers], embeddings.rw[numbers])
-        found = answer(request, some, texts, conditions)
-        answers.update(zip(numbers, found, strict=True))
-    return [answers[number] for number in range(len(queries))]
 
 
 class HoldsWords(Protocol):

@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
-from moee_index.errors import IndexDamagedError, MisuseError
+from moee_index.errors import MisuseError
 from moee_index.fusion import Method, Standardizer
+from moee_index.index.answering import OneIndex
 from moee_index.index.held import Segments
-from moee_index.index.hits import Hits, Search, answer_alike, more_like, stored_rows
+from moee_index.index.hits import Hits, Search, more_like, stored_rows
 from moee_index.index.in_use import InUse
 from moee_index.index.lexical.bm25 import LUCENE
 from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
@@ -33,6 +34,7 @@ from moee_index.index.snapshot import Passage, Snapshot
 from moee_index.index.store.document_reader import StoredDocument
 from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
+from moee_index.index.store.revisions import newest
 from moee_index.index.store.token_weights import token_weights_of, with_weights_of
 from moee_index.index.write.resume import check_encoder, check_spec
 from moee_index.text import check_text, check_texts
@@ -47,11 +49,9 @@ if TYPE_CHECKING:
     from moee_index.index.write.windows import Documents
 
 LoadEncoder = Callable[[EncoderSpec], TextEncoder]
-# A writer may put newer versions in place while one is being opened.
-_ATTEMPTS = 50
 
 
-class Index:
+class Index(OneIndex):
     """A finished index, opened for reading. A context manager, used from any number of threads:
     calls in flight do not mix, and each answers as it would alone.
 
@@ -121,16 +121,7 @@ class Index:
         directory = index_directory(directory)
         if block_rows is not None and block_rows < 1:
             raise MisuseError(f"block_rows is {block_rows!r}; it is 1 or more, or None")
-        for attempt in range(_ATTEMPTS):
-            manifest = Manifest.read(directory)
-            try:
-                index = cls(directory, manifest, block_rows, segments)
-                break
-            except IndexDamagedError:
-                # A writer may have put a newer version in place since the manifest was read.
-                now = Manifest.read(directory).revision
-                if attempt + 1 == _ATTEMPTS or now == manifest.revision:
-                    raise
+        index = newest(directory, lambda manifest: cls(directory, manifest, block_rows, segments))
         if encoder is not None:
             try:
                 index.use_encoder(encoder)
@@ -178,24 +169,9 @@ class Index:
         held = (segment.entry for segment in self.snapshot.segments)
         return sum(entry.documents - entry.deleted_documents for entry in held)
 
-    @property
-    def spec(self) -> EncoderSpec:
-        """The encoder that the index was built with."""
-        return self.manifest.spec
-
     def located_spec(self) -> EncoderSpec:
         """As `spec`, with its model looked for beside the index where it is not at its place."""
         return located(self.spec, self.directory)
-
-    @property
-    def alpha(self) -> float:
-        """The index's default weight of RW in method `sum`."""
-        return self.manifest.alpha
-
-    @property
-    def lexical(self) -> float:
-        """The index's default weight of words in a search, 0 to 1; 0 where it has no postings."""
-        return 0.0 if self.manifest.language is None else self.manifest.lexical_weight
 
     @property
     def standardizer(self) -> Standardizer:
@@ -489,16 +465,6 @@ class Index:
         if any(query.conditions for query in queries):
             with self.held():
                 self.snapshot.check_conditions()
-
-    def answer_parsed(
-        self,
-        request: SearchRequest,
-        embeddings: Embeddings | None,
-        queries: Sequence[ParsedQuery],
-    ) -> list[Hits]:
-        """As `answer`, for queries with conditions; those that have the same are answered
-        together."""
-        return answer_alike(self.answer, request, embeddings, queries)
 
     # What it is, and whether it is sound
 

@@ -6,6 +6,7 @@ The small files are checked whole as they are opened. How segments make up an in
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from moee_index.errors import IndexDamagedError, counted
 from moee_index.fusion import Standardizer
 from moee_index.index.approximate.candidates import Candidates
-from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.approximate.coarse import CoarseFile, CoarseQuantizer
 from moee_index.index.filters import Filter
 from moee_index.index.lexical.postings import Postings
 from moee_index.index.search.pair import PairSearcher
@@ -263,16 +264,30 @@ def open_standardizer(directory: Path, manifest: Manifest) -> Standardizer:
     return read_standardizer(directory / name, manifest.standardize, content, manifest.spec.dims)
 
 
-def open_coarse(directory: Path, manifest: Manifest) -> CoarseQuantizer | None:
-    """The coarse quantizer of an approximate index; None of another. Raises IndexDamagedError,
-    LibraryError."""
+def hold_coarse(directory: Path, manifest: Manifest) -> CoarseFile | None:
+    """The file of an approximate index's coarse quantizer; None of another index. Raises
+    IndexDamagedError where it is missing or of another size, StorageError."""
     approximation = manifest.approximation
     if approximation is None:
         return None
     name = coarse_name(approximation.coarse)
-    content = read_checked(directory, manifest, name)
-    path, dims = directory / name, manifest.spec.dims
-    return CoarseQuantizer.read(path, content, dims, approximation.lists)
+    path, listed = manifest.path(directory, name), manifest.files[name]
+    return CoarseFile(
+        path,
+        lambda file: read_content(file, path, listed),
+        manifest.spec.dims,
+        approximation.lists,
+    )
+
+
+def open_coarse(directory: Path, manifest: Manifest) -> CoarseQuantizer | None:
+    """The coarse quantizer of an approximate index; None of another. Raises IndexDamagedError,
+    LibraryError."""
+    held = hold_coarse(directory, manifest)
+    if held is None:
+        return None
+    with contextlib.closing(held):
+        return held.opened()
 
 
 def read_checked(
@@ -281,8 +296,15 @@ def read_checked(
     """A small file, whole. Raises IndexDamagedError where it is not what was written."""
     path = manifest.path(directory, name, entry)
     listed = manifest.files[name if entry is None else f"{entry.name}/{name}"]
+    with reading(path), path.open("rb") as file:
+        return read_content(file, path, listed)
+
+
+def read_content(file: BufferedReader, path: Path, listed: FileEntry) -> bytes:
+    """As `read_checked`, of an open file, whose name may be gone already."""
     with reading(path):
-        content = path.read_bytes()
+        file.seek(0)
+        content = file.read()
     if hashlib.sha256(content).hexdigest() != listed.sha256:
         raise _wrong_sha256(path)
     return content

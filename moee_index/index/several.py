@@ -19,8 +19,9 @@ import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError
 from moee_index.index.alike import check_alike, check_distinct, equal, shared_names
+from moee_index.index.answering import Answering
 from moee_index.index.filters import Filter
-from moee_index.index.hits import Hits, answer_alike, merged_hits, word_scores
+from moee_index.index.hits import Hits, merged_hits, word_scores
 from moee_index.index.index import Index, LoadEncoder
 from moee_index.index.lexical.syntax import Condition, ParsedQuery, parse_query, plain_query
 from moee_index.index.listing import Facet, count_values
@@ -44,7 +45,7 @@ SnippetsOf = Callable[[Hit], "Snippets"]
 RRF_K = 60
 
 
-class Indexes:
+class Indexes(Answering):
     """One or more finished indexes of one model, opened for reading. A context manager, used from
     any number of threads, as `Index`. With one index it answers as that does.
 
@@ -328,15 +329,6 @@ class Indexes:
                 for index, each in zip(self.indexes, words, strict=True)
             ]
             return [self._merged(request, of_a_query) for of_a_query in zip(*answers, strict=True)]
-
-    def answer_parsed(
-        self,
-        request: SearchRequest,
-        embeddings: Embeddings | None,
-        queries: Sequence[ParsedQuery],
-    ) -> list[Hits]:
-        """As `Index.answer_parsed`."""
-        return answer_alike(self.answer, request, embeddings, queries)
 
     def _words(
         self,

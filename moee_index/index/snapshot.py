@@ -5,12 +5,9 @@ A snapshot joins the segments of a version; searching them and embedding queries
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +15,9 @@ import numpy as np
 
 from moee_index.errors import CorpusError, MisuseError, counted
 from moee_index.fusion import Standardizer
-from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.approximate.coarse import CoarseFile
 from moee_index.index.filters import Filter
+from moee_index.index.filters.masks import Selector
 from moee_index.index.lacking import (
     which_passage,
     without_conditions,
@@ -27,18 +25,19 @@ from moee_index.index.lacking import (
     without_postings,
 )
 from moee_index.index.lexical.language import NO_LANGUAGE
-from moee_index.index.search.request import as_filter
 from moee_index.index.segment import (
     Mask,
     Match,
     OpenSegment,
     find_live,
-    open_coarse,
+    hold_coarse,
     open_standardizer,
 )
 from moee_index.index.store.document_reader import StoredDocument
+from moee_index.index.store.layout import index_directory
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.passage_names import named_passage
+from moee_index.index.store.revisions import newest
 from moee_index.text import shown
 from moee_index.types import Embeddings, EncoderSpec, blocks
 
@@ -58,8 +57,6 @@ LIKE_PASSAGES = "*#[1-9]*"
 _AT_A_TIME = 1024
 # Metadata field → kinds of the values that documents have in it.
 Fields = dict[str, set[str]]
-# Masks of the last filters are kept: a version of an index never changes, so they stay true.
-_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Snapshot:
         self._segments: list[OpenSegment] = []
         self._names_checked = False
         self.standardizer: Standardizer = open_standardizer(directory, manifest)
-        self.coarse: CoarseQuantizer | None = open_coarse(directory, manifest)
+        self.coarse: CoarseFile | None = hold_coarse(directory, manifest)
         try:
             for number in self.held:
                 self._segments.append(OpenSegment(directory, manifest, manifest.segments[number]))
@@ -102,8 +99,23 @@ class Snapshot:
         every = np.cumsum([0, *(entry.rows for entry in manifest.segments)])
         self.begins = every[self.held.start : self.held.stop + 1]
 
+    @classmethod
+    def open(cls, directory: str | Path) -> Snapshot:
+        """What an index holds, for readers that do not search it: FAISS is not loaded, and of files
+        that only a search reads the size alone is checked. Raises what `Index.open` raises."""
+        directory = index_directory(directory)
+
+        def opened(manifest: Manifest) -> Snapshot:
+            for name in manifest.files:
+                manifest.path(directory, name)
+            return cls(directory, manifest)
+
+        return newest(directory, opened)
+
     def close(self) -> None:
         """Close files; nothing can be read any more."""
+        if self.coarse is not None:
+            self.coarse.close()
         for segment in self._segments:
             segment.close()
 
@@ -330,56 +342,3 @@ def joined_fields(every: Iterable[Fields | None]) -> Fields | None:
         for name, kinds in fields.items():
             joined[name] = joined.get(name, set()) | kinds
     return joined
-
-
-class Selector:
-    """Turns filters into masks over the segments of one opened index."""
-
-    def __init__(self, segments: Sequence[OpenSegment]) -> None:
-        self._segments = segments
-        self._known: dict[str, set[str]] | None = None
-        self._looked = False
-        self._masks: OrderedDict[Filter, list[Mask | None]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def fields(self) -> dict[str, set[str]] | None:
-        """Metadata field → kinds of the values that documents have in it; None where there are too
-        many to know them all."""
-        if not self._looked:
-            kinds: defaultdict[str, set[str]] = defaultdict(set)
-            each = [segment.fields.known() for segment in self._segments]
-            for name, kind in chain.from_iterable(fields or () for fields in each):
-                kinds[name].add(kind)
-            self._known = None if None in each else dict(kinds)
-            self._looked = True
-        return self._known
-
-    def masks(self, condition: str | Filter | None) -> list[Mask | None]:
-        """For each segment bool [rows]: the rows to search; None where all are.
-
-        Raises FilterError naming the position.
-        """
-        parsed = as_filter(condition)
-        if parsed is None:
-            return [segment.live for segment in self._segments]
-        with self._lock:
-            if parsed in self._masks:
-                self._masks.move_to_end(parsed)
-                return self._masks[parsed]
-        masks = self._matching(parsed)
-        with self._lock:
-            self._masks[parsed] = masks
-            if len(self._masks) > _KEPT:
-                self._masks.popitem(last=False)
-        return masks
-
-    def _matching(self, parsed: Filter) -> list[Mask | None]:
-        # An index that has become empty knows no fields, and every filter finds nothing.
-        if self._segments and self.fields is not None and not parsed.checked:
-            parsed.check(self.fields)
-        masks: list[Mask | None] = []
-        for segment in self._segments:
-            mask = segment.matching(parsed)
-            masks.append(mask if segment.live is None else mask & segment.live)
-        return masks

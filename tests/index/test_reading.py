@@ -27,6 +27,7 @@ from moee_index.errors import (
     LibraryError,
     MisuseError,
     MoeeIndexError,
+    NotAnIndexError,
     StorageError,
 )
 from moee_index.export.export import export_index
@@ -38,11 +39,14 @@ from moee_index.index import (
     default_index,
     delete_documents,
     reindex,
+    save_alpha,
     verify_index,
 )
+from moee_index.index.snapshot import Snapshot
 from moee_index.index.store.layout import MANIFEST
 from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.reading import reading
+from moee_index.index.store.revisions import newest
 
 SEGMENT = [
     "documents.sqlite", "fields.sqlite", "hs.f32", "rw.f32", "rows.crc", "norms-0001.f32",
@@ -406,6 +410,37 @@ def test_rows_of_another_document_are_refused(whole: Path, tmp_path: Path) -> No
     assert manifest.files["segment-0001/documents.sqlite"].size == path.stat().st_size
     with Index.open(copy) as index, pytest.raises(IndexDamagedError, match="another one"):
         index.vectors([f"d{first}"])
+
+
+def test_a_version_that_is_replaced_while_it_is_opened(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "i"))
+    first, tried = Manifest.read(copy).revision, []
+
+    def opened(manifest: Manifest) -> float:
+        tried.append(manifest.revision)
+        if manifest.alpha == 1.0:
+            save_alpha(copy, 0.5)
+            raise IndexDamagedError("a file of the first version is gone")
+        if manifest.alpha == 0.5:
+            raise IndexDamagedError("a file of the version that is there is gone")
+        return manifest.alpha
+
+    with pytest.raises(IndexDamagedError, match="that is there"):
+        newest(copy, opened)
+    assert tried == [first, first + 1]
+    save_alpha(copy, 2.0)
+    assert newest(copy, opened) == 2.0
+
+
+def test_what_a_snapshot_holds_is_opened_beside_writers(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "i"))
+    with contextlib.closing(Snapshot.open(copy)) as snapshot:
+        reindex(copy, standardize="none")
+        assert len(list(snapshot.in_order())) == 79
+    with contextlib.closing(Snapshot.open(str(copy))) as snapshot:
+        assert snapshot.manifest.standardize == "none"
+    with pytest.raises(NotAnIndexError, match="no such directory"):
+        Snapshot.open(tmp_path / "nowhere")
 
 
 def test_mapping_is_what_a_refusal_is_looked_for_with(whole: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +22,19 @@ _DEPTH_GROWS = 0.8
 
 
 class Asked:
-    """Some queries, rotated, each part by its weight. vectors: float32 [q, width]; reach: how far
-    each looks for ten hits among all rows. From one thread."""
+    """Some queries, rotated, each part by its weight. opened: gives the coarse quantizer, which is
+    asked for when it is needed; vectors: float32 [q, width]; reach: how far each looks for ten hits
+    among all rows. From one thread."""
 
     def __init__(
         self,
-        coarse: CoarseQuantizer,
+        opened: Callable[[], CoarseQuantizer],
         queries: UnitVectors,
         method: Method,
         alpha: float | None,
         reach: Reach,
     ) -> None:
-        self.coarse = coarse
+        self._opened = opened
         self.reach = reach
         self._asking = queries, method, alpha
         self._found: tuple[FloatArray, FloatArray] | None = None
@@ -50,6 +52,10 @@ class Asked:
             vectors = self.coarse.rotated(queries.parts, weights_of(queries, method, alpha))
             self._found = vectors, vectors @ self.coarse.centroids.T
         return self._found
+
+    @property
+    def coarse(self) -> CoarseQuantizer:
+        return self._opened()
 
     @property
     def vectors(self) -> FloatArray:

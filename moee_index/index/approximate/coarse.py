@@ -10,8 +10,10 @@ inner product with it, for any α; other methods are other weights of the two pa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from moee_index.backends import load_faiss
 from moee_index.dependencies import lacking
 from moee_index.errors import IndexDamagedError, first_line
 from moee_index.fusion import Standardizer, unit_vectors
-from moee_index.index.store.reading import HINT
+from moee_index.index.store.reading import HINT, reading
 from moee_index.index.store.rows import RowNumbers, RowReader
 from moee_index.types import FloatArray, Pair, Progress
 
@@ -137,6 +139,44 @@ class CoarseQuantizer:
     def _probe(self) -> FloatArray:
         """A fixed vector rotated: whether rotations are the same shows by it."""
         return self.rotated(self._dims.map(lambda dim: np.linspace(-1, 1, dim)[None, :]))
+
+
+class CoarseFile:
+    """The file of a coarse quantizer, held open, for a newer version may remove its name. It is
+    read when the quantizer is asked for: once, from whichever thread.
+
+    content: what reads an open file whole, and checks it. Raises IndexDamagedError, StorageError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        content: Callable[[BufferedReader], bytes],
+        dims: Pair[int],
+        lists: int,
+    ) -> None:
+        self.path = path
+        self._content = content
+        self._dims, self._lists = dims, lists
+        self._opening = threading.Lock()
+        self._opened: CoarseQuantizer | None = None
+        with reading(path):
+            self._file = path.open("rb")
+
+    def opened(self) -> CoarseQuantizer:
+        """The quantizer. Raises what `CoarseQuantizer.read` and the reading of the file raise."""
+        with self._opening:
+            if self._opened is None:
+                content = self._content(self._file)
+                opened = CoarseQuantizer.read(self.path, content, self._dims, self._lists)
+                # Made here, once: the codes of all segments point to it and do not keep it alive.
+                _ = opened.flat
+                self._opened = opened
+                self._file.close()
+            return self._opened
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _rotated(

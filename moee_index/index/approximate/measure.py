@@ -112,19 +112,15 @@ def measured(
     report("measuring recall", len(ways), len(ways))
     measured_ways = dict(zip(ways, tables, strict=True))
     rungs = _rungs(measured_ways, queries, approximation)
-    own = next((rung for rung in rungs if rung.wanted >= approximation.wanted), None)
+    approximation = replace(approximation, rungs=tuple(rungs), queries=len(queries))
+    own = approximation.rung()
     if own is None:  # what finds less can be asked for
-        return replace(approximation, rungs=tuple(rungs), queries=len(queries))
+        return approximation
     reported = [
         _reported(way, table.found(own.reach_of(way.method)), queries)
         for way, table in measured_ways.items()
     ]
-    return replace(
-        approximation,
-        rungs=tuple(rungs),
-        measured=tuple(reported),
-        queries=int((~queries.half).sum()),
-    )
+    return replace(approximation, measured=tuple(reported), queries=int((~queries.half).sum()))
 
 
 def ways_of(snapshot: Snapshot) -> list[Way]:
@@ -264,7 +260,7 @@ def _depths(
     assert coarse is not None
     units = unit_vectors(queries.embeddings, snapshot.standardizer)
     reach = Reach(lists, _DEPTHS[-1] + _most_left_out(queries))
-    asked = Asked(coarse, units, way.method, way.alpha, reach)
+    asked = Asked(coarse.opened, units, way.method, way.alpha, reach)
     depths = np.where(wanted < 0, -1, _NEVER)
     for segment, begin in zip(snapshot.segments, snapshot.begins[:-1], strict=True):
         if segment.candidates is None or segment.entry.rows <= pair.SCANNED_ROWS:

@@ -52,7 +52,7 @@ class Approximation:
     """An index's candidates. coarse: the revision in the file name of its coarse quantizer; lists:
     how many that has; wanted: the recall that was asked for.
 
-    rungs: reaches by ascending recall; measured: recall of the default reach by several ways of
+    rungs: reaches by ascending `wanted`; measured: recall of the default reach by several ways of
     asking, over `queries` queries of the index's own, which miss less than others (measure.py);
     rows: that counted when it was measured. judged: recall over queries of somebody's own, where
     `tune` was given some.
@@ -75,13 +75,11 @@ class Approximation:
         return 1.0 if rung is None else rung.recall
 
     def rung(self, recall: float | None = None) -> Rung | None:
-        """The cheapest rung that was measured to find so much, or that was chosen for it (None: the
-        index's own); None where none does, and every row has to be looked at."""
+        """The cheapest rung that was chosen to find so much (None: what the index was asked for);
+        none promises more than it was chosen for. None where none was, and every row has to be
+        looked at."""
         wanted = self.wanted if recall is None else recall
-        for rung in self.rungs:
-            if rung.wanted >= wanted or rung.recall >= wanted:
-                return rung
-        return None
+        return next((rung for rung in self.rungs if rung.wanted >= wanted), None)
 
     def as_json(self) -> dict[str, Any]:
         """As `info --json` has it."""

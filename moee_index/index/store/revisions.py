@@ -1,4 +1,5 @@
-"""A new version of an index: one writer, everything written before the manifest, leftovers gone.
+"""Versions of an index, the newest opened and new ones put in place by one writer: everything is
+written before the manifest, and leftovers go.
 
 What a version holds is left to others.
 """
@@ -7,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 from moee_index.atomic import storage_errors, sync_directory
-from moee_index.errors import MoeeIndexError, StorageError
+from moee_index.errors import IndexDamagedError, MoeeIndexError, StorageError
 from moee_index.index.store.layout import (
     BUILDING,
     WEIGHT_TABLES,
@@ -23,9 +25,28 @@ from moee_index.index.store.manifest import Manifest
 from moee_index.index.store.workers_folder import holds_work, remove_workers
 from moee_index.types import Notify
 
+T = TypeVar("T")
+# A writer may put newer versions in place while one is being opened.
+_ATTEMPTS = 50
+
 
 def program() -> str:
     return metadata.version("moee-index")
+
+
+def newest(directory: Path, opened: Callable[[Manifest], T]) -> T:
+    """What is opened of the newest version. Raises NotAnIndexError, and what `opened` raises of a
+    version that no writer has replaced meanwhile."""
+    manifest = Manifest.read(directory)
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return opened(manifest)
+        except IndexDamagedError:
+            now = Manifest.read(directory)
+            if now.revision == manifest.revision:
+                raise
+            manifest = now
+    return opened(manifest)
 
 
 def publish(

@@ -47,17 +47,13 @@ from moee_index.index.workers.spool import Shard, Spool, choose_buckets, choose_
 from moee_index.index.workers.tasks import Derive, Derived, Embed, LookForRun
 from moee_index.index.write.derive import Deriving
 from moee_index.index.write.resume import check_resumable
-from moee_index.index.write.segment import NewSegments
+from moee_index.index.write.segment import NewSegments, Writing
 from moee_index.index.write.windows import (
-    Counts,
-    Documents,
     Rejects,
-    TakesOut,
-    Wanted,
     nothing_to_index,
     windows,
 )
-from moee_index.types import Notify, Pair, Progress, TextEncoder
+from moee_index.types import Pair, Progress
 
 _AT_A_TIME = 256
 
@@ -87,23 +83,10 @@ class _Plan:
 
 
 @dataclass
-class ShardedWriting:
-    """One run of writing a segment for each shard. The fields are those of `SegmentWriting`, and
-    the processes."""
+class ShardedWriting(Writing):
+    """One run of writing a segment for each shard. pool: the processes."""
 
-    directory: Path
-    documents: Documents
-    encoder: TextEncoder
-    wanted: Building
-    skip_bad: bool
-    changing: bool
-    total: int | None
-    progress: Progress
-    notify: Notify
-    pool: Pool
-    take: Wanted = lambda prepared: True
-    takes_out: TakesOut = lambda document: False
-    counts: Counts = field(default_factory=Counts)
+    pool: Pool = field(kw_only=True)
     _listed: Collection[str] = ()
 
     def __post_init__(self) -> None:
@@ -111,7 +94,6 @@ class ShardedWriting:
         self._folder = workers_folder(self.directory)
 
     def run(self, manifest: Manifest | None) -> Sharded:
-        """Have everything embedded that is not embedded yet. rows is 0 if nothing was taken."""
         self._listed = {entry.name for entry in manifest.segments} if manifest else set()
         plan = self._begin()
         self.pool.everywhere(LookForRun(self.directory.absolute(), self._run), "looking for it")
@@ -131,7 +113,6 @@ class ShardedWriting:
         )
 
     def give_up(self) -> None:
-        """Remove what holds nothing worth going on with."""
         if not holds_work(self.directory, self._listed):
             remove_workers(self.directory)
 
@@ -194,12 +175,7 @@ class ShardedWriting:
             remove_workers(self.directory)
             return None
         self.notify(f"resuming an interrupted {building.purpose}")
-        self.wanted = replace(
-            self.wanted,
-            batch_tokens=building.batch_tokens,
-            window=building.window,
-            characters=building.characters,
-        )
+        self._take_over(building)
         return plan
 
     # Reading

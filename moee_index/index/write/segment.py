@@ -10,6 +10,7 @@ What becomes of a finished segment is left to them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -146,55 +147,12 @@ class ManyWritten(Protocol):
     def keep_rejects(self, directory: Path) -> None: ...
 
 
-class Writing(Protocol):
-    """One run that writes documents into segments: `SegmentWriting`, or by several processes."""
-
-    @property
-    def directory(self) -> Path: ...
-
-    @property
-    def documents(self) -> Documents: ...
-
-    @property
-    def encoder(self) -> TextEncoder: ...
-
-    @property
-    def wanted(self) -> Building: ...
-
-    @property
-    def skip_bad(self) -> bool: ...
-
-    @property
-    def changing(self) -> bool: ...
-
-    @property
-    def counts(self) -> Counts: ...
-
-    @property
-    def progress(self) -> Progress: ...
-
-    @property
-    def notify(self) -> Notify: ...
-
-    def run(self, manifest: Manifest | None) -> ManyWritten: ...
-
-    def give_up(self) -> None: ...
-
-
 @dataclass
-class _Reached:
-    """How far a corpus was read. The planning thread counts; it has ended when this is read."""
+class Writing(ABC):
+    """One run that writes documents into segments: into one (`SegmentWriting`), or by several
+    processes (`workers.writing`).
 
-    documents: int = 0
-    rows: int = 0
-    windows: int = 0
-
-
-@dataclass
-class SegmentWriting:
-    """One run of writing a segment.
-
-    wanted: the settings of the segment. changing: whether documents and options may differ from
+    wanted: the settings of the segments. changing: whether documents and options may differ from
     those of an interrupted run; what differs is then embedded again, with a note. take: which
     documents are taken; takes_out: which without text take out one that is there.
     """
@@ -211,15 +169,46 @@ class SegmentWriting:
     take: Wanted = lambda prepared: True
     takes_out: TakesOut = lambda document: False
     counts: Counts = field(default_factory=Counts)
+
+    @abstractmethod
+    def run(self, manifest: Manifest | None) -> ManyWritten:
+        """Embed everything that is not embedded yet.
+
+        manifest: of the index that is there. rows is 0 if nothing was taken.
+        """
+
+    @abstractmethod
+    def give_up(self) -> None:
+        """Remove what holds nothing worth resuming."""
+
+    def _take_over(self, building: Building) -> None:
+        """Keep the settings that determine the batches of an interrupted run."""
+        self.wanted = replace(
+            self.wanted,
+            batch_tokens=building.batch_tokens,
+            window=building.window,
+            characters=building.characters,
+        )
+
+
+@dataclass
+class _Reached:
+    """How far a corpus was read. The planning thread counts; it has ended when this is read."""
+
+    documents: int = 0
+    rows: int = 0
+    windows: int = 0
+
+
+@dataclass
+class SegmentWriting(Writing):
+    """One run of writing a segment."""
+
     worth_keeping: bool = False
     folder: Path | None = None
     _told: set[str] = field(default_factory=set)
 
     def run(self, manifest: Manifest | None) -> Written:
-        """Embed everything that is not embedded yet.
-
-        manifest: of the index that is there. rows is 0 if nothing was taken.
-        """
         self.folder, building = self._begin(manifest)
         rejects = Rejects(self.folder / REJECTED, self.counts)
         dims = building.spec.dims
@@ -241,7 +230,6 @@ class SegmentWriting:
         return Written(self.folder, building, revision, documents, count, truncated)
 
     def give_up(self) -> None:
-        """Remove a segment that holds nothing worth resuming."""
         if not self.worth_keeping and self.folder is not None:
             remove_segment(self.folder)
 
@@ -316,16 +304,10 @@ class SegmentWriting:
             return None
 
     def _take_over(self, building: Building) -> None:
-        """Keep the settings that determine the batches of an interrupted run."""
         if building.batch_tokens != self.encoder.batch_tokens:
             self.encoder = self.encoder.with_batch_tokens(building.batch_tokens)
             self.notify(f"batch tokens {building.batch_tokens}: the interrupted run's")
-        self.wanted = replace(
-            self.wanted,
-            batch_tokens=building.batch_tokens,
-            window=building.window,
-            characters=building.characters,
-        )
+        super()._take_over(building)
 
     # Writing it
 

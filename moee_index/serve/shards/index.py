@@ -16,7 +16,8 @@ import numpy as np
 
 from moee_index.errors import MisuseError
 from moee_index.fusion import Standardizer
-from moee_index.index.hits import Hits, answer_alike, merged_hits
+from moee_index.index.answering import OneIndex
+from moee_index.index.hits import Hits, merged_hits
 from moee_index.index.lacking import (
     which_passage,
     without_conditions,
@@ -60,7 +61,7 @@ class Described:
     words: SpreadWords
 
 
-class SpreadIndex:
+class SpreadIndex(OneIndex):
     """See the module. partial: whether answers of some shards will do."""
 
     def __init__(self, asked: Asked, described: Described, partial: bool = False) -> None:
@@ -86,24 +87,9 @@ class SpreadIndex:
         """As `Searchable.missing`."""
         return self._asking.missing
 
-    @property
-    def spec(self) -> EncoderSpec:
-        """The encoder that the index was built with."""
-        return self.manifest.spec
-
     def located_spec(self) -> EncoderSpec:
         """The same: there is no directory beside which its model could be."""
         return self.spec
-
-    @property
-    def alpha(self) -> float:
-        """As `Index.alpha`."""
-        return self.manifest.alpha
-
-    @property
-    def lexical(self) -> float:
-        """As `Index.lexical`."""
-        return 0.0 if self.manifest.language is None else self.manifest.lexical_weight
 
     # What a request must fit
 
@@ -187,15 +173,6 @@ class SpreadIndex:
         hits = merged_hits(answers, k)
         # What was measured is true of all segments alone.
         return Hits(hits, False) if self.missing else hits
-
-    def answer_parsed(
-        self,
-        request: SearchRequest,
-        embeddings: Embeddings | None,
-        queries: Sequence[ParsedQuery],
-    ) -> list[Hits]:
-        """As `Index.answer_parsed`."""
-        return answer_alike(self.answer, request, embeddings, queries)
 
     def answer_like(self, request: SearchRequest, identifier: str) -> Hits:
         """As `Index.answer_like`."""
