@@ -169,7 +169,7 @@ def test_manifests_of_all_kinds(copy: Path) -> None:
         (b"[]", "not a JSON object"),
         (b"[" * 100_000, "not JSON"),
         (b'{"format": "moee-index", "version": 1}', "an earlier moee-index.*--overwrite"),
-        (b'{"format": "moee-index", "version": 5}', "later moee-index.*upgrade"),
+        (b'{"format": "moee-index", "version": 6}', "later moee-index.*upgrade"),
         (b'{"format": "moee-index", "version": "x"}', "version is 'x'"),
         (b'{"format": "moee-index", "version": 2}', "checksum"),
         (b'{"format": "moee-index", "version": 3}', "checksum"),

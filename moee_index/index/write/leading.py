@@ -228,8 +228,7 @@ def _kth_of(scores: FloatArray, k: int, rows: int) -> FloatArray:
 
 def _unit(rows: FloatArray) -> FloatArray:
     lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-    scaled: FloatArray = rows / np.where(lengths > 0, lengths, np.float32(1))
-    return scaled
+    return (rows / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
 def _summed(parts: Pair[FloatArray]) -> FloatArray:
