@@ -81,7 +81,8 @@ class SegmentScores:
             every = np.zeros(held)
             for rows, values in zip(looked_at, added, strict=True):
                 every[rows] += values
-            rows = np.flatnonzero(every).astype(np.uint32)
+            # What is added is above 0; numpy finds true values many times sooner than numbers.
+            rows = np.flatnonzero(every > 0).astype(np.uint32)
             scores = every[rows]
         else:
             rows, places = np.unique(np.concatenate(looked_at), return_inverse=True)
