@@ -193,6 +193,16 @@ def lacks_cuda_kernels() -> str | None:
     )
 
 
+def compiled(folder: Path, name: str) -> ctypes.CDLL | None:
+    """What was compiled in a folder when this was installed; None where there was no compiler, or
+    it does not load here."""
+    for path in sorted([*folder.glob(f"{name}*.so"), *folder.glob(f"{name}*.pyd")]):
+        # It may have been built for another system, as in a directory that two machines share.
+        with suppress(OSError):
+            return ctypes.CDLL(str(path))
+    return None
+
+
 def has_avx512bf16() -> bool:
     """Whether this processor has AVX512-BF16, as torch finds it, or where it does not tell,
     bitsandbytes."""

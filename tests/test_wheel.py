@@ -53,8 +53,9 @@ def test_every_module_and_the_model_are_in_the_wheel(names: list[str]) -> None:
 
 
 @pytest.mark.skipif(library.library() is None, reason="installed without a C++ compiler")
-def test_the_kernels_are_in_the_wheel_for_every_python(names: list[str]) -> None:
-    assert [name for name in names if re.search(r"nf4/native/_kernels\.abi3\.(so|pyd)$", name)]
+@pytest.mark.parametrize("compiled", ["model/nf4/native/_kernels", "index/search/native/_bounds"])
+def test_what_is_compiled_is_in_the_wheel_for_every_python(names: list[str], compiled: str) -> None:
+    assert [name for name in names if re.search(rf"{compiled}\.abi3\.(so|pyd)$", name)]
 
 
 def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:

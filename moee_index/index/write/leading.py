@@ -128,7 +128,7 @@ def write_leading(
 
 
 def _components(dim: int, share: float) -> int:
-    """How many components are this share of all: lines of caches whole, as far as they go."""
+    """How many components are this share of all, in whole groups."""
     rounded = max(1, round(share * dim / _TOGETHER)) * _TOGETHER
     return min(dim, rounded, _MOST_COMPONENTS)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from moee_index.backends import compiled
 from moee_index.index.store.checksums import Bytes
 from moee_index.types import FloatArray
 
@@ -17,19 +18,14 @@ from moee_index.types import FloatArray
 @cache
 def library() -> ctypes.CDLL | None:
     """None where it was not built or does not load here."""
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("_bounds*.so"), *here.glob("_bounds*.pyd")]):
-        try:
-            loaded = ctypes.CDLL(str(path))
-        except OSError:  # built for another system, as in a directory that two machines share
-            continue
+    loaded = compiled(Path(__file__).parent, "_bounds")
+    if loaded is not None:
         size, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
         loaded.upper_bounds.argtypes = [
             pointer, size, size, pointer, ctypes.c_uint32, number, pointer, number, number, pointer
         ]  # fmt: skip
         loaded.upper_bounds.restype = None
-        return loaded
-    return None
+    return loaded
 
 
 def upper_bounds(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from moee_index.backends import compiled
 from moee_index.errors import ModelError
 from moee_index.model.precision import Choice
 
@@ -59,48 +60,44 @@ class Stack(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they were not built or do not load here."""
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("_kernels*.so"), *here.glob("_kernels*.pyd")]):
-        try:
-            loaded = ctypes.CDLL(str(path))
-        except OSError:  # built for another system, as in a directory that two machines share
-            continue
-        loaded.nf4_quantize.argtypes = [
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_int64,
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int,
-        ]
-        loaded.nf4_dequantize.argtypes = [
-            ctypes.c_int,
-            ctypes.POINTER(Stack),
-            _INT64_POINTER,
-            ctypes.c_int64,
-            ctypes.c_int64,
-            ctypes.c_int64,
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_int,
-        ]
-        loaded.nf4_multiply.argtypes = [
-            ctypes.c_int,
-            ctypes.POINTER(Stack),
-            _INT64_POINTER,
-            _INT64_POINTER,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_int64,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_int,
-        ]
-        return loaded
-    return None
+    loaded = compiled(Path(__file__).parent, "_kernels")
+    if loaded is None:
+        return None
+    loaded.nf4_quantize.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int,
+    ]
+    loaded.nf4_dequantize.argtypes = [
+        ctypes.c_int,
+        ctypes.POINTER(Stack),
+        _INT64_POINTER,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_int,
+    ]
+    loaded.nf4_multiply.argtypes = [
+        ctypes.c_int,
+        ctypes.POINTER(Stack),
+        _INT64_POINTER,
+        _INT64_POINTER,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_int,
+    ]
+    return loaded
 
 
 @cache
