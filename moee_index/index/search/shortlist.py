@@ -8,7 +8,7 @@ its float16 codes, which the manifest keeps, and by rounding. So a row whose sco
 twice that below the k-th cannot be among the best k, and all others are left (at least those
 within 1e-4·(1+α), DESIGN, maths 4). Where a processor is faster in bfloat16, many queries first
 scan all rows roughly, under bounds that are as strict (bfloat16_scan.py), and then the candidates
-exactly.
+exactly. Few queries leave most rows of a large segment unread (early_exit.py).
 
 Words, where they count, are added to the similarities of each row, so that rows which only words
 favour are found too; what a score by words can lack (lexical/scores.py) is a margin like others.
