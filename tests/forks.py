@@ -4,6 +4,7 @@ which has imported what most of them need."""
 from __future__ import annotations
 
 import multiprocessing
+import os
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -12,7 +13,14 @@ from typing import Any
 
 import pytest
 
-_PRELOADED = ("torch", "faiss", "safetensors.numpy", "pytest", "hypothesis", "fakes.workers")
+_PRELOADED = (
+    "torch",
+    "pytest",
+    "hypothesis",
+    "fakes.workers",
+    "moee_index.encode.encoder",
+    "faiss",
+)
 # What a process knows of the server; the second is there since Python 3.14.
 _ADDRESS = ("_forkserver_address", "_forkserver_authkey")
 _server: Any = forkserver._forkserver  # type: ignore[attr-defined]
@@ -26,7 +34,7 @@ def context() -> ForkServerContext:
         # It is to find this project where the tests do: not in the working directory, where the
         # bench and what is compiled are elsewhere.
         patch.setenv("PYTHONSAFEPATH", "1")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         _server.ensure_running()
     return multiprocessing.get_context("forkserver")
 

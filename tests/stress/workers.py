@@ -33,7 +33,7 @@ from moee_index.index.workers.start import Workers
 COMMANDS = ("build", "add")
 _SECONDS_PER_BATCH = 0.01
 # Of a command that is not disturbed, its processes being there.
-_LONGEST = 1.2
+_LONGEST = 0.6
 
 
 def single(directory: Path, command: str) -> None:
