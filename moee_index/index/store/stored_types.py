@@ -18,7 +18,8 @@ from moee_index.text import text_fault
 def check_types(value: Any) -> None:
     """Raises ValueError naming a field of a dataclass that is not of its type: a bool is no number,
     a number is finite, a text is one that UTF-8 can hold."""
-    for name, hint in _hints(type(value)).items():
+    kind: Any = type(value)
+    for name, hint in _hints(kind).items():
         if not _fits(getattr(value, name), hint):
             raise ValueError(f"{name} is not what belongs there")
 
