@@ -1,5 +1,5 @@
-"""Processes forked from one server, which a process of tests starts when it first needs one and
-which has imported what most of them need."""
+"""Forks processes from one server, which has imported what most of them need; it starts when it is
+first asked for."""
 
 from __future__ import annotations
 
