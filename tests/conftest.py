@@ -13,7 +13,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,10 +35,6 @@ settings.register_profile(
     derandomize="FUZZ" not in os.environ,
 )
 settings.load_profile("ours")
-
-# One server a process forks for all tests; what it has imported its children need not. Nothing of
-# this project: the server would find it in the working directory, where its bench is elsewhere.
-multiprocessing.set_forkserver_preload(["torch", "faiss", "safetensors.numpy", "hypothesis"])
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -150,6 +151,18 @@ def serving(*args: str | Path, **named: Any) -> Iterator[Served]:
         yield served
     finally:
         served.end()
+
+
+@contextlib.contextmanager
+def serving_all(*each: Sequence[str | Path]) -> Iterator[list[Served]]:
+    """Several servers, which start at the same time. each: the arguments of one."""
+    with ThreadPoolExecutor(len(each)) as pool:
+        starting = [pool.submit(Served.start, *args) for args in each]
+    with contextlib.ExitStack() as ending:
+        for one in starting:
+            if one.exception() is None:
+                ending.callback(one.result().end)
+        yield [one.result() for one in starting]
 
 
 def news(count: int) -> list[Document]:

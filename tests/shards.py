@@ -66,10 +66,15 @@ class Running:
             time.sleep(0.005)
         return self
 
+    def end(self) -> None:
+        """Tell it to end; `stop` waits until it has."""
+        assert self._process is not None
+        self._process.should_exit = True
+
     def stop(self) -> None:
         """End it, and its connections."""
-        assert self._process is not None and self._thread is not None
-        self._process.should_exit = True
+        self.end()
+        assert self._thread is not None
         self._thread.join(30)
         assert not self._thread.is_alive()
 
@@ -103,5 +108,7 @@ def sharded(
             running.append(Running(target, segments, access=access or Access()).start())
         yield running
     finally:
+        for each in running:
+            each.end()
         for each in running:
             each.stop()

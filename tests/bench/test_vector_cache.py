@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from paths import DATA, PARITY
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_vectors_of_an_earlier_version_as_they_were(
 
 def test_several_processes_read_vectors_of_an_earlier_version(tmp_path: Path) -> None:
     directory, _ = old_store(tmp_path / "v")
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     start = context.Event()
     readers = [
         context.Process(target=put_many, args=(str(directory), OLD_TEXTS, start)) for _ in range(3)
@@ -316,7 +316,7 @@ def test_killed_while_embedding_and_started_again_nothing_is_embedded_twice(
 ) -> None:
     texts = [f"text{i}" for i in range(60)]
     log = tmp_path / "log"
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     process = context.Process(target=ensure_slowly, args=(str(tmp_path / "v"), str(log), texts))
     process.start()
     deadline = time.monotonic() + 60
@@ -344,7 +344,7 @@ def test_killed_while_embedding_and_started_again_nothing_is_embedded_twice(
 
 def test_several_writers_share_a_key(tmp_path: Path) -> None:
     texts = [f"text{i} word{i % 3}" for i in range(40)]
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     start = context.Event()
     writers = [
         context.Process(target=put_many, args=(str(tmp_path), texts[shift:] + texts[:shift], start))

@@ -22,6 +22,9 @@ from moee_index.text import cut, escaped, one_line, shown, text_fault
 
 PROGRAM = f"{shlex.quote(sys.executable)} -m moee_index -q"
 HOSTILE = "\x1b]0;TITLE\x07 \x1b[2J\x1b[31mred \u202ereversed\u2066 \x9b31m \x7f \r\n\u2028next"
+# In each text's title; found by words alone, which is quicker to start for want of a model.
+TITLE = "ships\x1b[1m"
+QUERY = "query --index i --lexical 1"
 SHARED = ("日本語", "café", "👩\u200d🚀", "\u05d0\u200f", "ships at sea")
 
 
@@ -34,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an index `i` of texts that no terminal should see as they are."""
     folder = tmp_path_factory.mktemp("streams")
     corpus = folder / "corpus.jsonl"
-    lines = [line(id=f"d{n}", text=text, title="t\x1b[1m") for n, text in enumerate(SHARED)]
-    lines.append(line(id="x\x1b]0;T\x07\n", text=HOSTILE, **{"f\x1b[1m": "v\x1b[0m"}))
+    lines = [line(id=f"d{n}", text=text, title=TITLE) for n, text in enumerate(SHARED)]
+    lines.append(line(id="x\x1b]0;T\x07\n", text=HOSTILE, title=TITLE, **{"f\x1b[1m": "v\x1b[0m"}))
     corpus.write_text("".join(lines), encoding="utf-8")
     run("-q", "build", corpus, "--index", folder / "i")
     return folder
@@ -91,7 +94,7 @@ def test_json_means_the_same_and_acts_on_no_terminal(value: dict[str, object]) -
     assert not streams._ACTING.search(printed) and "\x1b" not in printed
 
 
-@pytest.mark.parametrize("arguments", ["query --index i ships", "rerank ships --candidates c"])
+@pytest.mark.parametrize("arguments", [f"{QUERY} ships", "rerank ships --candidates c"])
 def test_a_table_of_hostile_texts(folder: Path, arguments: str) -> None:
     (folder / "c").write_text("ships\n\x1b[2Jboats \u202e\n", encoding="utf-8")
     result = shell(arguments, folder)
@@ -107,7 +110,7 @@ def test_other_output_of_hostile_texts(folder: Path, arguments: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
 def test_no_character_ends_a_table(folder: Path, encoding: str) -> None:
-    result = shell("query --index i ships", folder, PYTHONIOENCODING=encoding)
+    result = shell(f"{QUERY} ships", folder, PYTHONIOENCODING=encoding)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.decode(encoding).splitlines()
     # A text that does not fit beside its id stands below it.
@@ -116,9 +119,7 @@ def test_no_character_ends_a_table(folder: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
-@pytest.mark.parametrize(
-    "command", ["query --index i ships --json", "embed 日本 --raw --method hs"]
-)
+@pytest.mark.parametrize("command", [f"{QUERY} ships --json", "embed 日本 --raw --method hs"])
 def test_what_programs_read_is_utf_8(folder: Path, encoding: str, command: str) -> None:
     result = shell(command, folder, PYTHONIOENCODING=encoding)
     assert result.returncode == 0, result.stderr
@@ -195,7 +196,7 @@ def test_a_text_of_python_that_is_none() -> None:
 
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full", ">&- 2>&-", "--json >&-"])
 def test_what_cannot_be_printed_is_an_error(folder: Path, redirected: str) -> None:
-    result = shell(f"query --index i ships {redirected}", folder)
+    result = shell(f"{QUERY} ships {redirected}", folder)
     assert result.returncode == 1 and not result.stdout
     if "2>&-" not in redirected:
         (told,) = result.stderr.decode().splitlines()
@@ -224,7 +225,7 @@ def test_a_closed_stdin_is_told(folder: Path) -> None:
 
 def test_a_reader_that_leaves_ends_it_quietly(folder: Path) -> None:
     many = " ".join(["ships"] * 200)
-    result = shell(f"query --index i --json {many} | head -c 10", folder)
+    result = shell(f"{QUERY} --json {many} | head -c 10", folder)
     assert len(result.stdout) == 10 and not result.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -581,7 +581,7 @@ def test_a_matrix_never_stands_beside_the_ids_of_another(
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_size_limit(changed: Path, tmp_path: Path, suffix: str) -> None:
     """What a full disk does, in the middle of the file and at its very end."""
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     path = tmp_path / f"out{suffix}"
     with Index.open(changed) as index:
         whole = export_index(index, tmp_path / f"whole{suffix}").bytes

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from moee_index.backends import embed_nothing
 from moee_index.encode.chunking import divide
 from moee_index.errors import MisuseError
 from moee_index.index import Index
@@ -147,6 +148,7 @@ class FakeRecipe:
     def load(
         self, *, place: int, threads: int | None, notify: Callable[[str], None]
     ) -> FakeEncoder:
+        embed_nothing()
         notify(f"a fake encoder with {threads} threads")
         return FakeEncoder(
             fake_spec(**dict(self.spec_changes)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 
 from fakes.indexes import fake_documents, left_over
@@ -31,9 +31,15 @@ def documents_to_add(documents: Sequence[Document]) -> list[Document]:
     return [*new, *changed, replace(documents[30], text=" "), *documents[40:50]]
 
 
+def fork() -> None:
+    """Have workers forked from the server of the tests."""
+    forks.context()
+    local.METHOD = "forkserver"
+
+
 def build_by(directory: Path, count: int = 2, documents: int = 200, **options: Any) -> Any:
     """A build by processes that are forked from a server, which is quicker than new ones."""
-    local.METHOD = "forkserver"
+    fork()
     recipe = options.pop("recipe", FakeRecipe())
     given = options.pop("given", None) or fake_documents(documents)
     return build_index(directory, given, recipe, workers=count, window=WINDOW, **options)
@@ -41,7 +47,7 @@ def build_by(directory: Path, count: int = 2, documents: int = 200, **options: A
 
 def add_by(directory: Path, count: int = 2, documents: int = 200, **options: Any) -> Any:
     """As `build_by`, of an add to an index of so many documents."""
-    local.METHOD = "forkserver"
+    fork()
     recipe = options.pop("recipe", FakeRecipe())
     given = options.pop("given", None) or documents_to_add(fake_documents(documents))
     return add_documents(directory, given, recipe, workers=count, update=True, **options)
@@ -71,9 +77,12 @@ def same(one: Path, several: Path) -> None:
                         assert scores[hit.id] == pytest.approx(hit.score, abs=1e-5)
 
 
-def drive(command: str, directory: str, answers: Any, seconds_per_batch: float) -> None:
+def drive(
+    command: str, directory: str, answers: Any, seconds_per_batch: float, server: dict[str, Any]
+) -> None:
     """In a process of its own: build or add, slowly; tells the processes that it starts, then the
     end or the error."""
+    forks.join(server)
     started = local.LocalHand._start
 
     def start(hand: Any) -> None:
@@ -95,9 +104,10 @@ def drive(command: str, directory: str, answers: Any, seconds_per_batch: float) 
 def kill(what: str, command: str, folder: Path, moment: float, seconds: float) -> str:
     """Start a build or an add and kill its driver or one of its processes after a while. Returns
     how the driver ended."""
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     answers = context.Queue()
-    process = context.Process(target=drive, args=(command, str(folder), answers, seconds))
+    arguments = (command, str(folder), answers, seconds, forks.address())
+    process = context.Process(target=drive, args=arguments)
     process.start()
     pids = [answers.get(timeout=60)[1] for _ in range(2)]
     time.sleep(moment)

@@ -58,6 +58,10 @@ def grouped(count: int, seed: int) -> Embeddings:
     return Embeddings(rows[:, : DIMS.hs].copy(), rows[:, DIMS.hs :].copy())
 
 
+def joined(first: Embeddings, second: Embeddings) -> Embeddings:
+    return Embeddings(np.concatenate([first.hs, second.hs]), np.concatenate([first.rw, second.rw]))
+
+
 def numbered(count: int, first: int = 0) -> list[Document]:
     return [Document(f"d{i}", str(i), {"third": i % 3}) for i in range(first, first + count)]
 
@@ -82,6 +86,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(pair, "SCANNED_ROWS", 0)
         build_index(path, numbered(3000), GivenEncoder(grouped(3000, 1)), index_type="approx")
     yield path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of 500."""
+    path = tmp_path_factory.mktemp("small") / "index"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair, "SCANNED_ROWS", 0)
+        encoder = GivenEncoder(grouped(500, 1))
+        build_index(path, numbered(500), encoder, index_type="approx", recall=0.7)
+    return path
 
 
 def test_scores_are_those_of_a_scan(made: Path) -> None:
@@ -179,9 +194,8 @@ def test_the_same_rows_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
 def test_what_is_added_needs_no_training_and_a_tenth_is_measured_again(
     made: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "index"
-    vectors = grouped(4000, 1)
-    build_index(path, numbered(3000), GivenEncoder(vectors), index_type="approx")
+    path = Path(shutil.copytree(made, tmp_path / "index"))
+    vectors = joined(grouped(3000, 1), grouped(1000, 9))
     before = Manifest.read(path)
     add_documents(path, numbered(200, 3000), GivenEncoder(vectors))
     few = Manifest.read(path)
@@ -318,7 +332,7 @@ def test_to_flat_and_back(made: Path, tmp_path: Path) -> None:
 
 def test_words_bring_what_vectors_do_not(tmp_path: Path) -> None:
     """A document that words alone favor is found, with all parts of its score."""
-    documents = on_topics(2000, 12)
+    documents = on_topics(1000, 12)
     documents.append(Document("rare", "w1 zyzzyva"))
     build_index(tmp_path / "i", documents, FakeEncoder(batch_tokens=4000), index_type="approx")
     with Index.open(tmp_path / "i", FakeEncoder()) as index:
@@ -334,7 +348,7 @@ def test_words_bring_what_vectors_do_not(tmp_path: Path) -> None:
 
 
 def test_passages_of_a_document_are_left_out_of_what_is_measured(tmp_path: Path) -> None:
-    documents = on_topics(700, 24)
+    documents = on_topics(350, 24)
     build_index(
         tmp_path / "i", documents, FakeEncoder(batch_tokens=4000), index_type="approx", chunk="8:2"
     )
@@ -349,11 +363,8 @@ def test_passages_of_a_document_are_left_out_of_what_is_measured(tmp_path: Path)
         assert index.manifest.approximation.queries > 0
 
 
-def test_a_damaged_file_is_named(made: Path, tmp_path: Path) -> None:
-    path = tmp_path / "index"
-    build_index(
-        path, numbered(500), GivenEncoder(grouped(3000, 1)), index_type="approx", recall=0.7
-    )
+def test_a_damaged_file_is_named(small: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small, tmp_path / "index"))
     for pattern in ("*/candidates-*.faiss", "coarse-*", "*/candidates-*.crc"):
         (file,) = path.glob(pattern)
         content = bytearray(file.read_bytes())
@@ -369,12 +380,9 @@ def test_a_damaged_file_is_named(made: Path, tmp_path: Path) -> None:
     assert verify_index(path, full=True).ok
 
 
-def test_a_reader_keeps_its_version(tmp_path: Path) -> None:
+def test_a_reader_keeps_its_version(small: Path, tmp_path: Path) -> None:
     """Candidates are read at the first search, when another version may be in place."""
-    path = tmp_path / "index"
-    build_index(
-        path, numbered(500), GivenEncoder(grouped(3000, 1)), index_type="approx", recall=0.7
-    )
+    path = Path(shutil.copytree(small, tmp_path / "index"))
     with Index.open(path) as index:
         reindex(path, index_type="flat")
         assert not list(path.glob("*/candidates-*"))

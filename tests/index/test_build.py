@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import sqlite3
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 
@@ -128,7 +128,7 @@ def test_interrupted_at_every_batch(tmp_path: Path, documents: list[Document]) -
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL, started again until it ends: the same bytes, the same hits."""
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
 
@@ -163,7 +163,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 def test_killed_overwrites_leave_an_index_that_answers(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     documents = fake_documents(200)
     build(tmp_path / "i", documents[:70])
     build(tmp_path / "new", documents)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 from paths import FAST
@@ -73,7 +73,7 @@ def until_changed(directory: Path, times: int) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    return multiprocessing.get_context("forkserver")
+    return forks.context()
 
 
 # Killed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 
@@ -334,7 +334,7 @@ def test_full_disk(mounted: Callable[[str], Path], share: float) -> None:
 
 def test_size_limit(tmp_path: Path) -> None:
     """As a full disk where nothing can be mounted: RLIMIT_FSIZE, in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     answers = context.Queue()
     process = context.Process(target=build_limited, args=(str(tmp_path / "i"), 30_000, answers))
     process.start()
@@ -350,7 +350,7 @@ def test_readers_never_see_an_overwrite(tmp_path: Path) -> None:
     """One process opens and searches all the time while another overwrites."""
     documents = fake_documents(70)
     build_index(tmp_path / "i", documents, FakeEncoder())
-    context = multiprocessing.get_context("forkserver")
+    context = forks.context()
     answers, stop, opened = context.Queue(), context.Event(), context.Value("i")
     process = context.Process(
         target=read_for_ever, args=(str(tmp_path / "i"), stop, answers, opened)

@@ -4,6 +4,7 @@ and a whole server before them."""
 from __future__ import annotations
 
 import http.server
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from commands import one_line_error, run
-from serving import Served, news, serving, wait_for
+from serving import Served, news, serving, serving_all, wait_for
 from shards import Running, part_of, sharded
 
 from fakes.word_encoder import FakeEncoder, fake_spec
@@ -41,9 +42,15 @@ def texts(count: int = 70) -> list[Document]:
     return [Document(f"d{n}", f"w{n % 9} w{n % 7} w{n % 5}", {"x": n % 3}) for n in range(count)]
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("built") / "words", FakeEncoder(), texts())
+
+
 @pytest.fixture
-def index(tmp_path: Path) -> Path:
-    return build(tmp_path / "words", FakeEncoder(), texts())
+def index(built: Path, tmp_path: Path) -> Path:
+    """A copy of its own, to be changed."""
+    return Path(shutil.copytree(built, tmp_path / "words"))
 
 
 @pytest.fixture
@@ -261,10 +268,8 @@ def both(
     """A head, and a server that has all of the same index."""
     with (
         sharded(whole, tmp_path_factory.mktemp("parts"), RANGES) as running,
-        serving("--shards", *(each.url for each in running), ready=False) as ours,
-        serving(whole) as theirs,
+        serving_all(("--shards", *(each.url for each in running)), (whole,)) as (ours, theirs),
     ):
-        wait_for(lambda: ours.get("/readyz").status == 200, ours)
         yield ours, theirs, running
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import multiprocessing
 import random
 import shutil
 import signal
@@ -28,6 +27,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import forks
 
 from fakes.word_encoder import Held, expected_of, held
 from moee_index.errors import MoeeIndexError
@@ -49,9 +50,7 @@ class Processes:
     libraries and has run nothing, so that no thread of one is lost on the way."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        # Libraries alone: in a checkout the server would find this package without its bench.
-        self._context.set_forkserver_preload(["torch", "faiss", "safetensors.numpy"])
+        self._context = forks.context()
 
     def run(self, change: Change, directory: Path, moment: float | None = None) -> float | None:
         """Run a command, to its end (the seconds that it took) or until it is killed (None).

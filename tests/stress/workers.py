@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -34,7 +33,7 @@ from moee_index.index.workers.start import Workers
 COMMANDS = ("build", "add")
 _SECONDS_PER_BATCH = 0.01
 # Of a command that is not disturbed, its processes being there.
-_LONGEST = 1.2
+_LONGEST = 0.6
 
 
 def single(directory: Path, command: str) -> None:
@@ -103,8 +102,6 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", choices=kinds, default=kinds)
     given = parser.parse_args()
     random.seed(given.seed)
-    # What the processes import, once for all of them.
-    multiprocessing.set_forkserver_preload(["torch", "faiss", "safetensors.numpy", "fakes.workers"])
     if "actor" in given.what:
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
         ray = on_ray._import_ray()

@@ -85,6 +85,8 @@ class Candidates:
         self._rows = rows
         self._opening = threading.Lock()
         self._opened: Any = None
+        # How many rows so many lists hold at most; known once it is open.
+        self._most = np.array([rows])
 
     @property
     def size(self) -> int:
@@ -110,6 +112,8 @@ class Candidates:
             raise IndexDamagedError(f"{self.path} does not hold these rows' candidates; {HINT}")
         index.quantizer = coarse.flat
         index.own_fields = False
+        sizes = np.sort([index.get_list_size(number) for number in range(coarse.lists)])
+        self._most = np.concatenate([[1], np.cumsum(sizes[::-1])])
         return index
 
     def check(self, coarse: CoarseQuantizer) -> None:
@@ -161,7 +165,8 @@ class Candidates:
         faiss = load_faiss()
         index, vectors = self.opened(asked.coarse), asked.vectors
         near, lists = asked.nearest(reach.lists)
-        count, depth = len(vectors), min(reach.depth, self._rows)
+        # FAISS sorts as many places as it is asked for, filled or not.
+        count, depth = len(vectors), min(reach.depth, int(self._most[lists.shape[1]]))
         estimates = np.empty((count, depth), dtype=np.float32)
         rows = np.empty((count, depth), dtype=np.int64)
         index.search_preassigned_c(

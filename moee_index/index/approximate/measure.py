@@ -263,16 +263,18 @@ def _depths(
     asked = Asked(coarse.opened, units, way.method, way.alpha, reach)
     depths = np.where(wanted < 0, -1, _NEVER)
     for segment, begin in zip(snapshot.segments, snapshot.begins[:-1], strict=True):
+        inside = (wanted >= begin) & (wanted < begin + segment.entry.rows)
         if segment.candidates is None or segment.entry.rows <= pair.SCANNED_ROWS:
-            inside = (wanted >= begin) & (wanted < begin + segment.entry.rows)
             depths[inside] = 0
             continue
         ranked = segment.candidates.ranked(asked, reach, segment.live)
+        # Of each row of the segment, by one query after another: its depth, _NEVER without one.
+        depth_of = np.full(segment.entry.rows, _NEVER)
         for query, (owns, brought) in enumerate(zip(queries.owns, ranked, strict=True)):
-            rows = _without(begin + brought, owns)
-            places = np.flatnonzero(np.isin(rows, wanted[query]))
-            for place in places:
-                depths[query, wanted[query] == rows[place]] = place + 1
+            rows = _without(begin + brought, owns) - begin
+            depth_of[rows] = np.arange(1, len(rows) + 1)
+            depths[query, inside[query]] = depth_of[wanted[query, inside[query]] - begin]
+            depth_of[rows] = _NEVER
     return depths
 
 

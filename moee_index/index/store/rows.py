@@ -231,4 +231,5 @@ def map_rows(
                 f"{path} has {counted(size, 'byte')}, but {counted(rows, 'row')} of {columns} "
                 f"take {expected}; {HINT}"
             )
-        return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(rows, columns))
+        mapped = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(rows, columns))
+        return mapped.view(np.ndarray)  # whose slices cost a tenth

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from moee_index.text import text_fault
@@ -17,10 +18,17 @@ from moee_index.text import text_fault
 def check_types(value: Any) -> None:
     """Raises ValueError naming a field of a dataclass that is not of its type: a bool is no number,
     a number is finite, a text is one that UTF-8 can hold."""
-    for field in dataclasses.fields(value):
-        hint = get_type_hints(type(value))[field.name]
-        if not _fits(getattr(value, field.name), hint):
-            raise ValueError(f"{field.name} is not what belongs there")
+    kind: Any = type(value)
+    for name, hint in _hints(kind).items():
+        if not _fits(getattr(value, name), hint):
+            raise ValueError(f"{name} is not what belongs there")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Field → type. Kept: evaluating them takes milliseconds, and a manifest lists many files."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _fits(value: Any, hint: Any) -> bool:

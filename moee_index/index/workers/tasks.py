@@ -42,9 +42,8 @@ from moee_index.token_weights import TokenCounts, TokenWeights
 from moee_index.types import PARTS, Chunking, EncoderSpec, Notify, Pair, Span, TextEncoder, ignore
 
 Report = Callable[[int], None]
-# Seconds that another process of the same shard, which is ending, may hold its lock; and that a
-# file which the driver has written may take to be seen on a network's file system.
-_LOCK_SECONDS, _SEEN_SECONDS = 60.0, 5.0
+# Seconds that another process of the same shard, which is ending, may hold its lock.
+_LOCK_SECONDS = 60.0
 _LOOK_AGAIN = 0.1
 
 
@@ -129,13 +128,15 @@ class Describe:
 
 @dataclass(frozen=True)
 class LookForRun:
-    """See whether a process shares the index's directory with the driver."""
+    """See whether a process shares the index's directory with the driver. seconds: that what the
+    driver has written may take to be seen."""
 
     directory: Path
     run: str
+    seconds: float
 
     def do(self, worker: Worker, report: Report) -> None:
-        deadline = time.monotonic() + _SEEN_SECONDS
+        deadline = time.monotonic() + self.seconds
         while not _is_current(self.directory, self.run):
             if time.monotonic() > deadline:
                 raise StorageError(

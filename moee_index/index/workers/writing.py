@@ -56,6 +56,8 @@ from moee_index.index.write.windows import (
 from moee_index.types import Pair, Progress
 
 _AT_A_TIME = 256
+# Seconds that a file may take to be seen by other machines, on a network's file system.
+_SEEN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class ShardedWriting(Writing):
     def run(self, manifest: Manifest | None) -> Sharded:
         self._listed = {entry.name for entry in manifest.segments} if manifest else set()
         plan = self._begin()
-        self.pool.everywhere(LookForRun(self.directory.absolute(), self._run), "looking for it")
+        look = LookForRun(self.directory.absolute(), self._run, _SEEN_SECONDS)
+        self.pool.everywhere(look, "looking for it")
         plan, shards = self._spool(plan)
         finished = self._embed(shards)
         if not finished and self.wanted.purpose == "build":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -16,8 +16,10 @@ from moee_index.serve.http import faults
 from moee_index.serve.http.guard import Guard
 from moee_index.serve.http.request_log import RequestLog, Write
 from moee_index.serve.http.routes import embeddings, health, look, page, rerank, search, shard
-from moee_index.serve.mcp.over_http import OverHttp
 from moee_index.serve.server import Server
+
+if TYPE_CHECKING:
+    from moee_index.serve.mcp.over_http import OverHttp
 
 _ABOUT = "Semantic search with Mixture-of-Experts language models: sim_HS + α·sim_RW."
 
@@ -27,7 +29,7 @@ def create_app(server: Server, write_log: Write | None = None) -> Guard:
     log = RequestLog(write_log, server.metrics.log_line_lost)
     # A server of segments answers a head alone: by itself it would answer for a part of the index.
     of_segments = server.settings.segments is not None
-    tools = None if of_segments else OverHttp(server)
+    tools = None if of_segments else _tools(server)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,6 +61,13 @@ def create_app(server: Server, write_log: Write | None = None) -> Guard:
     app.add_exception_handler(Exception, faults.unexpected)
     app.openapi = _with_our_errors(app.openapi)  # type: ignore[method-assign]
     return Guard(app, server, log)
+
+
+def _tools(server: Server) -> OverHttp:
+    # Imported where there are some: it takes a third of a second.
+    from moee_index.serve.mcp.over_http import OverHttp
+
+    return OverHttp(server)
 
 
 def _with_our_errors(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

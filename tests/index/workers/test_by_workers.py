@@ -260,7 +260,7 @@ def test_killed_at_random_moments(folder: Path, command: str, what: str) -> None
         index = folder / f"{number}"
         if command == "add":
             single(index)
-        kill(what, command, index, random.uniform(0.0, 0.8), 0.01)
+        kill(what, command, index, random.uniform(0.0, 0.5), 0.01)
         if what == "driver":
             (build_by if command == "build" else add_by)(index)
         same(folder / "one", index)

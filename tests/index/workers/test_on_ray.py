@@ -102,6 +102,7 @@ def test_a_target_that_is_not_shared(
         original(path.with_name("hidden") if path.name == "run" else path, content)
 
     monkeypatch.setattr(writing, "write_file", elsewhere)
+    monkeypatch.setattr(writing, "_SEEN_SECONDS", 0.5)
     with pytest.raises(StorageError, match=r"does not see what is written to .* all nodes share"):
         build_index(
             tmp_path / "ray", fake_documents(20), FakeRecipe(), window=WINDOW, workers=BY_RAY

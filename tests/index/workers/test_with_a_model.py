@@ -11,34 +11,36 @@ import numpy as np
 import pytest
 from commands import one_line_error, run
 
+from fakes.workers import fork
 from moee_index.encode.encoder import Encoder
 from moee_index.index import Index, build_index, verify_index
 from moee_index.index.store.manifest import Manifest
-from moee_index.index.workers import local
 from moee_index.types import Document
 
 CORPUS = Path(__file__).parents[3] / "corpora" / "wikinews.jsonl"
 
 
 @pytest.fixture(autouse=True)
-def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "METHOD", "forkserver")
+def quick_start() -> None:
+    fork()
 
 
 def sentences(count: int) -> list[Document]:
-    """Of the bundled corpus; some come twice, under ids of their own."""
-    found: list[Document] = []
+    """Of the bundled corpus; every tenth comes twice, under an id of its own."""
+    once = count - count // 10
+    found: list[str] = []
     for line in CORPUS.read_text(encoding="utf-8").splitlines():
-        for text in re.split(r"(?<=[.!?])\s+", json.loads(line)["text"]):
-            if 20 < len(text) < 200:
-                found.append(Document(f"s{len(found)}", text))
-            if len(found) == count:
-                return found
-    raise AssertionError("too few sentences")
+        texts = re.split(r"(?<=[.!?])\s+", json.loads(line)["text"])
+        found += [text for text in texts if 20 < len(text) < 200]
+        if len(found) >= once:
+            break
+    texts = [*found[:once], *found[: count // 10]]
+    assert len(texts) == count
+    return [Document(f"s{number}", text) for number, text in enumerate(texts)]
 
 
 def test_the_index_of_one_process(tmp_path: Path) -> None:
-    documents = sentences(2000)
+    documents = sentences(600)
     encoder = Encoder.load(bits=32, threads=1)
     build_index(tmp_path / "one", documents, encoder)
     build_index(tmp_path / "two", documents, encoder, workers=2)
@@ -48,13 +50,13 @@ def test_the_index_of_one_process(tmp_path: Path) -> None:
         Index.open(tmp_path / "two", encoder) as second,
     ):
         manifest = second.manifest
-        assert (manifest.shards, manifest.computed_on) == (2, {"cpu float32": 2000})
+        assert (manifest.shards, manifest.computed_on) == (2, {"cpu float32": 600})
         assert manifest.model_bytes == encoder.weight_bytes
         ids = [each.id for each in documents]
         ours, theirs = first.vectors(ids), second.vectors(ids)
         np.testing.assert_allclose(ours.hs, theirs.hs, rtol=0, atol=2e-5)
         np.testing.assert_allclose(ours.rw, theirs.rw, rtol=0, atol=2e-5)
-        queries = encoder.encode([each.text for each in documents[::60]], query=True)
+        queries = encoder.encode([each.text for each in documents[::20]], query=True)
         for options in ({"alpha": 0.25}, {"alpha": 4.0}, {"method": "concat"}):
             answers = [
                 index.search_embeddings(queries, 20, lexical=0.0, **options)  # type: ignore[arg-type]
