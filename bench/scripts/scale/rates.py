@@ -21,6 +21,7 @@ class Rate:
 
 
 _ZEN5 = "2 cores of an AMD EPYC (Zen 5) with AVX512-BF16"
+_EARLY = "LAB.md, 2026-11-29, early exit: a million documents, one query by `sum`"
 _CORPUS = "an index of the bundled corpus, `moee-index build corpora/wikinews.jsonl`"
 
 RATES = {
@@ -53,18 +54,21 @@ RATES = {
     "query embedded, tiny, two cores": Rate(
         0.004, "s", f"LAB.md, 2026-11-28, a busy machine: beside nothing, {_ZEN5}"
     ),
-    "exact scan, OLMoE-1B-7B": Rate(
-        6.144e9 / 0.1606, "bytes/s", f"LAB.md, 2026-11-28, words: a million in 160.6 ms, {_ZEN5}"
-    ),
-    "exact scan, tiny": Rate(
-        1.024e9 / 0.0359, "bytes/s", f"LAB.md, 2026-11-28, words: a million in 35.9 ms, {_ZEN5}"
-    ),
+    "exact scan of a million, OLMoE-1B-7B": Rate(0.0439, "s", f"{_EARLY}, {_ZEN5}"),
+    "exact scan of a million, tiny": Rate(0.0129, "s", f"{_EARLY}, {_ZEN5}"),
+    "leading components, OLMoE-1B-7B": Rate(1168, "bytes a document", _EARLY),
+    "leading components, tiny": Rate(264, "bytes a document", _EARLY),
+    "rows that a scan reads whole, OLMoE-1B-7B": Rate(0.0053, "of all", _EARLY),
+    "rows that a scan reads whole, tiny": Rate(0.0038, "of all", _EARLY),
     "checksums of codes": Rate(
         0.614e9 / (0.166 - 0.026),
         "bytes/s",
         "LAB.md, 2026-11-22, exact search: a first search less a second",
     ),
     "reading a disk": Rate(3e9, "bytes/s", "an NVMe disk; not measured", assumed=True),
+    "reading rows apart from a disk": Rate(
+        1e9, "bytes/s", "an NVMe disk, many pages of 4 kB at once; not measured", assumed=True
+    ),
     "documents and metadata": Rate(
         (2_244_608 + 294_912) / 288_000, "bytes a token", f"{_CORPUS}: its SQLite files"
     ),
@@ -98,7 +102,7 @@ APPROXIMATE = {
     "1 bit": Approximate(
         1,
         29,
-        {"OLMoE-1B-7B": 24.1, "tiny": 19.7},
+        {"OLMoE-1B-7B": 10.8, "tiny": 3.5},
         0.95,
         "docs/bench.md, approximate search: a million documents, one query, as by default",
     ),

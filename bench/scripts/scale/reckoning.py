@@ -27,8 +27,9 @@ class Scale:
     """What so many documents of a model take; fields that are None are not reckoned with.
 
     Bytes are of the whole index, seconds of one query on one machine that holds all of it in
-    memory; `machines` are those whose memories hold the codes together, and `over_machines_s` is a
-    query's time over them. disk_s: a query's where codes are read from one disk each time.
+    memory; `machines` are those whose memories hold codes and components together, and
+    `over_machines_s` is a query's time over them. disk_s: a query's where all that it reads comes
+    from one disk each time; beside_s: where components alone are in memory.
     """
 
     model: str
@@ -44,10 +45,12 @@ class Scale:
     documents_bytes: float
     postings_bytes: float
     norms_bytes: float
+    components_bytes: float
     disk_bytes: float
     embed_s: float
     scan_s: float
     disk_s: float
+    beside_s: float
     first_s: float
     machines: int
     over_machines_s: float
@@ -70,8 +73,11 @@ def scale(model: Model, documents: int, setting: Setting) -> Scale:
     rows, codes = 4.0 * model.dimensions * documents, 2.0 * model.dimensions * documents
     texts, postings = (tokens * rate(name) for name in ("documents and metadata", "postings"))
     norms = documents * rate("norms and checksums")
-    scan_s = codes / rate(f"exact scan, {model.name}")
-    machines = machines_for(codes, setting)
+    components = documents * rate(f"leading components, {model.name}")
+    scan_s = documents / 1e6 * rate(f"exact scan of a million, {model.name}")
+    apart = codes * rate(f"rows that a scan reads whole, {model.name}")
+    apart_s = apart / rate("reading rows apart from a disk")
+    machines = machines_for(codes + components, setting)
     candidates = {
         name: way.bytes(model.dimensions) * documents for name, way in APPROXIMATE.items()
     }
@@ -89,10 +95,12 @@ def scale(model: Model, documents: int, setting: Setting) -> Scale:
         documents_bytes=texts,
         postings_bytes=postings,
         norms_bytes=norms,
-        disk_bytes=rows + codes + texts + postings + norms,
+        components_bytes=components,
+        disk_bytes=rows + codes + components + texts + postings + norms,
         embed_s=rate(f"query embedded, {model.name}, two cores"),
         scan_s=scan_s,
-        disk_s=codes / rate("reading a disk"),
+        disk_s=components / rate("reading a disk") + apart_s,
+        beside_s=scan_s + apart_s,
         first_s=codes / rate("reading a disk") + codes / rate("checksums of codes"),
         machines=machines,
         over_machines_s=scan_s / machines,
@@ -119,10 +127,13 @@ weights a token) = {gpu:,.0f}; GPU-hours likewise; money = GPU-hours × {price:g
 - raw rows = documents × (HS + RW) × 4 bytes, half of it with `--store float16`; codes = documents \
 × (HS + RW) × 2
 - documents = tokens × {documents:.1f} bytes, postings = tokens × {postings:.1f} bytes
-- index on disk = raw rows + codes + documents + postings + {norms:g} bytes a document
-- scan = codes / bytes a second; from a disk = codes / {disk:.0f} GB/s; a process's first query = \
-that + codes / {crc:.1f} GB/s for the checksums
-- machines = codes / ({held:.0%} of {memory:g} GB), rounded up; scan over them = scan / machines
+- index on disk = raw rows + codes + leading components + documents + postings + {norms:g} bytes a \
+document
+- scan = that of a million × documents / 10⁶; codes on a disk, components in memory = scan + rows \
+that are read whole / {apart:.0f} GB/s; all on a disk = components / {disk:.0f} GB/s + the same; a \
+process's first query = codes / {disk:.0f} GB/s + codes / {crc:.1f} GB/s for the checksums, at most
+- machines = (codes + components) / ({held:.0%} of {memory:g} GB), rounded up; scan over them = \
+scan / machines
 - candidates of an approximate index = documents × (bits / 8 × (HS + RW) + bytes beside); its time \
 = that over a million × documents / 10⁶, more than lists that grow with the index need"""
 
@@ -139,6 +150,7 @@ def formulas(setting: Setting) -> str:
         postings=rate("postings"),
         norms=rate("norms and checksums"),
         disk=rate("reading a disk") / 1e9,
+        apart=rate("reading rows apart from a disk") / 1e9,
         crc=rate("checksums of codes") / 1e9,
         held=setting.share,
         memory=setting.memory_gb,

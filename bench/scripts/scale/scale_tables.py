@@ -75,13 +75,16 @@ def tables(rows: Sequence[Scale], setting: Setting) -> Iterator[str]:
         rows,
     )
     yield table(
-        ("documents", "raw rows", "in float16", "codes", "documents, fields", "postings", "all"),
+        (
+            "documents", "raw rows", "in float16", "codes", "leading components",
+            "documents, fields", "postings", "all",
+        ),
         (
             tuple(
                 shown_bytes(size)
                 for size in (
-                    row.rows_bytes, row.half_rows_bytes, row.codes_bytes, row.documents_bytes,
-                    row.postings_bytes, row.disk_bytes,
+                    row.rows_bytes, row.half_rows_bytes, row.codes_bytes, row.components_bytes,
+                    row.documents_bytes, row.postings_bytes, row.disk_bytes,
                 )
             )
             for row in rows
@@ -92,13 +95,15 @@ def tables(rows: Sequence[Scale], setting: Setting) -> Iterator[str]:
     yield table(
         (
             "documents", "exact scan", f"machines of {setting.memory_gb:g} GB", "over them",
-            "from a disk", "first query", *(f"{way}: memory, machines, time" for way in ways),
+            "components in memory", "all from a disk", "first query",
+            *(f"{way}: memory, machines, time" for way in ways),
         ),
         (
             (
                 shown_seconds(row.scan_s),
                 f"{row.machines:,}",
                 shown_seconds(row.over_machines_s),
+                shown_seconds(row.beside_s),
                 shown_seconds(row.disk_s),
                 shown_seconds(row.first_s),
                 *(

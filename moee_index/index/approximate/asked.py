@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from moee_index.fusion import Method, UnitVectors
 from moee_index.index.approximate.coarse import CoarseQuantizer
+from moee_index.index.search.products import products
 from moee_index.index.store.approximation import Reach
 from moee_index.types import FloatArray
 
@@ -50,7 +51,7 @@ class Asked:
         if self._found is None:
             queries, method, alpha = self._asking
             vectors = self.coarse.rotated(queries.parts, weights_of(queries, method, alpha))
-            self._found = vectors, vectors @ self.coarse.centroids.T
+            self._found = vectors, products(vectors, self.coarse.centroids)
         return self._found
 
     @property

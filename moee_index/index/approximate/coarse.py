@@ -34,7 +34,7 @@ _SIGNS = Pair(1, 2)
 _ROUNDS = 10
 # Lists grow as the square root of the rows: both a query's way to the lists and through some of
 # them then take about as long. Fewer rows than this a list would be fitted on chance.
-_LISTS_PER_ROOT = 2
+_LISTS_PER_ROOT = 1
 _MOST_LISTS = 1 << 16
 _ROWS_A_LIST = 20
 _SAMPLE_A_LIST = 64

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moee_index.index.search.native.library import upper_bounds
+from moee_index.index.search.products import products
 from moee_index.index.store.checksums import Bytes
 from moee_index.index.store.leading import ZERO, LeadingPart
 from moee_index.types import FloatArray
@@ -42,8 +43,7 @@ class QueryBounds:
     ) -> QueryBounds:
         """queries: [q, d]."""
         single = np.ascontiguousarray(queries, dtype=np.float32)
-        # Not `@`: a BLAS's threads would spin on after it, beside those that scan.
-        leading = np.einsum("qd,pd->qp", single, directions).astype(np.float64)
+        leading = products(single, directions).astype(np.float64)
         squares = np.square(leading).sum(axis=1)
         exact = np.square(single, dtype=np.float64).sum(axis=1)
         rest = np.sqrt(np.maximum(exact - squares, 0.0) + _SQUARES)

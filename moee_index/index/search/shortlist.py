@@ -49,7 +49,7 @@ _ARITHMETIC = 1e-5
 # Two blended scores that are nearer may be one in float32.
 _ROUNDING = 1e-6
 # Up to so many queries each is scanned by itself, early exit and all (LAB.md).
-_EARLY_QUERIES = 16
+_EARLY_QUERIES = 8
 # Rows of one block then: the more, the better its best ones tell what counts.
 _EARLY_ROWS = 1 << 17
 # Rows that a rough look may leave for a query: this share of all, which cost about as much to
