@@ -334,7 +334,8 @@ def test_words_bring_what_vectors_do_not(tmp_path: Path) -> None:
     """A document that words alone favor is found, with all parts of its score."""
     documents = on_topics(1000, 12)
     documents.append(Document("rare", "w1 zyzzyva"))
-    build_index(tmp_path / "i", documents, FakeEncoder(batch_tokens=4000), index_type="approx")
+    encoder = FakeEncoder(batch_tokens=4000)
+    build_index(tmp_path / "i", documents, encoder, index_type="approx", recall=0.8)
     with Index.open(tmp_path / "i", FakeEncoder()) as index:
         query = "w2 zyzzyva"
         hits = index.search(query, 10, lexical=0.9)
