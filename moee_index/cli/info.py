@@ -90,6 +90,10 @@ def _lines(index: Mapping[str, Any], directory: Path) -> Iterator[tuple[str, str
     yield "index type", types["hs"] if same else f"hs {types['hs']}, rw {types['rw']}"
     if "approximate" in index:
         yield "recall", _recall(index["approximate"])
+    if "early_exit" in index:
+        from moee_index.index.approximate.cost import told_exit
+
+        yield "early exit", told_exit(index["early_exit"])
     if "scan" in index:
         from moee_index.index.approximate.cost import told_cost
 

@@ -25,7 +25,7 @@ from moee_index.errors import (
     StorageError,
 )
 from moee_index.fusion import Standardize, Standardizer, choose_standardize, shown_value
-from moee_index.index.approximate.cost import scan_cost, told_cost
+from moee_index.index.approximate.cost import early_exit, scan_cost, told_cost, told_exit
 from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.lexical.language import NO_LANGUAGE, check_language
 from moee_index.index.search.request import lexical_weight, recall_share
@@ -375,6 +375,8 @@ class _Build:
             manifest = with_recall(
                 self.directory, manifest, self.writing.progress, notify, anew=True
             )
+            if (found := early_exit(manifest)) is not None:
+                notify(f"early exit: {told_exit(found)}")
             if (cost := scan_cost(manifest)) is not None:
                 notify(told_cost(cost, self.directory))
         written.keep_rejects(self.directory)

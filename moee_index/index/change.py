@@ -19,6 +19,7 @@ import numpy as np
 from moee_index.atomic import WriterLock, now, storage_errors, write_file
 from moee_index.errors import MisuseError
 from moee_index.fusion import check_alpha, choose_standardize
+from moee_index.index.approximate.cost import early_exit, told_exit
 from moee_index.index.approximate.version import DEFAULT_RECALL, fit_coarse, with_recall
 from moee_index.index.filters import Filter
 from moee_index.index.filters.masks import Selector
@@ -232,6 +233,8 @@ def reindex(
             directory, changed, entries, revision, standardizer=revision, report=report,
             notify=tell, anew=True,
         )  # fmt: skip
+        if (found := early_exit(after)) is not None:
+            tell(f"early exit: {told_exit(found)}")
         return _report(directory, after, manifest, after.documents)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from moee_index.errors import IndexDamagedError, StorageError
-from moee_index.index.approximate.cost import scan_cost
+from moee_index.index.approximate.cost import early_exit, scan_cost
 from moee_index.index.drift import measure_drift
 from moee_index.index.store.layout import (
     BUILDING,
@@ -87,12 +87,16 @@ def describe(index: Snapshot) -> dict[str, Any]:
 
 
 def _ways(manifest: Manifest) -> dict[str, Any]:
-    """approximate: how an approximate index is searched, and its recall; scan: what a search of a
-    large exact one costs. Only what there is to say."""
-    approximation, cost = manifest.approximation, scan_cost(manifest)
-    return ({} if approximation is None else {"approximate": approximation.as_json()}) | (
-        {} if cost is None else {"scan": cost}
-    )
+    """approximate: how an approximate index is searched, and its recall; early_exit: how little of
+    an exact one a query reads; scan: what a search of a large exact one costs. Only what there is
+    to say."""
+    approximation = manifest.approximation
+    ways = {
+        "approximate": None if approximation is None else approximation.as_json(),
+        "early_exit": early_exit(manifest),
+        "scan": scan_cost(manifest),
+    }
+    return {name: way for name, way in ways.items() if way is not None}
 
 
 def disk(manifest: Manifest) -> dict[str, float | None]:

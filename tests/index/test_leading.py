@@ -306,14 +306,21 @@ def test_every_change_keeps_them(always: None, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "manifest.json").read_text())["version"] == 5
     add_documents(tmp_path, texts[300:], encoder)
     assert len(files()) == 2
+    with Index.open(tmp_path) as index:
+        told = index.info()["early_exit"]
+    size = sum(path.stat().st_size for path in tmp_path.glob("segment-*/leading*"))
+    assert told["bytes"] == size
+    assert told["read"] > 0
     delete_documents(tmp_path, ["d1", "d2"])
     compact_index(tmp_path)
     assert len(files()) == 1
     assert verify_index(tmp_path, full=True).ok
     reindex(tmp_path, index_type="approx")
     assert files() == []
-    reindex(tmp_path, index_type="flat")
+    notes: list[str] = []
+    reindex(tmp_path, index_type="flat", notify=notes.append)
     assert len(files()) == 1
+    assert any(note.startswith("early exit: a query reads as much as ") for note in notes)
     assert verify_index(tmp_path, full=True).ok
 
 

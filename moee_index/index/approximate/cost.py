@@ -1,11 +1,12 @@
-"""What looking at every row costs, told where that is much."""
+"""What an exact scan reads and costs, told where that is much."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from moee_index.index.store.faiss_files import FLAT
+from moee_index.index.store.layout import LEADING
 from moee_index.index.store.manifest import Manifest, Segment
 
 # Bytes of codes from which on it is told.
@@ -14,6 +15,29 @@ _MUCH = 2_000_000_000
 # a server, and an NVMe disk, do at least.
 FROM_MEMORY = 20e9
 FROM_DISK = 2e9
+
+
+def early_exit(manifest: Manifest) -> dict[str, Any] | None:
+    """Of an index whose segments, or some, have leading components: the share of the codes that a
+    query is found to read by them, and their bytes; None of another."""
+    files = [
+        entry.size
+        for name, entry in manifest.files.items()
+        if PurePosixPath(name).name.startswith(f"{LEADING}-")
+    ]
+    if not files:
+        return None
+    rows = sum(segment.rows for segment in manifest.segments)
+    read = sum(_rows_read(segment) for segment in manifest.segments) / rows
+    return {"read": read, "bytes": sum(files)}
+
+
+def told_exit(found: dict[str, Any]) -> str:
+    """As text."""
+    return (
+        f"a query reads as much as {found['read']:.0%} of the codes: leading components "
+        f"({found['bytes'] / 1e6:.0f} MB) rule out most rows, and answers stay exact"
+    )
 
 
 def scan_cost(manifest: Manifest) -> dict[str, Any] | None:
