@@ -7,7 +7,7 @@ same as after a scan of all, and so is the answer; rows that are read are scored
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,10 @@ import numpy.typing as npt
 from moee_index.index.search.cut import Block, TopKCut
 from moee_index.index.search.kernels import Scanner
 from moee_index.index.search.leading import QueryBounds
+from moee_index.index.search.scan_request import ScanRequest
 from moee_index.index.store.leading import LeadingPart
 from moee_index.index.store.rows import RowNumbers
 from moee_index.types import FloatArray, Pair
-
-if TYPE_CHECKING:
-    from moee_index.index.search.shortlist import SearchRequest
 
 # Rows of the first block that are read before others: they tell what counts.
 _FIRST_LOOK = 64
@@ -39,7 +37,7 @@ class EarlyExit:
         self,
         scanner: Scanner,
         leading: Pair[LeadingPart],
-        request: SearchRequest,
+        request: ScanRequest,
         query: int,
         vectors: Sequence[FloatArray],
         similarities: Similarities,

@@ -32,7 +32,8 @@ from moee_index.fusion import (
 from moee_index.index.approximate.asked import Asked
 from moee_index.index.approximate.candidates import Candidates
 from moee_index.index.search.cut import NOT_FINITE
-from moee_index.index.search.shortlist import FlatScan, SearchRequest, parts_that_count
+from moee_index.index.search.scan_request import ScanRequest, parts_that_count
+from moee_index.index.search.shortlist import FlatScan
 from moee_index.index.store.checksums import CheckedCodes, CheckedFile
 from moee_index.index.store.faiss_files import FLAT, codes_of, neighbors
 from moee_index.index.store.leading import LeadingPart
@@ -140,7 +141,7 @@ class PairSearcher:
                     for i in range(len(some))
                 )
             elif self._scan is not None:
-                request = SearchRequest(some, k, method, alpha, min_score, rows, matched)
+                request = ScanRequest(some, k, method, alpha, min_score, rows, matched)
                 if asked is None or self._candidates is None or self._few(rows, k):
                     rankings.extend(self._exact(self._scan, request))
                 else:
@@ -155,7 +156,7 @@ class PairSearcher:
                 )
         return [cut_below(ranking, min_score) for ranking in rankings]
 
-    def _exact(self, scan: FlatScan, request: SearchRequest) -> Iterator[Ranking]:
+    def _exact(self, scan: FlatScan, request: ScanRequest) -> Iterator[Ranking]:
         for number, rows in enumerate(scan.candidates(request)):
             query = request.queries[number : number + 1]
             words = _only(request.words, number)
@@ -168,7 +169,7 @@ class PairSearcher:
         return filtered or count <= SCANNED_ROWS or k * SCANNED_SHARE > count
 
     def _by_candidates(
-        self, scan: FlatScan, candidates: Candidates, request: SearchRequest, asked: Asked
+        self, scan: FlatScan, candidates: Candidates, request: ScanRequest, asked: Asked
     ) -> Iterator[Ranking]:
         """The best of the rows that candidates bring, and words, by their exact scores."""
         mask, count = None, len(self._raw)

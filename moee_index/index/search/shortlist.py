@@ -17,37 +17,29 @@ favour are found too; what a score by words can lack (lexical/scores.py) is a ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moee_index.errors import IndexDamagedError
-from moee_index.fusion import Method, UnitVectors, blend, dense_share, fuse
 from moee_index.index.search import bfloat16_scan
 from moee_index.index.search.cut import NOT_FINITE, Block, TopKCut
 from moee_index.index.search.early_exit import GATHER, EarlyExit
 from moee_index.index.search.kernels import Scanner
 from moee_index.index.search.native.library import library
+from moee_index.index.search.scan_request import Bounds, ScanRequest
 from moee_index.index.store.checksums import CheckedCodes
 from moee_index.index.store.leading import LeadingPart
 from moee_index.index.store.rows import RowNumbers
-from moee_index.types import FloatArray, Pair, Part, columns
-
-if TYPE_CHECKING:  # without words a search imports nothing of them
-    from moee_index.index.lexical.scores import PartScores
+from moee_index.types import FloatArray, Pair, columns
 
 # Scores held at a time over all queries of a call, and documents of one block.
 _BLOCK_SCORES = 1 << 21
 _BLOCK_ROWS = 1 << 16
 # The first block is small: what it leaves spares the next ones most of the work.
 _FIRST_ROWS = 4096
-_DESIGN_MARGIN = 1e-4
 # Rounding of float32 products and sums, of norms, of the query.
 _ARITHMETIC = 1e-5
-# Two blended scores that are nearer may be one in float32.
-_ROUNDING = 1e-6
 # Up to so many queries each is scanned by itself, early exit and all (LAB.md).
 _EARLY_QUERIES = 8
 # Rows of one block then: the more, the better its best ones tell what counts.
@@ -57,78 +49,6 @@ _EARLY_ROWS = 1 << 17
 _PREFILTER_SHARE = 20
 _PREFILTER_MOST = 1 << 14
 _PREFILTER_PER_K = 8
-Bounds = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class SearchRequest:
-    """Some queries and what is wanted for each. allowed: the rows to search among, ascending;
-    None is all. k is at most their number. words: the queries' scores by words, where these
-    count."""
-
-    queries: UnitVectors
-    k: int
-    method: Method
-    alpha: float | None
-    min_score: float | None
-    allowed: RowNumbers | None
-    words: PartScores | None = None
-
-    @property
-    def parts(self) -> Sequence[Part]:
-        return parts_that_count(self.method, self.alpha)
-
-    def fused(
-        self, query: int, similarities: Sequence[npt.NDArray[Any]], norms: npt.NDArray[Any]
-    ) -> npt.NDArray[Any]:
-        """Scores of n rows for a query, from the parts that count."""
-        weight = 0.0 if len(similarities) == 1 else self.alpha
-        # `fuse` reads only the parts that count: any array serves for the other.
-        hs, rw = similarities[0], similarities[-1]
-        return fuse(self.method, hs, rw, weight, self.queries.norms[query], norms)
-
-    def blended(
-        self, query: int, scores: npt.NDArray[Any], rows: range | RowNumbers, *, exact: bool
-    ) -> npt.NDArray[Any]:
-        """Scores by similarity with those by words, which may lack their slack unless exact."""
-        if self.words is None:
-            return scores
-        if exact:
-            words = self.words.exact(query, np.asarray(rows))
-        else:
-            words = self.words.partly(query, rows)
-        return blend(scores, words, self.words.weight, self.method, self.alpha)
-
-    def margins(
-        self, error_bounds: Sequence[Bounds], queries: Sequence[int], *, exact: bool = False
-    ) -> Bounds:
-        """For each of some queries how far below the k-th scanned score a document of the true top
-        k can be, where each part's similarities are off by at most its error bound, and words lack
-        their slack unless exact."""
-        margins = self._dense_margins(error_bounds)
-        if self.words is None:
-            return margins
-        share = dense_share(self.words.weight, self.method, self.alpha)
-        slack = [0.0 if exact else self.words.slack(query) for query in queries]
-        return share * margins + self.words.weight * np.array(slack) + _ROUNDING
-
-    def _dense_margins(self, error_bounds: Sequence[Bounds]) -> Bounds:
-        """As `margins`, of similarities alone."""
-        weight = (1.0 if self.alpha is None else self.alpha) if self.method == "sum" else 0.0
-        if len(error_bounds) == 1:
-            combined_bound = error_bounds[0]
-        elif self.method == "sum":
-            combined_bound = error_bounds[0] + weight * error_bounds[1]
-        else:
-            # The shares of the parts in both cosines add up to at most 1 (Cauchy and Schwarz).
-            combined_bound = np.maximum(error_bounds[0], error_bounds[1])
-        return np.maximum(2.0 * combined_bound, _DESIGN_MARGIN * (1.0 + weight))
-
-
-def parts_that_count(method: Method, alpha: float | None) -> Sequence[Part]:
-    if method == "hs" or method == "rw":
-        return (method,)
-    return ("hs",) if method == "sum" and alpha == 0 else ("hs", "rw")
 
 
 class FlatScan:
@@ -158,7 +78,7 @@ class FlatScan:
         self._scanner.close()
         self._codes = self._leading = None
 
-    def candidates(self, request: SearchRequest) -> Iterator[RowNumbers]:
+    def candidates(self, request: ScanRequest) -> Iterator[RowNumbers]:
         """For each query the rows that can be among its best k, ascending.
 
         Raises IndexDamagedError.
@@ -185,7 +105,7 @@ class FlatScan:
         for query in range(len(request.queries)):
             yield candidates.get(query, first_rows)
 
-    def among(self, request: SearchRequest, query: int, rows: RowNumbers) -> RowNumbers:
+    def among(self, request: ScanRequest, query: int, rows: RowNumbers) -> RowNumbers:
         """Of some rows, ascending, those that can be among a query's best k of them."""
         bounds = self._fp32_bounds(request, 1)
         margin = request.margins(bounds, [query], exact=True)
@@ -197,7 +117,7 @@ class FlatScan:
 
     def _scan_in_float32(
         self,
-        request: SearchRequest,
+        request: ScanRequest,
         queries: Sequence[int],
         leading: Pair[LeadingPart] | None,
     ) -> dict[int, RowNumbers]:
@@ -223,7 +143,7 @@ class FlatScan:
 
     def _scan_early(
         self,
-        request: SearchRequest,
+        request: ScanRequest,
         query: int,
         leading: Pair[LeadingPart],
         vector: Sequence[FloatArray],
@@ -241,7 +161,7 @@ class FlatScan:
             self._cut(request, [query], [cut], margin, block)
 
     def _scan_in_bfloat16(
-        self, request: SearchRequest, queries: Sequence[int], max_candidates: int
+        self, request: ScanRequest, queries: Sequence[int], max_candidates: int
     ) -> dict[int, RowNumbers]:
         """As `candidates`, for the queries of which a rough pass leaves at most so many rows."""
         vectors = self._vectors(request, queries)
@@ -277,7 +197,7 @@ class FlatScan:
 
     def _rescanned(
         self,
-        request: SearchRequest,
+        request: ScanRequest,
         query: int,
         vector: Sequence[FloatArray],
         rows: RowNumbers,
@@ -291,18 +211,18 @@ class FlatScan:
         self._cut(request, [query], [cut], margin, block, exact=True)
         return cut.rows()
 
-    def _vectors(self, request: SearchRequest, queries: Sequence[int]) -> list[FloatArray]:
+    def _vectors(self, request: ScanRequest, queries: Sequence[int]) -> list[FloatArray]:
         return [
             np.ascontiguousarray(request.queries.parts[part][queries], dtype=np.float32)
             for part in request.parts
         ]
 
-    def _fp32_bounds(self, request: SearchRequest, queries: int) -> list[Bounds]:
+    def _fp32_bounds(self, request: ScanRequest, queries: int) -> list[Bounds]:
         """How far each part's similarities by float32 products can be off."""
         return [np.full(queries, self._codes_error[part] + _ARITHMETIC) for part in request.parts]
 
     def _blocks_of_similarities(
-        self, request: SearchRequest, vectors: Sequence[FloatArray], *, roughly: bool
+        self, request: ScanRequest, vectors: Sequence[FloatArray], *, roughly: bool
     ) -> Iterator[Block]:
         queries = len(vectors[0])
         step = self._block_rows or max(1024, min(_BLOCK_ROWS, _BLOCK_SCORES // queries))
@@ -313,7 +233,7 @@ class FlatScan:
 
     def _similarities(
         self,
-        request: SearchRequest,
+        request: ScanRequest,
         vectors: Sequence[FloatArray],
         rows: range | RowNumbers,
         *,
@@ -349,7 +269,7 @@ class FlatScan:
 
     def _cut(
         self,
-        request: SearchRequest,
+        request: ScanRequest,
         queries: Sequence[int],
         cuts: Sequence[TopKCut],
         margins: Bounds,
