@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,15 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(small_checkpoint: Path, tmp_path: Path) -> Path:
     """A copy of the small checkpoint, to be changed."""
     return Path(shutil.copytree(small_checkpoint, tmp_path / "olmoe"))
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB; skips where mounting is forbidden."""
+    point = tmp_path / "mounted"
+    point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(point)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    yield point
+    subprocess.run(["umount", "-l", str(point)], capture_output=True)

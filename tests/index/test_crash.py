@@ -13,7 +13,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -127,18 +126,6 @@ def test_a_lock_file_of_a_dead_process_is_no_obstacle(folder: Path) -> None:
 
 
 # No room
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 3 MB; skips where mounting is forbidden."""
-    point = tmp_path / "mounted"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(point)]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
-    yield point
-    subprocess.run(["umount", "-l", str(point)], capture_output=True)
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -170,10 +170,7 @@ def told(name: str, row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("index", type=Path)
-    parser.add_argument("--queries", type=Path, nargs="+", required=True)
-    parser.add_argument("--lifted-from", type=Path)
-    parser.add_argument("--count", type=int, default=400)
+    add_query_options(parser, 400)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--recall", type=float, help="as of a query")
     parser.add_argument("--forced", action="store_true")
@@ -183,10 +180,23 @@ def main() -> None:
         pair.SCANNED_ROWS = 0
     with Index.open(given.index, Encoder.for_spec) as index:
         for path in given.queries:
-            lines = path.read_text(encoding="utf-8").splitlines()[: given.count]
-            texts = [json.loads(line)["text"] for line in lines]
+            texts = asked_texts(path, given.count)
             row = measure(index, texts, encoder_of(index, given.lifted_from), given.runs)
             say(json.dumps({"queries": path.name, **row}) if given.json else told(path.name, row))
+
+
+def add_query_options(parser: argparse.ArgumentParser, count: int) -> None:
+    """INDEX, files of queries, how they are embedded, and how many are asked of each."""
+    parser.add_argument("index", type=Path)
+    parser.add_argument("--queries", type=Path, nargs="+", required=True)
+    parser.add_argument("--lifted-from", type=Path)
+    parser.add_argument("--count", type=int, default=count)
+
+
+def asked_texts(path: Path, count: int) -> list[str]:
+    """The first queries of a file."""
+    lines = path.read_text(encoding="utf-8").splitlines()[:count]
+    return [json.loads(line)["text"] for line in lines]
 
 
 def encoder_of(index: Index, lifted_from: Path | None) -> Any:

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from approximate import encoder_of
+from approximate import add_query_options, asked_texts, encoder_of
 from harness import make_parser, say, show
 
 from moee_index import Encoder
@@ -168,17 +166,13 @@ def told(name: str, row: dict[str, Any]) -> str:
 def main() -> None:
     """Measure each file of queries."""
     parser = make_parser(__doc__)
-    parser.add_argument("index", type=Path)
-    parser.add_argument("--queries", type=Path, nargs="+", required=True)
-    parser.add_argument("--lifted-from", type=Path)
-    parser.add_argument("--count", type=int, default=40)
+    add_query_options(parser, 40)
     parser.add_argument("--rounds", type=int, default=2)
     given: argparse.Namespace = parser.parse_args()
     with Index.open(given.index, Encoder.for_spec) as index:
         encode = encoder_of(index, given.lifted_from)
         for path in given.queries:
-            lines = path.read_text(encoding="utf-8").splitlines()[: given.count]
-            texts = [json.loads(line)["text"] for line in lines]
+            texts = asked_texts(path, given.count)
             say(f"{path}: {len(texts)} queries")
             row = measure(index, encode, texts, given.rounds)
             show({"queries": path.name, **row}, given.json, told(path.name, row))

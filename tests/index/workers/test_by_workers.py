@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -329,18 +328,6 @@ def test_a_shard_that_cannot_be_put_in_its_place(
     atomic.move_directory(source, target)
     assert not source.exists() and (target / "b").read_bytes() == b"2" * 1000
     assert [name.startswith("done-0001.") and name.endswith(".tmp") for name in copied] == [True]
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 3 MB; skips where mounting is forbidden."""
-    point = tmp_path / "mounted"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(point)]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
-    yield point
-    subprocess.run(["umount", "-l", str(point)], capture_output=True)
 
 
 def test_full_disk(mounted: Path, folder: Path) -> None:
